@@ -1,0 +1,33 @@
+"""Images with labels, streamed: folders, `labels.csv`, `.npz`, archives, arrays, and the embedded digits."""
+
+from __future__ import annotations
+
+from ggdjax.data.archive import default_cache_dir, extract
+from ggdjax.data.arrays import from_arrays, load_npz
+from ggdjax.data.digits import digits
+from ggdjax.data.folder import class_folders, labelled_folder
+from ggdjax.data.image_set import ImageSet, check_labels, padded
+from ggdjax.data.opening import open_images
+from ggdjax.data.preprocessing import PRESETS, Preprocessing, preset
+from ggdjax.data.split import Split, split, split_by_ids, split_every
+
+__all__ = [
+    "PRESETS",
+    "ImageSet",
+    "Preprocessing",
+    "Split",
+    "check_labels",
+    "class_folders",
+    "default_cache_dir",
+    "digits",
+    "extract",
+    "from_arrays",
+    "labelled_folder",
+    "load_npz",
+    "open_images",
+    "padded",
+    "preset",
+    "split",
+    "split_by_ids",
+    "split_every",
+]

@@ -1,0 +1,94 @@
+"""Unpack a tar archive of images once, into a cache folder: whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ggdjax._errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+#: A progress callback is called once per so many members.
+_REPORT_EVERY = 500
+
+
+def is_archive(path: Path) -> bool:
+    """Return whether ``path`` is named as a tar archive."""
+    return path.name.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def default_cache_dir() -> Path:
+    """Return `$XDG_CACHE_HOME/ggdjax`, or `~/.cache/ggdjax`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "ggdjax"
+
+
+def extract(
+    archive: Path, cache_dir: Path | None = None, progress: Callable[[int, int], None] | None = None
+) -> Path:
+    """Return the folder that holds the members of ``archive``, unpacking it on first use.
+
+    The folder's name carries the archive's name, size and modification time, so that a changed archive is
+    unpacked again. It appears by one rename after the last member: an interrupted run leaves nothing that a
+    later one would take for whole. Members that lead out of the folder, links and devices are refused.
+
+    Args:
+        archive: a tar file, compressed or not.
+        cache_dir: where the folder is kept; default: `default_cache_dir()`.
+        progress: called with (bytes of the archive read so far, all bytes).
+
+    Raises:
+        DataError: a file that is missing, damaged, no tar archive or holds a refused member; a cache that
+            cannot be written.
+    """
+    cache = cache_dir if cache_dir is not None else default_cache_dir()
+    try:
+        stat = archive.stat()
+    except OSError as error:
+        raise DataError(f"`{archive}` cannot be read: {error.strerror}") from error
+    mark = hashlib.sha256(f"{archive.name}/{stat.st_size}/{stat.st_mtime_ns}".encode()).hexdigest()[:12]
+    target = cache / f"{archive.name.split('.')[0]}-{mark}"
+    if target.is_dir():
+        return target
+    partial = None
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.partial-", dir=cache))
+        _unpack(archive, partial, stat.st_size, progress)
+        try:
+            partial.rename(target)
+        except OSError:
+            if not target.is_dir():  # another process was first: its folder is as good
+                raise
+    except (tarfile.TarError, EOFError) as error:
+        raise DataError(
+            f"`{archive}` cannot be unpacked: {error}: it is damaged or no tar archive"
+        ) from error
+    except OSError as error:
+        raise DataError(f"`{archive}` cannot be unpacked into `{cache}`: {error}") from error
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _unpack(archive: Path, folder: Path, total: int, progress: Callable[[int, int], None] | None) -> None:
+    with archive.open("rb") as raw, tarfile.open(fileobj=raw, mode="r:*") as tar:
+        for number, member in enumerate(tar):
+            if not (member.isfile() or member.isdir()):
+                raise DataError(
+                    f"`{archive}` holds `{member.name}`, which is no plain file: pack plain files only"
+                )
+            tar.extract(member, folder, filter="data")
+            if progress is not None and number % _REPORT_EVERY == 0:
+                progress(raw.tell(), total)
+        if progress is not None:
+            progress(total, total)

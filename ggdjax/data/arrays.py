@@ -1,0 +1,126 @@
+"""Images held as arrays: an `.npz` file with `image` and `label`, or arrays in memory."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ggdjax._errors import DataError
+from ggdjax.data.image_set import UNREADABLE_SHARE, StreamedImages
+from ggdjax.data.pixels import reshape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from jaxtyping import Int, Num
+
+    from ggdjax.data.preprocessing import Preprocessing
+
+
+@dataclass(kw_only=True, eq=False)
+class ArrayImages(StreamedImages):
+    """Images of one size in one array ``image[n, height, width, chan]``, converted batch by batch."""
+
+    image: Num[np.ndarray, "image height width chan"]
+
+    def load(self, index: int) -> np.ndarray:
+        """Return the pixels of image ``index`` after resize and crop."""
+        return reshape(self.image[index], self.preprocessing)
+
+
+def from_arrays(
+    image: Num[np.ndarray, "image height width *chan"],
+    label: Int[np.ndarray, " image"],
+    preprocessing: Preprocessing,
+    *,
+    ids: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+    parts: Mapping[str, Int[np.ndarray, " part"]] | None = None,
+    name: str = "arrays",
+    unreadable_share: float = UNREADABLE_SHARE,
+) -> ArrayImages:
+    """Return arrays in memory as an image set.
+
+    Args:
+        image: channels last (RGB), or without a channel axis for grey images; any real type. `resize` and
+            `size` need uint8.
+        label: the class of each image, whole numbers from 0 on.
+        preprocessing: its channels must be those of ``image``.
+        ids: a name per image; default: its number.
+        classes: a name per class.
+        parts: index arrays of the parts `train`, `calibration`, `test`.
+        name: how messages call the set.
+        unreadable_share: kept for the protocol; arrays are always readable.
+
+    Raises:
+        DataError: shapes, types or labels that do not fit.
+    """
+    image, label = np.asarray(image), np.asarray(label)
+    chan = preprocessing.channels
+    if image.dtype.kind not in "uif":
+        raise DataError(f"`image` of `{name}` is {image.dtype}, expected numbers (uint8 pixels or floats)")
+    if image.ndim == 3 and chan == 1:
+        image = image[..., None]
+    if image.ndim != 4 or image.shape[-1] != chan:
+        expected = f"[images, height, width, {chan}]" + (" or [images, height, width]" if chan == 1 else "")
+        hint = ": move the channels last" if image.ndim == 4 and image.shape[1] == chan else ""
+        raise DataError(
+            f"`image` of `{name}` has shape {image.shape}, expected {expected} for "
+            f"{preprocessing.colour_order}{hint}"
+        )
+    if label.shape != image.shape[:1]:
+        raise DataError(
+            f"`label` of `{name}` has shape {label.shape}, expected one per image, {image.shape[:1]}"
+        )
+    if label.dtype.kind not in "ui":
+        raise DataError(f"`label` of `{name}` is {label.dtype}, expected whole numbers")
+    if not len(image):
+        raise DataError(f"`{name}` holds no images")
+    if label.min() < 0:
+        raise DataError(f"`label` of `{name}` holds {label.min()}, expected classes from 0 on")
+    return ArrayImages(
+        name=name,
+        image=image,
+        preprocessing=preprocessing,
+        labels=label.astype(np.int32) + np.int32(preprocessing.label_offset),
+        ids=[str(i) for i in range(len(image))] if ids is None else ids,
+        classes=classes,
+        parts=dict(parts or {}),
+        unreadable_share=unreadable_share,
+    )
+
+
+def load_npz(
+    path: Path, preprocessing: Preprocessing, *, unreadable_share: float = UNREADABLE_SHARE
+) -> ArrayImages:
+    """Return the images of an `.npz` file with `image[n, h, w, c]` (or `[n, h, w]` for grey) and `label[n]`.
+
+    The raw arrays are read at once (an `.npz` is no random-access file); converting to float32 is streamed.
+
+    Raises:
+        DataError: a file that is damaged or no `.npz`, arrays missing, or shapes, types or labels that do not
+            fit.
+    """
+    try:
+        # Opened here, since np.load leaves a damaged file open.
+        with path.open("rb") as stream:
+            stored = np.load(stream, allow_pickle=False)
+            if not isinstance(stored, np.lib.npyio.NpzFile):
+                raise DataError(f"`{path}` is one array, expected an .npz with `image` and `label`")
+            missing = [key for key in ("image", "label") if key not in stored]
+            if missing:
+                raise DataError(
+                    f"`{path}` holds {', '.join(stored.files) or 'nothing'}, but no "
+                    f"`{'` and no `'.join(missing)}`"
+                )
+            image, label = stored["image"], stored["label"]
+    except DataError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"`{path}` cannot be read as .npz: {error}") from error
+    return from_arrays(image, label, preprocessing, name=str(path), unreadable_share=unreadable_share)

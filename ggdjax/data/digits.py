@@ -1,0 +1,47 @@
+"""Scikit-learn's handwritten digits: 1,797 grey 8×8 images, values 0 to 16, in a fixed split."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ggdjax.data.arrays import from_arrays
+from ggdjax.data.preprocessing import Preprocessing
+from ggdjax.data.split import hash_order
+
+if TYPE_CHECKING:
+    from ggdjax.data.arrays import ArrayImages
+
+#: Pixels count the set dots of a 4×4 block, 0 to 16: mapped to [0, 1].
+PREPROCESSING = Preprocessing(colour_order="GRAY", scale=1 / 16, layout="NHWC")
+#: Sizes of the disjoint parts; 512 for calibration is the command's default.
+TRAIN, CALIBRATION, TEST = 785, 512, 500
+_SEED = 0
+
+
+def digits(preprocessing: Preprocessing = PREPROCESSING) -> ArrayImages:
+    """Return the digits with the disjoint parts `train` (785), `calibration` (512) and `test` (500).
+
+    The parts are fixed for good: they hang on the images' numbers alone (`hash_order`).
+    """
+    from sklearn.datasets import load_digits
+
+    stored = load_digits()
+    count = len(stored.target)
+    ids = [f"digits/{i:04d}" for i in range(count)]
+    order = hash_order(ids, _SEED)
+    ends = np.cumsum([TRAIN, CALIBRATION])
+    parts = {
+        name: np.sort(part)
+        for name, part in zip(("train", "calibration", "test"), np.split(order, ends), strict=True)
+    }
+    return from_arrays(
+        stored.images.astype(np.uint8),
+        stored.target,
+        preprocessing,
+        ids=ids,
+        classes=[str(name) for name in stored.target_names],
+        parts=parts,
+        name="digits",
+    )

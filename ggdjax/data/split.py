@@ -1,0 +1,129 @@
+"""Which images calibrate and which are held out: disjoint, fixed by a seed and the ids, and recorded."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ggdjax._errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from jaxtyping import Int
+
+    from ggdjax.data.image_set import ImageSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Disjoint indices into an image set, each in rising order."""
+
+    calibration: Int[np.ndarray, " image"]
+    held_out: Int[np.ndarray, " image"]
+    seed: int | None = None
+    """The seed that chose them; None where they were named."""
+
+    def to_dict(self, images: ImageSet) -> dict[str, Any]:
+        """Return the record for a run's JSON: seed and the ids of both parts."""
+        return {
+            "seed": self.seed,
+            "calibration_ids": [images.ids[i] for i in self.calibration],
+            "held_out_ids": [images.ids[i] for i in self.held_out],
+        }
+
+
+def hash_order(ids: Sequence[str], seed: int) -> Int[np.ndarray, " image"]:
+    """Return the indices of ``ids`` in an order that looks random and depends on the seed and each id only.
+
+    Sorting by SHA-256 of seed and id needs no random generator whose stream a new version may change, and the
+    choice does not move when other images are added or listed in another order.
+    """
+    keys = [hashlib.sha256(f"{seed}/{id_}".encode()).digest() for id_ in ids]
+    return np.asarray(sorted(range(len(ids)), key=keys.__getitem__), np.int64)
+
+
+def split(images: ImageSet, calibration_images: int = 512, seed: int = 0) -> Split:
+    """Choose ``calibration_images`` images by ``seed``; hold out the rest.
+
+    They come from the part `calibration` where the set has one, else from `train`, else from the whole set.
+    Held out is the part `test` where the set has one, else every image that does not calibrate.
+
+    Raises:
+        DataError: fewer images than asked for, or none left to hold out.
+    """
+    if calibration_images < 1:
+        raise DataError(f"`calibration_images` is {calibration_images}, expected at least 1")
+    everything = np.arange(len(images))
+    part = next((p for p in ("calibration", "train") if p in images.parts), None)
+    candidates = everything if part is None else np.asarray(images.parts[part])
+    if len(candidates) < calibration_images:
+        where = f"part `{part}` of `{images.name}`" if part else f"`{images.name}`"
+        raise DataError(
+            f"`calibration_images` is {calibration_images}, but {where} holds {len(candidates)}: ask for "
+            "fewer or give more"
+        )
+    order = hash_order([images.ids[i] for i in candidates], seed)
+    calibration = np.sort(candidates[order[:calibration_images]])
+    held_out = images.parts.get("test")
+    held_out = np.setdiff1d(everything if held_out is None else held_out, calibration)
+    return _checked(images, calibration, held_out, seed)
+
+
+def split_by_ids(
+    images: ImageSet, calibration: Iterable[str], held_out: Iterable[str] | None = None
+) -> Split:
+    """Calibrate on the images named by id; hold out those named, or all others.
+
+    Raises:
+        DataError: an unknown id, an image in both parts, or an empty part.
+    """
+    index_of = {id_: i for i, id_ in enumerate(images.ids)}
+
+    def find(ids: Iterable[str], argument: str) -> np.ndarray:
+        wanted = list(ids)
+        unknown = [id_ for id_ in wanted if id_ not in index_of]
+        if unknown:
+            raise DataError(
+                f"`{argument}` names {len(unknown)} images that `{images.name}` does not hold, first "
+                f"`{unknown[0]}`"
+            )
+        return np.unique(np.asarray([index_of[id_] for id_ in wanted], np.int64))
+
+    chosen = find(calibration, "calibration")
+    rest = np.setdiff1d(np.arange(len(images)), chosen) if held_out is None else find(held_out, "held_out")
+    return _checked(images, chosen, rest, None)
+
+
+def split_every(images: ImageSet, period: int = 10, first: int = 5) -> Split:
+    """Calibrate on the images first, first + period, …; hold out all others.
+
+    With the defaults, 5, 15, …, 995 of the 1,000-image ImageNet sample calibrate and the other 900 are held
+    out.
+
+    Raises:
+        DataError: a period or first image that leaves a part empty.
+    """
+    if period < 2 or not 0 <= first < len(images):
+        raise DataError(
+            f"`period` is {period} and `first` {first}, expected at least 2 and an image of 0 to "
+            f"{len(images) - 1}"
+        )
+    calibration = np.arange(first, len(images), period)
+    return _checked(images, calibration, np.setdiff1d(np.arange(len(images)), calibration), None)
+
+
+def _checked(images: ImageSet, calibration: np.ndarray, held_out: np.ndarray, seed: int | None) -> Split:
+    both = np.intersect1d(calibration, held_out)
+    if both.size:
+        raise DataError(f"{both.size} images both calibrate and are held out, first `{images.ids[both[0]]}`")
+    for argument, part in (("calibration", calibration), ("held_out", held_out)):
+        if not part.size:
+            raise DataError(
+                f"no images of `{images.name}` are left for `{argument}`: give more images or fewer for the "
+                "other"
+            )
+    return Split(calibration=calibration, held_out=held_out, seed=seed)
