@@ -1,0 +1,24 @@
+"""Networks as static graphs: the graph, its two front doors, its rewrites and the one interpreter."""
+
+from __future__ import annotations
+
+from ggdjax.network._network import Network
+from ggdjax.network.graph import FeatureMap, Graph, Node
+from ggdjax.network.interpreter import Float, Numerics, run
+from ggdjax.network.onnx_door import load_onnx
+from ggdjax.network.ops import supported_ops
+from ggdjax.network.rewrites import fold_batch_norm, simplify
+
+__all__ = [
+    "FeatureMap",
+    "Float",
+    "Graph",
+    "Network",
+    "Node",
+    "Numerics",
+    "fold_batch_norm",
+    "load_onnx",
+    "run",
+    "simplify",
+    "supported_ops",
+]

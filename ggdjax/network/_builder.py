@@ -1,0 +1,199 @@
+"""Building a graph node by node: names, shapes at two batch sizes, and lazy transposes.
+
+Both front doors speak of tensors in the model's own order of axes. The builder keeps each tensor in one
+stored order and hands out views: a tensor and the permutation that leads from its own order to the model's. A
+transpose in the model only changes a view; a node that needs a certain order (channels last for everything
+spatial) asks for it, and only then, and only once, a transpose enters the graph. So no pair of cancelling
+transposes is ever built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ggdjax._errors import GgdjaxError, ModelError
+from ggdjax.network._network import Network
+from ggdjax.network.graph import Graph, Node, infer_shape, merge_probes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Probes = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class View:
+    """A stored tensor in the model's order of axes: axis i of the model is axis ``axes[i]`` of the tensor."""
+
+    tensor: str
+    axes: tuple[int, ...]
+
+    def permute(self, order: Sequence[int]) -> View:
+        """Return the view whose axis i is axis ``order[i]`` of this one."""
+        return View(self.tensor, tuple(self.axes[k] for k in order))
+
+
+def channels_last(rank: int) -> tuple[int, ...]:
+    """Return the order that stores a channels-first tensor channels last: axis i at the i-th entry."""
+    return (0, rank - 1, *range(1, rank - 1)) if rank > 1 else tuple(range(rank))
+
+
+class GraphBuilder:
+    """Collects nodes, parameters and shapes; `finish` makes the network of them."""
+
+    def __init__(self) -> None:
+        self._nodes: list[Node] = []
+        self._params: dict[str, np.ndarray] = {}
+        self._inputs: list[str] = []
+        self._shapes: dict[str, Probes] = {}
+        self._names: set[str] = set()
+        self._stored: dict[tuple[str, tuple[int, ...]], str] = {}
+
+    def add_input(self, name: str, probes: Probes) -> View:
+        """Declare an input of the network with its shape at each probed batch size."""
+        self._inputs.append(name)
+        self._shapes[name] = probes
+        return View(name, tuple(range(len(probes[0]))))
+
+    def emit(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        *,
+        name: str,
+        output: str | None = None,
+        attrs: dict[str, Any] | None = None,
+        params: dict[str, np.ndarray] | None = None,
+    ) -> str:
+        """Append a node and return the name of its output tensor; names that are taken get a number."""
+        name = self._unique(name, self._names)
+        output = self._unique(output or name, self._shapes)
+        keys = {}
+        for role, value in (params or {}).items():
+            keys[role] = f"{name}/{role}"
+            self._params[keys[role]] = np.asarray(value, np.float32)
+            if not np.isfinite(self._params[keys[role]]).all():
+                raise ModelError(f"`{keys[role]}` holds NaN or infinity: repair the model")
+        node = Node(
+            name=name,
+            op=op,
+            inputs=tuple(inputs),
+            output=output,
+            attrs=tuple(sorted((attrs or {}).items())),
+            params=tuple(keys.items()),
+        )
+        self._shapes[output] = self._infer(node)
+        self._names.add(name)
+        self._nodes.append(node)
+        return output
+
+    def _infer(self, node: Node) -> Probes:
+        param_shapes = {key: self._params[key].shape for _, key in node.params}
+        shapes = []
+        for probe in (0, 1):
+            inputs = [self._shapes[tensor][probe] for tensor in node.inputs]
+            if shapes and inputs == [self._shapes[tensor][0] for tensor in node.inputs]:
+                return (shapes[0], shapes[0])
+            try:
+                shapes.append(infer_shape(node, param_shapes, *inputs))
+            except GgdjaxError:
+                raise
+            except Exception as error:
+                reason = str(error).splitlines()[0]
+                raise ModelError(
+                    f"node `{node.name}` ({node.op}) does not accept inputs of shape {inputs}: {reason}"
+                ) from error
+        return (shapes[0], shapes[1])
+
+    def stored(self, view: View, axes: Sequence[int]) -> str:
+        """Return a tensor that stores axis i of ``view`` at ``axes[i]``, transposing if it must."""
+        axes = tuple(axes)
+        # stored axis s of the result is axis inverse[s] of the view, which is axis view.axes[inverse[s]] of
+        # the tensor.
+        inverse = sorted(range(len(axes)), key=axes.__getitem__)
+        order = tuple(view.axes[k] for k in inverse)
+        if order == tuple(range(len(order))):
+            return view.tensor
+        key = (view.tensor, order)
+        if key not in self._stored:
+            shapes = self._shapes[view.tensor]
+            moved = [k for k in order if shapes[0][k] != 1 or shapes[1][k] != 1]
+            suffix = "channels_last" if axes == channels_last(len(axes)) else "transposed"
+            name = f"{view.tensor}.{suffix}"
+            if moved == sorted(moved):
+                # Only axes of size 1 move: the same numbers in the same order.
+                target = reshape_target(*(tuple(shape[k] for k in order) for shape in shapes))
+                self._stored[key] = self.emit("reshape", [view.tensor], name=name, attrs={"shape": target})
+            else:
+                self._stored[key] = self.emit("transpose", [view.tensor], name=name, attrs={"axes": order})
+        return self._stored[key]
+
+    def native(self, view: View) -> str:
+        """Return a tensor that holds ``view`` in the model's own order."""
+        return self.stored(view, range(len(view.axes)))
+
+    def shape(self, view: View) -> Probes:
+        """Return the shape of ``view`` in the model's order at each probed batch size."""
+        first, second = self._shapes[view.tensor]
+        return tuple(first[k] for k in view.axes), tuple(second[k] for k in view.axes)
+
+    def shaped(self, view: View, probes: Probes, *, name: str, output: str | None = None) -> View:
+        """Return ``view`` reshaped (in the model's order) to the shape given at each probed batch size."""
+        identity = tuple(range(len(probes[0])))
+        if self.shape(view) == probes:
+            return view
+        source = self._packed(view)
+        tensor = self.emit(
+            "reshape", [source], name=name, output=output, attrs={"shape": reshape_target(*probes)}
+        )
+        return View(tensor, identity)
+
+    def _packed(self, view: View) -> str:
+        """Return a tensor whose numbers lie in the order of ``view``; axes of size 1 may lie anywhere."""
+        first, second = self.shape(view)
+        order = [axis for axis, a, b in zip(view.axes, first, second, strict=True) if a != 1 or b != 1]
+        return view.tensor if order == sorted(order) else self.native(view)
+
+    def finish(self, outputs: Sequence[View]) -> Network:
+        """Return the network that computes ``outputs`` in the model's own order, without dead nodes."""
+        tensors = tuple(self.native(view) for view in outputs)
+        needed = set(tensors)
+        kept = []
+        for node in reversed(self._nodes):
+            if node.output in needed:
+                kept.append(node)
+                needed.update(node.inputs)
+        known = {*self._inputs, *(node.output for node in kept)}
+        graph = Graph(
+            nodes=tuple(reversed(kept)),
+            inputs=tuple(self._inputs),
+            outputs=tensors,
+            shapes=tuple((t, merge_probes(*probes)) for t, probes in self._shapes.items() if t in known),
+        )
+        keys = [key for node in graph.nodes for _, key in node.params]
+        return Network(graph=graph, params={key: jnp.asarray(self._params[key]) for key in keys})
+
+    @staticmethod
+    def _unique(name: str, taken: Any) -> str:
+        if name not in taken:
+            return name
+        number = 2
+        while f"{name}_{number}" in taken:
+            number += 1
+        return f"{name}_{number}"
+
+
+def reshape_target(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
+    """Return the target of a reshape to these shapes at the two probed batch sizes: −1 for the batch.
+
+    Raises:
+      ModelError: more than one dimension depends on the batch size.
+    """
+    target = tuple(-1 if size is None else size for size in merge_probes(first, second))
+    if target.count(-1) > 1:
+        raise ModelError(f"a reshape to {tuple(first)}: only one dimension can depend on the batch size")
+    return target

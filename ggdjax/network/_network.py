@@ -1,0 +1,67 @@
+"""A network: the static graph with its parameters, callable in the layout of the model's own input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from ggdjax._errors import DataError
+from ggdjax.network.interpreter import Float, run
+
+if TYPE_CHECKING:
+    from jax.typing import ArrayLike
+    from jaxtyping import Array
+
+    from ggdjax.network.graph import Graph, Shape
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A pytree: ``params`` (arrays by key) are its leaves, ``graph`` is static.
+
+    ``net(x)`` runs in float32, compiled once per batch size; ``x`` and the result have the layout of the
+    model's own input and output (batch first; channels first for an ONNX file), whatever the graph does
+    inside.
+    """
+
+    graph: Graph = field(metadata={"static": True})
+    params: dict[str, Array]
+
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of the model's own input; the batch dimension is None."""
+        return self.graph.shape(self.graph.inputs[0])
+
+    @property
+    def output_shape(self) -> Shape:
+        """Shape of the model's (first) output; the batch dimension is None."""
+        return self.graph.shape(self.graph.outputs[0])
+
+    def check_input(self, x: Any) -> None:
+        """Raise `DataError` unless the shape of ``x`` fits the network's input."""
+        expected = self.input_shape
+        if len(x.shape) != len(expected) or any(
+            e is not None and n != e for n, e in zip(x.shape, expected, strict=True)
+        ):
+            wanted = ", ".join("batch" if e is None else str(e) for e in expected)
+            raise DataError(f"`x` has shape {tuple(x.shape)}; the network expects ({wanted})")
+
+    def __call__(self, x: ArrayLike) -> Any:
+        """Return the network's output for the batch ``x`` in float32.
+
+        Raises:
+          DataError: the shape of ``x`` does not fit the network.
+        """
+        x = jnp.asarray(x, jnp.float32)
+        self.check_input(x)
+        return _forward(self.graph, self.params, x)
+
+
+@partial(jax.jit, static_argnums=0)
+def _forward(graph: Graph, params: dict[str, Array], x: Array) -> Any:
+    return run(graph, params, x, Float())

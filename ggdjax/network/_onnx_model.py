@@ -1,0 +1,84 @@
+"""Reading an ONNX file: every way in which it can be damaged is one clear line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ggdjax._errors import GgdjaxError, ModelError
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+#: Older operator sets broadcast by other rules.
+OLDEST_OPSET = 7
+
+
+def import_onnx() -> Any:
+    """Return the `onnx` package, which only this door needs."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise GgdjaxError(
+            "reading ONNX files needs the package `onnx`: run `pip install ggdjax[onnx]`"
+        ) from error
+    return onnx
+
+
+def read_model(path: str | PathLike[str]) -> Any:
+    """Return the `onnx.ModelProto` in the file, external data included.
+
+    Raises:
+      ModelError: no such file, no ONNX, truncated, external data missing, operator set too old.
+    """
+    onnx = import_onnx()
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"no model file `{path}`")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:
+        raise ModelError(
+            f"`{path}` cannot be read as ONNX: it is another kind of file, or truncated"
+        ) from error
+    if not model.graph.output or not model.opset_import:
+        raise ModelError(f"`{path}` cannot be read as ONNX: it holds no graph with an output")
+    try:
+        onnx.load_external_data_for_model(model, str(path.resolve().parent))
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"external data of `{path}` is missing or damaged: {reason}") from error
+    if opset(model) < OLDEST_OPSET:
+        raise ModelError(
+            f"`{path}` uses operator set {opset(model)}; {OLDEST_OPSET} is the oldest that can be read: "
+            "convert it with `onnx.version_converter`"
+        )
+    return model
+
+
+def opset(model: Any) -> int:
+    """Return the version of the default operator set that ``model`` uses."""
+    return max((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), default=0)
+
+
+def read_tensor(tensor: Any) -> np.ndarray:
+    """Return an initializer as an array; every floating type becomes float32.
+
+    Raises:
+      ModelError: its data is incomplete, or it holds NaN or infinity.
+    """
+    onnx = import_onnx()
+    try:
+        value = onnx.numpy_helper.to_array(tensor)
+    except Exception as error:
+        raise ModelError(f"the data of tensor `{tensor.name}` is incomplete or damaged") from error
+    return as_float32(value)
+
+
+def as_float32(value: np.ndarray) -> np.ndarray:
+    """Return ``value`` in float32 if it is of any floating type, else unchanged."""
+    if value.dtype.kind == "f" or value.dtype.name in {"bfloat16", "float16"}:
+        return value.astype(np.float32)
+    return value

@@ -1,0 +1,281 @@
+"""ONNX operators that are elementwise, that reduce, or that only move numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from math import prod
+
+import numpy as np
+
+from ggdjax.network._builder import View
+from ggdjax.network._onnx_convert import Call, Constant, handler
+
+_PLAIN = {
+    "Abs": "abs",
+    "Erf": "erf",
+    "Exp": "exp",
+    "HardSwish": "hard_swish",
+    "Log": "log",
+    "Relu": "relu",
+    "Sigmoid": "sigmoid",
+    "Sqrt": "sqrt",
+    "Tanh": "tanh",
+}
+_BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div"}
+_REDUCTIONS = {"ReduceMean": "mean", "ReduceSum": "sum", "ReduceMax": "max"}
+
+
+@handler(*_PLAIN)
+def _plain(call: Call) -> View:
+    return call.same_order(_PLAIN[call.node.op_type])
+
+
+@handler("LeakyRelu")
+def _leaky_relu(call: Call) -> View:
+    return call.same_order("leaky_relu", slope=call.attr("alpha", 0.01))
+
+
+@handler("Elu")
+def _elu(call: Call) -> View:
+    return call.same_order("elu", alpha=call.attr("alpha", 1.0))
+
+
+@handler("HardSigmoid")
+def _hard_sigmoid(call: Call) -> View:
+    return call.same_order("hard_sigmoid", alpha=call.attr("alpha", 0.2), beta=call.attr("beta", 0.5))
+
+
+@handler("Clip")
+def _clip(call: Call) -> View:
+    def limit(index: int, attribute: str) -> float | None:
+        value = call.constant(index, attribute)
+        if value is None:
+            return None
+        number = float(value.reshape(-1)[0])
+        # The largest numbers of float32 are how old files say "no limit".
+        return None if abs(number) >= np.finfo(np.float32).max else number
+
+    return call.same_order("clip", low=limit(1, "min"), high=limit(2, "max"))
+
+
+@handler("Pow")
+def _power(call: Call) -> View:
+    exponent = call.weight(1)
+    if exponent.size != 1:
+        raise call.refuse("a power that differs between elements")
+    return call.same_order("power", exponent=float(exponent.reshape(())))
+
+
+@handler("Neg")
+def _negate(call: Call) -> View:
+    view = call.view()
+    return call.emit("mul", [view.tensor], view.axes, {"constant": np.float32(-1.0)})
+
+
+@handler(*_BINARY)
+def _binary(call: Call) -> View:
+    op = _BINARY[call.node.op_type]
+    values = call.get(0), call.get(1)
+    rank = max(_rank(value) for value in values)
+    if isinstance(values[0], View) and isinstance(values[1], View):
+        views = [_raised(call, view, rank) for view in values]
+        axes = _common_order(views)
+        return call.emit(op, [call.builder.stored(view, axes) for view in views], axes)
+    which = 0 if isinstance(values[0], Constant) else 1
+    view = _raised(call, call.view(1 - which), rank)
+    constant = call.weight(which)
+    constant = constant.reshape((1,) * (rank - constant.ndim) + constant.shape)
+    order = sorted(range(rank), key=view.axes.__getitem__)
+    attrs = {"reverse": True} if which == 0 and op in {"sub", "div"} else {}
+    return call.emit(op, [view.tensor], view.axes, {"constant": constant.transpose(order)}, **attrs)
+
+
+def _rank(value: View | Constant) -> int:
+    return len(value.axes) if isinstance(value, View) else value.probes[0].ndim
+
+
+def _raised(call: Call, view: View, rank: int) -> View:
+    """Return ``view`` with axes of size 1 in front, up to ``rank``."""
+    extra = (1,) * (rank - len(view.axes))
+    first, second = call.shape(view)
+    return call.reshape(view, extra + first, extra + second) if extra else view
+
+
+def _common_order(views: list[View]) -> tuple[int, ...]:
+    """Return the order in which to store the operands: the first that is not the model's own."""
+    own = tuple(range(len(views[0].axes)))
+    return next((view.axes for view in views if view.axes != own), own)
+
+
+@handler("Concat")
+def _concat(call: Call) -> View:
+    views = [call.view(k) for k in range(len(call.node.input))]
+    axes = _common_order(views)
+    axis = axes[call.attr("axis", 1)]
+    if len(views) == 1:
+        return views[0]
+    return call.emit("concat", [call.builder.stored(view, axes) for view in views], axes, axis=axis)
+
+
+@handler(*_REDUCTIONS)
+def _reduce(call: Call) -> View:
+    view = call.view()
+    rank = len(view.axes)
+    axes = call.constant(1, "axes")
+    if axes is None or not axes.size:
+        if call.attr("noop_with_empty_axes", 0):
+            return view
+        axes = np.arange(rank)
+    axes = sorted({int(axis) % rank for axis in axes.reshape(-1)})
+    stored = tuple(sorted(view.axes[axis] for axis in axes))
+    keep = bool(call.attr("keepdims", 1))
+    left = view.axes
+    if not keep:
+        kept = [view.axes[axis] for axis in range(rank) if axis not in axes]
+        left = tuple(sorted(kept).index(axis) for axis in kept)
+    return call.emit(_REDUCTIONS[call.node.op_type], [view.tensor], left, axes=stored, keepdims=keep)
+
+
+@handler("Softmax")
+def _softmax(call: Call) -> View:
+    view = call.view()
+    rank = len(view.axes)
+    axis = call.attr("axis", -1 if call.version >= 13 else 1) % rank
+    # Before operator set 13 everything from the axis on was one axis.
+    axes = [axis] if call.version >= 13 else range(axis, rank)
+    return call.same_order("softmax", axes=tuple(sorted(view.axes[k] for k in axes)))
+
+
+@handler("Identity", "Dropout", "Cast")
+def _identity(call: Call) -> View:
+    if call.node.op_type == "Dropout":
+        training = call.constant(2)
+        if training is not None and bool(training):
+            raise call.refuse("dropout in training mode")
+    floating = {1, 10, 11, 16}  # float32, float16, float64, bfloat16
+    if call.node.op_type == "Cast" and call.attr("to", 1) not in floating:
+        raise call.refuse("a cast of an activation to an integer type")
+    return call.view()
+
+
+@handler("Transpose")
+def _transpose(call: Call) -> View:
+    view = call.view()
+    order = call.attr("perm", tuple(reversed(range(len(view.axes)))))
+    return view.permute(order)
+
+
+def _reshaped(call: Call, rule: Callable[[tuple[int, ...], int], tuple[int, ...]]) -> View:
+    """Return the input with the shape that ``rule`` makes of its shape at each probe."""
+    view = call.view()
+    first, second = call.shape(view)
+    return call.reshape(view, rule(first, 0), rule(second, 1))
+
+
+@handler("Flatten")
+def _flatten(call: Call) -> View:
+    def rule(shape: tuple[int, ...], _: int) -> tuple[int, ...]:
+        axis = call.attr("axis", 1)
+        axis = axis % len(shape) if axis < 0 else axis
+        return prod(shape[:axis]), prod(shape[axis:])
+
+    return _reshaped(call, rule)
+
+
+@handler("Reshape")
+def _reshape(call: Call) -> View:
+    targets = call.constants(1, "shape")
+
+    def rule(shape: tuple[int, ...], probe: int) -> tuple[int, ...]:
+        target = [int(size) for size in targets[probe]]
+        if not call.attr("allowzero", 0):
+            target = [shape[k] if size == 0 else size for k, size in enumerate(target)]
+        total = prod(shape)
+        if -1 in target:
+            rest = -prod(target)
+            target[target.index(-1)] = total // rest if rest else 0
+        if prod(target) != total and target and total % max(prod(target[1:]), 1) == 0:
+            # A file exported at a fixed batch size writes that size down: the batch is what does not fit.
+            target[0] = total // prod(target[1:])
+        if prod(target) != total:
+            raise call.refuse(f"a reshape from {shape} to {tuple(target)}")
+        return tuple(target)
+
+    return _reshaped(call, rule)
+
+
+@handler("Squeeze")
+def _squeeze(call: Call) -> View:
+    axes = call.constant(1, "axes")
+
+    def rule(shape: tuple[int, ...], _: int) -> tuple[int, ...]:
+        dropped = (
+            [k for k, size in enumerate(shape) if size == 1]
+            if axes is None
+            else [int(axis) % len(shape) for axis in axes.reshape(-1)]
+        )
+        return tuple(size for k, size in enumerate(shape) if k not in dropped)
+
+    return _reshaped(call, rule)
+
+
+@handler("Unsqueeze")
+def _unsqueeze(call: Call) -> View:
+    axes = call.constant(1, "axes").reshape(-1)
+
+    def rule(shape: tuple[int, ...], _: int) -> tuple[int, ...]:
+        rank = len(shape) + len(axes)
+        new = {int(axis) % rank for axis in axes}
+        rest = iter(shape)
+        return tuple(1 if k in new else next(rest) for k in range(rank))
+
+    return _reshaped(call, rule)
+
+
+@handler("Slice")
+def _slice(call: Call) -> View:
+    view = call.view()
+    shapes = call.shape(view)
+    rank = len(view.axes)
+    starts, ends = call.constants(1, "starts"), call.constants(2, "ends")
+    axes, steps = call.constant(3, "axes"), call.constant(4)
+    axes = range(len(starts[0])) if axes is None else [int(axis) % rank for axis in axes]
+    slices: list[tuple[int | None, int | None, int]] = [(None, None, 1)] * rank
+    for k, axis in enumerate(axes):
+        step = 1 if steps is None else int(steps[k])
+        bounds = []
+        for shape, start, end in zip(shapes, starts, ends, strict=True):
+            taken = range(shape[axis])[int(start[k]) : int(end[k]) : step]
+            bounds.append(
+                (taken.start, None if taken.stop < 0 else taken.stop, step, len(taken) == shape[axis])
+            )
+        if shapes[0][axis] != shapes[1][axis]:
+            if step != 1 or not all(bound[3] for bound in bounds):
+                raise call.refuse("a slice of the batch dimension")
+            continue
+        slices[view.axes[axis]] = bounds[0][:3]
+    return call.same_order("slice", slices=tuple(slices))
+
+
+@handler("Split")
+def _split(call: Call) -> tuple[View, ...]:
+    view = call.view()
+    axis = call.attr("axis", 0) % len(view.axes)
+    first, second = call.shape(view)
+    if first[axis] != second[axis]:
+        raise call.refuse("a split of the batch dimension")
+    sizes = call.constant(1, "split")
+    if sizes is None:
+        each = math.ceil(first[axis] / len(call.node.output))
+        sizes = [min(each, first[axis] - k * each) for k in range(len(call.node.output))]
+    parts, start = [], 0
+    for size, output in zip(sizes, call.node.output, strict=True):
+        slices: list[tuple[int | None, int | None, int]] = [(None, None, 1)] * len(view.axes)
+        slices[view.axes[axis]] = (start, start + int(size), 1)
+        start += int(size)
+        tensor = call.builder.emit(
+            "slice", [view.tensor], name=call.name, output=output, attrs={"slices": tuple(slices)}
+        )
+        parts.append(View(tensor, view.axes))
+    return tuple(parts)

@@ -1,0 +1,332 @@
+"""The operations of a graph: one pure function each, channels last, and the registry that names them.
+
+Every function takes activations as positional arguments, parameters and static arguments by keyword. Axis 0
+is the batch (free), the last axis the channels of anything spatial; what lies between is spatial, of any
+rank.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from math import prod
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ggdjax.network._resize import resize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jaxtyping import Array, Float
+
+Ints = tuple[int, ...]
+Pads = tuple[tuple[int, int], ...]
+
+#: TF32 and bfloat16 passes are the default of some accelerators; a reference asks for float32.
+PRECISION = lax.Precision.HIGHEST
+
+#: The operations whose input is a feature map and whose kernel is a weight in the sense of quantization.
+QUANTIZABLE = frozenset({"conv", "dense"})
+
+
+def conv(
+    x: Float[Array, "batch *space cin"],
+    *,
+    kernel: Float[Array, "*window cin_per_group cout"],
+    bias: Float[Array, " cout"] | None = None,
+    strides: Ints,
+    padding: Pads,
+    dilation: Ints,
+    groups: int,
+) -> Float[Array, "batch *space_out cout"]:
+    """Convolve as all frameworks do (cross-correlate); zero ``padding``: (before, after) per dimension."""
+    spatial = x.ndim - 2
+    letters = "DHW"[-spatial:] if spatial <= 3 else "".join(map(str, range(spatial)))
+    numbers = lax.conv_dimension_numbers(
+        x.shape, kernel.shape, (f"N{letters}C", f"{letters}IO", f"N{letters}C")
+    )
+    general = partial(
+        lax.conv_general_dilated,
+        window_strides=strides,
+        padding=padding,
+        rhs_dilation=dilation,
+        dimension_numbers=numbers,
+        feature_group_count=groups,
+        precision=PRECISION,
+    )
+    depthwise = groups == x.shape[-1] == kernel.shape[-1] and groups > 1 and spatial == 2
+    if depthwise and min(min(p) for p in padding) >= 0:
+        shifted = partial(_depthwise_by_shifts, strides=strides, padding=padding, dilation=dilation)
+        y = lax.platform_dependent(x, kernel, cpu=shifted, default=general)
+    else:
+        y = general(x, kernel)
+    return y if bias is None else y + _as_rank(bias, y.ndim)
+
+
+def _depthwise_by_shifts(x: Array, kernel: Array, *, strides: Ints, padding: Pads, dilation: Ints) -> Array:
+    """Depthwise convolution as a sum of shifted products: XLA has no fast grouped convolution on the CPU."""
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    rows, cols = kernel.shape[:2]
+    height, width = (
+        (size - step * (taps - 1) - 1) // stride + 1
+        for size, taps, stride, step in zip(x.shape[1:3], (rows, cols), strides, dilation, strict=True)
+    )
+    y = None
+    for i in range(rows):
+        for j in range(cols):
+            top, left = i * dilation[0], j * dilation[1]
+            window = lax.slice(
+                x,
+                (0, top, left, 0),
+                (
+                    x.shape[0],
+                    top + (height - 1) * strides[0] + 1,
+                    left + (width - 1) * strides[1] + 1,
+                    x.shape[3],
+                ),
+                (1, *strides, 1),
+            )
+            term = window * kernel[None, i : i + 1, j : j + 1, 0, :]
+            y = term if y is None else y + term
+    return y
+
+
+def dense(
+    x: Float[Array, "batch *rest cin"],
+    *,
+    kernel: Float[Array, "cin cout"],
+    bias: Float[Array, " cout"] | None = None,
+) -> Float[Array, "batch *rest cout"]:
+    """Multiply the last axis by a matrix."""
+    y = jnp.matmul(x, kernel, precision=PRECISION)
+    return y if bias is None else y + _as_rank(bias, y.ndim)
+
+
+def affine(
+    x: Float[Array, "*batch chan"], *, scale: Float[Array, " chan"], offset: Float[Array, " chan"]
+) -> Float[Array, "*batch chan"]:
+    """Scale and shift each channel: batch normalization in inference."""
+    return x * _as_rank(scale, x.ndim) + _as_rank(offset, x.ndim)
+
+
+def max_pool(x: Array, *, window: Ints, strides: Ints, padding: Pads, dilation: Ints) -> Array:
+    """Return the maximum of each window; padding never wins."""
+    return lax.reduce_window(
+        x,
+        -jnp.inf,
+        lax.max,
+        (1, *window, 1),
+        (1, *strides, 1),
+        ((0, 0), *padding, (0, 0)),
+        window_dilation=(1, *dilation, 1),
+    )
+
+
+def average_pool(
+    x: Array,
+    *,
+    window: Ints,
+    strides: Ints,
+    padding: Pads,
+    dilation: Ints,
+    overhang: Ints,
+    count_padding: bool,
+) -> Array:
+    """Return the mean of each window.
+
+    ``overhang`` is what ceil mode adds behind ``padding``: it is never counted; ``count_padding`` says
+    whether padding is.
+    """
+    sums = partial(
+        lax.reduce_window,
+        init_value=0.0,
+        computation=lax.add,
+        window_dimensions=(1, *window, 1),
+        window_strides=(1, *strides, 1),
+        window_dilation=(1, *dilation, 1),
+    )
+    padded = [(low, high + over) for (low, high), over in zip(padding, overhang, strict=True)]
+    total = sums(x, padding=((0, 0), *padded, (0, 0)))
+    if not any(overhang) and (count_padding or not any(map(any, padding))):
+        return total / prod(window)
+    inner = np.ones((1, *x.shape[1:-1], 1), np.float32)
+    around = ((0, 0), *padding, (0, 0))
+    counted = np.pad(inner, around, constant_values=1.0 if count_padding else 0.0)
+    counts = sums(jnp.asarray(counted), padding=((0, 0), *((0, over) for over in overhang), (0, 0)))
+    # A window that lies in the padding altogether sums to 0 and counts nothing: its mean is 0, not 0/0.
+    return total / jnp.maximum(counts, 1.0)
+
+
+def local_response_norm(x: Array, *, size: int, alpha: float, beta: float, bias: float) -> Array:
+    """Divide by (bias + alpha/size · Σ squares over ``size`` channels)^beta (Krizhevsky et al. 2012)."""
+    before = (size - 1) // 2
+    around = [(0, 0)] * (x.ndim - 1) + [(before, size - 1 - before)]
+    ones = (1,) * x.ndim
+    squares = lax.reduce_window(x * x, 0.0, lax.add, (*ones[:-1], size), ones, around)
+    return x / (bias + (alpha / size) * squares) ** beta
+
+
+def _binary(function: Callable[[Array, Array], Array]) -> Callable[..., Array]:
+    def call(
+        x: Array, y: Array | None = None, *, constant: Array | None = None, reverse: bool = False
+    ) -> Array:
+        other = _as_rank(constant, x.ndim) if y is None else y
+        return function(other, x) if reverse else function(x, other)
+
+    call.__doc__ = f"Return {function.__name__}(x, y); y may be ``constant``; ``reverse`` exchanges the two."
+    return call
+
+
+def _unary(function: Callable[[Array], Array]) -> Callable[..., Array]:
+    def call(x: Array) -> Array:
+        return function(x)
+
+    call.__doc__ = f"Return {function.__name__}(x), elementwise."
+    return call
+
+
+def _reduction(function: Callable[..., Array]) -> Callable[..., Array]:
+    def call(x: Array, *, axes: Ints, keepdims: bool) -> Array:
+        return function(x, axis=axes, keepdims=keepdims)
+
+    call.__doc__ = f"Return the {function.__name__} over ``axes``."
+    return call
+
+
+def concat(*inputs: Array, axis: int) -> Array:
+    """Join the inputs along ``axis``."""
+    return jnp.concatenate(inputs, axis=axis)
+
+
+def clip(x: Array, *, low: float | None, high: float | None) -> Array:
+    """Limit to [low, high]; None is no limit. ReLU6 is clip to [0, 6]."""
+    return jnp.clip(x, low, high)
+
+
+def leaky_relu(x: Array, *, slope: float) -> Array:
+    """Return x where x ≥ 0, slope · x elsewhere."""
+    return jnp.where(x >= 0, x, slope * x)
+
+
+def prelu(x: Array, *, slope: Array) -> Array:
+    """Return x where x ≥ 0, slope · x elsewhere; ``slope`` is a parameter that broadcasts."""
+    return jnp.where(x >= 0, x, _as_rank(slope, x.ndim) * x)
+
+
+def hard_sigmoid(x: Array, *, alpha: float, beta: float) -> Array:
+    """Return alpha · x + beta, limited to [0, 1]."""
+    return jnp.clip(alpha * x + beta, 0.0, 1.0)
+
+
+def hard_swish(x: Array) -> Array:
+    """Return x · clip(x + 3, 0, 6) / 6 (Howard et al. 2019)."""
+    return x * hard_sigmoid(x, alpha=1 / 6, beta=0.5)
+
+
+def silu(x: Array) -> Array:
+    """Return x · sigmoid(x)."""
+    return x * jax.nn.sigmoid(x)
+
+
+def elu(x: Array, *, alpha: float) -> Array:
+    """Return x where x > 0, alpha · (exp(x) − 1) elsewhere."""
+    return jnp.where(x > 0, x, alpha * jnp.expm1(jnp.minimum(x, 0.0)))
+
+
+def power(x: Array, *, exponent: float) -> Array:
+    """Return x to a constant power."""
+    return x * x if exponent == 2 else x**exponent
+
+
+def softmax(x: Array, *, axes: Ints) -> Array:
+    """Return exp(x) / Σ exp(x) over ``axes``."""
+    return jax.nn.softmax(x, axis=axes)
+
+
+def pad(x: Array, *, padding: Pads, mode: str, value: float) -> Array:
+    """Pad every axis by (before, after), negative to crop; ``mode``: constant, reflect, edge or wrap."""
+    crop = tuple(
+        slice(max(-low, 0), size - max(-high, 0)) for size, (low, high) in zip(x.shape, padding, strict=True)
+    )
+    grow = [(max(low, 0), max(high, 0)) for low, high in padding]
+    fill = {"constant_values": value} if mode == "constant" else {}
+    return jnp.pad(x[crop], grow, mode=mode, **fill)
+
+
+def reshape(x: Array, *, shape: Ints) -> Array:
+    """Give another shape; −1 stands for what is left (the batch, as a rule)."""
+    return x.reshape(shape)
+
+
+def transpose(x: Array, *, axes: Ints) -> Array:
+    """Reorder the axes: axis i of the result is axis ``axes[i]`` of x."""
+    return jnp.transpose(x, axes)
+
+
+def broadcast(x: Array, *, shape: tuple[int | None, ...]) -> Array:
+    """Repeat axes of size 1 up to ``shape``; None leaves an axis as it is."""
+    return jnp.broadcast_to(
+        x, tuple(size if want is None else want for size, want in zip(x.shape, shape, strict=True))
+    )
+
+
+def slice_(x: Array, *, slices: tuple[tuple[int | None, int | None, int], ...]) -> Array:
+    """Take (start, stop, step) of every axis, Python's rules."""
+    return x[tuple(slice(*limits) for limits in slices)]
+
+
+def _as_rank(constant: Array, rank: int) -> Array:
+    """Put axes of size 1 in front until ``constant`` has ``rank`` axes."""
+    return constant.reshape((1,) * (rank - constant.ndim) + constant.shape)
+
+
+OPS: dict[str, Callable[..., Array]] = {
+    "abs": _unary(jnp.abs),
+    "add": _binary(jnp.add),
+    "affine": affine,
+    "average_pool": average_pool,
+    "broadcast": broadcast,
+    "clip": clip,
+    "concat": concat,
+    "conv": conv,
+    "dense": dense,
+    "div": _binary(jnp.divide),
+    "elu": elu,
+    "erf": _unary(lax.erf),
+    "exp": _unary(jnp.exp),
+    "hard_sigmoid": hard_sigmoid,
+    "hard_swish": hard_swish,
+    "leaky_relu": leaky_relu,
+    "local_response_norm": local_response_norm,
+    "log": _unary(jnp.log),
+    "max": _reduction(jnp.max),
+    "max_pool": max_pool,
+    "maximum": _binary(jnp.maximum),
+    "mean": _reduction(jnp.mean),
+    "minimum": _binary(jnp.minimum),
+    "mul": _binary(jnp.multiply),
+    "pad": pad,
+    "power": power,
+    "prelu": prelu,
+    "relu": _unary(jax.nn.relu),
+    "reshape": reshape,
+    "resize": resize,
+    "sigmoid": _unary(jax.nn.sigmoid),
+    "silu": silu,
+    "slice": slice_,
+    "softmax": softmax,
+    "sqrt": _unary(jnp.sqrt),
+    "sub": _binary(jnp.subtract),
+    "sum": _reduction(jnp.sum),
+    "tanh": _unary(jnp.tanh),
+    "transpose": transpose,
+}
+
+
+def supported_ops() -> tuple[str, ...]:
+    """Return the names of the operations that a graph may hold."""
+    return tuple(sorted(OPS))
