@@ -17,6 +17,18 @@ _PUBLIC = {
     "TailWeighted": "tail",
     "as_tail": "tail",
     "GeneralizedGammaDistribution": "numpyro_face",
+    # the data and the fit
+    "Histogram": "histogram",
+    "histogram_counts": "histogram",
+    "Bins": "bins",
+    "empirical_distortion": "empirical",
+    "fit": "fit",
+    "fit_sides": "fit",
+    "fit_weighted": "fit",
+    "FitResult": "fit",
+    "FitCode": "fit",
+    "choose_order": "order",
+    "fit_likelihood": "likelihood",
     # rivals, goodness of fit, posterior
     "Family": "families",
     "FAMILIES": "families",

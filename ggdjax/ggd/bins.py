@@ -1,0 +1,111 @@
+"""One side of a histogram in 2048 bins, fine near the largest value and coarse far below it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+#: Octaves counted down from that of the largest value, and how many histogram bins are put together in them:
+#: 128, 64, 16 and 1 bins per octave. In all 9·128 + 8·64 + 15·16 + 144 = 2048. The last bin takes everything
+#: from 2⁻¹⁷⁴ of the top octave down.
+_LAYOUT = ((9, 1), (8, 2), (15, 8), (144, 128))
+BINS_PER_SIDE = sum(octaves * 128 // width for octaves, width in _LAYOUT)
+_WINDOW = sum(octaves for octaves, _ in _LAYOUT[:-1])
+_SINGLE = _LAYOUT[-1][0]
+_LOG_2 = float(np.log(2.0))
+
+
+def _layout_table() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return per bin: octaves below the top one, lower and upper edge of the mantissa in [0, 1]."""
+    octave, low, high, below = [], [], [], 0
+    for octaves, width in _LAYOUT:
+        start = np.arange(0, 128, width) / 128.0
+        octave.append(np.repeat(np.arange(below, below + octaves), start.size))
+        low.append(np.tile(start, octaves))
+        high.append(np.tile(start + width / 128.0, octaves))
+        below += octaves
+    return np.concatenate(octave), np.concatenate(low), np.concatenate(high)
+
+
+_OCTAVE, _LOW, _HIGH = _layout_table()
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Bins:
+    """One side: ``weight[b]`` values lie in ``[lower[b], upper[b])``, near ``exp(log_scale + log_x[b])``.
+
+    The bins are those of the histogram (relative width 2⁻⁷ to 2⁻⁸) in the nine octaves from the largest
+    value down, put together by 2, by 8 and by whole octaves below. Counting the values at ``log_x`` instead
+    of where they are moves the parameters of a fit by less than 1e-4 of themselves for p ≤ 10 (tested).
+
+    Args:
+        weight: counts as float32 (relative rounding 6e-8).
+        log_x: logarithm of the bin's centre relative to the scale, at most log 2; finite everywhere.
+        log_scale: natural logarithm of the power of two at the lower edge of the largest value's octave.
+        lower: lower edge, float32, exact for normal numbers.
+        upper: upper edge, likewise, at most the largest float32.
+    """
+
+    weight: Float[Array, "... bin"]
+    log_x: Float[Array, "... bin"]
+    log_scale: Float[Array, "..."]
+    lower: Float[Array, "... bin"]
+    upper: Float[Array, "... bin"]
+
+
+def compress_side(counts: Int[Array, "... 65536"], minimum: Array, maximum: Array, side: str) -> Bins:
+    """Return ``side`` of a histogram's counts as `Bins`; the extremes say where its largest value is."""
+    if isinstance(counts, np.ndarray) and counts.dtype != np.int32:
+        counts = counts.astype(np.float32)  # on the host: there is no int64 on the device
+    extremes = (jnp.asarray(e, dtype=jnp.float32) for e in (minimum, maximum))
+    return _compress(jnp.asarray(counts), *extremes, side=side)
+
+
+@partial(jax.jit, static_argnames="side")
+def _compress(counts: Array, minimum: Array, maximum: Array, *, side: str) -> Bins:
+    batch_shape = counts.shape[:-1]
+    counts, minimum, maximum = counts.reshape(-1, 2, 256, 128), minimum.reshape(-1), maximum.reshape(-1)
+    up, down = (_biased_exponent(jnp.maximum(v, 0.0)) for v in (maximum, -minimum))
+    top = {"positive": up, "negative": down, "magnitude": jnp.maximum(up, down)}[side]
+    halves = {"positive": (0,), "negative": (1,), "magnitude": (0, 1)}[side]
+    # One tensor at a time: its counts pass through the cache once, and nothing of their size is written.
+    weight = lax.map(lambda one: sum(_gather(one[0][half], one[1]) for half in halves), (counts, top))
+    # Exponent field 0 holds the subnormal numbers: no leading one, and the exponent of field 1.
+    field = top[:, None] - jnp.asarray(_OCTAVE, dtype=jnp.int32)[None]
+    leading = (field != 0).astype(jnp.float32)
+    low, high = (jnp.asarray(t, dtype=jnp.float32)[None] + leading for t in (_LOW, _HIGH))
+    exponent = jnp.maximum(field, 1)
+    log_x = jnp.log(0.5 * (low + high)) + (exponent - top[:, None]).astype(jnp.float32) * _LOG_2
+    power = lax.bitcast_convert_type(exponent << 23, jnp.float32)
+    lower = jnp.where(jnp.arange(BINS_PER_SIDE)[None] < BINS_PER_SIDE - 1, low * power, 0.0)
+    upper = jnp.minimum(high * power, float(np.finfo(np.float32).max))
+    log_scale = (top - 127).astype(jnp.float32) * _LOG_2
+    bins = Bins(weight=weight, log_x=log_x, log_scale=log_scale, lower=lower, upper=upper)
+    return jax.tree.map(lambda leaf: leaf.reshape(*batch_shape, *leaf.shape[1:]), bins)
+
+
+def _biased_exponent(x: Array) -> Array:
+    return (lax.bitcast_convert_type(x, jnp.uint32) >> 23).astype(jnp.int32)
+
+
+def _gather(half: Int[Array, "256 128"], top: Int[Array, ""]) -> Float[Array, " bin"]:
+    """Put together the bins of one side of one tensor, from the octave of its largest value down."""
+    octaves = top - jnp.arange(_WINDOW)
+    rows = half.at[octaves].get(mode="fill", fill_value=0, wrap_negative_indices=False).astype(jnp.float32)
+    parts, below = [], 0
+    for count, width in _LAYOUT[:-1]:
+        rows_here = rows[below : below + count]
+        parts.append(rows_here.reshape(-1, width).sum(-1) if width > 1 else rows_here.reshape(-1))
+        below += count
+    sums = half.astype(jnp.float32).sum(-1)
+    single = top - _WINDOW - jnp.arange(_SINGLE - 1)
+    parts.append(sums.at[single].get(mode="fill", fill_value=0.0, wrap_negative_indices=False))
+    parts.append(jnp.where(jnp.arange(256) <= top - _WINDOW - _SINGLE + 1, sums, 0.0).sum()[None])
+    return jnp.concatenate(parts)
