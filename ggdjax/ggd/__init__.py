@@ -12,7 +12,7 @@ from typing import Any
 _PUBLIC = {
     # the distribution
     "GeneralizedGamma": "distribution",
-    "SymmetricGeneralizedGamma": "hurdle",
+    "SymmetricGeneralizedGamma": "symmetric",
     "Hurdle": "hurdle",
     "TailWeighted": "tail",
     "as_tail": "tail",
