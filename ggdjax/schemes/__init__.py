@@ -1,0 +1,48 @@
+"""Every quantization scheme under one signature: ``scheme(histogram, bits, signed)`` returns a :class:`Range`.
+
+A table of contents. The schemes, each in the file of its name:
+
+====================================  ==========================================================================
+``max-abs``                           the largest magnitude is the largest code
+``affine-min-max``                    codes from minimum to maximum, with a zero point (Jacob et al. 2018)
+``dynamic-fixed-point``               the finest power of two without overflow (Ristretto)
+``percentile-99.9``, ``-99.99``, …    clip a fixed share of the values
+``sqnr-gauss``, ``-laplace``, ``…``   the optimal step of a fixed source times the standard deviation (Lin et al. 2016)
+``aciq-laplace``, ``aciq-gauss``, …   analytical clipping (Banner et al. 2019), with ``-relu`` and ``-half`` forms
+``kl``                                least KL divergence of the histograms (TensorRT)
+``octav``                             least squared error by Newton's recursion on the data (Sakr et al. 2022)
+``mse-search``                        least squared error by brute force: the oracle
+``ggd``, ``ggd-plain``, ``ggd-auto``  the generalized gamma fit; ``-exact`` with the exact minimizer
+====================================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+from ggdjax.schemes import (
+    aciq,
+    affine_min_max,
+    dynamic_fixed_point,
+    kl_divergence,
+    max_abs,
+    octav,
+    percentile,
+)
+from ggdjax.schemes.protocol import Range, RangeCode, Scheme
+from ggdjax.schemes.registry import choose, get, names, register
+
+__all__ = [
+    "Range",
+    "RangeCode",
+    "Scheme",
+    "aciq",
+    "affine_min_max",
+    "choose",
+    "dynamic_fixed_point",
+    "get",
+    "kl_divergence",
+    "max_abs",
+    "names",
+    "octav",
+    "percentile",
+    "register",
+]

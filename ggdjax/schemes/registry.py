@@ -1,0 +1,50 @@
+"""The schemes by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ggdjax._errors import GgdjaxError, near_matches
+from ggdjax.schemes.protocol import Range, Scheme, Solver
+
+if TYPE_CHECKING:
+    from jaxtyping import ArrayLike
+
+    from ggdjax.ggd.histogram import Histogram
+
+_SCHEMES: dict[str, Scheme] = {}
+
+
+def register(name: str, *, paper: str, searches_data: bool = False) -> Callable[[Solver], Solver]:
+    """Return a decorator that files a solver under ``name``; the solver itself stays a plain function."""
+    if name in _SCHEMES:
+        raise GgdjaxError(f"a scheme named `{name}` is registered already: choose another name")
+
+    def file(solver: Solver) -> Solver:
+        _SCHEMES[name] = Scheme(name=name, solver=solver, paper=paper, searches_data=searches_data)
+        return solver
+
+    return file
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all schemes, in alphabetical order."""
+    return tuple(sorted(_SCHEMES))
+
+
+def get(name: str) -> Scheme:
+    """Return the scheme of that name; ``_`` and ``-`` are the same, capitals do not matter.
+
+    Raises:
+        GgdjaxError: there is no such scheme; the message lists the near matches.
+    """
+    try:
+        return _SCHEMES[name.lower().replace("_", "-")]
+    except KeyError:
+        raise GgdjaxError(f"no scheme is called `{name}`: {near_matches(name, _SCHEMES)}") from None
+
+
+def choose(name: str, histogram: Histogram | ArrayLike, bits: ArrayLike, signed: ArrayLike | None = None) -> Range:
+    """Choose the quantizer of every tensor by the scheme ``name``: ``get(name)(histogram, bits, signed)``."""
+    return get(name)(histogram, bits, signed)
