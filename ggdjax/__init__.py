@@ -14,8 +14,15 @@ _PUBLIC = {
     "fit": "ggdjax.ggd",
     "closed_form_step": "ggdjax.steps",
     "optimal_step": "ggdjax.steps",
+    "Network": "ggdjax.network",
+    "load_onnx": "ggdjax.network",
+    "trace": "ggdjax.network",
+    "QuantConfig": "ggdjax.quantization",
+    "calibrate": "ggdjax.quantization",
+    "quantize": "ggdjax.quantization",
+    "evaluate": "ggdjax.quantization",
 }
-_ROOMS = ("data", "ggd", "network", "quantize", "report", "schemes", "steps", "zoo")
+_ROOMS = ("data", "ggd", "network", "quantization", "report", "schemes", "steps", "zoo")
 
 __all__ = ["__version__", *_PUBLIC, *_ROOMS]
 

@@ -1,0 +1,1 @@
+"""Benchmarks and experiments: everything here uses the public names of ggdjax only."""

@@ -1,0 +1,39 @@
+"""The command line: `ggdjax quantize …`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from ggdjax._errors import GgdjaxError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_DESCRIPTION = """Post-training quantization of convolutional networks with the generalized gamma distribution.
+
+Start with `ggdjax quantize`: it quantizes a small digits network that comes with the package.
+Then your own: `ggdjax quantize net.onnx --data images/ --preset imagenet --out runs/net`.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; exit with status 2 and one line on standard error for whatever a user can mend."""
+    import tyro
+
+    from ggdjax.cli.quantize import Quantize
+
+    command = tyro.extras.subcommand_cli_from_dict(
+        {"quantize": Quantize},
+        prog="ggdjax",
+        description=_DESCRIPTION,
+        args=sys.argv[1:] if argv is None else list(argv),
+    )
+    try:
+        command.run()
+    except GgdjaxError as error:
+        print(f"ggdjax: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("ggdjax: interrupted; nothing was written", file=sys.stderr)
+        raise SystemExit(130) from None

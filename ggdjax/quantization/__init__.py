@@ -1,0 +1,28 @@
+"""Post-training quantization of a network: calibrate, quantize, evaluate."""
+
+from __future__ import annotations
+
+from ggdjax.quantization.calibration import Calibration, calibrate
+from ggdjax.quantization.config import QuantConfig
+from ggdjax.quantization.evaluation import Accuracy, Evaluation, evaluate, sqnr_db
+from ggdjax.quantization.numerics import FakeQuant, Measure, Observe, fake_quantize
+from ggdjax.quantization.parameters import FixedPoint, QuantParams
+from ggdjax.quantization.quantized_network import QuantizedNetwork, quantize
+
+__all__ = [
+    "Accuracy",
+    "Calibration",
+    "Evaluation",
+    "FakeQuant",
+    "FixedPoint",
+    "Measure",
+    "Observe",
+    "QuantConfig",
+    "QuantParams",
+    "QuantizedNetwork",
+    "calibrate",
+    "evaluate",
+    "fake_quantize",
+    "quantize",
+    "sqnr_db",
+]

@@ -1,0 +1,35 @@
+"""What a user decides about a quantization: widths and schemes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ggdjax._errors import GgdjaxError
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantConfig:
+    """Widths and schemes of one quantized network.
+
+    Raises:
+        GgdjaxError: a width outside its range, or an unknown ``weights_per``.
+    """
+
+    weight_bits: int = 8
+    """Width of every weight in bits, 2 to 16; codes lie in [-2^(b-1), 2^(b-1) - 1]."""
+    activation_bits: int = 8
+    """Width of every quantized feature map in bits, 2 to 16; unsigned where no value is negative."""
+    bias_bits: int = 16
+    """Width of every bias in bits, 2 to 32. Biases are few, so 16 bits cost nothing and lose nothing."""
+    scheme: str = "ggd"
+    """Name of the scheme that chooses the step of every feature map (see ``ggdjax.schemes.names()``)."""
+    weights_per: str = "tensor"
+    """One fractional length per layer (``"tensor"``, the paper's) or per output channel (``"channel"``)."""
+
+    def __post_init__(self) -> None:
+        for name, largest in (("weight_bits", 16), ("activation_bits", 16), ("bias_bits", 32)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 2 <= value <= largest:
+                raise GgdjaxError(f"`{name}` must be a whole number of bits from 2 to {largest}, got {value!r}")
+        if self.weights_per not in ("tensor", "channel"):
+            raise GgdjaxError(f"`weights_per` must be 'tensor' or 'channel', got {self.weights_per!r}")

@@ -1,0 +1,137 @@
+"""Accuracy with its interval, and the measured SQNR of every feature map, on held-out images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from ggdjax._errors import DataError
+from ggdjax.network import run
+from ggdjax.quantization.numerics import FakeQuant, Measure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from jaxtyping import Array, Float, Int
+
+    from ggdjax.network import Graph
+    from ggdjax.quantization.parameters import QuantParams
+    from ggdjax.quantization.quantized_network import QuantizedNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Top-1 and top-5 as fractions of ``images``; top-5 counts the true class among the five largest logits."""
+
+    top1: float
+    top5: float
+    images: int
+
+    def interval(self, which: str = "top1", z: float = 1.959964) -> tuple[float, float]:
+        """Return Wilson's score interval (Wilson 1927) of ``which``; ``z`` = 1.96 covers 95 %."""
+        p, n = getattr(self, which), self.images
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Float and quantized accuracy on the same images, and SQNR in dB per feature map (each judged alone)."""
+
+    float_accuracy: Accuracy
+    quantized_accuracy: Accuracy
+    sqnr_db: dict[str, float]
+    float_correct: np.ndarray
+    quantized_correct: np.ndarray
+
+    @property
+    def mean_sqnr_db(self) -> float:
+        """Mean over the feature maps whose SQNR is finite (an all-zero feature map has none)."""
+        finite = [v for v in self.sqnr_db.values() if math.isfinite(v)]
+        return float(np.mean(finite)) if finite else math.nan
+
+
+def evaluate(
+    quantized: QuantizedNetwork,
+    batches: Iterable[tuple[Float[Array, "batch ..."], Int[Array, " batch"]]],
+) -> Evaluation:
+    """Run the float and the fake-quantized network over labelled images, in one stream.
+
+    Every batch is padded to the size of the first, so that each of the two programs compiles once.
+
+    Args:
+        quantized: what :func:`ggdjax.quantize` returned.
+        batches: pairs of input batch (the model's own layout) and class indices.
+
+    Raises:
+        DataError: no images, or a label that is no class of the network.
+    """
+    net = quantized.network
+    ranks: dict[str, list[np.ndarray]] = {"float": [], "quantized": []}
+    energy: dict[str, float] = {}
+    error: dict[str, float] = {}
+    size = 0
+    for x, labels in batches:
+        count = len(labels)
+        size = size or count
+        real, rounded, batch_energy, batch_error = jax.device_get(
+            _run_both(net.graph, net.params, quantized.params, _pad(x, size), np.arange(size) < count)
+        )
+        for which, logits in (("float", real), ("quantized", rounded)):
+            ranks[which].append(_rank_of_label(logits.reshape(size, -1)[:count], np.asarray(labels)))
+        for total, part in ((energy, batch_energy), (error, batch_error)):
+            for name, value in part.items():
+                total[name] = total.get(name, 0.0) + float(value)
+    if not size:
+        raise DataError("no images to evaluate on: `batches` is empty")
+    real_ranks, rounded_ranks = (np.concatenate(ranks[which]) for which in ("float", "quantized"))
+    return Evaluation(
+        float_accuracy=_accuracy(real_ranks),
+        quantized_accuracy=_accuracy(rounded_ranks),
+        sqnr_db={name: sqnr_db(energy[name], error[name]) for name in energy},
+        float_correct=real_ranks == 0,
+        quantized_correct=rounded_ranks == 0,
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def _run_both(graph: Graph, params: dict[str, Array], quant: QuantParams, x: Array, valid: Array) -> tuple[Any, ...]:
+    measure = Measure(quant, valid)
+    real = run(graph, params, x, measure)
+    rounded = run(graph, params, x, FakeQuant(quant))
+    return real, rounded, measure.energy, measure.error
+
+
+def sqnr_db(energy: float, error: float) -> float:
+    """Return ``10 log10(energy / error)``: infinite without error, NaN without signal."""
+    if energy == 0.0:
+        return math.nan
+    return math.inf if error == 0.0 else 10.0 * math.log10(energy / error)
+
+
+def _pad(x: Array, size: int) -> Array:
+    short = size - len(x)
+    if short < 0:
+        raise DataError(f"a batch of {len(x)} images follows one of {size}: the first batch must be the largest")
+    return np.concatenate([x, np.repeat(x[:1], short, axis=0)]) if short else x
+
+
+def _rank_of_label(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Number of classes with a larger logit than the true one; ties count by class index, NaN logits as wrong."""
+    classes = logits.shape[1]
+    if labels.min() < 0 or labels.max() >= classes:
+        worst = labels.max() if labels.max() >= classes else labels.min()
+        raise DataError(f"label {worst} is outside the network's {classes} classes: check the labels or `label_offset`")
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    ahead = (logits > own) | ((logits == own) & (np.arange(classes)[None, :] < labels[:, None]))
+    return np.where(np.isnan(own[:, 0]), classes, ahead.sum(axis=1))
+
+
+def _accuracy(ranks: np.ndarray) -> Accuracy:
+    return Accuracy(top1=float(np.mean(ranks == 0)), top5=float(np.mean(ranks < 5)), images=ranks.size)

@@ -1,0 +1,107 @@
+"""The quantization parameters of a network: a pytree of small arrays, saved as safetensors + JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ggdjax._errors import GgdjaxError
+from ggdjax.schemes import Range
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from jaxtyping import Array, Int
+
+_FORMAT = "ggdjax quantization parameters"
+_VERSION = "1"
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class FixedPoint:
+    """``w_hat = q · 2^(−frac_bits)`` with ``q`` an integer of ``bits`` bits, two's complement.
+
+    ``frac_bits`` (F) may be negative, and is a scalar or one value per output channel (last axis).
+    """
+
+    frac_bits: Int[Array, "*chan"]
+    bits: Int[Array, ""]
+
+    def as_range(self) -> Range:
+        """Return the same quantizer by its step ``2^(−F)`` and codes ``[−2^(bits−1), 2^(bits−1) − 1]``."""
+        # At 32 bits 2^31 wraps to −2^31; negated and less one it wraps to the right limits all the same.
+        half = jnp.left_shift(jnp.ones_like(self.bits), self.bits - 1)
+        zero = jnp.zeros_like(half)
+        step = jnp.exp2(-self.frac_bits.astype(jnp.float32))
+        return Range(step=step, qmin=-half, qmax=half - 1, zero_point=zero, code=zero)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class QuantParams:
+    """All steps and fractional lengths of a network.
+
+    ``activations`` maps the name of each quantized feature map to its quantizer; ``weights`` and ``biases`` map the
+    name of each convolution or dense node to its fixed-point format.
+    """
+
+    activations: dict[str, Range]
+    weights: dict[str, FixedPoint]
+    biases: dict[str, FixedPoint]
+
+    def save(self, stem: Path) -> None:
+        """Write ``stem.safetensors`` (arrays) and ``stem.json`` (the same, readable)."""
+        from safetensors.numpy import save_file
+
+        flat = {key: np.asarray(value) for key, value in _flatten(self).items()}
+        save_file(flat, stem.with_suffix(".safetensors"), metadata={"format": _FORMAT, "version": _VERSION})
+        readable = {"format": _FORMAT, "version": _VERSION, "arrays": {k: v.tolist() for k, v in flat.items()}}
+        stem.with_suffix(".json").write_text(json.dumps(readable, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, stem: Path) -> QuantParams:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            GgdjaxError: the file is missing, damaged, or of another format or version.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = stem.with_suffix(".safetensors")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                flat = {key: jnp.asarray(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
+        except FileNotFoundError:
+            raise GgdjaxError(f"no quantization parameters at {path}") from None
+        except (SafetensorError, OSError) as error:
+            raise GgdjaxError(f"{path} is not a readable safetensors file: {error}") from None
+        if (metadata.get("format"), metadata.get("version")) != (_FORMAT, _VERSION):
+            raise GgdjaxError(f"{path} does not hold {_FORMAT} of version {_VERSION}, but {metadata}")
+        return _unflatten(flat)
+
+
+_ROOMS = {"activations": Range, "weights": FixedPoint, "biases": FixedPoint}
+
+
+def _flatten(params: QuantParams) -> dict[str, Array]:
+    return {
+        f"{room}|{name}|{field}": getattr(quantizer, field)
+        for room, kind in _ROOMS.items()
+        for name, quantizer in getattr(params, room).items()
+        for field in kind.__dataclass_fields__
+    }
+
+
+def _unflatten(flat: dict[str, Array]) -> QuantParams:
+    fields: dict[str, dict[str, dict[str, Array]]] = {room: {} for room in _ROOMS}
+    for key, value in flat.items():
+        room, name, field = key.split("|")
+        fields[room].setdefault(name, {})[field] = value
+    return QuantParams(**{room: {n: kind(**f) for n, f in fields[room].items()} for room, kind in _ROOMS.items()})

@@ -1,0 +1,23 @@
+"""What people look at: tables, pictures, and the folder a run leaves."""
+
+from __future__ import annotations
+
+from ggdjax.report.plots import draw_feature_maps, plot_feature_map
+from ggdjax.report.record import environment, feature_map_rows, result_record, weight_rows
+from ggdjax.report.run_folder import check_run_folder, new_run_folder, write_result
+from ggdjax.report.tables import accuracy_lines, feature_map_table, weight_table
+
+__all__ = [
+    "accuracy_lines",
+    "check_run_folder",
+    "draw_feature_maps",
+    "environment",
+    "feature_map_rows",
+    "feature_map_table",
+    "new_run_folder",
+    "plot_feature_map",
+    "result_record",
+    "weight_rows",
+    "weight_table",
+    "write_result",
+]

@@ -1,0 +1,146 @@
+"""Pictures of one feature map: its histogram, the fitted density, and the step that was chosen."""
+
+from __future__ import annotations
+
+import operator
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ggdjax._errors import GgdjaxError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+    from ggdjax.ggd import GeneralizedGamma, Histogram, TailWeighted
+    from ggdjax.quantization import QuantizedNetwork
+
+#: Bars of the drawn histogram. The eye needs no more; the counts behind it are finer.
+_BARS = 160
+#: Colour-blind safe (Okabe & Ito 2008).
+_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
+
+
+def plot_feature_map(
+    histogram: Histogram,
+    density: GeneralizedGamma | TailWeighted | None = None,
+    *,
+    step: float | None = None,
+    qmin: int = 0,
+    qmax: int | None = None,
+    title: str = "",
+) -> Figure:
+    """Draw the density of one feature map's nonzero values (log scale), its fit, and the range of its quantizer.
+
+    Args:
+        histogram: of one tensor (no batch axes).
+        density: the fitted density of the nonzero magnitudes, drawn on both sides if the tensor has negatives.
+        step: the chosen step; with ``qmax`` (and ``qmin``) the first levels and the clipping points are marked.
+        qmin: smallest code.
+        qmax: largest code.
+        title: usually the feature map's name.
+
+    Returns:
+        A matplotlib figure of its own, not registered with pyplot: save it with ``figure.savefig``.
+
+    Raises:
+        GgdjaxError: the histogram has batch axes.
+    """
+    from matplotlib.figure import Figure
+
+    if np.ndim(histogram.zeros):
+        raise GgdjaxError(
+            f"`histogram` has batch shape {np.shape(histogram.zeros)}; draw one tensor at a time (index it first)"
+        )
+    edges, heights, nonzero = _bars(histogram)
+    zero = float(histogram.zero_fraction)
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    if nonzero:
+        axes.stairs(heights, edges, fill=True, color=_BLUE, alpha=0.35, label="values (zeros apart)")
+        if density is not None:
+            _draw_density(axes, density, edges, share_negative=float(histogram.negative_fraction) / (1.0 - zero))
+        floor = heights[heights > 0].min()
+        axes.set_ylim(floor / 3.0, 3.0 * heights.max())
+        axes.set_yscale("log")
+        axes.legend(loc="upper right", fontsize=8, frameon=False)
+    if step is not None and qmax is not None:
+        _draw_quantizer(axes, step, qmin, qmax)
+    axes.set_xlabel("value")
+    axes.set_ylabel("density")
+    axes.set_title(f"{title}   {100.0 * zero:.1f} % zeros".strip(), fontsize=10)
+    return figure
+
+
+def draw_feature_maps(quantized: QuantizedNetwork, folder: Path) -> Iterator[Path]:
+    """Write one PNG per quantized feature map into ``folder``; yield each path when it is written."""
+    import jax
+
+    folder.mkdir(parents=True, exist_ok=True)
+    histograms, tails = quantized.calibration.histograms, quantized.fit.tail
+    for index, name in enumerate(quantized.calibration.names):
+        quantizer = quantized.params.activations[name]
+        pick = operator.itemgetter(index)
+        figure = plot_feature_map(
+            jax.tree.map(pick, histograms),
+            jax.tree.map(pick, tails),
+            step=float(quantizer.step),
+            qmin=int(quantizer.qmin - quantizer.zero_point),
+            qmax=int(quantizer.qmax - quantizer.zero_point),
+            title=name,
+        )
+        path = folder / f"{index:03d}_{re.sub(r'[^0-9A-Za-z.-]+', '_', name)}.png"
+        figure.savefig(path, dpi=110)
+        yield path
+
+
+def _draw_density(axes, density, edges: np.ndarray, share_negative: float) -> None:
+    x = np.linspace(edges[0], edges[-1], 801)
+    x = x[x != 0.0].astype(np.float32)
+    log_density = density.log_density if hasattr(density, "log_density") else density.log_prob
+    y = np.exp(np.asarray(log_density(np.abs(x)), dtype=np.float64))
+    y *= np.where(x < 0, share_negative, 1.0 - share_negative)
+    axes.plot(x, y, color=_ORANGE, linewidth=1.5, label="generalized gamma fit")
+
+
+def _draw_quantizer(axes, step: float, qmin: int, qmax: int) -> None:
+    for code in {qmin, qmax} - {0}:
+        axes.axvline(code * step, color=_GREEN, linestyle="--", linewidth=1.2)
+    axes.annotate(
+        f"Δ = {step:.4g}, codes [{qmin}, {qmax}]",
+        xy=(qmax * step, 0.04),
+        xycoords=("data", "axes fraction"),
+        xytext=(-4, 0),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+        color=_GREEN,
+    )
+
+
+def _bars(histogram: Histogram) -> tuple[np.ndarray, np.ndarray, int]:
+    """Spread the logarithmic bins over equal bars; return edges, density per unit of x, and the nonzero count."""
+    counts = np.asarray(histogram.counts, dtype=np.int64).reshape(2, -1)
+    finite = np.arange(0x7F80)  # below the exponent of infinity and NaN
+    lower = (finite.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    upper = ((finite + 1).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    positive, negative = counts[0, : finite.size], counts[1, : finite.size]
+    total = int(positive.sum() + negative.sum())
+    low, high = min(0.0, float(histogram.minimum)), max(0.0, float(histogram.maximum))
+    if not total or low == high:
+        return np.linspace(0.0, 1.0, _BARS + 1), np.zeros(_BARS), 0
+    edges = np.linspace(low, high, _BARS + 1)
+    below = _below(edges, lower, upper, positive) + negative.sum() - _below(-edges, lower, upper, negative)
+    return edges, np.diff(below) / (total * np.diff(edges)), total
+
+
+def _below(x: np.ndarray, lower: np.ndarray, upper: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Count of values under each ``x``, every bin's values spread evenly over it."""
+    used = np.flatnonzero(counts)
+    knots = np.concatenate([[0.0], np.ravel(np.stack([lower[used], upper[used]], axis=1))])
+    steps = np.stack([np.zeros(used.size, dtype=np.int64), counts[used]], axis=1)
+    return np.interp(x, knots, np.concatenate([[0.0], np.cumsum(steps)]), left=0.0)

@@ -1,0 +1,111 @@
+"""Tables for a terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from ggdjax.report.record import feature_map_rows, weight_rows
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+    from ggdjax.quantization import Accuracy, Evaluation, QuantizedNetwork
+
+
+def feature_map_table(quantized: QuantizedNetwork, evaluation: Evaluation) -> Table:
+    """Return the table of feature maps: distribution, step, predicted and measured SQNR."""
+    rows = feature_map_rows(quantized, evaluation)
+    table = _table(
+        f"Feature maps, {quantized.config.activation_bits} bits, scheme {quantized.config.scheme}",
+        ("feature map", "shape"),
+        ("zeros %", "a", "d", "p", "step", "codes", "SQNR predicted dB", "measured dB"),
+    )
+    for row in rows:
+        table.add_row(
+            row["name"],
+            _shape(row["shape"]),
+            f"{100 * row['zero_fraction']:.1f}",
+            *(f"{row[key]:.3g}" for key in ("a", "d", "p")),
+            f"{row['step']:.4g}",
+            f"{row['qmin']}…{row['qmax']}",
+            _decibel(row["predicted_sqnr_db"]),
+            _decibel(row["sqnr_db"]),
+        )
+    table.caption = f"mean measured SQNR {evaluation.mean_sqnr_db:.2f} dB" + "".join(
+        f"\n{row['name']}: {row['fit']}" for row in rows if row["fit"] != "converged"
+    )
+    return table
+
+
+def weight_table(quantized: QuantizedNetwork) -> Table:
+    """Return the table of weights and biases: fractional lengths and SQNR."""
+    config = quantized.config
+    table = _table(
+        f"Weights, {config.weight_bits} bits, and biases, {config.bias_bits} bits",
+        ("layer", "kernel"),
+        ("F", "SQNR dB", "bias F", "bias SQNR dB"),
+    )
+    for row in weight_rows(quantized):
+        table.add_row(
+            row["name"],
+            _shape(row["shape"]),
+            _lengths(row["frac_bits"]),
+            _decibel(row["sqnr_db"]),
+            _lengths(row["bias_frac_bits"]),
+            _decibel(row["bias_sqnr_db"]),
+        )
+    return table
+
+
+def accuracy_lines(evaluation: Evaluation) -> Text:
+    """Return float and quantized accuracy with their 95 % intervals, ready to print."""
+    from rich.text import Text
+
+    def line(name: str, accuracy: Accuracy) -> str:
+        parts = []
+        for which, label in (("top1", "top-1"), ("top5", "top-5")):
+            low, high = accuracy.interval(which)
+            value = getattr(accuracy, which)
+            parts.append(f"{label} {100 * value:6.2f} %  [{100 * low:.2f}, {100 * high:.2f}]")
+        return f"{name:<10}" + "    ".join(parts)
+
+    images = evaluation.quantized_accuracy.images
+    return Text(
+        "\n".join(
+            (
+                line("float", evaluation.float_accuracy),
+                line("quantized", evaluation.quantized_accuracy),
+                f"{images} held-out images; 95 % intervals (Wilson)",
+            )
+        )
+    )
+
+
+def _table(title: str, left: tuple[str, ...], right: tuple[str, ...]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left")
+    for name in left:
+        table.add_column(name, overflow="fold")
+    for name in right:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _shape(shape: list[int]) -> str:
+    return "×".join(str(n) for n in shape)
+
+
+def _decibel(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    return "exact" if math.isinf(value) else f"{value:.2f}"
+
+
+def _lengths(value: int | list[int] | None) -> str:
+    if value is None:
+        return "–"
+    return f"{min(value)}…{max(value)}" if isinstance(value, list) else str(value)
