@@ -8,6 +8,7 @@ from ggdjax.network.interpreter import Float, Numerics, run
 from ggdjax.network.onnx_door import load_onnx
 from ggdjax.network.ops import supported_ops
 from ggdjax.network.rewrites import fold_batch_norm, simplify
+from ggdjax.network.trace import trace
 
 __all__ = [
     "FeatureMap",
@@ -21,4 +22,5 @@ __all__ = [
     "run",
     "simplify",
     "supported_ops",
+    "trace",
 ]

@@ -37,6 +37,23 @@ class View:
         return View(self.tensor, tuple(self.axes[k] for k in order))
 
 
+class Constant:
+    """A value that depends at most on the batch size; held at both probed batch sizes.
+
+    ``label`` names where it comes from (the path of a module's parameter), for the names of nodes.
+    """
+
+    def __init__(self, first: np.ndarray, second: np.ndarray | None = None, label: str | None = None) -> None:
+        same = second is None or (first.shape == second.shape and np.array_equal(first, second))
+        self.probes = (first, first if same else second)
+        self.label = label
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the value is the same for every batch size."""
+        return self.probes[0] is self.probes[1]
+
+
 def channels_last(rank: int) -> tuple[int, ...]:
     """Return the order that stores a channels-first tensor channels last: axis i at the i-th entry."""
     return (0, rank - 1, *range(1, rank - 1)) if rank > 1 else tuple(range(rank))
@@ -147,9 +164,7 @@ class GraphBuilder:
         if self.shape(view) == probes:
             return view
         source = self._packed(view)
-        tensor = self.emit(
-            "reshape", [source], name=name, output=output, attrs={"shape": reshape_target(*probes)}
-        )
+        tensor = self.emit("reshape", [source], name=name, output=output, attrs={"shape": reshape_target(*probes)})
         return View(tensor, identity)
 
     def _packed(self, view: View) -> str:
@@ -157,6 +172,13 @@ class GraphBuilder:
         first, second = self.shape(view)
         order = [axis for axis, a, b in zip(view.axes, first, second, strict=True) if a != 1 or b != 1]
         return view.tensor if order == sorted(order) else self.native(view)
+
+    def constant_factor(self, tensor: str, source: str) -> np.ndarray | None:
+        """Return c if ``tensor`` is ``source`` times a constant c; else None."""
+        node = next((node for node in reversed(self._nodes) if node.output == tensor), None)
+        if node is None or node.op != "mul" or node.inputs != (source,):
+            return None
+        return self._params[node.params[0][1]]
 
     def finish(self, outputs: Sequence[View]) -> Network:
         """Return the network that computes ``outputs`` in the model's own order, without dead nodes."""

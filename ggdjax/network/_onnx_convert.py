@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax._errors import ModelError, UnsupportedError
-from ggdjax.network._builder import GraphBuilder, Probes, View, channels_last
+from ggdjax.network._builder import Constant, GraphBuilder, Probes, View, channels_last
 from ggdjax.network._onnx_model import as_float32, import_onnx, opset, read_tensor
 
 if TYPE_CHECKING:
@@ -19,25 +19,10 @@ if TYPE_CHECKING:
 _SHAPE_OPERATORS = frozenset({"Shape", "Size"})
 
 
-class Constant:
-    """A value that depends at most on the batch size; held at both probes."""
-
-    def __init__(self, first: np.ndarray, second: np.ndarray | None = None) -> None:
-        same = second is None or (first.shape == second.shape and np.array_equal(first, second))
-        self.probes = (first, first if same else second)
-
-    @property
-    def is_static(self) -> bool:
-        """Whether the value is the same for every batch size."""
-        return self.probes[0] is self.probes[1]
-
-
 class Call:
     """One ONNX node being translated: what a handler may ask and do."""
 
-    def __init__(
-        self, node: Any, env: dict[str, View | Constant], builder: GraphBuilder, version: int
-    ) -> None:
+    def __init__(self, node: Any, env: dict[str, View | Constant], builder: GraphBuilder, version: int) -> None:
         self.node = node
         self.version = version
         self.builder = builder
@@ -81,9 +66,7 @@ class Call:
             return None
         value = self.get(index)
         if isinstance(value, View):
-            raise self.refuse(
-                f"`{self.node.input[index]}` computed from the network's input; a constant is needed"
-            )
+            raise self.refuse(f"`{self.node.input[index]}` computed from the network's input; a constant is needed")
         return value.probes
 
     def constant(self, index: int, attribute: str | None = None) -> np.ndarray | None:
@@ -134,14 +117,10 @@ class Call:
     ) -> View:
         """Append the node of this call; its result, in ONNX's order, has axis i stored at ``order[i]``."""
         given = {role: value for role, value in (params or {}).items() if value is not None}
-        tensor = self.builder.emit(
-            op, inputs, name=self.name, output=self.node.output[0], attrs=attrs, params=given
-        )
+        tensor = self.builder.emit(op, inputs, name=self.name, output=self.node.output[0], attrs=attrs, params=given)
         return View(tensor, tuple(order))
 
-    def spatial_op(
-        self, op: str, params: Mapping[str, np.ndarray | None] | None = None, **attrs: Any
-    ) -> View:
+    def spatial_op(self, op: str, params: Mapping[str, np.ndarray | None] | None = None, **attrs: Any) -> View:
         """Append a node that reads its input and leaves its result channels last."""
         view = self.view()
         return self.emit(op, [self.channels_last(view)], channels_last(len(view.axes)), params, **attrs)
@@ -153,9 +132,7 @@ class Call:
 
     def reshape(self, view: View, first: Sequence[int], second: Sequence[int]) -> View:
         """Return ``view`` with the shape given at both probes."""
-        return self.builder.shaped(
-            view, (tuple(first), tuple(second)), name=self.name, output=self.node.output[0]
-        )
+        return self.builder.shaped(view, (tuple(first), tuple(second)), name=self.name, output=self.node.output[0])
 
 
 #: ONNX operator -> the function that translates one node of it.
@@ -219,18 +196,14 @@ def convert(model: Any, inputs: Mapping[str, Probes], outputs: Sequence[str]) ->
     nodes = needed_nodes(graph, outputs)
     check_supported(graph, nodes)
     builder = GraphBuilder()
-    env: dict[str, View | Constant] = {
-        name: builder.add_input(name, probes) for name, probes in inputs.items()
-    }
+    env: dict[str, View | Constant] = {name: builder.add_input(name, probes) for name, probes in inputs.items()}
     read = {name for node in nodes for name in node.input} | set(outputs)
     env |= {t.name: Constant(read_tensor(t)) for t in graph.initializer if t.name in read}
     version = opset(model)
     for node in nodes:
         unknown = [name for name in node.input if name and name not in env]
         if unknown:
-            raise ModelError(
-                f"node `{node.name or builder_name(node)}` reads `{unknown[0]}`, which nothing produces"
-            )
+            raise ModelError(f"node `{node.name or builder_name(node)}` reads `{unknown[0]}`, which nothing produces")
         folded = _fold(node, env, builder, model)
         if folded is not None:
             env.update(folded)
@@ -241,9 +214,7 @@ def convert(model: Any, inputs: Mapping[str, Probes], outputs: Sequence[str]) ->
     for name in outputs:
         value = env.get(name)
         if not isinstance(value, View):
-            raise ModelError(
-                f"output `{name}` does not depend on the network's input, or nothing produces it"
-            )
+            raise ModelError(f"output `{name}` does not depend on the network's input, or nothing produces it")
         results.append(value)
     return builder.finish(results)
 
@@ -255,9 +226,7 @@ def _fold(
     inputs = {name: env[name] for name in node.input if name}
     if node.op_type in _SHAPE_OPERATORS:
         inputs = {
-            name: Constant(*(_of_shape(shape) for shape in builder.shape(value)))
-            if isinstance(value, View)
-            else value
+            name: Constant(*(_of_shape(shape) for shape in builder.shape(value))) if isinstance(value, View) else value
             for name, value in inputs.items()
         }
     if any(isinstance(value, View) for value in inputs.values()):
@@ -285,9 +254,7 @@ def _fold(
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             name = node.name or builder_name(node)
-            raise ModelError(
-                f"constant node `{name}` ({node.op_type}) cannot be evaluated: {reason}"
-            ) from error
+            raise ModelError(f"constant node `{name}` ({node.op_type}) cannot be evaluated: {reason}") from error
     names = [name for name in node.output if name]
     return {
         name: Constant(*(as_float32(np.asarray(value)) for value in values))

@@ -21,9 +21,7 @@ def import_onnx() -> Any:
     try:
         import onnx
     except ImportError as error:
-        raise GgdjaxError(
-            "reading ONNX files needs the package `onnx`: run `pip install ggdjax[onnx]`"
-        ) from error
+        raise GgdjaxError("reading ONNX files needs the package `onnx`: run `pip install ggdjax[onnx]`") from error
     return onnx
 
 
@@ -40,9 +38,7 @@ def read_model(path: str | PathLike[str]) -> Any:
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:
-        raise ModelError(
-            f"`{path}` cannot be read as ONNX: it is another kind of file, or truncated"
-        ) from error
+        raise ModelError(f"`{path}` cannot be read as ONNX: it is another kind of file, or truncated") from error
     if not model.graph.output or not model.opset_import:
         raise ModelError(f"`{path}` cannot be read as ONNX: it holds no graph with an output")
     try:

@@ -8,8 +8,8 @@ from math import prod
 
 import numpy as np
 
-from ggdjax.network._builder import View
-from ggdjax.network._onnx_convert import Call, Constant, handler
+from ggdjax.network._builder import Constant, View
+from ggdjax.network._onnx_convert import Call, handler
 
 _PLAIN = {
     "Abs": "abs",
@@ -34,11 +34,6 @@ def _plain(call: Call) -> View:
 @handler("LeakyRelu")
 def _leaky_relu(call: Call) -> View:
     return call.same_order("leaky_relu", slope=call.attr("alpha", 0.01))
-
-
-@handler("Elu")
-def _elu(call: Call) -> View:
-    return call.same_order("elu", alpha=call.attr("alpha", 1.0))
 
 
 @handler("HardSigmoid")
@@ -247,9 +242,7 @@ def _slice(call: Call) -> View:
         bounds = []
         for shape, start, end in zip(shapes, starts, ends, strict=True):
             taken = range(shape[axis])[int(start[k]) : int(end[k]) : step]
-            bounds.append(
-                (taken.start, None if taken.stop < 0 else taken.stop, step, len(taken) == shape[axis])
-            )
+            bounds.append((taken.start, None if taken.stop < 0 else taken.stop, step, len(taken) == shape[axis]))
         if shapes[0][axis] != shapes[1][axis]:
             if step != 1 or not all(bound[3] for bound in bounds):
                 raise call.refuse("a slice of the batch dimension")

@@ -41,9 +41,7 @@ def resize(
             at = np.clip(at, 0, length - 1)
             low = np.floor(at).astype(np.int32)
             high = np.minimum(low + 1, length - 1)
-            weight = np.expand_dims(
-                (at - low).astype(np.float32), tuple(k for k in range(x.ndim) if k != axis)
-            )
+            weight = np.expand_dims((at - low).astype(np.float32), tuple(k for k in range(x.ndim) if k != axis))
             below, above = (jnp.take(x, jnp.asarray(index), axis=axis) for index in (low, high))
             x = below * (1.0 - weight) + above * weight
     return x

@@ -61,9 +61,7 @@ def run(
     values = dict(x) if isinstance(x, Mapping) else {graph.inputs[0]: x}
     missing = [tensor for tensor in graph.live(start) if tensor not in values]
     if missing:
-        raise GgdjaxError(
-            f"`x` lacks {', '.join(missing)}: a run from node {start} needs {graph.live(start)}"
-        )
+        raise GgdjaxError(f"`x` lacks {', '.join(missing)}: a run from node {start} needs {graph.live(start)}")
     for node in graph.nodes[start:stop]:
         roles = {role: params[key] for role, key in node.params}
         values[node.output] = numerics.apply(node, roles, *(values[tensor] for tensor in node.inputs))

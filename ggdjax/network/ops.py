@@ -46,9 +46,7 @@ def conv(
     """Convolve as all frameworks do (cross-correlate); zero ``padding``: (before, after) per dimension."""
     spatial = x.ndim - 2
     letters = "DHW"[-spatial:] if spatial <= 3 else "".join(map(str, range(spatial)))
-    numbers = lax.conv_dimension_numbers(
-        x.shape, kernel.shape, (f"N{letters}C", f"{letters}IO", f"N{letters}C")
-    )
+    numbers = lax.conv_dimension_numbers(x.shape, kernel.shape, (f"N{letters}C", f"{letters}IO", f"N{letters}C"))
     general = partial(
         lax.conv_general_dilated,
         window_strides=strides,
@@ -171,9 +169,7 @@ def local_response_norm(x: Array, *, size: int, alpha: float, beta: float, bias:
 
 
 def _binary(function: Callable[[Array, Array], Array]) -> Callable[..., Array]:
-    def call(
-        x: Array, y: Array | None = None, *, constant: Array | None = None, reverse: bool = False
-    ) -> Array:
+    def call(x: Array, y: Array | None = None, *, constant: Array | None = None, reverse: bool = False) -> Array:
         other = _as_rank(constant, x.ndim) if y is None else y
         return function(other, x) if reverse else function(x, other)
 
@@ -232,11 +228,6 @@ def silu(x: Array) -> Array:
     return x * jax.nn.sigmoid(x)
 
 
-def elu(x: Array, *, alpha: float) -> Array:
-    """Return x where x > 0, alpha · (exp(x) − 1) elsewhere."""
-    return jnp.where(x > 0, x, alpha * jnp.expm1(jnp.minimum(x, 0.0)))
-
-
 def power(x: Array, *, exponent: float) -> Array:
     """Return x to a constant power."""
     return x * x if exponent == 2 else x**exponent
@@ -249,9 +240,7 @@ def softmax(x: Array, *, axes: Ints) -> Array:
 
 def pad(x: Array, *, padding: Pads, mode: str, value: float) -> Array:
     """Pad every axis by (before, after), negative to crop; ``mode``: constant, reflect, edge or wrap."""
-    crop = tuple(
-        slice(max(-low, 0), size - max(-high, 0)) for size, (low, high) in zip(x.shape, padding, strict=True)
-    )
+    crop = tuple(slice(max(-low, 0), size - max(-high, 0)) for size, (low, high) in zip(x.shape, padding, strict=True))
     grow = [(max(low, 0), max(high, 0)) for low, high in padding]
     fill = {"constant_values": value} if mode == "constant" else {}
     return jnp.pad(x[crop], grow, mode=mode, **fill)
@@ -269,9 +258,7 @@ def transpose(x: Array, *, axes: Ints) -> Array:
 
 def broadcast(x: Array, *, shape: tuple[int | None, ...]) -> Array:
     """Repeat axes of size 1 up to ``shape``; None leaves an axis as it is."""
-    return jnp.broadcast_to(
-        x, tuple(size if want is None else want for size, want in zip(x.shape, shape, strict=True))
-    )
+    return jnp.broadcast_to(x, tuple(size if want is None else want for size, want in zip(x.shape, shape, strict=True)))
 
 
 def slice_(x: Array, *, slices: tuple[tuple[int | None, int | None, int], ...]) -> Array:
@@ -295,7 +282,6 @@ OPS: dict[str, Callable[..., Array]] = {
     "conv": conv,
     "dense": dense,
     "div": _binary(jnp.divide),
-    "elu": elu,
     "erf": _unary(lax.erf),
     "exp": _unary(jnp.exp),
     "hard_sigmoid": hard_sigmoid,

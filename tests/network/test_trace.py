@@ -1,0 +1,179 @@
+"""Tracing JAX functions and Flax modules: the graph equals the function, at any batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ggdjax._errors import GgdjaxError, UnsupportedError
+from ggdjax.network import Network, fold_batch_norm, trace
+
+
+class Residual(nnx.Module):
+    """Convolution, batch normalization, ReLU, residual addition, both poolings, linear."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.stem = nnx.Conv(3, 8, (3, 3), use_bias=False, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
+        self.depthwise = nnx.Conv(8, 8, (3, 3), feature_group_count=8, use_bias=False, rngs=rngs)
+        self.norm2 = nnx.BatchNorm(8, rngs=rngs)
+        self.wide = nnx.Conv(8, 12, (5, 5), strides=2, padding="VALID", rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.head = nnx.Linear(12, 10, rngs=rngs)
+        for norm in (self.norm, self.norm2):
+            keys = jax.random.split(jax.random.key(3), 4)
+            norm.mean[...] = jax.random.normal(keys[0], (8,))
+            norm.var[...] = jax.random.uniform(keys[1], (8,), minval=0.5, maxval=2.0)
+            norm.scale[...] = jax.random.normal(keys[2], (8,))
+            norm.bias[...] = jax.random.normal(keys[3], (8,))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nnx.relu(self.norm(self.stem(x)))
+        x = x + nnx.relu6(self.norm2(self.depthwise(x)))
+        x = nnx.max_pool(x, (3, 3), (2, 2), padding="SAME")
+        x = nnx.silu(self.wide(x))
+        x = nnx.avg_pool(x, (2, 2), (2, 2))
+        x = self.dropout(jnp.mean(x, axis=(1, 2)))
+        return self.head(x)
+
+
+@contextmanager
+def _as_users_do() -> Iterator[None]:
+    """Flax's own layers rely on promotion; the graph must not."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def _input(*shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(7), shape)
+
+
+def _check(function: Any, *shape: int, tolerance: float = 1e-5) -> Network:
+    """Trace at batch 1, and compare at another batch size."""
+    x = _input(5, *shape)
+    with _as_users_do(), jax.default_matmul_precision("highest"):
+        net = trace(function, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+        expected = function(x)
+    assert np.shape(net(x)) == expected.shape
+    np.testing.assert_allclose(net(x), expected, rtol=0, atol=tolerance * float(jnp.abs(expected).max()))
+    return net
+
+
+def _ops(net: Network) -> list[str]:
+    return [node.op for node in net.graph.nodes]
+
+
+def test_nnx_module_with_batch_norm_and_residual() -> None:
+    module = Residual(nnx.Rngs(0))
+    module.eval()
+    net = _check(module, 16, 16, 3)
+    assert _ops(net) == [
+        *("conv", "affine", "relu", "conv", "affine", "clip", "add", "max_pool", "conv", "silu"),
+        *("average_pool", "mean", "dense"),
+    ]
+    assert [node.name for node in net.graph.quantizable] == ["stem", "depthwise", "wide", "head"]
+    folded = fold_batch_norm(net)
+    assert "affine" not in _ops(folded)
+    x = _input(2, 16, 16, 3)
+    np.testing.assert_allclose(folded(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_training_mode_is_refused() -> None:
+    with _as_users_do(), pytest.raises(UnsupportedError, match=r"training mode.*module\.eval\(\)"):
+        trace(Residual(nnx.Rngs(0)), _input(1, 16, 16, 3))
+
+
+class Plain(nn.Module):
+    """A Linen network."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        x = nn.leaky_relu(nn.Conv(4, (3, 3))(x), 0.1)
+        x = nn.BatchNorm(use_running_average=not train)(x)
+        x = nn.hard_swish(nn.Conv(4, (3, 3), strides=(2, 2))(x))
+        x = nn.avg_pool(x, (3, 3), (2, 2), padding="SAME", count_include_pad=False)
+        x = nn.Dropout(0.3, deterministic=not train)(x)
+        return nn.softmax(nn.Dense(3)(x.reshape((x.shape[0], -1))))
+
+
+def test_linen_module_in_its_three_forms() -> None:
+    module = Plain()
+    with _as_users_do():
+        variables = module.init(jax.random.key(0), _input(1, 8, 8, 3))
+    net = _check(lambda x: module.apply(variables, x), 8, 8, 3)
+    assert {"leaky_relu", "average_pool", "dense"} <= set(_ops(net))
+    assert not net.graph.node(net.graph.nodes[_ops(net).index("average_pool")].name).attr("count_padding")
+    x = _input(2, 8, 8, 3)
+    with _as_users_do():
+        pair = trace((module, variables), x)
+        bound = trace(module.bind(variables), x)
+    np.testing.assert_allclose(pair(x), net(x), rtol=1e-6)
+    np.testing.assert_allclose(bound(x), net(x), rtol=1e-6)
+    assert [node.name for node in pair.graph.quantizable] == ["Conv_0", "Conv_1", "Dense_0"]
+    with _as_users_do(), pytest.raises(UnsupportedError, match="training mode"):
+        trace(lambda x: module.apply(variables, x, train=True), x)
+
+
+KERNEL = np.asarray(jax.random.normal(jax.random.key(1), (3, 3, 4, 6)))
+
+
+def _channels_first(x: jax.Array) -> jax.Array:
+    y = jax.lax.conv_general_dilated(x, jnp.asarray(KERNEL.transpose(3, 2, 0, 1)), (1, 1), "SAME")
+    y = jax.lax.reduce_window(y, -jnp.inf, jax.lax.max, (1, 1, 2, 2), (1, 1, 2, 2), "VALID")
+    return jnp.maximum(y, 0.0).reshape(y.shape[0], -1) @ jnp.ones((y[0].size, 2))
+
+
+FUNCTIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], set[str]]] = {
+    "channels first": (_channels_first, {"conv", "max_pool", "relu", "reshape", "dense"}),
+    "slices and padding": (lambda x: jnp.pad(x[:, ::2, 1:, :], ((0, 0), (1, 0), (0, 2), (0, 0))), {"slice", "pad"}),
+    "split and concatenate": (lambda x: jnp.concatenate(jnp.split(x, 2, axis=-1)[::-1], axis=-1), {"slice", "concat"}),
+    "where": (lambda x: jnp.where(x > 0, x, 0.0), {"relu"}),
+    "prelu": (lambda x: jnp.where(x >= 0, x, jnp.asarray([0.1, 0.2, 0.3, 0.4])[None, None, None] * x), {"prelu"}),
+    "clip": (lambda x: jnp.clip(x, -1.0, 2.0), {"clip"}),
+    "clamp": (lambda x: jax.lax.clamp(-1.0, x, 2.0), {"clip"}),
+    "global pools": (lambda x: x.mean((1, 2)) + x.max((1, 2)), {"mean", "max", "add"}),
+    "squeeze and excite": (lambda x: x * jax.nn.sigmoid(x.mean((1, 2), keepdims=True)), {"mean", "sigmoid", "mul"}),
+    "einsum": (lambda x: jnp.einsum("bhwc,hwcd->bd", x, jnp.ones((6, 8, 4, 3))), {"dense", "reshape"}),
+    "weight first": (lambda x: jnp.einsum("dc,bhwc->bdhw", jnp.ones((3, 4)), x), {"dense", "transpose"}),
+    "enlargement": (lambda x: jax.image.resize(x, (x.shape[0], 12, 16, 4), "nearest"), {"resize"}),
+    "repeat": (lambda x: jnp.repeat(x, 2, axis=1), {"broadcast", "reshape"}),
+    "arithmetic": (lambda x: (1.0 - x) / 3.0 + 2.0 / (x * x + 1.0), {"affine", "mul", "div", "add"}),
+    "rematerialised": (jax.checkpoint(lambda x: jnp.tanh(x) - jnp.exp(-jnp.abs(x))), {"tanh", "exp", "sub"}),
+    "powers": (lambda x: jax.lax.rsqrt(x**2 + 1.0) + jnp.sqrt(jnp.square(x) + 1e-3) ** 3.0, {"power", "sqrt"}),
+    "gelu": (lambda x: jax.nn.gelu(x, approximate=False), {"erf", "mul"}),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions(name: str) -> None:
+    function, expected = FUNCTIONS[name]
+    shape = (4, 6, 8) if name == "channels first" else (6, 8, 4)
+    net = _check(function, *shape)
+    assert expected <= set(_ops(net)), _ops(net)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (jnp.sort, "unsupported operation `sort`"),
+        (lambda x: x - x.mean(axis=0, keepdims=True), "reduction over the batch"),
+        (lambda x: jnp.einsum("bhwc,bhvc->bhwv", x, x), "product of two activations"),
+        (lambda x: jax.lax.fori_loop(0, 3, lambda _, y: y * 2, x), "unsupported operation `scan`"),
+        (lambda x: x + jax.random.normal(jax.random.key(0), x.shape), "training mode"),
+        (lambda x: x[:1], "slice of the batch"),
+        (lambda x: jnp.zeros(3), "does not depend on its argument"),
+        (lambda x: x.reshape(5, -1), "cannot be traced"),
+        (lambda x: jnp.concatenate([x] * x.shape[0], axis=-1), "another batch size|depends on the batch"),
+    ],
+)
+def test_refusals(function: Callable, message: str) -> None:
+    with pytest.raises(GgdjaxError, match=message):
+        trace(function, _input(2, 6, 8, 4))
