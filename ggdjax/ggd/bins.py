@@ -60,16 +60,16 @@ class Bins:
     upper: Float[Array, "... bin"]
 
 
-def compress_side(counts: Int[Array, "... 65536"], minimum: Array, maximum: Array, side: str) -> Bins:
-    """Return ``side`` of a histogram's counts as `Bins`; the extremes say where its largest value is."""
+def on_device(counts: Int[Array, "... 65536"]) -> Array:
+    """Return counts as a device array; int64 on the host becomes float32 (there is no int64 on the device)."""
     if isinstance(counts, np.ndarray) and counts.dtype != np.int32:
-        counts = counts.astype(np.float32)  # on the host: there is no int64 on the device
-    extremes = (jnp.asarray(e, dtype=jnp.float32) for e in (minimum, maximum))
-    return _compress(jnp.asarray(counts), *extremes, side=side)
+        counts = counts.astype(np.float32)
+    return jnp.asarray(counts)
 
 
 @partial(jax.jit, static_argnames="side")
-def _compress(counts: Array, minimum: Array, maximum: Array, *, side: str) -> Bins:
+def compress_side(counts: Array, minimum: Array, maximum: Array, *, side: str) -> Bins:
+    """Return ``side`` of a histogram's counts as `Bins`; the extremes say where its largest value is."""
     batch_shape = counts.shape[:-1]
     counts, minimum, maximum = counts.reshape(-1, 2, 256, 128), minimum.reshape(-1), maximum.reshape(-1)
     up, down = (_biased_exponent(jnp.maximum(v, 0.0)) for v in (maximum, -minimum))

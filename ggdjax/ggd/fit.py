@@ -7,6 +7,7 @@ which is what a signal-to-noise ratio counts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -19,6 +20,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ggdjax._errors import GgdjaxError
+from ggdjax.ggd.bins import BINS_PER_SIDE, compress_side, on_device
 from ggdjax.ggd.distribution import GeneralizedGamma
 from ggdjax.ggd.histogram import Histogram, Side, histogram_counts
 from ggdjax.ggd.hurdle import Hurdle
@@ -28,6 +30,8 @@ from ggdjax.ggd.tail import TailWeighted
 
 #: Fewer occupied bins (distinct values) than this do not determine three parameters.
 _FEWEST = 5
+#: Values worked on at a time.
+_BLOCK = 1 << 17
 #: Standard deviation and minus the mean of log x for a standard Weibull variable (π/√6 and Euler's constant),
 #: the one-parameter shape that stands in where the data do not determine the fit.
 _WEIBULL_DEVIATION, _EULER = 1.2825498301618641, 0.5772156649015329
@@ -118,8 +122,9 @@ def fit(data: ArrayLike | Histogram, order: ArrayLike | str = 2, *, side: Side |
     if not isinstance(order, jax.core.Tracer) and np.any(~(np.asarray(order) >= 0)):
         raise GgdjaxError("`order` holds a negative number; expected numbers ≥ 0 (2 weights by energy)")
     if isinstance(data, Histogram):
-        bins = data.compress(side)
-        return fit_weighted(bins.log_x, bins.weight, order, log_scale=bins.log_scale)
+        extremes = (jnp.asarray(e) for e in (data.minimum, data.maximum))
+        order = _per_tensor(order, data.batch_shape, jnp.float32)
+        return _fit_histogram(on_device(data.counts), *extremes, order, side=side)
     data = jnp.asarray(data)
     if not jnp.issubdtype(data.dtype, jnp.floating):
         data = data.astype(jnp.float32)
@@ -179,16 +184,40 @@ def _per_tensor(value: ArrayLike, batch_shape: tuple[int, ...], dtype: Any) -> A
     return jnp.broadcast_to(value, batch_shape)
 
 
+def _by_tensor(function: Callable[..., FitResult], size: int, *arrays: Array) -> FitResult:
+    """Map over the tensors, a block of about ``_BLOCK`` values (which stays in a CPU's cache) at a time."""
+    shape = arrays[-1].shape
+    if not shape:
+        return function(*arrays)
+    flat = tuple(v.reshape(-1, *v.shape[len(shape) :]) for v in arrays)
+    result = lax.map(lambda one: function(*one), flat, batch_size=max(1, min(_BLOCK // size, flat[-1].shape[0])))
+    return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), result)
+
+
+@partial(jax.jit, static_argnames="side")
+def _fit_histogram(counts: Array, minimum: Array, maximum: Array, order: Array, *, side: str) -> FitResult:
+    bins = compress_side(counts, minimum, maximum, side=side)
+    return _by_tensor(_fit_bins, BINS_PER_SIDE, bins.log_x, bins.weight, order, bins.log_scale)
+
+
 @jax.jit
 def _fit_weighted(log_x: Array, weight: Array, order: Array, log_scale: Array) -> FitResult:
+    return _by_tensor(_fit_bins, log_x.shape[-1], log_x, weight, order, log_scale)
+
+
+@partial(jax.jit, static_argnames="side")
+def _fit_samples(x: Array, order: Array, *, side: str) -> FitResult:
+    return _by_tensor(partial(_fit_values, side=side), x.shape[-1], x, order)
+
+
+def _fit_bins(log_x: Array, weight: Array, order: Array, log_scale: Array) -> FitResult:
     c, share, center, log_moment = _centre(log_x, weight, order)
     occupied = (weight > 0).sum(-1)
     root = maximize(c, share)
     return _result(root, c, share, center, log_moment, log_scale, order, occupied, weight.sum(-1), steps=1)
 
 
-@partial(jax.jit, static_argnames="side")
-def _fit_samples(x: Array, order: Array, *, side: str) -> FitResult:
+def _fit_values(x: Array, order: Array, *, side: str) -> FitResult:
     """Search the maximum on the histogram of the samples, then polish on the samples themselves."""
     x = {"positive": x, "negative": -x, "magnitude": jnp.abs(x)}[side]
     # Subnormal numbers count as zeros here: XLA's logarithm of them is −inf.

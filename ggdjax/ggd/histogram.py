@@ -20,7 +20,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from ggdjax._errors import GgdjaxError
-from ggdjax.ggd.bins import Bins, compress_side
+from ggdjax.ggd.bins import Bins, compress_side, on_device
 
 Side = Literal["positive", "negative", "magnitude"]
 
@@ -188,7 +188,8 @@ class Histogram:
 
     def compress(self, side: Side = "magnitude") -> Bins:
         """Return one side in 2048 bins aligned to its largest value, for numerics; see `Bins`."""
-        return compress_side(self.counts, self.minimum, self.maximum, _checked_side(side))
+        extremes = (jnp.asarray(e) for e in (self.minimum, self.maximum))
+        return compress_side(on_device(self.counts), *extremes, side=_checked_side(side))
 
     # ------------------------------------------------------------------------------------------ storing
 
