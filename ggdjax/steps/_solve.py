@@ -266,12 +266,11 @@ def _chunked(solver: Callable[..., Any], flat: tuple) -> Any:
 def _solve(sides: Sides, levels: Array, *, method: str, offset: float, predictions: bool) -> Any:
     top = levels - 0.5 + offset
     inside = jnp.ones(levels.shape, bool)
-    if method == "lambert":
-        phi = closed_form.support(sides, levels, corrected=False) - jnp.log(top)
-    elif method == "closed_form":
-        phi = closed_form.support(sides, top, corrected=True) - jnp.log(top)
-    elif method == "support":
-        phi = support.support(sides, top) - jnp.log(top)
+    if method == "support":
+        phi = support.support(sides, levels) - jnp.log(top)
+    elif method in ("closed_form", "lambert"):
+        corrected = method == "closed_form"
+        phi = closed_form.support(sides, levels, corrected=corrected, offset=offset) - jnp.log(top)
     else:
         phi, inside = optimal.minimise(sides, levels, offset=offset)
     limits = jnp.finfo(phi.dtype)
@@ -292,7 +291,7 @@ def _predict(sides: Sides, levels: Array, phi: Array, step: Array, code: Array, 
     parts = distortion_parts(sides, levels, phi, offset=offset)
     limits = jnp.finfo(phi.dtype)
     total = jnp.clip(parts.total[0], limits.tiny, limits.max)
-    sqnr = (10.0 / np.log(10.0)) * (sides.log_energy - 2.0 * phi - jnp.log(total))
+    sqnr = (10.0 / np.log(10.0)) * (jax.nn.logsumexp(sides.log_energy, axis=-1) - 2.0 * phi - jnp.log(total))
 
     def physical(value: Array) -> Array:
         return jnp.minimum(step * (step * value), limits.max)

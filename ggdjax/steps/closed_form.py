@@ -27,25 +27,25 @@ from ggdjax.steps.source import Sides
 S_SMALL = 1e-2
 
 
-def support(sides: Sides, n: Float[Array, "..."], *, corrected: bool) -> Float[Array, "..."]:
-    """Return log L − reference, the closed-form support, for n levels on a side of zero.
+def support(sides: Sides, levels: Float[Array, "..."], *, corrected: bool, offset: float = 0.0) -> Float[Array, "..."]:
+    """Return log L − reference, the closed-form support, for N = `levels` on a side of zero.
 
-    One side: the Lambert W solution, `corrected` by the next term of the tail. Two sides share L: the start is the
-    larger of the sides' own supports, followed by two Newton steps on w₊O₊(L) + w₋O₋(L) = L/(12 n²), with the same
-    tail terms.
+    One side: the Lambert W solution, with `corrected` one Newton step for the terms of `_log_term`. Two sides share
+    L: the start is the larger of the sides' own supports, followed by two Newton steps on
+    w₊O₊(L) + w₋O₋(L) = L/(12 n²), with the same terms.
     """
-    t = 2.0 * jnp.log(n)[..., None] + jnp.log(12.0) + _log_tail_scale(sides)
+    top = levels - 0.5 + offset
+    n_squared = top * (top - 0.5) if corrected else levels * levels
+    t = jnp.log(12.0 * n_squared)[..., None] + _log_tail_scale(sides)
     w = lambert(sides.k, sides.exponent, sides.order, t)
     if corrected:
-        w = w + _next_term(sides, w)
+        w = w + _next_term(sides, w, top)
     y = w / sides.exponent - sides.offset
     if sides.k.shape[-1] == 1:
         return y[..., 0]
-    held = sides.log_scale > -1e3
-    y = jnp.where(held, y, -jnp.inf).max(-1)
-    y = jnp.where(jnp.isfinite(y), y, 0.0)
+    y = jnp.where(sides.log_scale > -1e3, y, -jnp.inf).max(-1)
     for _ in range(2):
-        y = _two_sided_newton(sides, t, y, corrected)
+        y = _two_sided_newton(sides, t, y, top if corrected else None)
     return y
 
 
@@ -96,20 +96,29 @@ def _start_lower(k: Array, c: Array, t: Array) -> Array:
     return z - jnp.log(k / s)
 
 
-def _next_term(sides: Sides, w: Array) -> Array:
-    """Second term of the tail: the left side times 1 + c/u, c = 2(s + 2) − 3 + 1/p; returns the change of w.
+def _next_term(sides: Sides, w: Array, top: Array) -> Array:
+    """Return the change of w = log(u/k) by one Newton step in u for the factors of `_log_term`.
 
-    One Newton step on log u. For c < 0 the term is used as 1/(1 − c/u), which stays positive. The denominator
-    1 − s/u is kept away from its zero at u = s, where the expansion holds no information.
+    The denominator 1 − s/u is kept away from its zero at u = s, where the expansion holds no information.
     """
     s = sides.k - sides.order / sides.exponent - 2.0
     u = sides.k * jnp.exp(w)
-    return jnp.log1p(jnp.maximum(_log_term(sides, u) / jnp.maximum(1.0 - s / u, 0.2) / u, -0.5))
+    return jnp.log1p(jnp.maximum(_log_term(sides, u, top) / jnp.maximum(1.0 - s / u, 0.2) / u, -0.5))
 
 
-def _log_term(sides: Sides, u: Array) -> Array:
+def _log_term(sides: Sides, u: Array, top: Array) -> Array:
+    """Log of two factors on the left side of the equation.
+
+    Second term of the tail: 1 + c/u, c = 2(s + 2) − 3 + 1/p; for c < 0 as 1/(1 − c/u), which stays positive.
+
+    Finite step: with the clip level L − Δ/2 in place of L, dD/dΔ = 0 reads
+    O(L) + Δ/2 Q₀(L) + Δ²/12 f(L) + … = L / (12 n²), n² = (N − ½)(N − 1), and on a tail that falls by e^(−x) per
+    step, x = p u / (N − ½), the left side is O(L) · x/(1 − e^(−x)) up to O(x³). This takes the loss at 3 bits from
+    0.08 to 0.005 dB (median over the grid of the tests).
+    """
     c = 2.0 * (sides.k - sides.order / sides.exponent) - 3.0 + 1.0 / sides.exponent
-    return jnp.sign(c) * jnp.log1p(jnp.abs(c) / u)
+    x = jnp.maximum(sides.exponent * u / top[..., None], 1e-6)
+    return jnp.sign(c) * jnp.log1p(jnp.abs(c) / u) + jnp.log(x / -jnp.expm1(-x))
 
 
 def _log_tail_scale(sides: Sides) -> Array:
@@ -117,15 +126,15 @@ def _log_tail_scale(sides: Sides) -> Array:
     return sides.log_scale - 2.0 * jnp.log(sides.exponent) - 2.0 * jnp.log(sides.k)
 
 
-def _two_sided_newton(sides: Sides, t: Array, y: Array, corrected: bool) -> Array:
+def _two_sided_newton(sides: Sides, t: Array, y: Array, top: Array | None) -> Array:
     """One Newton step in log L on log( Σ overload / (L/(12 n²)) ) = 0 with the leading terms of both tails."""
     k, p = sides.k, sides.exponent
     c = sides.order / p + 2.0
     w = jnp.minimum(p * (y[..., None] + sides.offset), 30.0)
     slope = k * jnp.expm1(w) + c
     log_ratio = t - (k * (jnp.expm1(w) - w) + c * w)
-    if corrected:
-        log_ratio = log_ratio + _log_term(sides, k * jnp.exp(w))
+    if top is not None:
+        log_ratio = log_ratio + _log_term(sides, k * jnp.exp(w), top)
     share = jax.nn.softmax(log_ratio, axis=-1)
     fall = jnp.sum(share * p * slope, axis=-1)
     return y + jnp.clip(jax.nn.logsumexp(log_ratio, axis=-1) / jnp.maximum(fall, 0.1), -1.0, 1.0)

@@ -19,7 +19,6 @@ the distortion a smooth function of a real N between whole ones.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -111,106 +110,113 @@ def distortion_parts(
     """
     nodes = _nodes(offset)
     top = levels - 0.5 + offset
-    log_top = jnp.log(top)
     first = jnp.minimum(float(EXACT_CELLS), jnp.floor(levels) - 1.0) + (0.5 + offset)
     first = lax.stop_gradient(jnp.minimum(first, top))
-
-    granular = _add(
+    edge = phi + jnp.log(top)
+    # all nodes at once, [batch, side, node]: one evaluation of the density, in the order of `pieces`
+    pieces = [
         _zero_cell(sides, phi, nodes, offset),
-        _low_cells(sides, levels, phi, nodes),
-        _middle(sides, phi, first, top, nodes),
+        _low_cells(sides, levels, nodes),
+        _middle(first, top, nodes),
+        _overload(sides, edge, top, nodes),
+        (jnp.log(jnp.stack([first, top], axis=-1))[..., None, :], jnp.zeros((1,) * phi.ndim + (1, 2), phi.dtype)),
+    ]
+    shape = (*phi.shape, sides.k.shape[-1])
+    log_z, weight = (
+        jnp.concatenate([jnp.broadcast_to(part[i], (*shape, part[i].shape[-1])) for part in pieces], axis=-1)
+        for i in (0, 1)
     )
-    overload, clip = _overload(sides, phi, top, log_top, nodes)
-    return Parts(granular, overload, clip)
-
-
-def _add(*parts: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-    return tuple(sum(p) for p in zip(*parts, strict=True))
-
-
-def _weighted(values: tuple[Array, Array, Array], weight: Array) -> tuple[Array, Array, Array]:
-    """Sum h, h r, h (r² + r') over sides and nodes with weights `[..., side, node]` (or broadcastable, same rank)."""
-    h, rate, second = values
-    h = h * weight
-    return h.sum((-2, -1)), (h * rate).sum((-2, -1)), (h * second).sum((-2, -1))
+    h, rate, second = sides.at(phi[..., None, None] + log_z)
+    terms = (h * weight, h * rate * weight, h * second * weight)
+    split = -2 - len(nodes.tail)
+    granular = tuple(term[..., :split].sum((-2, -1)) for term in terms)
+    overload = tuple(term[..., split:-2].sum((-2, -1)) for term in terms)
+    ends = _ends(sides, first, top, h[..., -2:], rate[..., -2:], second[..., -2:])
+    granular = tuple(g + e for g, e in zip(granular, ends, strict=True))
+    tail_weight = pieces[3][2]
+    return Parts(granular, overload, (h[..., split:-2] * tail_weight).sum((-2, -1)))
 
 
 def _row(x: np.ndarray, like: Array) -> Array:
     return jnp.asarray(x, like.dtype).reshape((1,) * (like.ndim + 1) + (-1,))
 
 
-def _zero_cell(sides: Sides, phi: Array, nodes: _Nodes, offset: float) -> tuple[Array, Array, Array]:
-    """Integral over [0, ½ + o].
+def _zero_cell(sides: Sides, phi: Array, nodes: _Nodes, offset: float) -> tuple[Array, Array]:
+    """Nodes log z and weights of the integral over [0, ½ + o].
 
     Near zero the density is x^(d' − m − 1). Where d' − m ≤ 0 (a tail-weighted fit that says nothing about the body)
     it would have infinite mass in this cell: there the power is replaced by 0 (mid-tread) inside the cell only,
     continuous at its edge, which bounds the error by that of a finite mass.
     """
-    top = 0.5 + offset
     floor = MID_RISE_POWER if offset else 0.0
     power = jnp.maximum(sides.power, floor)
     excess = (power - sides.power)[..., None]
-    gamma = lax.stop_gradient(2.0 / jnp.minimum(sides.exponent, power + (0.0 if offset else 2.0)))
-    log_z = gamma[..., None] * _row(nodes.zero_log, phi)  # log(z/top)
-    z = top * jnp.exp(log_z)
-    weight = gamma[..., None] * _row(nodes.zero_weight, phi) * (z - offset) ** 2 * jnp.exp(excess * log_z)
-    return _weighted(sides.at(phi[..., None, None] + math.log(top) + log_z), weight)
+    gamma = lax.stop_gradient(2.0 / jnp.minimum(sides.exponent, power + (0.0 if offset else 2.0)))[..., None]
+    # nodes end where the energy ends, if that is below the edge: a wide cell must not lose the density between nodes
+    edge = float(np.log(0.5 + offset))
+    end = lax.stop_gradient(jnp.minimum(edge, energy_end(sides) - phi[..., None]))[..., None]
+    log_z = end + gamma * _row(nodes.zero_log, phi)
+    weight = gamma * _row(nodes.zero_weight, phi) * (jnp.exp(log_z) - offset) ** 2
+    return log_z, weight * jnp.exp(excess * (log_z - edge))
 
 
-def _low_cells(sides: Sides, levels: Array, phi: Array, nodes: _Nodes) -> tuple[Array, Array, Array]:
+def _low_cells(sides: Sides, levels: Array, nodes: _Nodes) -> tuple[Array, Array]:
     """Cells k = 1 … min(K, ⌊N⌋ − 1), each with its own nodes."""
-    weight = jnp.where(
-        _row(nodes.low_cell, phi) <= lax.stop_gradient(levels)[..., None, None] - 1.0,
-        _row(nodes.low_weight, phi),
-        0.0,
-    )
-    return _weighted(sides.at(phi[..., None, None] + _row(nodes.low_log, phi)), weight)
+    there = _row(nodes.low_cell, levels) <= lax.stop_gradient(levels)[..., None, None] - 1.0
+    return _row(nodes.low_log, levels), jnp.where(there, _row(nodes.low_weight, levels), 0.0)
 
 
-def _middle(sides: Sides, phi: Array, first: Array, top: Array, nodes: _Nodes) -> tuple[Array, Array, Array]:
-    """Cells between z₀ and z_L by Euler–Maclaurin."""
-    start, length = jnp.log(first), jnp.log(top / first)
-    log_z = (phi + start)[..., None, None] + length[..., None, None] * _row(nodes.middle, phi)
-    weight = length[..., None, None] * _row(nodes.middle_weight / 12.0, phi)
-    upper, lower = _slope(sides, phi, top), _slope(sides, phi, first)
-    ends = tuple(EULER_MACLAURIN * (u - v) for u, v in zip(upper, lower, strict=True))
-    return _add(_weighted(sides.at(log_z), weight), ends)
+def _middle(first: Array, top: Array, nodes: _Nodes) -> tuple[Array, Array]:
+    """1/12 ∫ f dz between z₀ and z_L."""
+    length = jnp.log(top / first)[..., None, None]
+    log_z = jnp.log(first)[..., None, None] + length * _row(nodes.middle, top)
+    return log_z, length * _row(nodes.middle_weight / 12.0, top)
 
 
-def _slope(sides: Sides, phi: Array, z: Array) -> tuple[Array, Array, Array]:
-    """f'(z) = (h' − h)/z², summed over the sides, and two derivatives in φ."""
-    h, rate, second = sides.at((phi + jnp.log(z))[..., None, None])
-    bend = second - rate * rate  # r' ; r'' = p (r' ) because r' ∝ e^w
+def _ends(sides: Sides, first: Array, top: Array, h: Array, rate: Array, second: Array) -> tuple[Array, Array, Array]:
+    """Euler–Maclaurin term (f'(z_L) − f'(z₀))/360 and two derivatives in φ; f' = (h' − h)/z², nodes (z₀, z_L)."""
+    bend = second - rate * rate  # r'; r'' = p r', because r' ∝ e^w
     third = rate * second + (2.0 * rate + sides.exponent[..., None]) * bend
-    h = h / (z * z)[..., None, None]
-    return (
-        (h * (rate - 1.0)).sum((-2, -1)),
-        (h * (second - rate)).sum((-2, -1)),
-        (h * (third - second)).sum((-2, -1)),
-    )
+    z = jnp.stack([-first * first, top * top], axis=-1)[..., None, :]
+    h = EULER_MACLAURIN * h / z
+    return tuple((h * change).sum((-2, -1)) for change in (rate - 1.0, second - rate, third - second))
 
 
-def _overload(
-    sides: Sides, phi: Array, top: Array, log_top: Array, nodes: _Nodes
-) -> tuple[tuple[Array, Array, Array], Array]:
-    """Integral of (z − (N − 1 + o))² = (½ + z_L (e^η − 1))² over η = log(z/z_L) ≥ 0, and the mass there."""
-    edge = phi + log_top
+def _overload(sides: Sides, edge: Array, top: Array, nodes: _Nodes) -> tuple[Array, Array, Array]:
+    """Integral of (z − (N − 1 + o))² = (½ + z_L (e^η − 1))² over η = log(z/z_L) ≥ 0; third, weights of the mass."""
     eta, weight = tail_nodes(sides, edge, nodes.tail, nodes.tail_weight)
-    values = sides.at(edge[..., None, None] + eta)
     error = 0.5 + top[..., None, None] * jnp.expm1(jnp.minimum(eta, 30.0))
-    return _weighted(values, weight * error**2), (values[0] * weight).sum((-2, -1))
+    return jnp.log(top)[..., None, None] + eta, weight * error**2, weight
 
 
 def tail_nodes(
     sides: Sides, edge: Array, x: np.ndarray, weight: np.ndarray
 ) -> tuple[Float[Array, "... side node"], Float[Array, "... side node"]]:
-    """Spread nodes on [0, 1] over η ∈ [0, H], H being where η ↦ e^(2η) h(edge + η) has fallen by e^−22.
+    """Spread nodes on [0, 1] over η ∈ [0, H], H being where η ↦ e^(2η) h(edge + η) has fallen by e^−22."""
+    length = lax.stop_gradient(_decay_length(sides, edge[..., None]))[..., None]
+    return length * _row(x, edge), length * _row(weight, edge)
 
-    With t = p η that is u (e^t − 1) − b t = 22, u = k e^w at the edge, b = (d' − m + 2)/p: a convex function, two
+
+def energy_peak(sides: Sides) -> Float[Array, "... side"]:
+    """Return where x² f(x) has most of its mass per unit of log x, in log x − reference: k e^w = (d' − m + 2)/p."""
+    b = sides.k + (2.0 - sides.order) / sides.exponent
+    return jnp.log(jnp.maximum(b, sides.k * 1e-3) / sides.k) / sides.exponent - sides.offset
+
+
+def energy_end(sides: Sides) -> Float[Array, "... side"]:
+    """Return log x − reference beyond which x² f(x) is negligible (e^−22 of its peak)."""
+    peak = energy_peak(sides)
+    return peak + _decay_length(sides, peak)
+
+
+def _decay_length(sides: Sides, edge: Float[Array, "... #side"]) -> Float[Array, "... side"]:
+    """Return H > 0 with e^(2H) h(edge + H) = e^−22 h(edge), from above.
+
+    With t = p H that is u (e^t − 1) − b t = 22, u = k e^w at the edge, b = (d' − m + 2)/p: a convex function, two
     explicit upper bounds of its root, three Newton steps from the smaller one (each stays above the root).
     """
     p = sides.exponent
-    u = jnp.maximum(sides.k * jnp.exp(jnp.clip(p * (edge[..., None] + sides.offset), -60.0, 30.0)), 1e-20)
+    u = jnp.maximum(sides.k * jnp.exp(jnp.clip(p * (edge + sides.offset), -60.0, 30.0)), 1e-20)
     b = sides.k + (2.0 - sides.order) / p
     gap = u - b
     quadratic = (jnp.sqrt(gap * gap + 2.0 * u * TAIL_DECAY) - gap) / u
@@ -220,8 +226,7 @@ def tail_nodes(
     for _ in range(3):
         slope = u * jnp.exp(t) - b
         t = t - (u * jnp.expm1(t) - b * t - TAIL_DECAY) / jnp.maximum(slope, 1e-3 * u)
-    length = lax.stop_gradient(t / p)[..., None]
-    return length * _row(x, edge), length * _row(weight, edge)
+    return t / p
 
 
 def log_distortion(sides: Sides, levels: Array, phi: Array, *, offset: float = 0.0) -> Array:

@@ -22,10 +22,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
 from ggdjax._errors import GgdjaxError
-from ggdjax.ggd import GeneralizedGamma, Hurdle, TailWeighted
+from ggdjax.ggd import GeneralizedGamma, Hurdle, SymmetricGeneralizedGamma, TailWeighted
 from ggdjax.ggd.special import stirling_remainder
 
-Source = GeneralizedGamma | TailWeighted | Hurdle
+Source = GeneralizedGamma | SymmetricGeneralizedGamma | TailWeighted | Hurdle
 
 BITS_MIN, BITS_MAX = 2, 16
 LEVELS_MIN = 2.0
@@ -39,15 +39,14 @@ LOG_ZERO = -1e4
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Sides:
-    """The sides of zero of a batch of tensors; every array is `[..., side]`, `reference` and `usable` `[...]`."""
+    """The sides of zero of a batch of tensors; `reference` and `usable` have no side axis."""
 
     offset: Float[Array, "... side"]  # reference − loc ≥ 0: the sides share one logarithmic coordinate
     exponent: Float[Array, "... side"]  # p
     k: Float[Array, "... side"]  # d'/p
     order: Float[Array, "... side"]  # m
     log_scale: Float[Array, "... side"]  # log weight + log E[x^m] − m loc + log of the normalizer of Y = log x
-    log_energy: Float[Array, "..."]  # log E[x²] − 2 reference, summed over the sides
-    log_mass: Float[Array, "..."]  # log of the weight of both sides
+    log_energy: Float[Array, "... side"]  # log of weight · E[x²] − 2 reference
     reference: Float[Array, "..."]  # the larger loc of the sides that hold mass: log x = reference is the unit
     usable: Bool[Array, "..."]  # False: no mass, or parameters that are not finite and positive; a stand-in is held
 
@@ -84,14 +83,16 @@ def _log_moment(k: Array, r: Array) -> Array:
 
 def sides_of(source: Source) -> Sides:
     """Turn any source into `Sides` (see the module's docstring)."""
+    if isinstance(source, SymmetricGeneralizedGamma):
+        source = source.magnitude
     if isinstance(source, Hurdle):
         tail, weight = source.tail, source.weight
     elif isinstance(source, TailWeighted | GeneralizedGamma):
         tail, weight = source, None
     else:
         raise GgdjaxError(
-            f"`source` is {type(source).__name__}; expected GeneralizedGamma, TailWeighted or Hurdle "
-            "(for samples, fit them first: ggdjax.fit(x).tail)"
+            f"`source` is {type(source).__name__}; expected GeneralizedGamma, SymmetricGeneralizedGamma, "
+            "TailWeighted or Hurdle (for samples, fit them first: ggdjax.fit(x).tail)"
         )
     if isinstance(tail, TailWeighted):
         g, order, log_moment = tail.distribution, tail.order, tail.log_moment
@@ -132,8 +133,7 @@ def _assemble(loc: Array, d: Array, p: Array, order: Array, log_moment: Array, w
         k=k,
         order=order,
         log_scale=log_level + log_normalizer(k, p),
-        log_energy=jax.nn.logsumexp(log_second - 2.0 * offset, axis=-1),
-        log_mass=jax.nn.logsumexp(log_weight, axis=-1),
+        log_energy=log_second - 2.0 * offset,
         reference=reference,
         usable=usable,
     )

@@ -22,12 +22,13 @@ def support(sides: Sides, n: Float[Array, "..."]) -> Float[Array, "..."]:
     """
     start = lax.stop_gradient(closed_form.support(sides, n, corrected=True))
     right = -jnp.log(12.0) - 2.0 * jnp.log(n)
-    y = start
-    for _ in range(ITERATIONS):
+
+    def newton(_: int, y: Array) -> Array:
         y = lax.stop_gradient(y)
         log_j, slope = log_overload_ratio(sides, y)
-        y = y - jnp.clip((log_j - right) / jnp.minimum(lax.stop_gradient(slope), -1e-2), -1.0, 1.0)
-    return y
+        return y - jnp.clip((log_j - right) / jnp.minimum(lax.stop_gradient(slope), -1e-2), -1.0, 1.0)
+
+    return newton(0, lax.stop_gradient(lax.fori_loop(0, ITERATIONS - 1, newton, start)))
 
 
 def log_overload_ratio(sides: Sides, y: Float[Array, "..."]) -> tuple[Array, Array]:
