@@ -158,6 +158,10 @@ class GraphBuilder:
         first, second = self._shapes[view.tensor]
         return tuple(first[k] for k in view.axes), tuple(second[k] for k in view.axes)
 
+    def stored_shape(self, tensor: str) -> tuple[int, ...]:
+        """Return the shape of ``tensor`` as stored, at the first probe."""
+        return self._shapes[tensor][0]
+
     def shaped(self, view: View, probes: Probes, *, name: str, output: str | None = None) -> View:
         """Return ``view`` reshaped (in the model's order) to the shape given at each probed batch size."""
         identity = tuple(range(len(probes[0])))

@@ -10,7 +10,7 @@ import numpy as np
 
 from ggdjax.network._builder import Constant, View, channels_last
 from ggdjax.network._trace_walk import Call, Comparison, rule
-from ggdjax.network.ops import OPS
+from ggdjax.network.ops import window_counts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,14 +126,13 @@ def _mean(call: Call, view: View, divisor: np.ndarray) -> View | None:
         return call.emit("mean", [source], view.axes, axes=attrs["axes"], keepdims=attrs["keepdims"])
     if divisor.size == 1 and float(divisor.reshape(-1)[0]) == prod(attrs["window"]):
         return call.emit("average_pool", [source], view.axes, **attrs)
-    uncounted = attrs | {"count_padding": False}
-    inner = call.builder.shape(View(source, tuple(range(len(view.axes)))))[0]
-    ones = np.ones((1, *inner[1:-1], 1), np.float32)
-    shares = np.asarray(OPS["average_pool"](jax.numpy.asarray(ones), **attrs))
     order = sorted(range(len(view.axes)), key=view.axes.__getitem__)
     stored = divisor.reshape((1,) * (len(view.axes) - divisor.ndim) + divisor.shape).transpose(order)
-    counts = shares * prod(attrs["window"])
-    if stored.shape[0] == stored.shape[-1] == 1 and np.allclose(np.broadcast_to(stored, counts.shape), counts):
+    sizes, sizes_out = (call.builder.stored_shape(tensor)[1:-1] for tensor in (source, view.tensor))
+    arguments = [attrs[name] for name in ("window", "strides", "padding", "dilation")]
+    counts = window_counts(sizes, sizes_out, *arguments, count_padding=False)[None, ..., None]
+    if stored.shape[0] == stored.shape[-1] == 1 and (stored == counts).all():
+        uncounted = attrs | {"count_padding": False}
         return call.emit("average_pool", [source], view.axes, **uncounted)
     return None
 

@@ -139,24 +139,35 @@ def average_pool(
     ``overhang`` is what ceil mode adds behind ``padding``: it is never counted; ``count_padding`` says
     whether padding is.
     """
-    sums = partial(
-        lax.reduce_window,
-        init_value=0.0,
-        computation=lax.add,
-        window_dimensions=(1, *window, 1),
-        window_strides=(1, *strides, 1),
+    padded = [(low, high + over) for (low, high), over in zip(padding, overhang, strict=True)]
+    total = lax.reduce_window(
+        x,
+        0.0,
+        lax.add,
+        (1, *window, 1),
+        (1, *strides, 1),
+        ((0, 0), *padded, (0, 0)),
         window_dilation=(1, *dilation, 1),
     )
-    padded = [(low, high + over) for (low, high), over in zip(padding, overhang, strict=True)]
-    total = sums(x, padding=((0, 0), *padded, (0, 0)))
     if not any(overhang) and (count_padding or not any(map(any, padding))):
         return total / prod(window)
-    inner = np.ones((1, *x.shape[1:-1], 1), np.float32)
-    around = ((0, 0), *padding, (0, 0))
-    counted = np.pad(inner, around, constant_values=1.0 if count_padding else 0.0)
-    counts = sums(jnp.asarray(counted), padding=((0, 0), *((0, over) for over in overhang), (0, 0)))
-    # A window that lies in the padding altogether sums to 0 and counts nothing: its mean is 0, not 0/0.
-    return total / jnp.maximum(counts, 1.0)
+    counts = window_counts(x.shape[1:-1], total.shape[1:-1], window, strides, padding, dilation, count_padding)
+    return total / counts[None, ..., None]
+
+
+def window_counts(
+    space: Ints, space_out: Ints, window: Ints, strides: Ints, padding: Pads, dilation: Ints, count_padding: bool
+) -> np.ndarray:
+    """Return how many positions each pooling window counts: a product over the axes, at least 1."""
+    counts = np.ones((), np.float32)
+    for size, outputs, taps, stride, (low, high), step in zip(
+        space, space_out, window, strides, padding, dilation, strict=True
+    ):
+        at = np.arange(outputs)[:, None] * stride + np.arange(taps)[None, :] * step
+        inside = (at < low + size + high) if count_padding else (at >= low) & (at < low + size)
+        # A window that lies in the padding altogether sums to 0 and counts nothing: its mean is 0, not 0/0.
+        counts = np.multiply.outer(counts, np.maximum(inside.sum(1), 1).astype(np.float32))
+    return counts
 
 
 def local_response_norm(x: Array, *, size: int, alpha: float, beta: float, bias: float) -> Array:
