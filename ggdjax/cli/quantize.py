@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
 import tyro
 
 from ggdjax._errors import GgdjaxError
@@ -130,7 +131,7 @@ class Quantize:
         if self.model is None:
             if self.data is not None:
                 raise GgdjaxError("`--data` needs a MODEL: the embedded network comes with its own images")
-            return zoo.digits_network(), data.digits()
+            return network.trace(zoo.digits_net(), np.zeros((1, 8, 8, 1), np.float32)), data.digits()
         if self.data is None:
             raise GgdjaxError("`--data` is missing: name the images to calibrate and evaluate on")
         preprocessing = self._preprocessing()

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.ggd.special import (
+    cap_log_ratio,
     expm1_remainder,
     log1mexp,
     log_density,
@@ -20,6 +21,10 @@ from ggdjax.ggd.special import (
     log_tails,
     stirling_remainder,
 )
+from ggdjax.ggd.upper_gamma import log_upper_gamma
+
+#: Below this order of the incomplete gamma function, moments go through `log_upper_gamma`.
+_SMALLEST_ORDER = 1e-3
 
 _Real = Any  # what converts to a real array: Python number, numpy or jax array
 
@@ -311,18 +316,34 @@ class GeneralizedGamma:
         return jnp.exp(self.log_moment(r))
 
     def log_upper_moment(self, x: _Real, r: _Real) -> Float[Array, "..."]:
-        """Return ``log ∫ₓ^∞ tʳ f(t) dt = log E[tʳ] + log Q(k + r/p, (x/a)ᵖ)``, r > −d."""
-        return self._log_partial_moments(x, r)[1]
+        """Return ``log ∫ₓ^∞ tʳ f(t) dt = log E[tʳ] + log Q(k + r/p, (x/a)ᵖ)``.
+
+        Any real r for x > 0 (r ≤ −d through ``Γ(k + r/p, (x/a)ᵖ)``); for x ≤ 0 it is `log_moment`.
+        """
+        regular = self._log_partial_moments(x, r)[1]
+        if isinstance(r, int | float) and r >= 0:
+            return regular
+        g, (x, r) = self._align(x, r)
+        order = (g.d + r) / g.p
+        singular = order <= _SMALLEST_ORDER
+        w, _, inside = g._log_ratio(x)
+        log_k = jnp.log(g.k)
+        outside = r * (g.loc - log_k / g.p) - jax.lax.lgamma(g.k)
+        value = outside + log_upper_gamma(jnp.where(singular, order, 0.0), cap_log_ratio(g.k, w) + log_k)
+        at_edge = jnp.where(x <= 0, jnp.inf, -jnp.inf)
+        return jnp.where(singular, jnp.where(inside, value, at_edge), regular)
 
     def _log_partial_moments(self, x: _Real, r: _Real) -> tuple[Array, Array]:
+        """Return the logarithms of ``∫₀ˣ`` and ``∫ₓ^∞`` of ``tʳ f(t) dt``, both +inf for r ≤ −d."""
         g, (x, r) = self._align(x, r)
-        biased = g.size_biased(r)
+        total = r * g.loc + g._log_central_moment(r)
+        r = jnp.where(r / g.d > -1.0, r, 0.0)
+        biased = self.tree_unflatten(None, (g.loc + jnp.log1p(r / g.d) / g.p, g.d + r, g.p + 0.0 * r))
         log_p, log_q = biased._log_tails(x)
-        total = g.log_moment(r)
         return total + log_p, total + log_q
 
     def upper_moment(self, x: _Real, r: _Real) -> Float[Array, "..."]:
-        """Return ``∫ₓ^∞ tʳ f(t) dt``, r > −d."""
+        """Return ``∫ₓ^∞ tʳ f(t) dt``, any real r for x > 0."""
         return jnp.exp(self.log_upper_moment(x, r))
 
     def lower_moment(self, x: _Real, r: _Real) -> Float[Array, "..."]:

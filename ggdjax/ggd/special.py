@@ -55,7 +55,7 @@ _TERMS = {
 }
 
 
-def _terms(x: Array) -> _Terms:
+def terms_of(x: Array) -> _Terms:
     return _TERMS[8 if x.dtype.itemsize == 8 else 4]
 
 
@@ -86,7 +86,7 @@ def stirling_remainder(k: Float[Array, "..."]) -> Float[Array, "..."]:
 
     Absolute error a few units of rounding; below k = 8 by ``δ(k) − δ(k+1) = (k+½) log(1+1/k) − 1``.
     """
-    coefficients = _stirling_coefficients(_terms(k).stirling)
+    coefficients = _stirling_coefficients(terms_of(k).stirling)
     large = k >= _SHIFT
     low = jnp.where(large, 1.0, k)
     shifted = sum((low + (j + 0.5)) * jnp.log1p(1.0 / (low + j)) - 1.0 for j in range(_SHIFT))
@@ -97,7 +97,7 @@ def stirling_remainder(k: Float[Array, "..."]) -> Float[Array, "..."]:
 
 def log_minus_digamma(k: Float[Array, "..."]) -> Float[Array, "..."]:
     """Return ``ω(k) = log k − ψ(k) > 0`` for k > 0 (about ``1/(2k)``), without the cancellation of large k."""
-    coefficients = _stirling_coefficients(_terms(k).stirling)
+    coefficients = _stirling_coefficients(terms_of(k).stirling)
     large = k >= _SHIFT
     low = jnp.where(large, 1.0, k)
     shifted = sum(1.0 / (low + j) - jnp.log1p(1.0 / (low + j)) for j in range(_SHIFT))
@@ -128,7 +128,7 @@ def _zeta_minus_one(n: int, start: int = 100) -> float:
     return head + tail - n * (n + 1) * (n + 2) * start ** (-n - 3) / 720
 
 
-def _log_gamma_1p(k: Array) -> Array:
+def log_gamma_1p(k: Array) -> Array:
     """Return ``log Γ(1+k)`` for |k| ≤ ½ with relative accuracy at 0 (DLMF 5.7.3)."""
     terms = 12 if k.dtype.itemsize == 4 else 26
     series = [(-1) ** n * _zeta_minus_one(n) / n for n in range(2, terms)]
@@ -221,7 +221,7 @@ def _series_log_ratio(k: Array, u: Array, terms: int) -> Array:
     return jnp.log(total / k)
 
 
-def _fraction_log_ratio(k: Array, u: Array, terms: int) -> Array:
+def fraction_log_ratio(k: Array, u: Array, terms: int) -> Array:
     """Return ``log Q − D = −log t₀``, ``tₙ = u + 2n + 1 − k − (n+1)(n+1−k)/tₙ₊₁``.
 
     Evaluated backward from the fixed point of the recurrence, which replaces the infinite remainder.
@@ -233,7 +233,7 @@ def _fraction_log_ratio(k: Array, u: Array, terms: int) -> Array:
     return -jnp.log(t)
 
 
-def _small_shape_log_bracket(k: Array, log_u: Array, terms: int) -> Array:
+def small_shape_log_bracket(k: Array, log_u: Array, terms: int) -> Array:
     """Return ``log(Γ(k, u)/Γ(1+k)) = log[(1−c)/k − c Σₙ (−u)ⁿ/(n!(k+n))]``, ``c = uᵏ/Γ(1+k)``, |k| ≤ ½, u ≤ 3/2.
 
     Nothing cancels as k → 0, where the limit is the exponential integral.
@@ -242,7 +242,7 @@ def _small_shape_log_bracket(k: Array, log_u: Array, terms: int) -> Array:
     total = jnp.zeros_like(k + u)
     for n in range(terms, 0, -1):
         total = (1.0 / (k + n) + total) * (-u / n)
-    exponent = k * log_u - _log_gamma_1p(k)
+    exponent = k * log_u - log_gamma_1p(k)
     return jnp.log(-jnp.expm1(exponent) / k - jnp.exp(exponent) * total)
 
 
@@ -256,14 +256,14 @@ def log_density(k: Float[Array, "..."], w: Float[Array, "..."]) -> Float[Array, 
 
 def cap_log_ratio(k: Float[Array, "..."], w: Float[Array, "..."]) -> Float[Array, "..."]:
     """Return w, bounded so that ``k eʷ`` and everything made of it stay finite (log-density about −1e36)."""
-    cap = _terms(w).cap
+    cap = terms_of(w).cap
     highest = cap - jnp.maximum(jnp.log(k), 0.0)
     return jnp.where(w > highest, highest, jnp.where(w < -1e30, -1e30, w))
 
 
 def _density_and_ratios(k: Array, w: Array) -> tuple[Array, Array, Array]:
     """Return ``D``, ``log P − D``, ``log Q − D``."""
-    terms = _terms(w)
+    terms = terms_of(w)
     w = cap_log_ratio(k, w)
     log_u = w + jnp.log(k)
     remainder = expm1_remainder(w)
@@ -282,11 +282,11 @@ def _density_and_ratios(k: Array, w: Array) -> tuple[Array, Array, Array]:
     by_uniform = _uniform_log_ratio(k_uniform, eta, terms.uniform)
     by_series = _series_log_ratio(k, jnp.where(series, jnp.exp(jnp.where(series, log_u, 0.0)), 0.0), terms.series)
     k_fraction = jnp.where(fraction, k, 1.0)
-    by_fraction = _fraction_log_ratio(
+    by_fraction = fraction_log_ratio(
         k_fraction, jnp.where(fraction, jnp.exp(jnp.where(fraction, log_u, 1.0)), 2.0), terms.fraction
     )
     k_small = jnp.minimum(k, 0.5)
-    by_small = jnp.log(k_small) + _small_shape_log_bracket(k_small, jnp.where(small, log_u, 0.0), terms.small)
+    by_small = jnp.log(k_small) + small_shape_log_bracket(k_small, jnp.where(small, log_u, 0.0), terms.small)
 
     lower_ratio = jnp.where(uniform, by_uniform, by_series)
     upper_ratio = jnp.where(uniform, by_uniform, jnp.where(small, by_small - density, by_fraction))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ggdjax.quantization.calibration import Calibration, calibrate
 from ggdjax.quantization.config import QuantConfig
-from ggdjax.quantization.evaluation import Accuracy, Evaluation, evaluate, sqnr_db
+from ggdjax.quantization.evaluation import Accuracy, Evaluation, accuracy, evaluate, sqnr_db
 from ggdjax.quantization.numerics import FakeQuant, Measure, Observe, fake_quantize
 from ggdjax.quantization.parameters import FixedPoint, QuantParams
 from ggdjax.quantization.quantized_network import QuantizedNetwork, quantize
@@ -20,6 +20,7 @@ __all__ = [
     "QuantConfig",
     "QuantParams",
     "QuantizedNetwork",
+    "accuracy",
     "calibrate",
     "evaluate",
     "fake_quantize",

@@ -15,7 +15,7 @@ from ggdjax.network import run
 from ggdjax.quantization.numerics import FakeQuant, Measure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from jaxtyping import Array, Float, Int
 
@@ -98,6 +98,25 @@ def evaluate(
         float_correct=real_ranks == 0,
         quantized_correct=rounded_ranks == 0,
     )
+
+
+def accuracy(
+    forward: Callable[[Float[Array, "batch ..."]], Float[Array, "batch class"]],
+    batches: Iterable[tuple[Float[Array, "batch ..."], Int[Array, " batch"]]],
+) -> Accuracy:
+    """Return top-1 and top-5 of any network over labelled images; batches are padded to the size of the first.
+
+    Raises:
+        DataError: no images, or a label that is no class of the network.
+    """
+    ranks, size = [], 0
+    for x, labels in batches:
+        size = size or len(labels)
+        logits = np.asarray(forward(_pad(x, size)))
+        ranks.append(_rank_of_label(logits.reshape(size, -1)[: len(labels)], np.asarray(labels)))
+    if not ranks:
+        raise DataError("no images to evaluate on: `batches` is empty")
+    return _accuracy(np.concatenate(ranks))
 
 
 @partial(jax.jit, static_argnums=0)

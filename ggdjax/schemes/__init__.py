@@ -22,10 +22,13 @@ from ggdjax.schemes import (
     aciq,
     affine_min_max,
     dynamic_fixed_point,
+    ggd,
     kl_divergence,
     max_abs,
+    mse_search,
     octav,
     percentile,
+    sqnr_optimal,
 )
 from ggdjax.schemes.protocol import Range, RangeCode, Scheme
 from ggdjax.schemes.registry import choose, get, names, register
@@ -39,10 +42,13 @@ __all__ = [
     "choose",
     "dynamic_fixed_point",
     "get",
+    "ggd",
     "kl_divergence",
     "max_abs",
+    "mse_search",
     "names",
     "octav",
     "percentile",
     "register",
+    "sqnr_optimal",
 ]

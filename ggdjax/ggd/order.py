@@ -1,0 +1,125 @@
+"""The order m of the tail-weighted fit, chosen per tensor by the distortion that its step leaves on the data."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ggdjax._errors import GgdjaxError
+from ggdjax.ggd.bins import Bins
+from ggdjax.ggd.empirical import empirical_distortion
+from ggdjax.ggd.fitting import fit_weighted
+from ggdjax.ggd.histogram import SIDE_BINS, Histogram, Side, is_concrete
+from ggdjax.ggd.tail import TailWeighted
+
+#: Orders tried.
+ORDERS = (0.0, 1.0, 2.0, 3.0, 4.0)
+#: The order returned where none is better by more than ``_TIE_DB``, a difference that no measurement resolves.
+_DEFAULT, _TIE_DB = 2.0, 0.01
+#: Grid of the support equation: octaves below and above the octave of the largest value, points per octave.
+_BELOW, _ABOVE, _PER_OCTAVE = 12, 6, 32
+
+
+def choose_order(
+    histogram: Histogram,
+    *,
+    side: Side = "magnitude",
+    bits: tuple[int, ...] = (4, 6, 8),
+    split_axis: int | None = None,
+) -> Float[Array, "..."]:
+    """Return the order in 0 … 4 whose fitted step leaves the least distortion, averaged in dB over ``bits``.
+
+    For every order the fit gives a support L by the support equation (Hui and Neuhoff, IEEE Trans. IT 47, 2001)
+
+        ∫_L^∞ (x − L) f dx = L / (12 N²),
+
+    and the step ``L/(N − ½)`` is judged by its exact distortion on the histogram.
+
+    Args:
+        histogram: one tensor per batch element.
+        side: as in `fit`.
+        bits: bit widths the order is chosen for: one width, or several to share one order.
+        split_axis: batch axis of splits of the images. If given, each split in turn is left out of the fit and
+            judges it (cross-validation), and the result has the batch shape without that axis.
+    """
+    if side not in ("positive", "negative", "magnitude"):
+        raise GgdjaxError(f"`side` is {side!r}; expected 'positive', 'negative' or 'magnitude'")
+    if not bits or min(bits) < 2:
+        raise GgdjaxError(f"`bits` is {bits!r}; expected at least one bit width ≥ 2")
+    if split_axis is None:
+        whole = held_out = histogram.compress(side)
+        signed = _has_negative(histogram)
+    else:
+        if not 0 <= split_axis < len(histogram.batch_shape) or histogram.batch_shape[split_axis] < 2:
+            raise GgdjaxError(
+                f"`split_axis` {split_axis} of batch shape {histogram.batch_shape} is no axis of ≥ 2 splits"
+            )
+        merged = histogram.merge(split_axis)
+        signed = _has_negative(merged)
+        # One alignment for all splits, so that the bins of the rest are those of the whole minus those left out.
+        spread = lambda leaf: np.broadcast_to(np.expand_dims(leaf, split_axis), histogram.batch_shape)  # noqa: E731
+        minimum, maximum = spread(np.asarray(merged.minimum)), spread(np.asarray(merged.maximum))
+        aligned = Histogram(counts=histogram.counts, zeros=histogram.zeros, minimum=minimum, maximum=maximum)
+        held_out = aligned.compress(side)
+        rest = held_out.weight.sum(split_axis, keepdims=True) - held_out.weight
+        whole = Bins(**{**vars(held_out), "weight": rest})
+    return _choose(whole, held_out, signed, bits=tuple(bits), split_axis=split_axis)
+
+
+def _has_negative(histogram: Histogram) -> Array:
+    negative = histogram.counts[..., SIDE_BINS:]
+    return jnp.asarray(np.asarray(negative).any(-1)) if is_concrete(negative) else (negative > 0).any(-1)
+
+
+@partial(jax.jit, static_argnames=("bits", "split_axis"))
+def _choose(train: Bins, test: Bins, signed: Array, *, bits: tuple[int, ...], split_axis: int | None) -> Array:
+    shape = train.log_scale.shape
+    orders = jnp.asarray(ORDERS, dtype=jnp.float32)
+    many = (*shape, orders.size)
+    axis = len(shape)
+    # Order becomes the last batch axis of the fits.
+    log_x, weight = (
+        jnp.broadcast_to(jnp.expand_dims(v, axis), (*many, v.shape[-1])) for v in (train.log_x, train.weight)
+    )
+    order = jnp.broadcast_to(orders.reshape((1,) * axis + (-1,)), many)
+    # Relative to the scale of the bins: nothing here can leave the range of float32.
+    tail = fit_weighted(log_x, weight, order).tail
+    signed = jnp.broadcast_to(signed if split_axis is None else jnp.expand_dims(signed, split_axis), shape)
+    half = jnp.where(signed, 0.5, 1.0)[..., None]
+    levels = jnp.stack([half * 2.0**b for b in bits], axis=-1)  # (..., 1, bits)
+    support = _support(tail, levels)
+    step = support / (levels - 0.5)
+    scale = jnp.exp(jnp.maximum(test.log_scale, -87.0))[..., None]
+    relative = Bins(**{**vars(test), "lower": test.lower / scale, "upper": test.upper / scale})
+    distortion = empirical_distortion(relative, step, levels - 1.0)
+    if split_axis is not None:
+        count = test.weight.sum(-1)[..., None, None]
+        distortion = (distortion * count).sum(split_axis)
+    score = 10.0 * jnp.log10(jnp.maximum(distortion, 1e-30)).mean(-1)
+    best = score.min(-1, keepdims=True)
+    default = ORDERS.index(_DEFAULT)
+    chosen = orders[jnp.argmin(score, axis=-1)]
+    return jnp.where(score[..., default] <= best[..., 0] + _TIE_DB, _DEFAULT, chosen)
+
+
+def _support(tail: TailWeighted, levels: Float[Array, "... 1 bits"]) -> Float[Array, "... order bits"]:
+    """Solve the support equation on a logarithmic grid by sums of the model's density from the top down."""
+    log_x = jnp.arange(-_BELOW * _PER_OCTAVE, _ABOVE * _PER_OCTAVE) * (float(np.log(2.0)) / _PER_OCTAVE)
+    batch = tail.batch_shape
+    grid = log_x.reshape((-1,) + (1,) * len(batch))
+    x = jnp.exp(grid)
+    mass = jnp.exp(jnp.minimum(tail.log_density(x) + grid, 60.0)) * (float(np.log(2.0)) / _PER_OCTAVE)
+    # ∫_L^∞ f and ∫_L^∞ x f, the point at L itself counted half (trapezium).
+    upper = [jnp.flip(jnp.cumsum(jnp.flip(m, 0), axis=0), 0) - 0.5 * m for m in (mass, mass * x)]
+    overload = jnp.maximum(upper[1] - x * upper[0], 1e-35)
+    difference = jnp.log(overload / x)[..., None] + jnp.log(12.0 * levels * levels)[None]
+    # Decreasing in L: count the points where overload still exceeds granular noise, then interpolate.
+    above = (difference > 0).astype(jnp.int32).sum(0)
+    index = jnp.clip(above, 1, log_x.size - 1)[None]
+    d_0, d_1 = (jnp.take_along_axis(difference, index - i, axis=0)[0] for i in (1, 0))
+    fraction = jnp.clip(d_0 / jnp.where(d_0 > d_1, d_0 - d_1, 1.0), 0.0, 1.0)
+    return jnp.exp(log_x[0] + (index[0] - 1 + fraction) * (float(np.log(2.0)) / _PER_OCTAVE))

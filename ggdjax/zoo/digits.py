@@ -1,0 +1,77 @@
+"""The embedded default: a small residual network for 8×8 digits, with its trained weights."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+from flax import nnx
+
+from ggdjax.zoo.weights import load_weights
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+#: Shape of one batch of its input; values in [0, 1].
+INPUT_SHAPE = (1, 8, 8, 1)
+CLASSES = 10
+
+
+class ConvBlock(nnx.Module):
+    """Convolution 3×3 without bias, batch normalization, and ReLU where ``relu``."""
+
+    def __init__(self, chan_in: int, chan_out: int, *, relu: bool = True, rngs: nnx.Rngs):
+        self.conv = nnx.Conv(chan_in, chan_out, (3, 3), use_bias=False, rngs=rngs)
+        # Momentum 0.9: the running averages must settle within the few hundred steps of the recipe.
+        self.norm = nnx.BatchNorm(chan_out, momentum=0.9, rngs=rngs)
+        self.relu = relu
+
+    def __call__(self, x: Float[Array, "batch height width chan"]) -> Float[Array, "batch height width chan"]:
+        """Return the block's feature map, of the same height and width."""
+        x = self.norm(self.conv(x))
+        return nnx.relu(x) if self.relu else x
+
+
+class ResidualBlock(nnx.Module):
+    """Two convolutions and the identity added: relu(x + block(block(x)))."""
+
+    def __init__(self, chan: int, *, rngs: nnx.Rngs):
+        self.first = ConvBlock(chan, chan, rngs=rngs)
+        self.second = ConvBlock(chan, chan, relu=False, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "batch height width chan"]) -> Float[Array, "batch height width chan"]:
+        """Return the block's feature map, of the same shape."""
+        return nnx.relu(x + self.second(self.first(x)))
+
+
+class DigitsNet(nnx.Module):
+    """conv – residual – max pool – conv – residual – global average pool – dense; logits of ten digits."""
+
+    def __init__(self, chan: int = 12, *, rngs: nnx.Rngs):
+        self.stem = ConvBlock(1, chan, rngs=rngs)
+        self.residual1 = ResidualBlock(chan, rngs=rngs)
+        self.widen = ConvBlock(chan, 2 * chan, rngs=rngs)
+        self.residual2 = ResidualBlock(2 * chan, rngs=rngs)
+        self.head = nnx.Linear(2 * chan, CLASSES, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "batch 8 8 1"]) -> Float[Array, "batch 10"]:
+        """Return the logits of images with values in [0, 1]."""
+        x = self.residual1(self.stem(x))
+        x = nnx.max_pool(x, (2, 2), strides=(2, 2))
+        x = self.residual2(self.widen(x))
+        return self.head(jnp.mean(x, axis=(1, 2)))
+
+
+def digits_net(*, pretrained: bool = True, seed: int = 0) -> DigitsNet:
+    """Return the network, in inference mode with the shipped weights, or untrained in training mode.
+
+    The weights were made by `python -m ggdjax.zoo.train_digits`; they carry their accuracy in the file's metadata.
+    """
+    if not pretrained:
+        return nnx.jit(lambda: DigitsNet(rngs=nnx.Rngs(seed)))()
+    net = nnx.eval_shape(lambda: DigitsNet(rngs=nnx.Rngs(seed)))
+    with resources.as_file(resources.files("ggdjax.zoo") / "_digits.safetensors") as path:
+        load_weights(net, path)
+    net.eval()
+    return net

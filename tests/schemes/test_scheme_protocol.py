@@ -1,0 +1,170 @@
+"""One test per promise of the protocol; each walks every registered scheme."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ggdjax import schemes
+from ggdjax._errors import GgdjaxError
+from ggdjax.ggd.histogram import Histogram
+from ggdjax.schemes import RangeCode
+
+WIDTHS = np.arange(2, 17)
+EXPECTED_CODES = {
+    "constant": RangeCode.CONSTANT,
+    "both signs of one value": RangeCode.CONSTANT,
+    "zeros and one outlier": RangeCode.CONSTANT,
+    "single value": RangeCode.CONSTANT,
+    "all zero": RangeCode.ALL_ZERO,
+    "empty": RangeCode.EMPTY,
+}
+
+every_scheme = pytest.mark.parametrize("name", schemes.names())
+
+
+@every_scheme
+def test_every_tensor_and_width_gets_a_usable_range(name, histograms, tensors):
+    chosen = schemes.choose(name, histograms, WIDTHS[:, None])
+    step = np.asarray(chosen.step)
+    assert step.shape == (len(WIDTHS), len(tensors))
+    assert step.dtype == np.float32
+    assert np.isfinite(step).all()
+    assert (step > 0).all()
+    signed = np.array([np.any(v[np.isfinite(v)] < 0) for v in tensors.values()])
+    low = np.where(signed, -(2 ** (WIDTHS[:, None] - 1)), 0)
+    np.testing.assert_array_equal(chosen.qmin, low)
+    np.testing.assert_array_equal(chosen.qmax, low + 2 ** WIDTHS[:, None] - 1)
+    assert (np.asarray(chosen.zero_point) >= low).all()
+    assert (np.asarray(chosen.zero_point) <= np.asarray(chosen.qmax)).all()
+    assert np.isfinite(np.asarray(chosen.highest)).all()
+    assert np.isfinite(np.asarray(chosen.lowest)).all()
+    for column, tensor in enumerate(tensors):
+        codes = np.asarray(chosen.code)[:, column]
+        if tensor in EXPECTED_CODES:
+            assert (codes == EXPECTED_CODES[tensor]).all(), tensor
+        else:
+            assert np.isin(codes, [RangeCode.OK, RangeCode.FALLBACK]).all(), tensor
+
+
+@every_scheme
+def test_ordinary_tensors_get_the_schemes_own_step(name, histograms, tensors):
+    ordinary = [list(tensors).index(t) for t in ("rectified", "two-sided", "bounded", "heavy", "negative")]
+    chosen = schemes.choose(name, histograms[np.array(ordinary)], WIDTHS[:, None])
+    assert (np.asarray(chosen.code) == RangeCode.OK).all()
+    assert (np.diff(np.asarray(chosen.step), axis=0) < 0).all()  # more bits, finer steps
+
+
+@every_scheme
+def test_a_constant_is_represented_exactly(name, histograms, tensors):
+    index = list(tensors).index("constant")
+    chosen = schemes.choose(name, histograms[index], 5)
+    np.testing.assert_allclose(float(chosen.step) * float(chosen.qmax), 3.7, rtol=1e-6)
+
+
+@every_scheme
+def test_one_call_equals_a_loop_and_an_outer_jit(name, histograms, tensors):
+    some = histograms[np.array([0, 1, 3])]
+    together = schemes.choose(name, some, jnp.array([[8], [4]]))
+    jitted = jax.jit(lambda h, b: schemes.choose(name, h, b))(some, jnp.array([[8], [4]]))
+    for field in ("step", "qmin", "qmax", "zero_point", "code"):
+        np.testing.assert_allclose(getattr(jitted, field), getattr(together, field), rtol=1e-6)
+    for row, bits in enumerate((8, 4)):
+        for column in range(3):
+            alone = schemes.choose(name, some[column], bits)
+            assert alone.step.shape == ()
+            np.testing.assert_allclose(alone.step, together.step[row, column], rtol=2e-6)
+
+
+@every_scheme
+def test_steps_scale_with_the_tensor(name, tensors):
+    if name == "dynamic-fixed-point":
+        factor = 4.0  # the only scheme that knows absolute powers of two
+    else:
+        factor = 5.0
+    one = schemes.choose(name, tensors["rectified"], 6)
+    other = schemes.choose(name, tensors["rectified"] * np.float32(factor), 6)
+    # A factor that is no power of two moves values within their logarithmic bins, hence the tolerance.
+    np.testing.assert_allclose(other.step, factor * one.step, rtol=4e-3)
+
+
+@every_scheme
+def test_samples_and_histograms_are_the_same(name, tensors):
+    x = tensors["heavy"]
+    by_samples = schemes.choose(name, x.reshape(100, -1), 6)
+    by_histogram = schemes.choose(name, Histogram.from_samples(x), 6)
+    np.testing.assert_array_equal(by_samples.step, by_histogram.step)
+
+
+@every_scheme
+def test_counts_beyond_int32_are_the_same_distribution(name, histograms):
+    h = histograms[np.array([0, 1])]
+    many = Histogram(
+        counts=np.asarray(h.counts).astype(np.int64) * 2**20,
+        zeros=np.asarray(h.zeros).astype(np.int64) * 2**20,
+        minimum=np.asarray(h.minimum),
+        maximum=np.asarray(h.maximum),
+    )
+    np.testing.assert_allclose(schemes.choose(name, many, 6).step, schemes.choose(name, h, 6).step, rtol=1e-3)
+
+
+def test_shapes_broadcast_like_numpy(histograms):
+    get = schemes.get("max-abs")
+    pair = histograms[np.array([0, 1])]
+    grid = Histogram.stack([pair, pair, pair])  # [3, 2]
+    assert get(grid, 8).step.shape == (3, 2)
+    assert get(grid, jnp.array([8, 6])).step.shape == (3, 2)
+    assert get(grid, jnp.array([8, 6, 4, 2])[:, None, None]).step.shape == (4, 3, 2)
+    wide = get(histograms[np.array([1])], jnp.array([[8, 6], [5, 4]]), np.array([[True], [False]]))
+    np.testing.assert_array_equal(wide.qmax, [[127, 63], [31, 15]])
+    reordered = get(Histogram.stack([pair]), jnp.array([8, 6, 4])[:, None])  # [1, 2] with [3, 1]
+    np.testing.assert_allclose(reordered.step[2], get(pair, 4).step)
+
+
+def test_changing_widths_does_not_compile_again(histograms):
+    scheme = schemes.get("max-abs")
+    scheme(histograms, np.array([[8], [6]]))
+    with jax.log_compiles(False):
+        from ggdjax.schemes import protocol
+
+        before = protocol._choose._cache_size()
+        scheme(histograms, np.array([[7], [3]]))
+        assert protocol._choose._cache_size() == before
+
+
+def test_a_tensor_asked_for_unsigned_is_judged_by_its_positive_values():
+    x = np.array([-100.0, -3.0, 0.5, 2.0], np.float32)
+    np.testing.assert_allclose(schemes.choose("max-abs", x, 8, False).highest, 2.0)
+    np.testing.assert_allclose(schemes.choose("max-abs", x, 8, True).highest, 100.0)
+    nothing = schemes.choose("max-abs", np.array([-1.0, -2.0]), 8, False)
+    assert int(nothing.code) == RangeCode.ALL_ZERO
+
+
+def test_arguments_out_of_range_are_named(tensors):
+    x = tensors["rectified"]
+    with pytest.raises(GgdjaxError, match=r"`bits` must be from 2 to 16, got 17"):
+        schemes.choose("max-abs", x, 17)
+    with pytest.raises(GgdjaxError, match=r"`bits` must be from 2 to 16, got 1"):
+        schemes.choose("max-abs", x, np.array([8, 1]))
+    with pytest.raises(GgdjaxError, match=r"`bits` must be whole numbers"):
+        schemes.choose("max-abs", x, 8.0)
+    with pytest.raises(GgdjaxError, match=r"`signed` must be boolean"):
+        schemes.choose("max-abs", x, 8, 1)
+    pair = Histogram.stack([Histogram.from_samples(x)] * 2)
+    with pytest.raises(GgdjaxError, match=r"must broadcast against the tensors"):
+        schemes.choose("max-abs", pair, np.array([8, 6, 4]))
+    with pytest.raises(GgdjaxError, match=r"did you mean `aciq-gauss`"):
+        schemes.get("aciq-gaus")
+    with pytest.raises(GgdjaxError, match=r"registered already"):
+        schemes.register("max-abs", paper="")
+
+
+def test_names_are_found_whatever_the_spelling():
+    assert schemes.get("MSE_search") is schemes.get("mse-search")
+    assert {"ggd", "ggd-plain", "ggd-auto", "ggd-exact", "octav", "kl"} <= set(schemes.names())
+
+
+def test_every_code_says_what_happened():
+    assert all(code.message for code in RangeCode)

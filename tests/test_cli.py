@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from ggdjax.cli import main
+from tests.small_onnx import write_images, write_network
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    return write_network(folder / "net.onnx"), write_images(folder / "images")
+
+
+def quantize(model, images, *more):
+    main(["quantize", str(model), "--data", str(images), "--size", "8", "--calibration-images", "12", *map(str, more)])
+
+
+@pytest.fixture(scope="module")
+def run_folder(small, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "small"
+    quantize(*small, "--out", out)
+    return out
+
+
+def test_result_holds_everything(run_folder):
+    result = json.loads((run_folder / "result.json").read_text())
+    assert {"float_top1", "float_top5", "quantized_top1", "quantized_top5", "versions", "device"} <= result.keys()
+    assert result["held_out_images"] == 12
+    assert result["seed"] == 0
+    assert len(result["images"]["calibration_ids"]) == 12
+    assert not set(result["images"]["calibration_ids"]) & set(result["images"]["held_out_ids"])
+    assert {"load", "calibrate", "quantize", "evaluate"} <= result["seconds"].keys()
+    assert len(result["feature_maps"]) == 2
+    for row in result["feature_maps"]:
+        assert {"name", "zero_fraction", "a", "d", "p", "step", "sqnr_db"} <= row.keys()
+        assert row["sqnr_db"] > 30
+    assert [row["name"] for row in result["weights"]] == ["conv", "gemm"]
+    assert all({"frac_bits", "sqnr_db"} <= row.keys() for row in result["weights"])
+
+
+def test_writes_parameters_and_pictures(run_folder):
+    from ggdjax.quantization import QuantParams
+
+    params = QuantParams.load(run_folder / "parameters")
+    steps = [row["step"] for row in json.loads((run_folder / "result.json").read_text())["feature_maps"]]
+    np.testing.assert_allclose([float(q.step) for q in params.activations.values()], steps, rtol=1e-6)
+    assert set(params.weights) == set(params.biases) == {"conv", "gemm"}
+    pictures = sorted((run_folder / "feature_maps").glob("*.png"))
+    assert len(pictures) == 2
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in pictures)
+
+
+def test_same_seed_same_result_and_replaces_the_earlier_run(small, run_folder, tmp_path):
+    first = json.loads((run_folder / "result.json").read_text())
+    (run_folder / "stale").write_text("of the earlier run")
+    quantize(*small, "--out", run_folder)
+    second = json.loads((run_folder / "result.json").read_text())
+    assert first["feature_maps"] == second["feature_maps"]
+    assert not (run_folder / "stale").exists()
+    assert [p.name for p in run_folder.parent.iterdir()] == ["small"]
+
+
+def test_constant_feature_map_is_handled_and_reported(tmp_path, small, capsys):
+    model = write_network(tmp_path / "dead.onnx", kernel_scale=0.0)
+    quantize(model, small[1], "--out", tmp_path / "run")
+    assert all(
+        np.isfinite(row["step"]) and row["step"] > 0
+        for row in json.loads((tmp_path / "run" / "result.json").read_text())["feature_maps"]
+    )
+    assert "constant" in capsys.readouterr().out
+
+
+def refused(capsys, *argv, status=2):
+    """Run and return the one line on standard error."""
+    with pytest.raises(SystemExit) as exit_info:
+        main([str(a) for a in argv])
+    assert exit_info.value.code == status
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def bad_model(kind, tmp_path):
+    path = tmp_path / f"{kind}.onnx"
+    if kind == "truncated":
+        whole = write_network(path).read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+    elif kind == "no-onnx":
+        path.write_text("this is no network\n" * 10)
+    elif kind == "empty":
+        path.touch()
+    elif kind == "nan":
+        write_network(path, kernel_scale=float("nan"))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["missing", "truncated", "no-onnx", "empty", "nan"])
+def test_bad_model_file(kind, small, tmp_path, capsys):
+    model = bad_model(kind, tmp_path)
+    line = refused(capsys, "quantize", model, "--data", small[1], "--size", 8, "--out", tmp_path / "run")
+    assert model.name in line or "k" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_unsupported_operator_is_named_with_the_supported_ones(small, tmp_path, capsys):
+    model = write_network(tmp_path / "erf.onnx", op="Erf")
+    line = refused(capsys, "quantize", model, "--data", small[1], "--size", 8)
+    assert "Erf" in line
+    assert "act" in line
+    assert "Relu" in line
+
+
+def bad_images(kind, tmp_path):
+    folder = tmp_path / "images"
+    if kind == "empty":
+        folder.mkdir()
+    elif kind == "unreadable":
+        write_images(folder)
+        for i in range(4):
+            (folder / "class0" / f"{i}.png").write_bytes(b"no picture")
+    elif kind == "classes":
+        write_images(folder, classes=4)
+    elif kind == "channels":
+        folder = tmp_path / "images.npz"
+        np.savez(folder, image=np.zeros((30, 8, 8, 2), np.uint8), label=np.zeros(30, np.int64))
+    elif kind == "not-finite":
+        folder = tmp_path / "images.npz"
+        image = np.zeros((30, 8, 8, 3), np.float32)
+        image[3, 0, 0, 0] = np.nan
+        np.savez(folder, image=image, label=np.zeros(30, np.int64))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [
+        ("missing", "images"),
+        ("empty", "images"),
+        ("unreadable", "class0"),
+        ("classes", "3 classes"),
+        ("channels", "channel"),
+        ("not-finite", "NaN"),
+    ],
+)
+def test_bad_images(kind, part, small, tmp_path, capsys):
+    images = bad_images(kind, tmp_path)
+    line = refused(
+        capsys, "quantize", small[0], "--data", images, "--size", 8, "--calibration-images", 12, "--out", tmp_path / "r"
+    )
+    assert part in line
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("option", ["--weight-bits", "--activation-bits", "--bias-bits"])
+@pytest.mark.parametrize("bits", [1, 33])
+def test_bits_out_of_range(option, bits, capsys):
+    line = refused(capsys, "quantize", option, bits)
+    assert option[2:].replace("-", "_") in line
+    assert str(bits) in line
+
+
+def test_fewer_images_than_asked_for(small, capsys):
+    line = refused(capsys, "quantize", small[0], "--data", small[1], "--size", 8, "--calibration-images", 999)
+    assert "999" in line
+    assert "24" in line
+
+
+def test_out_that_is_no_run_folder(tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious.txt").write_text("keep")
+    line = refused(capsys, "quantize", "--out", tmp_path / "mine")
+    assert "no run folder" in line
+    assert (tmp_path / "mine" / "precious.txt").read_text() == "keep"
+
+
+def test_unknown_scheme_lists_near_matches(capsys):
+    assert "ggd-exact" in refused(capsys, "quantize", "--scheme", "ggd-exakt")
+
+
+def test_says_that_preprocessing_is_missing(small, capsys):
+    assert "--preset" in refused(capsys, "quantize", small[0], "--data", small[1])
+
+
+def test_data_without_model_and_model_without_data(small, capsys):
+    assert "MODEL" in refused(capsys, "quantize", "--data", small[1])
+    assert "--data" in refused(capsys, "quantize", small[0])
