@@ -24,7 +24,7 @@ _PUBLIC = {
 }
 _ROOMS = ("data", "ggd", "network", "quantization", "report", "schemes", "steps", "zoo")
 
-__all__ = ["__version__", *_PUBLIC, *_ROOMS]
+__all__ = ["__version__", *_PUBLIC, *_ROOMS]  # noqa: PLE0604 - the names are strings
 
 
 def __getattr__(name: str) -> Any:

@@ -31,9 +31,7 @@ def default_cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "ggdjax"
 
 
-def extract(
-    archive: Path, cache_dir: Path | None = None, progress: Callable[[int, int], None] | None = None
-) -> Path:
+def extract(archive: Path, cache_dir: Path | None = None, progress: Callable[[int, int], None] | None = None) -> Path:
     """Return the folder that holds the members of ``archive``, unpacking it on first use.
 
     The folder's name carries the archive's name, size and modification time, so that a changed archive is
@@ -69,9 +67,7 @@ def extract(
             if not target.is_dir():  # another process was first: its folder is as good
                 raise
     except (tarfile.TarError, EOFError) as error:
-        raise DataError(
-            f"`{archive}` cannot be unpacked: {error}: it is damaged or no tar archive"
-        ) from error
+        raise DataError(f"`{archive}` cannot be unpacked: {error}: it is damaged or no tar archive") from error
     except OSError as error:
         raise DataError(f"`{archive}` cannot be unpacked into `{cache}`: {error}") from error
     finally:
@@ -84,9 +80,7 @@ def _unpack(archive: Path, folder: Path, total: int, progress: Callable[[int, in
     with archive.open("rb") as raw, tarfile.open(fileobj=raw, mode="r:*") as tar:
         for number, member in enumerate(tar):
             if not (member.isfile() or member.isdir()):
-                raise DataError(
-                    f"`{archive}` holds `{member.name}`, which is no plain file: pack plain files only"
-                )
+                raise DataError(f"`{archive}` holds `{member.name}`, which is no plain file: pack plain files only")
             tar.extract(member, folder, filter="data")
             if progress is not None and number % _REPORT_EVERY == 0:
                 progress(raw.tell(), total)

@@ -70,13 +70,10 @@ def from_arrays(
         expected = f"[images, height, width, {chan}]" + (" or [images, height, width]" if chan == 1 else "")
         hint = ": move the channels last" if image.ndim == 4 and image.shape[1] == chan else ""
         raise DataError(
-            f"`image` of `{name}` has shape {image.shape}, expected {expected} for "
-            f"{preprocessing.colour_order}{hint}"
+            f"`image` of `{name}` has shape {image.shape}, expected {expected} for {preprocessing.colour_order}{hint}"
         )
     if label.shape != image.shape[:1]:
-        raise DataError(
-            f"`label` of `{name}` has shape {label.shape}, expected one per image, {image.shape[:1]}"
-        )
+        raise DataError(f"`label` of `{name}` has shape {label.shape}, expected one per image, {image.shape[:1]}")
     if label.dtype.kind not in "ui":
         raise DataError(f"`label` of `{name}` is {label.dtype}, expected whole numbers")
     if not len(image):
@@ -95,9 +92,7 @@ def from_arrays(
     )
 
 
-def load_npz(
-    path: Path, preprocessing: Preprocessing, *, unreadable_share: float = UNREADABLE_SHARE
-) -> ArrayImages:
+def load_npz(path: Path, preprocessing: Preprocessing, *, unreadable_share: float = UNREADABLE_SHARE) -> ArrayImages:
     """Return the images of an `.npz` file with `image[n, h, w, c]` (or `[n, h, w]` for grey) and `label[n]`.
 
     The raw arrays are read at once (an `.npz` is no random-access file); converting to float32 is streamed.
@@ -115,8 +110,7 @@ def load_npz(
             missing = [key for key in ("image", "label") if key not in stored]
             if missing:
                 raise DataError(
-                    f"`{path}` holds {', '.join(stored.files) or 'nothing'}, but no "
-                    f"`{'` and no `'.join(missing)}`"
+                    f"`{path}` holds {', '.join(stored.files) or 'nothing'}, but no `{'` and no `'.join(missing)}`"
                 )
             image, label = stored["image"], stored["label"]
     except DataError:

@@ -33,8 +33,7 @@ def digits(preprocessing: Preprocessing = PREPROCESSING) -> ArrayImages:
     order = hash_order(ids, _SEED)
     ends = np.cumsum([TRAIN, CALIBRATION])
     parts = {
-        name: np.sort(part)
-        for name, part in zip(("train", "calibration", "test"), np.split(order, ends), strict=True)
+        name: np.sort(part) for name, part in zip(("train", "calibration", "test"), np.split(order, ends), strict=True)
     }
     return from_arrays(
         stored.images.astype(np.uint8),

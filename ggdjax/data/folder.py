@@ -17,9 +17,7 @@ from ggdjax.data.pixels import decode
 if TYPE_CHECKING:
     from ggdjax.data.preprocessing import Preprocessing
 
-IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 LABELS_FILE = "labels.csv"
 #: Names of `labels.csv`'s columns, in order of preference.
 FILE_COLUMNS = ("file", "filename", "image", "path")
@@ -86,9 +84,7 @@ def class_folders(
             ids.extend(file.relative_to(root).as_posix() for file in files)
             labels.extend([number[class_folder.name]] * len(files))
     if not ids:
-        raise DataError(
-            f"`{root}` holds no images: expected <class>/<image> ({', '.join(sorted(IMAGE_SUFFIXES))})"
-        )
+        raise DataError(f"`{root}` holds no images: expected <class>/<image> ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return FolderImages(
         name=str(root),
         root=root,
@@ -130,9 +126,7 @@ def labelled_folder(
         try:
             labels.append(int(label))
         except (TypeError, ValueError):
-            raise DataError(
-                f"`{path}` line {line}: `{label_column}` is {label!r}, expected a whole number"
-            ) from None
+            raise DataError(f"`{path}` line {line}: `{label_column}` is {label!r}, expected a whole number") from None
         ids.append(file)
     if not ids:
         raise DataError(f"`{path}` names no images: expected one line per image below the header")
@@ -179,15 +173,11 @@ def _column(path: Path, columns: list[str], wanted: tuple[str, ...], meaning: st
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(
-        (f for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")), key=lambda f: f.name
-    )
+    return sorted((f for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")), key=lambda f: f.name)
 
 
 def _image_files(folder: Path) -> list[Path]:
-    return sorted(
-        (f for f in folder.rglob("*") if _is_image(f)), key=lambda f: f.relative_to(folder).as_posix()
-    )
+    return sorted((f for f in folder.rglob("*") if _is_image(f)), key=lambda f: f.relative_to(folder).as_posix())
 
 
 def _is_image(path: Path) -> bool:

@@ -115,9 +115,7 @@ class StreamedImages:
             raise DataError(f"`indices` holds {worst}, but `{self.name}` has images 0 to {len(self) - 1}")
         return self._stream(order, batch_size, workers or os.cpu_count() or 1)
 
-    def _stream(
-        self, order: np.ndarray, batch_size: int, workers: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _stream(self, order: np.ndarray, batch_size: int, workers: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         allowed, lost = int(self.unreadable_share * order.size), {}
         images: list[np.ndarray] = []
         labels: list[np.ndarray] = []

@@ -52,14 +52,11 @@ def reshape(
         return pixels[top:bottom, left:right]
     if pixels.dtype != np.uint8:
         raise DataError(
-            f"`resize` and `size` need 8-bit pixels, the images are {pixels.dtype}: leave both out or "
-            "give uint8"
+            f"`resize` and `size` need 8-bit pixels, the images are {pixels.dtype}: leave both out or give uint8"
         )
     from PIL import Image
 
-    return _as_array(
-        _reshape(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), preprocessing)
-    )
+    return _as_array(_reshape(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), preprocessing))
 
 
 def to_float(

@@ -56,16 +56,13 @@ class Preprocessing:
             if value not in allowed:
                 raise DataError(f"`{name}` is {value!r}, expected one of {', '.join(allowed)}")
         if not (math.isfinite(self.scale) and self.scale > 0):
-            raise DataError(
-                f"`scale` is {self.scale!r}, expected a positive number (1/255 maps pixels to [0, 1])"
-            )
+            raise DataError(f"`scale` is {self.scale!r}, expected a positive number (1/255 maps pixels to [0, 1])")
         for name in ("mean", "std"):
             values = tuple(float(v) for v in getattr(self, name))
             object.__setattr__(self, name, values)
             if len(values) not in {1, self.channels}:
                 raise DataError(
-                    f"`{name}` has {len(values)} values, expected 1 or {self.channels} ({self.colour_order} "
-                    "channels)"
+                    f"`{name}` has {len(values)} values, expected 1 or {self.channels} ({self.colour_order} channels)"
                 )
             if not all(math.isfinite(v) for v in values):
                 raise DataError(f"`{name}` is {values}, expected finite numbers")
@@ -155,14 +152,10 @@ PRESETS: dict[str, Preprocessing] = {
     # torchvision's evaluation transform: shorter side 256, centre 224.
     "imagenet": Preprocessing(resize=256, crop=224, mean=_TORCH_MEAN, std=_TORCH_STD),
     # Caffe: BGR, raw pixels less the mean pixel; 227 is what AlexNet and SqueezeNet 1.0 read.
-    "imagenet-caffe": Preprocessing(
-        resize=256, crop=227, colour_order="BGR", scale=1.0, mean=(104.0, 117.0, 123.0)
-    ),
+    "imagenet-caffe": Preprocessing(resize=256, crop=227, colour_order="BGR", scale=1.0, mean=(104.0, 117.0, 123.0)),
     # TF-slim: the central 87.5 % (224 of 256), resized to the network's input, mapped to [−1, 1]; output 0 is
     # background.
-    "imagenet-tf": Preprocessing(
-        resize=256, crop=224, scale=1.0, mean=(127.5,), std=(127.5,), label_offset=1
-    ),
+    "imagenet-tf": Preprocessing(resize=256, crop=224, scale=1.0, mean=(127.5,), std=(127.5,), label_offset=1),
 }
 
 

@@ -73,9 +73,7 @@ def split(images: ImageSet, calibration_images: int = 512, seed: int = 0) -> Spl
     return _checked(images, calibration, held_out, seed)
 
 
-def split_by_ids(
-    images: ImageSet, calibration: Iterable[str], held_out: Iterable[str] | None = None
-) -> Split:
+def split_by_ids(images: ImageSet, calibration: Iterable[str], held_out: Iterable[str] | None = None) -> Split:
     """Calibrate on the images named by id; hold out those named, or all others.
 
     Raises:
@@ -88,8 +86,7 @@ def split_by_ids(
         unknown = [id_ for id_ in wanted if id_ not in index_of]
         if unknown:
             raise DataError(
-                f"`{argument}` names {len(unknown)} images that `{images.name}` does not hold, first "
-                f"`{unknown[0]}`"
+                f"`{argument}` names {len(unknown)} images that `{images.name}` does not hold, first `{unknown[0]}`"
             )
         return np.unique(np.asarray([index_of[id_] for id_ in wanted], np.int64))
 
@@ -109,8 +106,7 @@ def split_every(images: ImageSet, period: int = 10, first: int = 5) -> Split:
     """
     if period < 2 or not 0 <= first < len(images):
         raise DataError(
-            f"`period` is {period} and `first` {first}, expected at least 2 and an image of 0 to "
-            f"{len(images) - 1}"
+            f"`period` is {period} and `first` {first}, expected at least 2 and an image of 0 to {len(images) - 1}"
         )
     calibration = np.arange(first, len(images), period)
     return _checked(images, calibration, np.setdiff1d(np.arange(len(images)), calibration), None)
@@ -123,7 +119,6 @@ def _checked(images: ImageSet, calibration: np.ndarray, held_out: np.ndarray, se
     for argument, part in (("calibration", calibration), ("held_out", held_out)):
         if not part.size:
             raise DataError(
-                f"no images of `{images.name}` are left for `{argument}`: give more images or fewer for the "
-                "other"
+                f"no images of `{images.name}` are left for `{argument}`: give more images or fewer for the other"
             )
     return Split(calibration=calibration, held_out=held_out, seed=seed)

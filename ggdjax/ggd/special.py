@@ -56,6 +56,7 @@ _TERMS = {
 
 
 def terms_of(x: Array) -> _Terms:
+    """Return how many terms the series need in the floating type of ``x``."""
     return _TERMS[8 if x.dtype.itemsize == 8 else 4]
 
 

@@ -75,9 +75,7 @@ def test_labels_follow_the_label_offset(class_tree):
     images = open_images(class_tree, Preprocessing(label_offset=1))
     assert set(images.labels) == {1, 2, 3}
     check_labels(images, 4)
-    with pytest.raises(
-        DataError, match=r"4 of 12 .*3 classes.*`cat/0.png` with class 2 \(`label_offset` 1\)"
-    ):
+    with pytest.raises(DataError, match=r"4 of 12 .*3 classes.*`cat/0.png` with class 2 \(`label_offset` 1\)"):
         check_labels(images, 3)
 
 

@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 
 from ggdjax._errors import GgdjaxError
-from ggdjax.network import Float, run
-from ggdjax.network import _onnx_shaping as _  # registers operators
-from ggdjax.network import _onnx_spatial as __  # registers operators
+from ggdjax.network import (
+    Float,
+    _onnx_shaping,  # noqa: F401 - registers operators
+    _onnx_spatial,  # noqa: F401 - registers operators
+    run,
+)
 from ggdjax.network._onnx_convert import HANDLERS, convert
 
 onnx = pytest.importorskip("onnx")
@@ -34,7 +37,7 @@ REFUSED = {
     "reduce_max_empty_set": "the maximum of nothing",
     "resize.*(cubic|antialias|tf_crop|not_larger|not_smaller)": "resizing other than nearest and linear",
 }
-#: Where the case and ONNX Runtime differ, the door does as ONNX Runtime does: it takes the whole size, not scale x length.
+#: Where the case and ONNX Runtime differ, the door does as ONNX Runtime: it takes the whole size, not scale x length.
 DIFFERENT = {"test_resize_downsample_scales_linear_align_corners"}
 
 
