@@ -115,7 +115,9 @@ class Quantize:
         if self.out is not None:
             with clock("write"), report.new_run_folder(self.out) as folder:
                 self._write(folder, quantized, evaluation, images, parts, console, clock)
-            console.print(f"Written to {self.out}: result.json, parameters, and a picture per feature map.")
+            console.print(
+                f"Written to {self.out}: result.json, parameters, sensitivity.png, a picture per feature map."
+            )
 
     def _config(self) -> QuantConfig:
         from ggdjax import schemes
@@ -198,6 +200,7 @@ class Quantize:
         with progress_bar(console, "Drawing feature maps", len(quantized.calibration.names)) as advance:
             for _ in report.draw_feature_maps(quantized, folder / "feature_maps"):
                 advance(1)
+        report.plot_sensitivity({self.scheme: evaluation}).savefig(folder / "sensitivity.png", dpi=110)
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         report.write_result(
             folder,

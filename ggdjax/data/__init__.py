@@ -9,7 +9,7 @@ from ggdjax.data.folder import class_folders, labelled_folder
 from ggdjax.data.image_set import ImageSet, check_labels, padded
 from ggdjax.data.opening import open_images
 from ggdjax.data.preprocessing import PRESETS, Preprocessing, preset
-from ggdjax.data.split import Split, split, split_by_ids, split_every
+from ggdjax.data.split import Split, hash_order, split, split_by_ids, split_every
 
 __all__ = [
     "PRESETS",
@@ -22,6 +22,7 @@ __all__ = [
     "digits",
     "extract",
     "from_arrays",
+    "hash_order",
     "labelled_folder",
     "load_npz",
     "open_images",

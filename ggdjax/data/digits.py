@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def digits(preprocessing: Preprocessing = PREPROCESSING) -> ArrayImages:
     """
     from sklearn.datasets import load_digits
 
-    stored = load_digits()
+    stored: Any = load_digits()
     count = len(stored.target)
     ids = [f"digits/{i:04d}" for i in range(count)]
     order = hash_order(ids, _SEED)

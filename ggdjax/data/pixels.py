@@ -98,7 +98,8 @@ def _reshape(image: Any, preprocessing: Preprocessing) -> Any:
         if scaled != image.size:
             image = image.resize(scaled, Image.Resampling.BILINEAR)
     if preprocessing.crop is not None:
-        image = image.crop(_crop_box(*image.size, preprocessing.crop))
+        width, height = image.size
+        image = image.crop(_crop_box(width, height, preprocessing.crop))
     if preprocessing.size is not None and image.size != (preprocessing.size, preprocessing.size):
         image = image.resize((preprocessing.size, preprocessing.size), Image.Resampling.BILINEAR)
     return image

@@ -137,7 +137,8 @@ class Preprocessing:
         for name in fields:
             if name not in known:
                 raise DataError(f"unknown preprocessing field `{name}`: {near_matches(name, known)}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return cls(**values)
 
 
 #: ImageNet's channel statistics on [0, 1], as torchvision's networks (and many CIFAR-10 ones) were trained

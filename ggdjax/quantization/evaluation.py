@@ -42,11 +42,16 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Float and quantized accuracy on the same images, and SQNR in dB per feature map (each judged alone)."""
+    """Float and quantized accuracy on the same images, and SQNR in dB per feature map.
+
+    ``sqnr_db`` judges each feature map alone: the float network's, rounded. ``accumulated_sqnr_db`` compares it with
+    the quantized network's, which carries the errors of all layers before.
+    """
 
     float_accuracy: Accuracy
     quantized_accuracy: Accuracy
     sqnr_db: dict[str, float]
+    accumulated_sqnr_db: dict[str, float]
     float_correct: np.ndarray
     quantized_correct: np.ndarray
 
@@ -76,16 +81,17 @@ def evaluate(
     ranks: dict[str, list[np.ndarray]] = {"float": [], "quantized": []}
     energy: dict[str, float] = {}
     error: dict[str, float] = {}
+    accumulated: dict[str, float] = {}
     size = 0
     for x, labels in batches:
         count = len(labels)
         size = size or count
-        real, rounded, batch_energy, batch_error = jax.device_get(
+        real, rounded, *sums = jax.device_get(
             _run_both(net.graph, net.params, quantized.params, _pad(x, size), np.arange(size) < count)
         )
         for which, logits in (("float", real), ("quantized", rounded)):
             ranks[which].append(_rank_of_label(logits.reshape(size, -1)[:count], np.asarray(labels)))
-        for total, part in ((energy, batch_energy), (error, batch_error)):
+        for total, part in zip((energy, error, accumulated), sums, strict=True):
             for name, value in part.items():
                 total[name] = total.get(name, 0.0) + float(value)
     if not size:
@@ -95,6 +101,7 @@ def evaluate(
         float_accuracy=_accuracy(real_ranks),
         quantized_accuracy=_accuracy(rounded_ranks),
         sqnr_db={name: sqnr_db(energy[name], error[name]) for name in energy},
+        accumulated_sqnr_db={name: sqnr_db(energy[name], accumulated[name]) for name in energy},
         float_correct=real_ranks == 0,
         quantized_correct=rounded_ranks == 0,
     )
@@ -123,8 +130,9 @@ def accuracy(
 def _run_both(graph: Graph, params: dict[str, Array], quant: QuantParams, x: Array, valid: Array) -> tuple[Any, ...]:
     measure = Measure(quant, valid)
     real = run(graph, params, x, measure)
-    rounded = run(graph, params, x, FakeQuant(quant))
-    return real, rounded, measure.energy, measure.error
+    fake = FakeQuant(quant)
+    rounded = run(graph, params, x, fake)
+    return real, rounded, measure.energy, measure.error, measure.accumulated_error(fake)
 
 
 def sqnr_db(energy: float, error: float) -> float:
@@ -134,7 +142,7 @@ def sqnr_db(energy: float, error: float) -> float:
     return math.inf if error == 0.0 else 10.0 * math.log10(energy / error)
 
 
-def _pad(x: Array, size: int) -> Array:
+def _pad(x: Array, size: int) -> Array | np.ndarray:
     short = size - len(x)
     if short < 0:
         raise DataError(f"a batch of {len(x)} images follows one of {size}: the first batch must be the largest")

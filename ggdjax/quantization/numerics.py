@@ -16,6 +16,8 @@ from ggdjax.network import Float
 from ggdjax.network.ops import QUANTIZABLE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from jaxtyping import Array, Bool
     from jaxtyping import Float as Real
 
@@ -57,7 +59,7 @@ class Observe(Float):
     def __init__(self) -> None:
         self.histograms: dict[str, Histogram] = {}
 
-    def apply(self, node: Node, params: dict[str, Array], *inputs: Array) -> Array:
+    def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
         """Count the node's input if it is quantizable, then compute in float."""
         if node.op in QUANTIZABLE and node.inputs[0] not in self.histograms:
             self.histograms[node.inputs[0]] = histogram_counts(inputs[0])
@@ -68,22 +70,30 @@ class Measure(Float):
     """Float arithmetic that sums, per image, signal and quantization error of every quantizable feature map.
 
     ``energy`` and ``error`` map feature map names to Σx² and Σ(x − x_hat)² over the images that ``valid`` marks.
-    The signal is the float network's: each feature map is judged alone, not by what earlier layers did to it.
+    The signal is the float network's: each feature map is judged alone, not by what earlier layers did to it. For
+    that, ``accumulated_error`` compares with the feature maps that a `FakeQuant` run received.
     """
 
     def __init__(self, params: QuantParams, valid: Bool[Array, " batch"]) -> None:
         self.params, self.valid = params, valid
         self.energy: dict[str, Real[Array, ""]] = {}
         self.error: dict[str, Real[Array, ""]] = {}
+        self._feature_maps: dict[str, Array] = {}
 
-    def apply(self, node: Node, params: dict[str, Array], *inputs: Array) -> Array:
+    def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
         """Measure the node's input if it is quantizable, then compute in float."""
         if node.op in QUANTIZABLE and node.inputs[0] not in self.energy:
             name, x = node.inputs[0], inputs[0]
             residual = x - fake_quantize(x, self.params.activations[name])
             self.energy[name] = self._sum_of_squares(x)
             self.error[name] = self._sum_of_squares(residual)
+            self._feature_maps[name] = x
         return super().apply(node, params, *inputs)
+
+    def accumulated_error(self, rounded: FakeQuant) -> dict[str, Real[Array, ""]]:
+        """Return Σ(x − x̃)² per feature map, x̃ the rounded feature map of the quantized network on the same images."""
+        maps = rounded.feature_maps
+        return {name: self._sum_of_squares(x - maps[name]) for name, x in self._feature_maps.items()}
 
     def _sum_of_squares(self, x: Array) -> Array:
         per_image = jnp.sum(jnp.square(x), axis=tuple(range(1, x.ndim)))
@@ -94,17 +104,20 @@ class FakeQuant(Float):
     """Real arithmetic on rounded values: the input, weight and bias of every convolution and dense layer.
 
     Feature maps without an entry in ``params`` stay in float, so that layers can be quantized one at a time.
+    ``feature_maps`` holds what the layers received, after rounding.
     """
 
     def __init__(self, params: QuantParams) -> None:
         self.params = params
+        self.feature_maps: dict[str, Array] = {}
 
-    def apply(self, node: Node, params: dict[str, Array], *inputs: Array) -> Array:
+    def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
         """Round input, weight and bias of a quantizable node; compute the rest in float."""
         if node.op in QUANTIZABLE:
             quantized = dict(params)
             if (x := self.params.activations.get(node.inputs[0])) is not None:
                 inputs = (fake_quantize(inputs[0], x), *inputs[1:])
+            self.feature_maps[node.inputs[0]] = inputs[0]
             if (w := self.params.weights.get(node.name)) is not None:
                 quantized["kernel"] = fake_quantize(params["kernel"], w.as_range())
             if "bias" in params and (b := self.params.biases.get(node.name)) is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -104,4 +104,5 @@ def _unflatten(flat: dict[str, Array]) -> QuantParams:
     for key, value in flat.items():
         room, name, field = key.split("|")
         fields[room].setdefault(name, {})[field] = value
-    return QuantParams(**{room: {n: kind(**f) for n, f in fields[room].items()} for room, kind in _ROOMS.items()})
+    rooms: dict[str, Any] = {room: {n: kind(**f) for n, f in fields[room].items()} for room, kind in _ROOMS.items()}
+    return QuantParams(**rooms)

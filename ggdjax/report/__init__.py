@@ -5,6 +5,7 @@ from __future__ import annotations
 from ggdjax.report.plots import draw_feature_maps, plot_feature_map
 from ggdjax.report.record import environment, feature_map_rows, result_record, weight_rows
 from ggdjax.report.run_folder import check_run_folder, new_run_folder, write_result
+from ggdjax.report.sensitivity import plot_sensitivity
 from ggdjax.report.tables import accuracy_lines, feature_map_table, weight_table
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "feature_map_table",
     "new_run_folder",
     "plot_feature_map",
+    "plot_sensitivity",
     "result_record",
     "weight_rows",
     "weight_table",

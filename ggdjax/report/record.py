@@ -22,8 +22,8 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
 
     Keys: ``name``, ``shape`` (batch left out), ``signed``, ``zero_fraction``, ``a``, ``d``, ``p`` and ``fit`` (the
     generalized gamma fit of the nonzero magnitudes, and how it ended), ``order`` (of its tail weighting), ``step``,
-    ``qmin``, ``qmax``, ``zero_point``, ``predicted_sqnr_db`` (by the fit) and ``sqnr_db`` (measured on held-out
-    images).
+    ``qmin``, ``qmax``, ``zero_point``, ``predicted_sqnr_db`` (by the fit), and measured on held-out images ``sqnr_db``
+    (of the feature map alone) and ``accumulated_sqnr_db`` (with the errors of all layers before).
     """
     histograms, fitted = quantized.calibration.histograms, quantized.fit
     columns = {
@@ -44,6 +44,7 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
         row["fit"] = FitCode(int(fitted.code[index])).name.lower().replace("_", " ")
         row |= {key: np.asarray(getattr(quantizer, key)).item() for key in ("step", "qmin", "qmax", "zero_point")}
         row["sqnr_db"] = None if evaluation is None else evaluation.sqnr_db[name]
+        row["accumulated_sqnr_db"] = None if evaluation is None else evaluation.accumulated_sqnr_db[name]
         rows.append(row)
     return rows
 

@@ -20,7 +20,7 @@ def feature_map_table(quantized: QuantizedNetwork, evaluation: Evaluation) -> Ta
     table = _table(
         f"Feature maps, {quantized.config.activation_bits} bits, scheme {quantized.config.scheme}",
         ("feature map", "shape"),
-        ("zeros %", "a", "d", "p", "step", "codes", "SQNR predicted dB", "measured dB"),
+        ("zeros %", "a", "d", "p", "step", "codes", "SQNR predicted dB", "measured dB", "accumulated dB"),
     )
     for row in rows:
         table.add_row(
@@ -32,6 +32,7 @@ def feature_map_table(quantized: QuantizedNetwork, evaluation: Evaluation) -> Ta
             f"{row['qmin']}…{row['qmax']}",
             _decibel(row["predicted_sqnr_db"]),
             _decibel(row["sqnr_db"]),
+            _decibel(row["accumulated_sqnr_db"]),
         )
     table.caption = f"mean measured SQNR {evaluation.mean_sqnr_db:.2f} dB" + "".join(
         f"\n{row['name']}: {row['fit']}" for row in rows if row["fit"] != "converged"

@@ -1,0 +1,60 @@
+"""Where a quantized network loses its signal: SQNR along the layers, each alone and accumulated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ggdjax._errors import GgdjaxError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from matplotlib.figure import Figure
+
+    from ggdjax.quantization import Evaluation
+
+#: Colour-blind safe (Okabe & Ito 2008).
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def plot_sensitivity(evaluations: Mapping[str, Evaluation]) -> Figure:
+    """Draw the SQNR of every feature map: alone (solid) and with the errors of all layers before (dashed).
+
+    Args:
+        evaluations: one per scheme or setting, by the name to show, all of the same network.
+
+    Returns:
+        A matplotlib figure of its own, not registered with pyplot: save it with ``figure.savefig``.
+
+    Raises:
+        GgdjaxError: there are none, or they are of different networks.
+    """
+    from matplotlib.figure import Figure
+
+    if not evaluations:
+        raise GgdjaxError("`evaluations` is empty: give at least one")
+    maps = {tuple(evaluation.sqnr_db) for evaluation in evaluations.values()}
+    if len(maps) > 1:
+        raise GgdjaxError("`evaluations` are of different networks: their feature maps differ")
+    (names,) = maps
+    figure = Figure(figsize=(max(6.4, 0.32 * len(names) + 2.0), 4.4), layout="constrained")
+    axes = figure.subplots()
+    position = np.arange(len(names))
+    for index, (label, evaluation) in enumerate(evaluations.items()):
+        colour = _COLOURS[index % len(_COLOURS)]
+        alone = [evaluation.sqnr_db[name] for name in names]
+        accumulated = [evaluation.accumulated_sqnr_db[name] for name in names]
+        axes.plot(position, alone, "o-", color=colour, markersize=3, linewidth=1.4, label=f"{label}, alone")
+        axes.plot(position, accumulated, "--", color=colour, linewidth=1.2, label=f"{label}, accumulated")
+    axes.set_xticks(position, [_shortened(name) for name in names], rotation=60, ha="right", fontsize=7)
+    axes.set_ylabel("SQNR, dB")
+    axes.set_xlabel("feature map, in the order of the data")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(fontsize=8, frameon=False, ncols=2)
+    return figure
+
+
+def _shortened(name: str, length: int = 22) -> str:
+    return name if len(name) <= length else "…" + name[1 - length :]
