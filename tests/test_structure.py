@@ -13,7 +13,7 @@ import pytest
 import ggdjax
 
 PACKAGE = Path(ggdjax.__file__).parent
-HEAVY = {
+HEAVY = {"flax", "matplotlib", "numpyro", "onnx", "optax", "optimistix", "PIL", "scipy", "sklearn", "tensorflow"}
     "flax",
     "matplotlib",
     "numpyro",
