@@ -14,18 +14,6 @@ import ggdjax
 
 PACKAGE = Path(ggdjax.__file__).parent
 HEAVY = {"flax", "matplotlib", "numpyro", "onnx", "optax", "optimistix", "PIL", "scipy", "sklearn", "tensorflow"}
-    "flax",
-    "matplotlib",
-    "numpyro",
-    "onnx",
-    "optax",
-    "optimistix",
-    "PIL",
-    "scipy",
-    "sklearn",
-    "tensorflow",
-    "tyro",
-}
 
 #: Room -> the rooms it may import: the order in which data flow through them.
 MAY_IMPORT = {
