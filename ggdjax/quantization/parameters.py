@@ -12,6 +12,7 @@ import numpy as np
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.schemes import Range
+from ggdjax.steps import power_of_two
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +39,7 @@ class FixedPoint:
         # At 32 bits 2^31 wraps to −2^31; negated and less one it wraps to the right limits all the same.
         half = jnp.left_shift(jnp.ones_like(self.bits), self.bits - 1)
         zero = jnp.zeros_like(half)
-        step = jnp.exp2(-self.frac_bits.astype(jnp.float32))
+        step = power_of_two(-self.frac_bits)
         return Range(step=step, qmin=-half, qmax=half - 1, zero_point=zero, code=zero)
 
 

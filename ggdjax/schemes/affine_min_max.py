@@ -28,8 +28,8 @@ def affine_min_max(
     """Return the step S and the zero point Z."""
     low = jnp.minimum(histogram.minimum, 0.0)[None, :]
     high = jnp.maximum(histogram.maximum, 0.0)[None, :]
-    codes = jnp.exp2(bits.astype(jnp.float32)) - 1.0
+    codes = jnp.left_shift(1, bits).astype(jnp.float32) - 1.0
     step = high / codes - low / codes  # in two terms: high − low may overflow
-    qmin = jnp.where(signed, -jnp.exp2((bits - 1).astype(jnp.float32)), 0.0)
+    qmin = jnp.where(signed, -jnp.left_shift(1, bits - 1).astype(jnp.float32), 0.0)
     zero_point = jnp.clip(jnp.round(qmin - low / jnp.where(step > 0, step, 1.0)), qmin, qmin + codes)
     return step, zero_point.astype(jnp.int32)

@@ -221,7 +221,7 @@ def _settle(histogram: Histogram, bits: Array, signed: Array, step: Array, zero_
 
 def levels(bits: Int[Array, "..."], signed: Bool[Array, "..."]) -> Float[Array, "..."]:
     """Return N, the levels on one side of zero, zero included: ``2^b`` unsigned, ``2^(b−1)`` signed; float32."""
-    return jnp.exp2((bits - signed.astype(bits.dtype)).astype(jnp.float32))
+    return jnp.left_shift(1, bits - signed.astype(bits.dtype)).astype(jnp.float32)
 
 
 def top_code(bits: Int[Array, "..."], signed: Bool[Array, "..."]) -> Float[Array, "..."]:
