@@ -21,6 +21,12 @@ _PUBLIC = {
     "Distortion": "_solve",
     "METHODS": "_solve",
     "Source": "source",
+    "best_fractional_length": "fixed_point",
+    "max_fractional_length": "fixed_point",
+    "quantize_fixed_point": "fixed_point",
+    "power_of_two": "fixed_point",
+    "FractionalLength": "fixed_point",
+    "FixedPointCode": "fixed_point",
 }
 
 __all__ = list(_PUBLIC)
