@@ -53,6 +53,10 @@ class Quantize:
     """Width of biases, 2 to 32 bits."""
     scheme: str = "ggd"
     """How feature-map steps are chosen; an unknown name lists the known ones."""
+    activations_per: Literal["tensor", "channel"] = "tensor"
+    """One step per feature map, or one per channel of it, reported beside the result of one per feature map."""
+    weight_scheme: str = "fixed-point"
+    """fixed-point: the fractional length of least squared error; or a scheme that chooses free steps."""
     weights_per: Literal["tensor", "channel"] = "tensor"
     """One fractional length per layer, or per output channel."""
 
@@ -99,6 +103,8 @@ class Quantize:
         from ggdjax import report
 
         console = Console()
+        if not console.is_terminal:
+            console = Console(width=120)  # a file or a pipe has no width of its own: nothing is cut off
         config = self._config()
         if self.batch_size < 1:
             raise GgdjaxError(f"`--batch-size` must be at least 1, got {self.batch_size}")
@@ -108,21 +114,29 @@ class Quantize:
         with clock("load"):
             net, images = self._open(console)
             parts = self._split(images)
-        quantized, evaluation = self._quantize(net, images, parts, config, console, clock)
-        console.print(report.feature_map_table(quantized, evaluation))
+        calibration = self._calibrate(net, images, parts, config, console, clock)
+        quantized, evaluation = self._quantize(net, calibration, images, parts, config, console, clock)
+        results = {f"steps per {config.activations_per}": (quantized, evaluation)}
+        if config.activations_per == "channel":
+            per_tensor = dataclasses.replace(config, activations_per="tensor")
+            beside = self._quantize(net, calibration, images, parts, per_tensor, console, clock)
+            results["steps per tensor"] = beside
+        for result in results.values():
+            console.print(report.feature_map_table(*result))
         console.print(report.weight_table(quantized))
-        console.print(report.accuracy_lines(evaluation))
+        for name, (_, measured) in results.items():
+            console.print(*([name] if len(results) > 1 else []), report.accuracy_lines(measured), sep="\n")
         if self.out is not None:
             with clock("write"), report.new_run_folder(self.out) as folder:
-                self._write(folder, quantized, evaluation, images, parts, console, clock)
-            console.print(
-                f"Written to {self.out}: result.json, parameters, sensitivity.png, a picture per feature map."
-            )
+                self._write(folder, results, images, parts, console, clock)
+            console.print(f"Written to {self.out}: result.json, parameters, pictures", soft_wrap=True)
 
     def _config(self) -> QuantConfig:
         from ggdjax import schemes
 
         schemes.get(self.scheme)
+        if self.weight_scheme != "fixed-point":
+            schemes.get(self.weight_scheme)
         names = [f.name for f in dataclasses.fields(QuantConfig)]
         return QuantConfig(**{name: getattr(self, name) for name in names})
 
@@ -176,15 +190,21 @@ class Quantize:
             parts = dataclasses.replace(parts, held_out=chosen)
         return parts
 
-    def _quantize(self, net, images, parts, config, console, clock):
+    def _calibrate(self, net, images, parts, config, console, clock):
         import ggdjax as gd
         from ggdjax.cli._progress import counted, progress_bar
-        from ggdjax.quantization import evaluate
 
         size = _even_batch(len(parts.calibration), self.batch_size)
         with clock("calibrate"), progress_bar(console, "Calibrating", len(parts.calibration)) as advance:
             batches = counted(images.batches(parts.calibration, size), advance)
-            calibration = gd.calibrate(net, (x for x, _ in batches))
+            per_channel = config.activations_per == "channel"
+            return gd.calibrate(net, (x for x, _ in batches), per_channel=per_channel)
+
+    def _quantize(self, net, calibration, images, parts, config, console, clock):
+        import ggdjax as gd
+        from ggdjax.cli._progress import counted, progress_bar
+        from ggdjax.quantization import evaluate
+
         with clock("quantize"), console.status("Fitting distributions, choosing steps and fractional lengths"):
             quantized = gd.quantize(net, calibration, config)
         with clock("evaluate"), progress_bar(console, "Evaluating held-out images", len(parts.held_out)) as advance:
@@ -192,21 +212,26 @@ class Quantize:
             evaluation = evaluate(quantized, batches)
         return quantized, evaluation
 
-    def _write(self, folder, quantized, evaluation, images, parts, console, clock) -> None:
+    def _write(self, folder, results, images, parts, console, clock) -> None:
         from ggdjax import report
         from ggdjax.cli._progress import progress_bar
 
+        (quantized, evaluation), *beside = results.values()
         quantized.params.save(folder / "parameters")
         with progress_bar(console, "Drawing feature maps", len(quantized.calibration.names)) as advance:
-            for _ in report.draw_feature_maps(quantized, folder / "feature_maps"):
+            # One picture per feature map shows one step: that of the whole feature map.
+            per_tensor = results["steps per tensor"][0]
+            for _ in report.draw_feature_maps(per_tensor, folder / "feature_maps"):
                 advance(1)
-        report.plot_sensitivity({self.scheme: evaluation}).savefig(folder / "sensitivity.png", dpi=110)
+        measured = {f"{self.scheme}, {name}": evaluation for name, (_, evaluation) in results.items()}
+        report.plot_sensitivity(measured).savefig(folder / "sensitivity.png", dpi=110)
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         report.write_result(
             folder,
             {
                 "model": str(self.model) if self.model else "digits (embedded)",
                 **report.result_record(quantized, evaluation),
+                **({"steps_per_tensor": report.result_record(*beside[0])} if beside else {}),
                 "options": {k: str(v) if isinstance(v, Path) else v for k, v in options.items()},
                 "preprocessing": images.preprocessing.to_dict(),
                 "images": parts.to_dict(images),
@@ -228,7 +253,7 @@ class _Clock:
     def __call__(self, phase: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.seconds[phase] = round(time.perf_counter() - start, 3)
+        self.seconds[phase] = round(self.seconds.get(phase, 0.0) + time.perf_counter() - start, 3)
 
 
 def _even_batch(images: int, largest: int) -> int:

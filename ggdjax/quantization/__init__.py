@@ -6,7 +6,7 @@ from ggdjax.quantization.calibration import Calibration, calibrate
 from ggdjax.quantization.config import QuantConfig
 from ggdjax.quantization.evaluation import Accuracy, Evaluation, accuracy, evaluate, sqnr_db
 from ggdjax.quantization.numerics import FakeQuant, Measure, Observe, fake_quantize
-from ggdjax.quantization.parameters import FixedPoint, QuantParams
+from ggdjax.quantization.parameters import FixedPoint, QuantParams, as_range
 from ggdjax.quantization.quantized_network import QuantizedNetwork, quantize
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "QuantParams",
     "QuantizedNetwork",
     "accuracy",
+    "as_range",
     "calibrate",
     "evaluate",
     "fake_quantize",

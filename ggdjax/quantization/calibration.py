@@ -33,6 +33,8 @@ class Calibration:
     names: tuple[str, ...]
     splits: Histogram
     images: int
+    channels: dict[str, Histogram] | None = None
+    """Per feature map one histogram per channel (batch shape ``[chan]``), where they were asked for."""
 
     @property
     def histograms(self) -> Histogram:
@@ -40,7 +42,9 @@ class Calibration:
         return self.splits.merge(0)
 
 
-def calibrate(net: Network, batches: Iterable[Float[Array, "batch ..."]], *, splits: int = 4) -> Calibration:
+def calibrate(
+    net: Network, batches: Iterable[Float[Array, "batch ..."]], *, splits: int = 4, per_channel: bool = False
+) -> Calibration:
     """Stream images through the float network, batch normalization folded, and count its feature maps.
 
     Memory does not depend on the number of images: per split and feature map one histogram of 65,536 bins.
@@ -49,6 +53,7 @@ def calibrate(net: Network, batches: Iterable[Float[Array, "batch ..."]], *, spl
         net: a network from ``load_onnx`` or ``trace``.
         batches: input batches in the layout of the model's own input. One shape is best: each new one compiles anew.
         splits: number of image splits kept apart for cross-validation, at least 1. Batches are dealt to them in turn.
+        per_channel: also count every channel of every feature map by itself (256 KiB each).
 
     Raises:
         DataError: no batches, or NaN or infinity in a feature map (named).
@@ -56,24 +61,30 @@ def calibrate(net: Network, batches: Iterable[Float[Array, "batch ..."]], *, spl
     net = fold_batch_norm(net)
     names = tuple(feature_map.tensor for feature_map in net.graph.feature_maps())
     totals: list[Histogram | None] = [None] * splits
+    channels: dict[str, Histogram] | None = None
     images = 0
     for index, batch in enumerate(batches):
-        counted = jax.device_get(_observe(net.graph, net.params, batch))
+        counted, by_channel = jax.device_get(_observe(net.graph, per_channel, net.params, batch))
         _refuse_nonfinite(names, counted)
         previous = totals[index % splits]
         totals[index % splits] = counted if previous is None else previous + counted
+        if per_channel:
+            channels = by_channel if channels is None else {name: channels[name] + h for name, h in by_channel.items()}
         images += len(batch)
     if not images:
         raise DataError("no images to calibrate on: `batches` is empty")
     filled = [h for h in totals if h is not None]
-    return Calibration(names=names, splits=Histogram.stack(filled), images=images)
+    return Calibration(names=names, splits=Histogram.stack(filled), images=images, channels=channels)
 
 
-@partial(jax.jit, static_argnums=0)
-def _observe(graph: Graph, params: dict[str, Array], x: Array) -> Histogram:
-    numerics = Observe()
+@partial(jax.jit, static_argnums=(0, 1))
+def _observe(
+    graph: Graph, per_channel: bool, params: dict[str, Array], x: Array
+) -> tuple[Histogram, dict[str, Histogram]]:
+    numerics = Observe(per_channel=per_channel)
     run(graph, params, x, numerics)
-    return Histogram.stack([numerics.histograms[fm.tensor] for fm in graph.feature_maps()])
+    whole = Histogram.stack([numerics.histograms[fm.tensor] for fm in graph.feature_maps()])
+    return whole, numerics.channels
 
 
 def _refuse_nonfinite(names: tuple[str, ...], counted: Histogram) -> None:

@@ -23,13 +23,21 @@ class QuantConfig:
     """Width of every bias in bits, 2 to 32. Biases are few, so 16 bits cost nothing and lose nothing."""
     scheme: str = "ggd"
     """Name of the scheme that chooses the step of every feature map (see ``ggdjax.schemes.names()``)."""
+    activations_per: str = "tensor"
+    """One step per feature map (``"tensor"``), or one per channel of it (``"channel"``: needs a calibration that
+    counted channels, and an accelerator that rescales its accumulators per input channel)."""
+    weight_scheme: str = "fixed-point"
+    """``"fixed-point"``, the paper's: steps are powers of two, of least squared error. Or the name of a scheme that
+    chooses a free step for the weights from their histogram, for comparison."""
     weights_per: str = "tensor"
-    """One fractional length per layer (``"tensor"``, the paper's) or per output channel (``"channel"``)."""
+    """One fractional length, or free step, per layer (``"tensor"``, the paper's) or per output channel
+    (``"channel"``)."""
 
     def __post_init__(self) -> None:
         for name, largest in (("weight_bits", 16), ("activation_bits", 16), ("bias_bits", 32)):
             value = getattr(self, name)
             if not isinstance(value, int) or not 2 <= value <= largest:
                 raise GgdjaxError(f"`{name}` must be a whole number of bits from 2 to {largest}, got {value!r}")
-        if self.weights_per not in ("tensor", "channel"):
-            raise GgdjaxError(f"`weights_per` must be 'tensor' or 'channel', got {self.weights_per!r}")
+        for name in ("activations_per", "weights_per"):
+            if getattr(self, name) not in ("tensor", "channel"):
+                raise GgdjaxError(f"`{name}` must be 'tensor' or 'channel', got {getattr(self, name)!r}")

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from ggdjax.ggd import histogram_counts
 from ggdjax.network import Float
 from ggdjax.network.ops import QUANTIZABLE
+from ggdjax.quantization.parameters import as_range
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,15 +55,21 @@ class Observe(Float):
     """Float arithmetic that counts every quantizable feature map into a logarithmic histogram.
 
     ``histograms`` maps feature map names to counts; each tensor is counted once, however many layers read it.
+    ``channels`` does so per channel (last axis), if asked for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, per_channel: bool = False) -> None:
+        self.per_channel = per_channel
         self.histograms: dict[str, Histogram] = {}
+        self.channels: dict[str, Histogram] = {}
 
     def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
         """Count the node's input if it is quantizable, then compute in float."""
         if node.op in QUANTIZABLE and node.inputs[0] not in self.histograms:
-            self.histograms[node.inputs[0]] = histogram_counts(inputs[0])
+            name, x = node.inputs[0], inputs[0]
+            self.histograms[name] = histogram_counts(x)
+            if self.per_channel:
+                self.channels[name] = histogram_counts(x, axis=tuple(range(x.ndim - 1)))
         return super().apply(node, params, *inputs)
 
 
@@ -119,8 +126,8 @@ class FakeQuant(Float):
                 inputs = (fake_quantize(inputs[0], x), *inputs[1:])
             self.feature_maps[node.inputs[0]] = inputs[0]
             if (w := self.params.weights.get(node.name)) is not None:
-                quantized["kernel"] = fake_quantize(params["kernel"], w.as_range())
+                quantized["kernel"] = fake_quantize(params["kernel"], as_range(w))
             if "bias" in params and (b := self.params.biases.get(node.name)) is not None:
-                quantized["bias"] = fake_quantize(params["bias"], b.as_range())
+                quantized["bias"] = fake_quantize(params["bias"], as_range(b))
             params = quantized
         return super().apply(node, params, *inputs)

@@ -49,11 +49,11 @@ class QuantParams:
     """All steps and fractional lengths of a network.
 
     ``activations`` maps the name of each quantized feature map to its quantizer; ``weights`` and ``biases`` map the
-    name of each convolution or dense node to its fixed-point format.
+    name of each convolution or dense node to its fixed-point format (a weight with a free step: to its `Range`).
     """
 
     activations: dict[str, Range]
-    weights: dict[str, FixedPoint]
+    weights: dict[str, FixedPoint | Range]
     biases: dict[str, FixedPoint]
 
     def save(self, stem: Path) -> None:
@@ -88,15 +88,20 @@ class QuantParams:
         return _unflatten(flat)
 
 
-_ROOMS = {"activations": Range, "weights": FixedPoint, "biases": FixedPoint}
+def as_range(quantizer: FixedPoint | Range) -> Range:
+    """Return any quantizer by its step and codes."""
+    return quantizer if isinstance(quantizer, Range) else quantizer.as_range()
+
+
+_ROOMS = ("activations", "weights", "biases")
 
 
 def _flatten(params: QuantParams) -> dict[str, Array]:
     return {
         f"{room}|{name}|{field}": getattr(quantizer, field)
-        for room, kind in _ROOMS.items()
+        for room in _ROOMS
         for name, quantizer in getattr(params, room).items()
-        for field in kind.__dataclass_fields__
+        for field in quantizer.__dataclass_fields__
     }
 
 
@@ -105,5 +110,8 @@ def _unflatten(flat: dict[str, Array]) -> QuantParams:
     for key, value in flat.items():
         room, name, field = key.split("|")
         fields[room].setdefault(name, {})[field] = value
-    rooms: dict[str, Any] = {room: {n: kind(**f) for n, f in fields[room].items()} for room, kind in _ROOMS.items()}
+    rooms: dict[str, Any] = {
+        room: {name: (FixedPoint if "frac_bits" in f else Range)(**f) for name, f in quantizers.items()}
+        for room, quantizers in fields.items()
+    }
     return QuantParams(**rooms)

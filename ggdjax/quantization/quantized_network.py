@@ -13,7 +13,7 @@ import numpy as np
 
 from ggdjax import schemes, steps
 from ggdjax._errors import GgdjaxError
-from ggdjax.ggd import fit
+from ggdjax.ggd import Histogram, fit
 from ggdjax.network import fold_batch_norm, run
 from ggdjax.quantization.config import QuantConfig
 from ggdjax.quantization.evaluation import sqnr_db
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
     from ggdjax.ggd import FitResult
-    from ggdjax.network import Graph, Network
+    from ggdjax.network import Graph, Network, Node
     from ggdjax.quantization.calibration import Calibration
+    from ggdjax.schemes import Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,8 @@ class QuantizedNetwork:
     fit: FitResult
     """The generalized gamma fit of each feature map's nonzero magnitudes, in the order of ``calibration.names``."""
     predicted_sqnr_db: Float[np.ndarray, " tensor"]
-    """SQNR of each feature map that its fit predicts for the chosen step, dB; NaN where the zero point is not 0."""
+    """SQNR of each feature map that its fit predicts for the chosen step, dB; NaN for steps per channel, and where the
+    zero point is not 0."""
     weight_sqnr_db: dict[str, float]
     """SQNR of each kernel in dB, by node name; infinite where nothing is lost."""
     bias_sqnr_db: dict[str, float]
@@ -71,8 +73,8 @@ def quantize(net: Network, calibration: Calibration, config: QuantConfig | None 
     """Choose the step of every feature map and the fractional length of every weight and bias.
 
     Batch normalization is folded first. Feature maps are the tensors that enter convolutions and dense layers, one
-    step each, signed codes where calibration saw a negative value. Weights and biases get the fractional length of
-    least squared error (the paper's rule).
+    step each (or one per channel), signed codes where calibration saw a negative value. Weights and biases get the
+    fractional length of least squared error (the paper's rule), or weights a free step, for comparison.
 
     Args:
         net: the network that was calibrated.
@@ -80,7 +82,8 @@ def quantize(net: Network, calibration: Calibration, config: QuantConfig | None 
         config: widths and schemes; the defaults of :class:`QuantConfig` where None.
 
     Raises:
-        GgdjaxError: the calibration is another network's, or the scheme is unknown.
+        GgdjaxError: the calibration is another network's or did not count the channels that ``config`` asks for, or
+            a scheme is unknown.
     """
     config = QuantConfig() if config is None else config
     net = fold_batch_norm(net)
@@ -91,36 +94,102 @@ def quantize(net: Network, calibration: Calibration, config: QuantConfig | None 
     chosen = schemes.choose(config.scheme, histograms, config.activation_bits, signed)
     fitted = fit(histograms)
     predicted = steps.predict(fitted.tail, chosen.step, config.activation_bits, signed=signed)
+    known = np.asarray(chosen.zero_point) == 0
+    if config.activations_per == "channel":
+        activations = _per_channel(calibration, config, signed)
+        known = np.zeros_like(known)
+    else:
+        activations = {name: _pick(chosen, i) for i, name in enumerate(calibration.names)}
     weights, biases = {}, {}
     for node in net.graph.quantizable:
-        kernel = net.params[node.param("kernel")]
-        weights[node.name] = _fixed_point(kernel, config.weight_bits, per_channel=config.weights_per == "channel")
-        if (key := node.param("bias")) is not None:
-            biases[node.name] = _fixed_point(net.params[key], config.bias_bits, per_channel=False)
+        kernel = net.params[_key(node, "kernel")]
+        weights[node.name] = _weight_quantizer(kernel, config)
+        if node.param("bias") is not None:
+            biases[node.name] = _fixed_point(net.params[_key(node, "bias")], config.bias_bits, per_channel=False)
     return QuantizedNetwork(
         network=net,
         params=QuantParams(
-            activations={name: chosen[i] for i, name in enumerate(calibration.names)},
+            activations=activations,
             weights={name: fixed for name, (fixed, _) in weights.items()},
             biases={name: fixed for name, (fixed, _) in biases.items()},
         ),
         config=config,
         calibration=calibration,
         fit=fitted,
-        predicted_sqnr_db=np.where(np.asarray(chosen.zero_point) == 0, np.asarray(predicted.sqnr_db), np.nan),
+        predicted_sqnr_db=np.where(known, np.asarray(predicted.sqnr_db), np.nan),
         weight_sqnr_db={name: sqnr for name, (_, sqnr) in weights.items()},
         bias_sqnr_db={name: sqnr for name, (_, sqnr) in biases.items()},
     )
 
 
+#: Channels whose steps are chosen in one call: bounds the memory (256 KiB a channel), and one shape compiles once.
+_CHANNELS = 128
+
+
+def _per_channel(calibration: Calibration, config: QuantConfig, signed: np.ndarray) -> dict[str, Range]:
+    """Return a step per channel of every feature map; its channels are signed where the whole is."""
+    if calibration.channels is None:
+        raise GgdjaxError("`activations_per` is 'channel', but channels were not counted: calibrate with `per_channel`")
+    sizes = [len(calibration.channels[name].zeros) for name in calibration.names]
+    all_channels = jax.tree.map(
+        lambda *leaves: np.concatenate(leaves), *(calibration.channels[name] for name in calibration.names)
+    )
+    all_signed = np.repeat(signed, sizes)
+    blocks = []
+    for start in range(0, sum(sizes), _CHANNELS):
+        block = jax.tree.map(lambda leaf: _filled_up(leaf[start : start + _CHANNELS]), all_channels)  # noqa: B023
+        block_signed = _filled_up(all_signed[start : start + _CHANNELS])
+        blocks.append(jax.device_get(schemes.choose(config.scheme, block, config.activation_bits, block_signed)))
+    chosen = jax.tree.map(lambda *leaves: np.concatenate(leaves), *blocks)
+    ends = np.cumsum(sizes)
+    return {
+        name: jax.tree.map(lambda leaf: jnp.asarray(leaf[end - size : end]), chosen)  # noqa: B023
+        for name, size, end in zip(calibration.names, sizes, ends, strict=True)
+    }
+
+
+def _filled_up(leaf: np.ndarray) -> np.ndarray:
+    return np.concatenate([leaf, np.zeros((_CHANNELS - len(leaf), *leaf.shape[1:]), leaf.dtype)])
+
+
+def _pick(chosen: Range, index: int) -> Range:
+    return jax.tree.map(lambda leaf: leaf[index], chosen)
+
+
+def _key(node: Node, role: str) -> str:
+    key = node.param(role)
+    if key is None:
+        raise GgdjaxError(f"node `{node.name}` has no {role}")
+    return key
+
+
+def _weight_quantizer(kernel: Array, config: QuantConfig) -> tuple[FixedPoint | Range, float]:
+    """Return the quantizer of a kernel (output channels last), and its SQNR in dB."""
+    per_channel = config.weights_per == "channel"
+    if config.weight_scheme == "fixed-point":
+        return _fixed_point(kernel, config.weight_bits, per_channel=per_channel)
+    rows = _rows(kernel, per_channel=per_channel)
+    free = schemes.choose(config.weight_scheme, Histogram.from_samples(rows, axis=1), config.weight_bits, True)
+    free = free if per_channel else _pick(free, 0)
+    return free, _sqnr_of(kernel, free)
+
+
 def _fixed_point(w: Array, bits: int, *, per_channel: bool) -> tuple[FixedPoint, float]:
     """Return the best fixed-point format of a kernel (output channels last) or bias, and its SQNR in dB."""
-    rows = w.reshape(-1, w.shape[-1]).T if per_channel else w.reshape(1, -1)
+    rows = _rows(w, per_channel=per_channel)
     # Zeros cost nothing under any format: padded to a power of four, all layers share a few compiled searches.
     size = 4 ** math.ceil(math.log(max(rows.shape[1], 2), 4))
     rows = jnp.pad(rows, ((0, 0), (0, size - rows.shape[1])))
     best = steps.best_fractional_length(rows, bits, axis=1)
     frac_bits = best.frac_bits if per_channel else best.frac_bits[0]
     fixed = FixedPoint(frac_bits=frac_bits, bits=jnp.int32(bits))
-    error = float(jnp.sum(jnp.square(w - fake_quantize(w, fixed.as_range()))))
-    return fixed, sqnr_db(float(jnp.sum(jnp.square(w))), error)
+    return fixed, _sqnr_of(w, fixed.as_range())
+
+
+def _rows(w: Array, *, per_channel: bool) -> Array:
+    return w.reshape(-1, w.shape[-1]).T if per_channel else w.reshape(1, -1)
+
+
+def _sqnr_of(w: Array, quantizer: Range) -> float:
+    error = float(jnp.sum(jnp.square(w - fake_quantize(w, quantizer))))
+    return sqnr_db(float(jnp.sum(jnp.square(w))), error)

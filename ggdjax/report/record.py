@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax.ggd import FitCode
+from ggdjax.quantization import as_range
 
 if TYPE_CHECKING:
-    from ggdjax.quantization import Evaluation, QuantizedNetwork
+    from ggdjax.quantization import Evaluation, FixedPoint, QuantizedNetwork
+    from ggdjax.schemes import Range
 
 _PACKAGES = ("ggdjax", "jax", "jaxlib", "flax", "numpy", "onnx", "optax")
 
@@ -21,9 +23,10 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
     """Return one row per quantized feature map, in the order in which data flow through the network.
 
     Keys: ``name``, ``shape`` (batch left out), ``signed``, ``zero_fraction``, ``a``, ``d``, ``p`` and ``fit`` (the
-    generalized gamma fit of the nonzero magnitudes, and how it ended), ``order`` (of its tail weighting), ``step``,
-    ``qmin``, ``qmax``, ``zero_point``, ``predicted_sqnr_db`` (by the fit), and measured on held-out images ``sqnr_db``
-    (of the feature map alone) and ``accumulated_sqnr_db`` (with the errors of all layers before).
+    generalized gamma fit of the nonzero magnitudes, and how it ended), ``order`` (of its tail weighting), ``step`` and
+    ``zero_point`` (a list per channel), ``qmin``, ``qmax``, ``predicted_sqnr_db`` (by the fit), and measured on
+    held-out images ``sqnr_db`` (of the feature map alone) and ``accumulated_sqnr_db`` (with the errors of all layers
+    before).
     """
     histograms, fitted = quantized.calibration.histograms, quantized.fit
     columns = {
@@ -42,7 +45,9 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
         row = {"name": name, "shape": list(quantized.network.graph.shape(name)[1:])}
         row |= {key: value[index].item() for key, value in columns.items()}
         row["fit"] = FitCode(int(fitted.code[index])).name.lower().replace("_", " ")
-        row |= {key: np.asarray(getattr(quantizer, key)).item() for key in ("step", "qmin", "qmax", "zero_point")}
+        row["step"] = np.asarray(quantizer.step).tolist()
+        row |= {key: np.asarray(getattr(quantizer, key)).ravel()[0].item() for key in ("qmin", "qmax")}
+        row["zero_point"] = np.asarray(quantizer.zero_point).tolist()
         row["sqnr_db"] = None if evaluation is None else evaluation.sqnr_db[name]
         row["accumulated_sqnr_db"] = None if evaluation is None else evaluation.accumulated_sqnr_db[name]
         rows.append(row)
@@ -52,7 +57,8 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
 def weight_rows(quantized: QuantizedNetwork) -> list[dict[str, Any]]:
     """Return one row per convolution or dense layer.
 
-    Keys: ``name``, ``shape`` (of the kernel, channels last), ``frac_bits`` (F; a list per output channel), ``sqnr_db``,
+    Keys: ``name``, ``shape`` (of the kernel, channels last), ``frac_bits`` (F; a list per output channel; None for a
+    free step), ``step``, ``sqnr_db``,
     ``bias_frac_bits`` and ``bias_sqnr_db`` (None without a bias).
     """
     net, rows = quantized.network, []
@@ -62,13 +68,21 @@ def weight_rows(quantized: QuantizedNetwork) -> list[dict[str, Any]]:
             {
                 "name": node.name,
                 "shape": list(net.params[node.param("kernel")].shape),
-                "frac_bits": np.asarray(quantized.params.weights[node.name].frac_bits).tolist(),
+                **_weight_format(quantized.params.weights[node.name]),
                 "sqnr_db": quantized.weight_sqnr_db[node.name],
                 "bias_frac_bits": None if bias is None else np.asarray(bias.frac_bits).tolist(),
                 "bias_sqnr_db": quantized.bias_sqnr_db.get(node.name),
             }
         )
     return rows
+
+
+def _weight_format(quantizer: FixedPoint | Range) -> dict[str, Any]:
+    frac_bits = getattr(quantizer, "frac_bits", None)
+    return {
+        "frac_bits": None if frac_bits is None else np.asarray(frac_bits).tolist(),
+        "step": np.asarray(as_range(quantizer).step).tolist(),
+    }
 
 
 def result_record(quantized: QuantizedNetwork, evaluation: Evaluation) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def feature_map_table(quantized: QuantizedNetwork, evaluation: Evaluation) -> Ta
     table = _table(
         f"Feature maps, {quantized.config.activation_bits} bits, scheme {quantized.config.scheme}",
         ("feature map", "shape"),
-        ("zeros %", "a", "d", "p", "step", "codes", "SQNR predicted dB", "measured dB", "accumulated dB"),
+        ("zeros %", "a", "d", "p", "step", "predicted", "measured", "accum."),
     )
     for row in rows:
         table.add_row(
@@ -28,13 +28,16 @@ def feature_map_table(quantized: QuantizedNetwork, evaluation: Evaluation) -> Ta
             _shape(row["shape"]),
             f"{100 * row['zero_fraction']:.1f}",
             *(f"{row[key]:.3g}" for key in ("a", "d", "p")),
-            f"{row['step']:.4g}",
-            f"{row['qmin']}…{row['qmax']}",
+            ("±" if row["signed"] else "") + _span(row["step"]),
             _decibel(row["predicted_sqnr_db"]),
             _decibel(row["sqnr_db"]),
             _decibel(row["accumulated_sqnr_db"]),
         )
-    table.caption = f"mean measured SQNR {evaluation.mean_sqnr_db:.2f} dB" + "".join(
+    table.caption = (
+        "± codes on both sides of zero. SQNR in dB: predicted by the fit; measured on held-out images, each feature "
+        "map alone; accumulated, with the errors of all layers before.\n"
+    )
+    table.caption += f"mean measured SQNR {evaluation.mean_sqnr_db:.2f} dB" + "".join(
         f"\n{row['name']}: {row['fit']}" for row in rows if row["fit"] != "converged"
     )
     return table
@@ -52,7 +55,7 @@ def weight_table(quantized: QuantizedNetwork) -> Table:
         table.add_row(
             row["name"],
             _shape(row["shape"]),
-            _lengths(row["frac_bits"]),
+            _lengths(row["frac_bits"]) if row["frac_bits"] is not None else f"Δ {_span(row['step'])}",
             _decibel(row["sqnr_db"]),
             _lengths(row["bias_frac_bits"]),
             _decibel(row["bias_sqnr_db"]),
@@ -88,11 +91,18 @@ def _table(title: str, left: tuple[str, ...], right: tuple[str, ...]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left")
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        caption_justify="left",
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     for name in left:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", min_width=8)
     for name in right:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
@@ -104,6 +114,10 @@ def _decibel(value: float | None) -> str:
     if value is None or math.isnan(value):
         return "–"
     return "exact" if math.isinf(value) else f"{value:.2f}"
+
+
+def _span(step: float | list[float]) -> str:
+    return f"{min(step):.3g}…{max(step):.3g}" if isinstance(step, list) else f"{step:.4g}"
 
 
 def _lengths(value: int | list[int] | None) -> str:
