@@ -20,7 +20,7 @@ def feature_map_table(quantized: QuantizedNetwork, evaluation: Evaluation) -> Ta
     table = _table(
         f"Feature maps, {quantized.config.activation_bits} bits, scheme {quantized.config.scheme}",
         ("feature map", "shape"),
-        ("zeros %", "a", "d", "p", "step", "predicted", "measured", "accum."),
+        ("0 in %", "a", "d", "p", "step", "predict.", "meas.", "accum."),
     )
     for row in rows:
         table.add_row(
@@ -34,7 +34,7 @@ def feature_map_table(quantized: QuantizedNetwork, evaluation: Evaluation) -> Ta
             _decibel(row["accumulated_sqnr_db"]),
         )
     table.caption = (
-        "± codes on both sides of zero. SQNR in dB: predicted by the fit; measured on held-out images, each feature "
+        "± codes on both sides of zero. SQNR in dB: predicted by the fit; measured, on held-out images, each feature "
         "map alone; accumulated, with the errors of all layers before.\n"
     )
     table.caption += f"mean measured SQNR {evaluation.mean_sqnr_db:.2f} dB" + "".join(
@@ -98,9 +98,10 @@ def _table(title: str, left: tuple[str, ...], right: tuple[str, ...]) -> Table:
         caption_justify="left",
         padding=(0, 1, 0, 0),
         pad_edge=False,
+        show_edge=False,
     )
     for name in left:
-        table.add_column(name, overflow="fold", min_width=8)
+        table.add_column(name, overflow="fold")
     for name in right:
         table.add_column(name, justify="right", no_wrap=True)
     return table

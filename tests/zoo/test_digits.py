@@ -144,5 +144,4 @@ def test_importing_the_room_costs_no_flax():
     code = (
         "import sys, ggdjax.zoo, ggdjax.data; sys.exit(bool({'flax', 'optax', 'sklearn', 'PIL'} & sys.modules.keys()))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
