@@ -27,6 +27,7 @@ _PUBLIC = {
     "power_of_two": "fixed_point",
     "FractionalLength": "fixed_point",
     "FixedPointCode": "fixed_point",
+    "weight_step": "weights",
 }
 
 __all__ = list(_PUBLIC)

@@ -203,6 +203,12 @@ def energy_peak(sides: Sides) -> Float[Array, "... side"]:
     return jnp.log(jnp.maximum(b, sides.k * 1e-3) / sides.k) / sides.exponent - sides.offset
 
 
+def highest_energy_peak(sides: Sides) -> Float[Array, "..."]:
+    """Return the largest `energy_peak` of the sides that hold a share of the energy that counts (e^−3 of the most)."""
+    counts = sides.log_energy > sides.log_energy.max(-1, keepdims=True) - 3.0
+    return jnp.where(counts, energy_peak(sides), -jnp.inf).max(-1)
+
+
 def energy_end(sides: Sides) -> Float[Array, "... side"]:
     """Return log x − reference beyond which x² f(x) is negligible (e^−22 of its peak)."""
     peak = energy_peak(sides)

@@ -83,7 +83,7 @@ def best_fractional_length(
     Raises:
         GgdjaxError: `bits` out of range, not whole, or of a shape that does not fit; `axis` out of range; `w` empty.
     """
-    w, bits, axes = _checked(w, bits, axis)
+    w, bits, axes = checked(w, bits, axis)
     return _search(w, bits, axes=axes)
 
 
@@ -96,7 +96,7 @@ def max_fractional_length(
     ⌈log2 max|w|⌉ bits and the sign one. (A value that rounds to 2^(b−1) saturates by one step.) Arguments and errors
     as `best_fractional_length`; values that are not finite are left out.
     """
-    w, bits, axes = _checked(w, bits, axis)
+    w, bits, axes = checked(w, bits, axis)
     return _largest_fits(w, bits, axes=axes)
 
 
@@ -131,7 +131,7 @@ def power_of_two(exponent: Int[Array, "..."], dtype: jnp.dtype = jnp.float32) ->
 
 @partial(jax.jit, static_argnames="axes")
 def _search(w: Array, bits: Array, *, axes: tuple[int, ...]) -> FractionalLength:
-    rows, shape = _rows(w, axes)
+    rows, shape = group_rows(w, axes)
     finite = jnp.isfinite(rows)
     rows, bits = jnp.where(finite, rows, 0.0), bits.reshape(-1)
     peak = jnp.abs(rows).max((1, 2))
@@ -195,7 +195,7 @@ def _quantize(w: Array, frac_bits: Array, bits: Array) -> tuple[Array, Array]:
     return q, q.astype(w.dtype) * power_of_two(-frac_bits, w.dtype)
 
 
-def _rows(w: Array, axes: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
+def group_rows(w: Array, axes: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
     """Return the groups as [group, block, value], filled up with zeros, and the shape of a result."""
     kept = tuple(i for i in range(w.ndim) if i not in axes)
     shape = tuple(w.shape[i] for i in kept)
@@ -215,7 +215,10 @@ def _as_float(w: ArrayLike) -> Array:
     return w.astype(dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32)
 
 
-def _checked(w: ArrayLike, bits: ArrayLike, axis: int | tuple[int, ...] | None) -> tuple[Array, Array, tuple[int, ...]]:
+def checked(
+    w: ArrayLike, bits: ArrayLike, axis: int | tuple[int, ...] | None, *, largest: int = BITS_MAX
+) -> tuple[Array, Array, tuple[int, ...]]:
+    """Return the weights as floats, `bits` of the shape of the result as int32, and the axes, sorted."""
     w = _as_float(w)
     if w.size == 0:
         raise GgdjaxError(f"`w` has shape {w.shape}; expected at least one value")
@@ -224,7 +227,7 @@ def _checked(w: ArrayLike, bits: ArrayLike, axis: int | tuple[int, ...] | None) 
     if len(axes) != len(given) or len(set(axes)) != len(axes):
         raise GgdjaxError(f"`axis` is {axis}; expected distinct axes of `w`, which has {w.ndim}, or None for all")
     shape = tuple(w.shape[i] for i in range(w.ndim) if i not in axes)
-    bits = _fit_to("bits", _whole("bits", bits, BITS_MIN, BITS_MAX), shape)
+    bits = _fit_to("bits", _whole("bits", bits, BITS_MIN, largest), shape)
     return w, jnp.broadcast_to(bits, shape), axes
 
 

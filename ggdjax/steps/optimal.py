@@ -10,7 +10,7 @@ from jax import Array, lax
 from jaxtyping import Bool, Float
 
 from ggdjax.steps import closed_form
-from ggdjax.steps.distortion import distortion_parts, energy_peak, log_distortion
+from ggdjax.steps.distortion import distortion_parts, log_distortion
 from ggdjax.steps.source import Sides
 
 #: Candidates of log Δ from the start: dense where fits of feature maps have their minimum, wide above it, where the
@@ -30,7 +30,8 @@ class Minimum(NamedTuple):
 def minimise(sides: Sides, levels: Float[Array, "..."], *, offset: float = 0.0) -> Minimum:
     """Return the global minimiser of D over the step, for real or whole N = `levels`."""
     top = levels - 0.5 + offset
-    centre = lax.stop_gradient(_start(sides, levels, offset) - jnp.log(top))
+    start = closed_form.support(sides, levels, corrected=True, offset=offset)
+    centre = lax.stop_gradient(start - jnp.log(top))
     grid = jnp.asarray(GRID, centre.dtype)
     values = lax.map(lambda move: log_distortion(sides, levels, centre + move, offset=offset), grid)
     best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf), axis=0)
@@ -48,16 +49,6 @@ def minimise(sides: Sides, levels: Float[Array, "..."], *, offset: float = 0.0) 
 
     phi = lax.fori_loop(0, ITERATIONS, newton, (low, phi, high))[1]
     return Minimum(polish(sides, levels, phi, offset=offset), inside)
-
-
-def _start(sides: Sides, levels: Array, offset: float) -> Array:
-    """Return log L − reference: the closed form, or the peak of x² f where that is higher.
-
-    On very heavy tails the support equation, which takes the granular noise for Δ²/12, ends below the energy.
-    """
-    closed = closed_form.support(sides, levels, corrected=True, offset=offset)
-    counts = sides.log_energy > sides.log_energy.max(-1, keepdims=True) - 3.0
-    return jnp.maximum(closed, jnp.where(counts, energy_peak(sides), -jnp.inf).max(-1))
 
 
 def polish(sides: Sides, levels: Array, phi: Array, *, offset: float) -> Array:

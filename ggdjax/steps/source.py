@@ -62,11 +62,11 @@ class Sides:
         """
         p, k, m = self.exponent[..., None], self.k[..., None], self.order[..., None]
         y = y + self.offset[..., None]
-        # e^30 is beyond any tail that counts; the bound keeps h r² = 0 · finite instead of 0 · ∞
+        # e^30 is beyond any tail that counts; the bounds keep h r² = 0 · finite instead of 0 · ∞
         w = jnp.minimum(p * y, 30.0)
         e = jnp.expm1(w)
         log_h = self.log_scale[..., None] - m * y - k * (e - w)
-        rate = -m - k * p * e
+        rate = jnp.maximum(-m - k * p * e, -1e15)
         # exp is bounded because the distant sides of a coarse search may lie far under a diverging x^(−m)
         return jnp.exp(jnp.minimum(log_h, 60.0)), rate, rate * rate - k * p * p * (1.0 + e)
 
