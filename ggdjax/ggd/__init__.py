@@ -21,6 +21,8 @@ _PUBLIC = {
     "Histogram": "histogram",
     "histogram_counts": "histogram",
     "Bins": "bins",
+    "Saturation": "saturation",
+    "split_saturation": "saturation",
     "empirical_distortion": "empirical",
     "fit": "fitting",
     "fit_sides": "fitting",

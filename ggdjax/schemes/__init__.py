@@ -12,7 +12,7 @@ A table of contents. The schemes, each in the file of its name:
 ``kl``                                least KL divergence of the histograms (TensorRT)
 ``octav``                             least squared error by Newton's recursion on the data (Sakr et al. 2022)
 ``mse-search``                        least squared error by brute force: the oracle
-``ggd``, ``ggd-plain``, ``ggd-auto``  the generalized gamma fit; ``-exact`` with the exact minimizer
+``ggd``, ``ggd-tail``, ``ggd-plain``  the generalized gamma fit: best order, order 2, order 0; ``-exact``: exact step
 ====================================  ==========================================================================
 """
 

@@ -12,20 +12,21 @@ It minimizes the error on the calibration images, outliers and all; on other ima
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
-from ggdjax.ggd import empirical_distortion
 from ggdjax.schemes._magnitudes import magnitudes
+from ggdjax.schemes._squared_error import squared_error
 from ggdjax.schemes.protocol import top_code
 from ggdjax.schemes.registry import register
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Array, Bool, Float, Int
 
-    from ggdjax.ggd import Bins, Histogram
+    from ggdjax.ggd import Histogram
 
 #: Clips of the first grid, and of each finer one between the neighbours of the winner.
 CANDIDATES, FINER = 400, 32
@@ -39,18 +40,11 @@ def mse_search(
 ) -> Float[Array, "setting tensor"]:
     """Return ``clip / qmax`` with the clip of least squared error."""
     peak = magnitudes(histogram).peak
-    scale = jnp.where(peak > 0, peak, 1.0)[:, None]
-    positive, negative = (_relative(histogram.compress(side), scale) for side in ("positive", "negative"))
     top = top_code(bits, signed).T[:, :, None]
-    bottom = top + 1.0
+    error_of_step = squared_error(histogram, top[:, :, 0])
 
     def error(clip: Float[Array, "tensor setting cand"]) -> Float[Array, "tensor setting cand"]:
-        """Sum of squared errors over both sides; two's complement has one more code below zero."""
-        sides = ((positive, top), (negative, bottom))
-        return sum(
-            empirical_distortion(bins, clip / top, levels) * bins.weight.sum(-1)[:, None, None]
-            for bins, levels in sides
-        )
+        return error_of_step(clip / top)
 
     spacing = 1.0 / CANDIDATES
     grid = spacing * jnp.arange(1, CANDIDATES + 1, dtype=jnp.float32)
@@ -63,11 +57,8 @@ def mse_search(
     return (best[:, :] / top[:, :, 0]).T * peak[None, :]
 
 
-def _relative(bins: Bins, scale: Float[Array, "tensor 1"]) -> Bins:
-    """Return the bins in units of the tensor's peak, where squares neither over- nor underflow."""
-    return replace(bins, lower=bins.lower / scale, upper=bins.upper / scale)
-
-
-def _least(clips: Float[Array, "tensor setting cand"], error) -> Float[Array, "tensor setting"]:
+def _least(
+    clips: Float[Array, "tensor setting cand"], error: Callable[[Array], Array]
+) -> Float[Array, "tensor setting"]:
     """Return the clip of least error."""
     return jnp.take_along_axis(clips, jnp.argmin(error(clips), axis=-1)[:, :, None], axis=-1)[:, :, 0]

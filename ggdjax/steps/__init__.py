@@ -16,6 +16,7 @@ _PUBLIC = {
     "power_of_two_step": "_solve",
     "solve": "_solve",
     "predict": "_solve",
+    "saturated_step": "saturated",
     "StepResult": "_solve",
     "StepCode": "_solve",
     "Distortion": "_solve",
