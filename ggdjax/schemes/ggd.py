@@ -8,8 +8,8 @@ Each with the closed-form step (Lambert W, corrected; Hui and Neuhoff, IEEE Tran
 equation behind it) or, named ``…-exact``, with the exact minimizer of the mid-tread distortion of the fit.
 
 In ``ggd`` and ``ggd-tail`` a point mass at the largest magnitude (ReLU6, over-exposed pixels) is kept out of the fit
-and enters the step by itself (`ggdjax.steps.saturated_step`). A two-sided tensor is fitted by its magnitudes, both signs
-together: the quantizer is symmetric.
+and enters the step by itself (`ggdjax.steps.saturated_step`). A two-sided tensor is fitted by its magnitudes, both
+signs together: the quantizer is symmetric.
 """
 
 from __future__ import annotations
