@@ -2,11 +2,14 @@
 
     python -m experiments.benchmarks.schemes_on_networks                 all cells; finished ones are skipped
     python -m experiments.benchmarks.schemes_on_networks --network resnet20 --bits 8 --bits 6
+    python -m experiments.benchmarks.schemes_on_networks --images 500    accuracies on at most 500 held-out images
+    python -m experiments.benchmarks.schemes_on_networks --sqnr-only     seconds per network: no quantized network runs
     python -m experiments.benchmarks.schemes_on_networks --tables        the tables of what is there, as Markdown
 
 Weights and feature maps have the same width, biases 16 bits, one step per tensor; conventions of `real_networks`.
-SQNR is that of each convolution's and dense layer's input in the float network, judged alone. One JSON line per cell
-is appended to `experiments/results/schemes_on_networks.jsonl`, so a run that was stopped goes on where it was.
+SQNR is that of each convolution's and dense layer's input in the float network, judged alone, on all held-out images:
+their histograms come from one float pass, and every scheme's error is integrated over them. One JSON line per finished
+cell is appended to `experiments/results/schemes_on_networks.jsonl`, so a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -15,110 +18,64 @@ import argparse
 import json
 import math
 import time
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
 from experiments.real_networks import NETWORKS, RealNetwork
-from ggdjax import network, quantization, report, schemes
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+from ggdjax import data, network, quantization, report, schemes
+from ggdjax.ggd import empirical_distortion
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "schemes_on_networks.jsonl"
 #: The widths that other tools report come first.
 BITS = (8, 6, 4, 5, 7, 3)
 
 
-class MeasureMany(network.Float):
-    """Float arithmetic that sums Σx² and Σ(x − x_hat)² for a stack of candidate quantizers per feature map."""
-
-    def __init__(self, stacked: dict[str, schemes.Range]) -> None:
-        self.stacked, self.energy, self.error = stacked, {}, {}
-
-    def apply(self, node, params, *inputs):
-        """Measure the node's input if it is quantizable, then compute in float."""
-        name = node.inputs[0]
-        if name in self.stacked and name not in self.energy:
-            x = inputs[0]
-            self.energy[name] = jnp.sum(jnp.square(x))
-            self.error[name] = jax.vmap(
-                lambda quantizer: jnp.sum(jnp.square(x - quantization.fake_quantize(x, quantizer)))
-            )(self.stacked[name])
-        return super().apply(node, params, *inputs)
-
-
-@partial(jax.jit, static_argnums=0)
-def _measure(graph, params, stacked, x):
-    numerics = MeasureMany(stacked)
-    network.run(graph, params, x, numerics)
-    return numerics.energy, numerics.error
-
-
 class Bench:
-    """One network with its images in memory, calibrated once."""
+    """One network, calibrated once, and its held-out images."""
 
     def __init__(self, real: RealNetwork) -> None:
-        self.name, size = real.name, real.batch_size
+        self.name, self.size = real.name, real.batch_size
         net = real.load()
-        images = real.open_images(net)
-        parts = real.split(images)
-        stream = images.batches(parts.calibration, size)
-        stream = track(stream, f"{real.name}: calibrate", math.ceil(len(parts.calibration) / size))
-        self.calibration = quantization.calibrate(net, (x for x, _ in stream))
-        stream = images.batches(parts.held_out, size)
-        self.batches = list(track(stream, f"{real.name}: load", math.ceil(len(parts.held_out) / size)))
+        self.images = real.open_images(net)
+        self.parts = real.split(self.images)
+        self.calibration = self._observe(net, "calibrate", self.parts.calibration)
+        self.held_out = self._observe(net, "observe held-out images", self.parts.held_out).histograms
         self.net = network.fold_batch_norm(net)
+        self._loaded: dict[int, list] = {}
 
-    def sqnr(self, candidates: Sequence[quantization.QuantizedNetwork]) -> list[dict[str, float]]:
-        """Return the measured SQNR of each feature map, dB, for each candidate, in one float pass."""
-        names = self.calibration.names
-        stacked = {
-            name: jax.tree.map(lambda *leaves: jnp.stack(leaves), *(q.params.activations[name] for q in candidates))
-            for name in names
-        }
-        energy = dict.fromkeys(names, 0.0)
-        error = {name: np.zeros(len(candidates)) for name in names}
-        for x, _ in track(self.batches, f"{self.name}: SQNR of {len(candidates)} schemes"):
-            batch_energy, batch_error = jax.device_get(_measure(self.net.graph, self.net.params, stacked, x))
-            for name in names:
-                energy[name] += float(batch_energy[name])
-                error[name] += batch_error[name]
-        return [
-            {name: quantization.sqnr_db(energy[name], float(error[name][i])) for name in names}
-            for i in range(len(candidates))
-        ]
+    def _observe(self, net: network.Network, what: str, part: np.ndarray) -> quantization.Calibration:
+        stream = self.images.batches(part, self.size)
+        stream = track(stream, f"{self.name}: {what}", math.ceil(len(part) / self.size))
+        return quantization.calibrate(net, (x for x, _ in stream))
 
-    def cell(self, quantized: quantization.QuantizedNetwork, sqnr: dict[str, float]) -> dict:
-        """Return the figures of one scheme at one width."""
-        start = time.perf_counter()
-        rounded = quantization.accuracy(quantized, self.batches)
-        values = [v for v in sqnr.values() if math.isfinite(v)]
+    def batches(self, images: int) -> list:
+        """Return at most so many held-out images, chosen by their ids alone, decoded once."""
+        if images not in self._loaded:
+            part = self.parts.held_out
+            order = data.hash_order([self.images.ids[i] for i in part], seed=0)[:images]
+            stream = self.images.batches(part[np.sort(order)], self.size)
+            self._loaded[images] = list(track(stream, f"{self.name}: load", math.ceil(len(order) / self.size)))
+        return self._loaded[images]
+
+    def sqnr(self, scheme: str, bits: int) -> dict[str, float]:
+        """Return the SQNR of each held-out feature map in dB."""
+        signed = np.asarray(self.calibration.histograms.is_signed)
+        chosen = jax.device_get(schemes.choose(scheme, self.calibration.histograms, bits, signed))
+        above, below = chosen.qmax - chosen.zero_point, chosen.zero_point - chosen.qmin
+        error = empirical_distortion(self.held_out, chosen.step, above.astype(np.float32), below.astype(np.float32))
+        energy = np.asarray(self.held_out.power_sum(2), np.float64) / np.asarray(self.held_out.count, np.float64)
         return {
-            "mean_sqnr_db": float(np.mean(values)),
-            "min_sqnr_db": float(np.min(values)),
-            "top1": rounded.top1,
-            "top5": rounded.top5,
-            "held_out_images": rounded.images,
-            "calibration_images": self.calibration.images,
-            "sqnr_db": sqnr,
-            "seconds": round(time.perf_counter() - start, 2),
-            **report.environment(),
+            name: quantization.sqnr_db(float(e), float(d))
+            for name, e, d in zip(self.calibration.names, energy, np.asarray(error), strict=True)
         }
 
-
-def cells(done: set[tuple], args: argparse.Namespace) -> Iterator[tuple[str, int, list[str]]]:
-    """Yield (network, bits, schemes still to do), the widths most compared first."""
-    for bits in args.bits or BITS:
-        for name in args.network or NETWORKS:
-            missing = [s for s in (args.scheme or schemes.names()) if (name, bits, s) not in done]
-            if missing:
-                yield name, bits, missing
+    def quantized(self, scheme: str, bits: int) -> quantization.QuantizedNetwork:
+        """Return the network with weights and feature maps of that width."""
+        config = quantization.QuantConfig(weight_bits=bits, activation_bits=bits, scheme=scheme)
+        return quantization.quantize(self.net, self.calibration, config)
 
 
 def read_results() -> list[dict]:
@@ -140,50 +97,73 @@ def append(row: dict) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Compute the missing cells."""
-    done = {(row["network"], row["bits"], row["scheme"]) for row in read_results()}
-    todo = list(cells(done, args))
-    print(f"{sum(len(missing) for *_, missing in todo)} cells to do, {len(done)} done")
+    """Compute the missing cells, the widths most compared first."""
+    done = {(row["kind"], row["network"], row["bits"], row["scheme"]) for row in read_results()}
+    names, chosen = args.network or list(NETWORKS), args.scheme or list(schemes.names())
+    cells = [(name, bits, scheme) for bits in args.bits or BITS for name in names for scheme in chosen]
+    kinds = ("sqnr",) if args.sqnr_only else ("sqnr", "accuracy")
+    todo = [(kind, *cell) for kind in kinds for cell in cells if (kind, *cell) not in done]
+    print(f"{len(todo)} cells to do, {len(done)} done")
     benches: dict[str, Bench] = {}
-    for name, bits, missing in todo:
+    for kind, name, bits, scheme in track(todo, "cells"):
         if name not in benches:
             benches[name] = Bench(NETWORKS[name])
-        bench = benches[name]
-        if (name, 32, "float") not in done:
-            done.add((name, 32, "float"))
-            real = quantization.accuracy(bench.net, bench.batches)
-            append({"network": name, "bits": 32, "scheme": "float", "top1": real.top1, "top5": real.top5})
-        configs = [
-            quantization.QuantConfig(weight_bits=bits, activation_bits=bits, scheme=scheme) for scheme in missing
-        ]
-        candidates = [quantization.quantize(bench.net, bench.calibration, config) for config in configs]
-        pairs = zip(missing, candidates, bench.sqnr(candidates), strict=True)
-        for scheme, quantized, sqnr in track(pairs, f"{name}: accuracy at {bits} bits", len(missing)):
-            head = {"network": name, "bits": bits, "scheme": scheme, "searches": schemes.get(scheme).searches_data}
-            append(head | bench.cell(quantized, sqnr))
+        bench, head = benches[name], {"kind": kind, "network": name, "bits": bits, "scheme": scheme}
+        start = time.perf_counter()
+        if kind == "sqnr":
+            sqnr = bench.sqnr(scheme, bits)
+            values = [v for v in sqnr.values() if math.isfinite(v)]
+            figures = {"mean_sqnr_db": float(np.mean(values)), "min_sqnr_db": float(np.min(values)), "sqnr_db": sqnr}
+        else:
+            batches = bench.batches(min(args.images or len(bench.parts.held_out), len(bench.parts.held_out)))
+            if ("accuracy", name, 32, "float") not in done:
+                done.add(("accuracy", name, 32, "float"))
+                everything = bench.batches(len(bench.parts.held_out))
+                append({**head, "bits": 32, "scheme": "float", **_accuracy(bench.net, everything)})
+            figures = _accuracy(bench.quantized(scheme, bits), batches)
+        figures |= {"seconds": round(time.perf_counter() - start, 2), "calibration_images": bench.calibration.images}
+        append(head | figures | report.environment())
+
+
+def _accuracy(forward, batches: list) -> dict[str, float]:
+    result = quantization.accuracy(forward, batches)
+    return {"top1": result.top1, "top5": result.top5, "held_out_images": result.images}
 
 
 def tables() -> None:
     """Print two Markdown tables per network: mean (smallest) SQNR in dB, and top-1 / top-5 in %."""
-    rows = read_results()
+    found = {(row["kind"], row["network"], row["scheme"], row["bits"]): row for row in read_results()}
     for name in NETWORKS:
-        found = {(row["scheme"], row["bits"]): row for row in rows if row["network"] == name}
-        real = found.pop(("float", 32), None)
-        if not found:
-            continue
-        bits = sorted({b for _, b in found}, reverse=True)
-        nothing = {"mean_sqnr_db": 0.0}
-        names = sorted({s for s, _ in found}, key=lambda s: -found.get((s, bits[0]), nothing)["mean_sqnr_db"])
-        titles = {
-            "SQNR of the feature maps, dB, mean (smallest)": "{mean_sqnr_db:.2f} ({min_sqnr_db:.2f})",
-            f"top-1 / top-5, %; float {real['top1']:.2%} / {real['top5']:.2%}": "{top1:.2%} / {top5:.2%}",
-        }
-        for title, cell in titles.items():
-            print(f"\n### {name}: {title}\n\n| scheme | " + " | ".join(f"{b} bits" for b in bits) + " |")
-            print("|---|" + "---|" * len(bits))
-            for scheme in names:
-                row = [found.get((scheme, b)) for b in bits]
-                print(f"| {scheme} | " + " | ".join(cell.format(**r) if r else "no result" for r in row) + " |")
+        bits = sorted({b for _, n, s, b in found if n == name and s != "float"}, reverse=True)
+        first = {s: row["mean_sqnr_db"] for (k, n, s, b), row in found.items() if (k, n, b) == ("sqnr", name, bits[0])}
+        order = sorted(first, key=first.__getitem__, reverse=True)
+        _table(f"{name}: SQNR of the feature maps on held-out images, dB, mean (smallest)", "sqnr", name, order, bits)
+        real = found.get(("accuracy", name, "float", 32))
+        if real:
+            title = f"{name}: top-1 / top-5, %, weights and feature maps of the same width"
+            title += f"; float {real['top1']:.2%} / {real['top5']:.2%} on {real['held_out_images']} images"
+            _table(title, "accuracy", name, order, bits)
+
+
+def _table(title: str, kind: str, name: str, order: list[str], bits: list[int]) -> None:
+    found = {
+        (row["scheme"], row["bits"]): row for row in read_results() if (row["kind"], row["network"]) == (kind, name)
+    }
+    most = max((row.get("held_out_images", 0) for row in found.values()), default=0)
+    print(f"\n### {title}\n\n| scheme | " + " | ".join(f"{b} bits" for b in bits) + " |")
+    print("|---|" + "---|" * len(bits))
+    for scheme in order:
+        cells = []
+        for b in bits:
+            row = found.get((scheme, b))
+            if row is None:
+                cells.append("not run")
+            elif kind == "sqnr":
+                cells.append(f"{row['mean_sqnr_db']:.2f} ({row['min_sqnr_db']:.2f})")
+            else:
+                part = f" of {row['held_out_images']}" if row["held_out_images"] < most else ""
+                cells.append(f"{100 * row['top1']:.2f} / {100 * row['top5']:.2f}{part}")
+        print(f"| {scheme} | " + " | ".join(cells) + " |")
 
 
 def main() -> None:
@@ -192,8 +172,12 @@ def main() -> None:
     parser.add_argument("--network", action="append", choices=list(NETWORKS), help="only this network (repeatable)")
     parser.add_argument("--bits", action="append", type=int, choices=range(2, 17), help="only this width (repeatable)")
     parser.add_argument("--scheme", action="append", choices=schemes.names(), help="only this scheme (repeatable)")
+    parser.add_argument("--images", type=int, help="accuracies on at most so many held-out images (default: all)")
+    parser.add_argument("--sqnr-only", action="store_true", help="leave the accuracies out")
     parser.add_argument("--tables", action="store_true", help="print the tables of what is there and stop")
     args = parser.parse_args()
+    if args.images is not None and args.images < 1:
+        parser.error(f"--images must be at least 1, got {args.images}")
     if not args.tables:
         run(args)
     tables()
