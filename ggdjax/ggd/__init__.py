@@ -34,9 +34,16 @@ _PUBLIC = {
     # rivals, goodness of fit, posterior
     "Family": "families",
     "FAMILIES": "families",
+    "FittedFamily": "families",
     "fit_family": "families",
+    "LogNormal": "rivals",
+    "Lomax": "rivals",
     "goodness_of_fit": "goodness",
+    "GoodnessOfFit": "goodness",
     "compare_families": "goodness",
+    "FamilyComparison": "goodness",
+    "quantile_pairs": "goodness",
+    "QuantilePairs": "goodness",
     "sample_posterior": "posterior",
 }
 
