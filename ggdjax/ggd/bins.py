@@ -97,7 +97,7 @@ def _biased_exponent(x: Array) -> Array:
 
 def _gather(half: Int[Array, "256 128"], top: Int[Array, ""]) -> Float[Array, " bin"]:
     """Put together the bins of one side of one tensor, from the octave of its largest value down."""
-    octaves = top - jnp.arange(_WINDOW)
+    octaves = top - jnp.arange(_WINDOW, dtype=top.dtype)
     rows = half.at[octaves].get(mode="fill", fill_value=0, wrap_negative_indices=False).astype(jnp.float32)
     parts, below = [], 0
     for count, width in _LAYOUT[:-1]:
@@ -105,7 +105,7 @@ def _gather(half: Int[Array, "256 128"], top: Int[Array, ""]) -> Float[Array, " 
         parts.append(rows_here.reshape(-1, width).sum(-1) if width > 1 else rows_here.reshape(-1))
         below += count
     sums = half.astype(jnp.float32).sum(-1)
-    single = top - _WINDOW - jnp.arange(_SINGLE - 1)
+    single = top - _WINDOW - jnp.arange(_SINGLE - 1, dtype=top.dtype)
     parts.append(sums.at[single].get(mode="fill", fill_value=0.0, wrap_negative_indices=False))
-    parts.append(jnp.where(jnp.arange(256) <= top - _WINDOW - _SINGLE + 1, sums, 0.0).sum()[None])
+    parts.append(jnp.where(jnp.arange(256, dtype=top.dtype) <= top - _WINDOW - _SINGLE + 1, sums, 0.0).sum()[None])
     return jnp.concatenate(parts)

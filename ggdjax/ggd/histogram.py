@@ -310,7 +310,7 @@ def _count_flat(x: Float[Array, " n"]) -> Histogram:
 
 
 def _subnormal_extreme(counts: Array, small: Array, value: Array, sign: int) -> Array:
-    occupied = jnp.where(counts > 0, jnp.arange(128), -1).max()
+    occupied = jnp.where(counts > 0, jnp.arange(128, dtype=jnp.int32), -1).max()
     edge = (occupied.astype(jnp.uint32) << 16) | jnp.uint32(0xFFFF | sign)
     return jnp.where(small & (occupied >= 0), lax.bitcast_convert_type(edge, jnp.float32), value)
 

@@ -108,7 +108,8 @@ def _choose(train: Bins, test: Bins, signed: Array, *, bits: tuple[int, ...], sp
 
 def _support(tail: TailWeighted, levels: Float[Array, "... 1 bits"]) -> Float[Array, "... order bits"]:
     """Solve the support equation on a logarithmic grid by sums of the model's density from the top down."""
-    log_x = jnp.arange(-_BELOW * _PER_OCTAVE, _ABOVE * _PER_OCTAVE) * (float(np.log(2.0)) / _PER_OCTAVE)
+    octave = jnp.arange(-_BELOW * _PER_OCTAVE, _ABOVE * _PER_OCTAVE, dtype=jnp.float32)
+    log_x = octave * (float(np.log(2.0)) / _PER_OCTAVE)
     batch = tail.batch_shape
     grid = log_x.reshape((-1,) + (1,) * len(batch))
     x = jnp.exp(grid)
@@ -122,4 +123,4 @@ def _support(tail: TailWeighted, levels: Float[Array, "... 1 bits"]) -> Float[Ar
     index = jnp.clip(above, 1, log_x.size - 1)[None]
     d_0, d_1 = (jnp.take_along_axis(difference, index - i, axis=0)[0] for i in (1, 0))
     fraction = jnp.clip(d_0 / jnp.where(d_0 > d_1, d_0 - d_1, 1.0), 0.0, 1.0)
-    return jnp.exp(log_x[0] + (index[0] - 1 + fraction) * (float(np.log(2.0)) / _PER_OCTAVE))
+    return jnp.exp(log_x[0] + ((index[0] - 1).astype(jnp.float32) + fraction) * (float(np.log(2.0)) / _PER_OCTAVE))

@@ -43,11 +43,12 @@ def split_saturation(histogram: Histogram) -> tuple[Histogram, Saturation]:
     counts = on_device(histogram.counts)
     sides = counts.reshape(*counts.shape[:-1], 2, SIDE_BINS)
     magnitude = sides.sum(-2)[..., : SIDE_BINS - 128]  # without infinities and NaNs
-    bins = jnp.arange(magnitude.shape[-1])
+    bins = jnp.broadcast_to(jnp.arange(magnitude.shape[-1], dtype=jnp.int32), magnitude.shape)
     top = jnp.where(magnitude > 0, bins, 0).max(-1, keepdims=True)
 
     def expected(values: Array, at: Array) -> Array:
-        below = jnp.clip(at - 1 - jnp.arange(_BELOW), 0, None)
+        steps_down = jnp.arange(1, _BELOW + 1, dtype=at.dtype).reshape((1,) * (at.ndim - 1) + (-1,))
+        below = jnp.clip(at - steps_down, 0, None)
         # The median, because quantized images have combs for histograms.
         return jnp.median(jnp.take_along_axis(values, below, axis=-1).astype(jnp.float32), axis=-1, keepdims=True)
 
@@ -61,7 +62,7 @@ def split_saturation(histogram: Histogram) -> tuple[Histogram, Saturation]:
     at = jnp.broadcast_to(top[..., None, :], (*sides.shape[:-1], 1))
     own = jnp.stack([expected(side, top) for side in (sides[..., 0, :], sides[..., 1, :])], axis=-2)
     kept = jnp.minimum(jnp.take_along_axis(sides, at, axis=-1), jnp.round(own).astype(sides.dtype))
-    emptied = is_mass[..., None, :] & (jnp.arange(SIDE_BINS) == at)
-    rest = jnp.where(emptied, kept, sides).reshape(counts.shape)
+    here = jnp.broadcast_to(jnp.arange(SIDE_BINS, dtype=at.dtype), sides.shape) == at
+    rest = jnp.where(is_mass[..., None, :] & here, kept, sides).reshape(counts.shape)
     limit = jnp.maximum(jnp.abs(jnp.asarray(histogram.minimum)), jnp.abs(jnp.asarray(histogram.maximum)))
     return replace(histogram, counts=rest), Saturation(limit=limit, weight=weight)
