@@ -1,0 +1,124 @@
+"""Histograms of the real networks' feature maps, computed once and kept in the user's cache.
+
+Calibration images come in a random order that a seed fixes, and are counted four at a time; the chunks are dealt in
+turn to `SPLITS` splits. So one pass gives the histograms of every number of calibration images asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+from rich.progress import track
+
+from experiments.real_networks import CIFAR10, RealNetwork, data_folder
+from ggdjax import data, quantization
+from ggdjax.ggd import Histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Images per pass through the network, and parts they are dealt to for cross-validation.
+CHUNK, SPLITS = 4, 16
+
+
+@dataclass(frozen=True)
+class FeatureMaps:
+    """Histograms of every quantizable feature map of one network."""
+
+    names: tuple[str, ...]
+    histogram: Histogram
+    """Batch shape ``[split, tensor]``; one split for held-out images."""
+    images: int
+
+    @property
+    def whole(self) -> Histogram:
+        """All splits together, batch shape ``[tensor]``."""
+        return self.histogram.merge(0)
+
+
+def cache_folder() -> Path:
+    """Return the folder of cached histograms; delete it to count anew."""
+    folder = Path.home() / ".cache" / "ggdjax" / "histograms"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _key(real: RealNetwork, *parts: object) -> str:
+    model = hashlib.sha256((data_folder() / "models" / real.file).read_bytes()).hexdigest()[:12]
+    return "-".join(str(part) for part in (real.name, model, *parts))
+
+
+def _load(key: str) -> FeatureMaps | None:
+    about, counts = cache_folder() / f"{key}.json", cache_folder() / f"{key}.npz"
+    if not (about.is_file() and counts.is_file()):
+        return None
+    said = json.loads(about.read_text(encoding="utf-8"))
+    return FeatureMaps(names=tuple(said["names"]), histogram=Histogram.load(counts), images=said["images"])
+
+
+def _save(key: str, maps: FeatureMaps) -> None:
+    maps.histogram.save(cache_folder() / f"{key}.npz")
+    said = {"names": list(maps.names), "images": maps.images}
+    (cache_folder() / f"{key}.json").write_text(json.dumps(said), encoding="utf-8")
+
+
+def calibration_sizes(real: RealNetwork) -> tuple[int, ...]:
+    """Return the numbers of calibration images compared: the ImageNet sample has 100 by convention."""
+    return (16, 64, 256) if real.images == CIFAR10 else (16, 64, 100)
+
+
+def calibration(real: RealNetwork, sizes: Sequence[int], seed: int) -> dict[int, FeatureMaps]:
+    """Return the feature maps' histograms over the first n images of the order that the seed gives, for n in sizes.
+
+    CIFAR-10: any training images; ImageNet sample: of the 100 conventional ones. Sizes are multiples of `CHUNK`.
+    """
+    keys = {size: _key(real, "calibration", size, "seed", seed) for size in sizes}
+    found = {size: _load(key) for size, key in keys.items()}
+    if all(found.values()):
+        return found
+    net = real.load()
+    images = real.open_images(net)
+    pool = images.parts["train"] if real.images == CIFAR10 else real.split(images).calibration
+    pool = np.asarray(pool)
+    order = pool[data.hash_order([images.ids[i] for i in pool], seed)][: max(sizes)]
+    splits: list[Histogram | None] = [None] * SPLITS
+    chunks = range(0, len(order), CHUNK)
+    for number, start in enumerate(track(chunks, f"{real.name}: calibrate, seed {seed}")):
+        (batch,) = images.batches(order[start : start + CHUNK], CHUNK)
+        counted = quantization.calibrate(net, [batch[0]], splits=1)
+        before = splits[number % SPLITS]
+        splits[number % SPLITS] = counted.histograms if before is None else before + counted.histograms
+        seen = start + CHUNK
+        if seen in keys:
+            filled = [part for part in splits if part is not None]
+            found[seen] = FeatureMaps(names=counted.names, histogram=Histogram.stack(filled), images=seen)
+            _save(keys[seen], found[seen])
+    return {size: found[size] for size in sizes}
+
+
+def held_out(real: RealNetwork, images_at_most: int | None = None) -> FeatureMaps:
+    """Return the feature maps' histograms over the conventional held-out images (or the first of them)."""
+    key = _key(real, "held-out", images_at_most or "all")
+    found = _load(key)
+    if found is None:
+        net = real.load()
+        images = real.open_images(net)
+        part = real.split(images).held_out[:images_at_most]
+        stream = images.batches(part, real.batch_size)
+        stream = track(stream, f"{real.name}: held-out images", math.ceil(len(part) / real.batch_size))
+        counted = quantization.calibrate(net, (x for x, _ in stream), splits=1)
+        found = FeatureMaps(names=counted.names, histogram=counted.splits, images=counted.images)
+        _save(key, found)
+    return found
+
+
+def on_host(tree):
+    """Return the arrays of a pytree as NumPy arrays."""
+    return jax.tree.map(np.asarray, tree)
