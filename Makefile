@@ -1,6 +1,6 @@
 # make demo    set up and quantize the embedded network
 # make test    set up and run the whole test suite
-# make lint    set up and run the linters and the type checker
+# make lint    set up and run the linters
 # make clean   remove the environment and everything that was built
 
 PYTHON ?= python3
@@ -21,10 +21,9 @@ test: $(VENV)/dev.stamp
 	@$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 lint: $(VENV)/dev.stamp
-	@echo "Checking style, format and types"
+	@echo "Checking style and format"
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
-	@$(BIN)/pyrefly check
 
 clean:
 	rm -rf $(VENV) build dist

@@ -77,9 +77,8 @@ def main() -> None:
         "seconds_per_tensor_samples": own_seconds,
         "seconds_per_tensor_histogram": histogram_seconds,
     }
-    print(
-        "| from | seconds per tensor | SciPy / ours | lowest log-likelihood less SciPy's, per sample |\n|---|---|---|---|"
-    )
+    print("| from | seconds per tensor | SciPy / ours | lowest log-likelihood less SciPy's, per sample |")
+    print("|---|---|---|---|")
     for name, own, lowest in (("samples", own_seconds, lead), ("histogram", histogram_seconds, lead_binned)):
         print(f"| {name} | {own:.2e} | {np.mean(seconds) / own:.0f} | {np.min(lowest):.1e} |")
     print(f"SciPy: {np.mean(seconds):.2f} s per tensor; ended at p < 0 or nowhere on {failed} of {len(shapes)}")
