@@ -24,7 +24,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float
 
-from ggdjax.steps.distortion import highest_energy_peak
+from ggdjax.steps.extent import highest_energy_peak
 from ggdjax.steps.source import Sides
 
 #: Nodes of the corrected form's tail integral, and its steps for a one-sided and a two-sided source.

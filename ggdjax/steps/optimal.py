@@ -13,9 +13,11 @@ from ggdjax.steps import closed_form
 from ggdjax.steps.distortion import distortion_parts, log_distortion
 from ggdjax.steps.source import Sides
 
-#: Candidates of log Δ from the start: dense where fits of feature maps have their minimum, wide above it, where the
-#: minima of very heavy tails (p < 0.3) lie; minima there are as wide as the spacing.
-GRID = np.concatenate([np.arange(-0.8, 0.85, 0.1), np.arange(1.0, 5.0, 0.25)])
+#: Candidates of log Δ from the corrected closed form: multiples of a spacing that follows the levels (see `_spacing`)
+#: around it, then wider ones above, where the minima of very heavy tails lie; minima there are as wide as the gaps.
+#: Two sides of different width may have a minimum that leaves the wider one to the overload, further below.
+NEAR, NEAR_TWO_SIDED = np.arange(-4, 8), np.arange(-16, 8)
+WIDE = np.array([0.15, 0.3, 0.45, 0.6, 0.8, 1.05, 1.4, 1.8, 2.3, 2.9, 3.7, 4.5])
 ITERATIONS = 6
 LARGEST_POLISH = 0.1
 
@@ -32,12 +34,21 @@ def minimise(sides: Sides, levels: Float[Array, "..."], *, offset: float = 0.0) 
     top = levels - 0.5 + offset
     start = closed_form.support(sides, levels, corrected=True, offset=offset)
     centre = lax.stop_gradient(start - jnp.log(top))
-    grid = jnp.asarray(GRID, centre.dtype)
-    values = lax.map(lambda move: log_distortion(sides, levels, centre + move, offset=offset), grid)
+    near = NEAR if sides.k.shape[-1] == 1 else NEAR_TWO_SIDED
+    scale = np.concatenate([near, np.full(WIDE.shape, near[-1])])
+    shift = np.concatenate([np.zeros(near.shape), WIDE])
+    grid = jnp.asarray(np.stack([scale, shift], axis=1), centre.dtype)
+    spacing = _spacing(levels)
+
+    def candidate(index: Array) -> Array:
+        return centre + grid[index, 0] * spacing + grid[index, 1]
+
+    last = len(scale) - 1
+    indices = jnp.arange(last + 1)
+    values = lax.map(lambda i: log_distortion(sides, levels, candidate(i), offset=offset), indices)
     best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf), axis=0)
-    last = len(GRID) - 1
     inside = (best > 0) & (best < last)
-    low, phi, high = (centre + grid[jnp.clip(best + i, 0, last)] for i in (-1, 0, 1))
+    low, phi, high = (candidate(jnp.clip(best + i, 0, last)) for i in (-1, 0, 1))
 
     def newton(_: int, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         low, phi, high = state
@@ -49,6 +60,16 @@ def minimise(sides: Sides, levels: Float[Array, "..."], *, offset: float = 0.0) 
 
     phi = lax.fori_loop(0, ITERATIONS, newton, (low, phi, high))[1]
     return Minimum(polish(sides, levels, phi, offset=offset), inside)
+
+
+def _spacing(levels: Array) -> Array:
+    """Return the spacing of the candidates near the start.
+
+    A density so narrow that it sees single levels has a minimum of D wherever one of them meets it: these lie 1/k
+    apart in log Δ near the top level k. From about sixteen levels on a density must have a relative width below
+    0.02 for that.
+    """
+    return lax.stop_gradient(jnp.clip(0.7 / levels, 0.045, 0.1))
 
 
 def polish(sides: Sides, levels: Array, phi: Array, *, offset: float) -> Array:

@@ -7,7 +7,7 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from ggdjax.steps import closed_form
-from ggdjax.steps.distortion import tail_nodes, unit_gauss
+from ggdjax.steps.nodes import tail_nodes
 from ggdjax.steps.source import Sides
 
 ITERATIONS = 8
@@ -33,7 +33,7 @@ def support(sides: Sides, n: Float[Array, "..."]) -> Float[Array, "..."]:
 
 def log_overload_ratio(sides: Sides, y: Float[Array, "..."]) -> tuple[Array, Array]:
     """Return log( Σ w O(L)/L ) and its derivative in log L, at log L = reference + y."""
-    eta, weight = tail_nodes(sides, y, *unit_gauss(20))
+    eta, weight = tail_nodes(sides, y, 20)
     h = sides.at(y[..., None, None] + eta)[0] * weight
     grow = jnp.expm1(jnp.minimum(eta, 30.0))
     j = jnp.maximum((h * grow).sum((-2, -1)), jnp.finfo(y.dtype).tiny)

@@ -1,0 +1,66 @@
+"""Steps per second by every solver, in one jitted call; against an elementwise exponential over as many numbers.
+
+python -m experiments.benchmarks.steps_throughput [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import ggdjax as gd
+from ggdjax import report, steps
+
+RESULT = Path(__file__).resolve().parents[1] / "results" / "steps_throughput.json"
+#: Solver -> how many steps are asked for in one call.
+SOLVERS = {"closed_form": 1_000_000, "support": 50_000, "optimal": 20_000, "power_of_two": 20_000}
+
+
+def main() -> None:
+    """Measure, print a Markdown table, write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a hundredth of the steps; writes nothing")
+    quick = parser.parse_args().quick
+    solve = {
+        "closed_form": steps.closed_form_step,
+        "support": steps.support_step,
+        "optimal": steps.optimal_step,
+        "power_of_two": steps.power_of_two_step,
+    }
+    rng = np.random.default_rng(0)
+    figures = {}
+    print("| solver | steps in one call | seconds | steps per second | time / exponentials |\n|---|---|---|---|---|")
+    for name, most in SOLVERS.items():
+        count = most // 100 if quick else most
+        a, d, p = (np.exp(rng.uniform(np.log(lo), np.log(hi), count)) for lo, hi in ((0.01, 100), (0.3, 4), (0.3, 4)))
+        g = gd.GeneralizedGamma(*(jnp.asarray(v, jnp.float32) for v in (a, d, p)))
+        # The closed form at every width, the searches at 8 bits, where they have the most levels of a usual width.
+        bits = jnp.asarray(rng.integers(2, 17, count) if name == "closed_form" else np.full(count, 8), jnp.int32)
+        seconds = _seconds(partial(jax.jit(lambda g, b, f=solve[name]: f(g, bits=b)), g, bits))
+        exponential = _seconds(partial(jax.jit(jnp.exp), g.d))
+        figures[name] = {"steps": count, "seconds": seconds, "per_second": count / seconds}
+        ratio = seconds / exponential
+        print(f"| {name} | {count} | {seconds:.3f} | {count / seconds:.0f} | {ratio:.0f} |")
+    if not quick:
+        RESULT.write_text(json.dumps(figures | report.environment(), indent=1) + "\n", encoding="utf-8")
+
+
+def _seconds(function) -> float:
+    jax.block_until_ready(function())
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        jax.block_until_ready(function())
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+if __name__ == "__main__":
+    main()
