@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 from rich.progress import track
 
@@ -60,7 +59,9 @@ def _load(key: str) -> FeatureMaps | None:
     if not (about.is_file() and counts.is_file()):
         return None
     said = json.loads(about.read_text(encoding="utf-8"))
-    return FeatureMaps(names=tuple(said["names"]), histogram=Histogram.load(counts), images=said["images"])
+    histogram = Histogram.load(counts)
+    small = replace(histogram, counts=histogram.counts.astype(np.int32))  # no count here reaches 2^31
+    return FeatureMaps(names=tuple(said["names"]), histogram=small, images=said["images"])
 
 
 def _save(key: str, maps: FeatureMaps) -> None:
@@ -117,8 +118,3 @@ def held_out(real: RealNetwork, images_at_most: int | None = None) -> FeatureMap
         found = FeatureMaps(names=counted.names, histogram=counted.splits, images=counted.images)
         _save(key, found)
     return found
-
-
-def on_host(tree):
-    """Return the arrays of a pytree as NumPy arrays."""
-    return jax.tree.map(np.asarray, tree)

@@ -44,29 +44,31 @@ def measure(name: str, order: float, bits: int, sizes: tuple[int, ...], seeds: i
         return closed_form_step(tail, bits, signed=signed)
 
     target = np.asarray(step(fit(whole, order=order).tail))
-    rows, start = [], time.perf_counter()
-    found = [calibration(real, sizes, seed) for seed in range(seeds)]
-    for images in track(sizes, f"{name}: posteriors"):
-        honest, naive, steps, seconds = [], [], [], []
-        for seed in range(seeds):
-            maps = found[seed][images]
-            steps.append(np.asarray(step(fit(maps.whole, order=order).tail)))
+    fitted = {images: [] for images in sizes}
+    honest = {images: [] for images in sizes}
+    naive, seconds, start = {}, {}, time.perf_counter()
+    for seed in track(range(seeds), f"{name}: posteriors"):
+        for images, maps in calibration(real, sizes, seed).items():
+            fitted[images].append(np.asarray(step(fit(maps.whole, order=order).tail)))
             begun = time.perf_counter()
             posterior = sample_posterior(maps.histogram, jax.random.key(seed), order=order, split_axis=0, draws=draws)
-            honest.append(np.stack(posterior.interval(step, LEVEL)))
-            seconds.append(time.perf_counter() - begun)
-        posterior = sample_posterior(found[0][images].whole, jax.random.key(0), order=order, draws=draws)
-        naive = np.stack(posterior.interval(step, LEVEL))
-        low, median, high = np.stack(honest, axis=1)  # seed, tensor
-        scatter = 2 * 1.645 * np.std(np.log(steps), axis=0, ddof=1)
+            honest[images].append(np.stack(posterior.interval(step, LEVEL)))
+            seconds[images] = min(time.perf_counter() - begun, seconds.get(images, np.inf))
+            if seed == 0:
+                posterior = sample_posterior(maps.whole, jax.random.key(0), order=order, draws=draws)
+                naive[images] = np.stack(posterior.interval(step, LEVEL))
+    rows = []
+    for images in sizes:
+        low, median, high = np.stack(honest[images], axis=1)  # seed, tensor
+        scatter = 2 * 1.645 * np.std(np.log(fitted[images]), axis=0, ddof=1)
         rows.append(
             {
                 "images": images,
                 "relative_width": ((high - low) / median).mean(0).round(5).tolist(),
                 "scatter_over_seeds": scatter.round(5).tolist(),
                 "covered": ((low < target) & (target < high)).mean(0).round(3).tolist(),
-                "naive_width": ((naive[2] - naive[0]) / naive[1]).round(5).tolist(),
-                "seconds": round(min(seconds), 3),
+                "naive_width": ((naive[images][2] - naive[images][0]) / naive[images][1]).round(5).tolist(),
+                "seconds": round(seconds[images], 3),
             }
         )
     return {
