@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -20,20 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import ggdjax as gd
+from experiments.timing import seconds
 from ggdjax import ggd, report
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "fit_throughput.json"
-
-
-def seconds(function: Callable[[], object], repeats: int) -> float:
-    """Return the least time of ``repeats`` runs, after one that compiles."""
-    jax.block_until_ready(function())
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(function())
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def main() -> None:

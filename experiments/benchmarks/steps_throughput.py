@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ggdjax as gd
+from experiments.timing import seconds
 from ggdjax import report, steps
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "steps_throughput.json"
@@ -43,23 +43,13 @@ def main() -> None:
         g = gd.GeneralizedGamma(*(jnp.asarray(v, jnp.float32) for v in (a, d, p)))
         # The closed form at every width, the searches at 8 bits, where they have the most levels of a usual width.
         bits = jnp.asarray(rng.integers(2, 17, count) if name == "closed_form" else np.full(count, 8), jnp.int32)
-        seconds = _seconds(partial(jax.jit(lambda g, b, f=solve[name]: f(g, bits=b)), g, bits))
-        exponential = _seconds(partial(jax.jit(jnp.exp), g.d))
-        figures[name] = {"steps": count, "seconds": seconds, "per_second": count / seconds}
-        ratio = seconds / exponential
-        print(f"| {name} | {count} | {seconds:.3f} | {count / seconds:.0f} | {ratio:.0f} |")
+        taken = seconds(partial(jax.jit(lambda g, b, f=solve[name]: f(g, bits=b)), g, bits))
+        exponential = seconds(partial(jax.jit(jnp.exp), g.d))
+        figures[name] = {"steps": count, "seconds": taken, "per_second": count / taken}
+        ratio = taken / exponential
+        print(f"| {name} | {count} | {taken:.3f} | {count / taken:.0f} | {ratio:.0f} |")
     if not quick:
         RESULT.write_text(json.dumps(figures | report.environment(), indent=1) + "\n", encoding="utf-8")
-
-
-def _seconds(function) -> float:
-    jax.block_until_ready(function())
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        jax.block_until_ready(function())
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 
 import jax
-import numpy as np
 from rich.progress import track
 
 from experiments.real_networks import NETWORKS
+from experiments.timing import seconds
 from ggdjax import network, quantization, report, schemes
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "time_to_choose.json"
@@ -39,9 +39,9 @@ def main() -> None:
         batches = [x for x, _ in images.batches(part, min(real.batch_size, 50))]
         batches = [x for x in batches if len(x) == len(batches[0])]
         folded = network.fold_batch_norm(net)
-        passing = _seconds(lambda: [folded(x) for x in batches])  # noqa: B023
+        passing = seconds(lambda: [folded(x) for x in batches])  # noqa: B023
         calibration = quantization.calibrate(net, batches)
-        counting = _seconds(lambda: quantization.calibrate(net, batches).images)  # noqa: B023
+        counting = seconds(lambda: quantization.calibrate(net, batches).images)  # noqa: B023
         histograms = calibration.histograms
         print(f"\n| {name}, {sum(map(len, batches))} images | seconds | / float pass | first call, seconds |")
         print(f"|---|---|---|---|\n| float pass | {passing:.2f} | 1.00 | |")
@@ -51,23 +51,13 @@ def main() -> None:
             start = time.perf_counter()
             jax.block_until_ready(schemes.choose(scheme, histograms, 8))
             first = time.perf_counter() - start
-            taken = _seconds(lambda: schemes.choose(scheme, histograms, 8))  # noqa: B023
+            taken = seconds(lambda: schemes.choose(scheme, histograms, 8))  # noqa: B023
             rows[scheme] = {"seconds": taken, "first": first}
         for scheme, row in sorted(rows.items(), key=lambda item: item[1]["seconds"]):
             print(f"| {scheme} | {row['seconds']:.4f} | {row['seconds'] / passing:.4f} | {row['first']:.1f} |")
         figures[name] = {"float_pass_seconds": passing, "counting_seconds": counting, "schemes": rows}
     if not args.quick:
         RESULT.write_text(json.dumps(figures | report.environment(), indent=1) + "\n", encoding="utf-8")
-
-
-def _seconds(function) -> float:
-    jax.block_until_ready(function())
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        jax.block_until_ready(function())
-        times.append(time.perf_counter() - start)
-    return float(np.min(times))
 
 
 if __name__ == "__main__":
