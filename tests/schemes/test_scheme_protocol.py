@@ -78,8 +78,8 @@ def test_one_call_equals_a_loop_and_an_outer_jit(name, histograms, tensors):
         for column in range(3):
             alone = schemes.choose(name, some[column], bits)
             assert alone.step.shape == ()
-            # A batch sums in another order; where the minimum is flat, the search then takes a neighbour on its grid.
-            tolerance = 1e-3 if name == "mse-search" else 2e-5
+            # A batch sums in another order: a fit ends within its tolerance, a search at a neighbour on its grid.
+            tolerance = 1e-3 if name == "mse-search" else 2e-4 if name.startswith("ggd") else 2e-6
             np.testing.assert_allclose(alone.step, together.step[row, column], rtol=tolerance)
 
 
@@ -106,13 +106,18 @@ def test_samples_and_histograms_are_the_same(name, tensors):
 @every_scheme
 def test_counts_beyond_int32_are_the_same_distribution(name, histograms):
     h = histograms[np.array([0, 1])]
-    many = Histogram(
-        counts=np.asarray(h.counts).astype(np.int64) * 2**20,
-        zeros=np.asarray(h.zeros).astype(np.int64) * 2**20,
-        minimum=np.asarray(h.minimum),
-        maximum=np.asarray(h.maximum),
-    )
-    np.testing.assert_allclose(schemes.choose(name, many, 6).step, schemes.choose(name, h, 6).step, rtol=1e-3)
+
+    def times(factor):
+        return Histogram(
+            counts=np.asarray(h.counts).astype(np.int64) * factor,
+            zeros=np.asarray(h.zeros).astype(np.int64) * factor,
+            minimum=np.asarray(h.minimum),
+            maximum=np.asarray(h.maximum),
+        )
+
+    # Both repeat every value: a single largest value is chance, a thousand equal ones are a point mass.
+    few, many = (schemes.choose(name, times(factor), 6).step for factor in (2**10, 2**20))
+    np.testing.assert_allclose(many, few, rtol=1e-3)
 
 
 def test_shapes_broadcast_like_numpy(histograms):
