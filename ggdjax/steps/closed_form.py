@@ -135,7 +135,10 @@ def _corrected_step(sides: Sides, y: Array, log_levels: Array, top: Array) -> Ar
     growth = jnp.expm1(w)
     rho = sides.order + sides.k * sides.exponent * growth - 0.5  # e^η − 1 ≈ η e^(η/2) takes ½ off the rate
     kappa = sides.k * jnp.square(sides.exponent) * (1.0 + growth)
-    rate = lax.stop_gradient(jnp.maximum(0.5 * (rho + jnp.sqrt(rho * rho + 4.0 * kappa)), 1e-3))[..., None]
+    rate = 0.5 * (rho + jnp.sqrt(rho * rho + 4.0 * kappa))
+    # Below the scale (u < 1) the integrand need not fall before it: two of the nodes are to lie within.
+    within = jnp.maximum(-jnp.log(sides.k) - w, 0.0) / sides.exponent
+    rate = lax.stop_gradient(jnp.maximum(rate, NODES / (within + NODES / sides.exponent)))[..., None]
     node, weight = (jnp.asarray(x, y.dtype).reshape((1,) * (y.ndim + 1) + (-1,)) for x in _laguerre(NODES))
     eta = node / rate
     h, first, second = sides.at(y[..., None, None] + eta)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ggdjax.ggd import GeneralizedGamma, SymmetricGeneralizedGamma
+from ggdjax.ggd import GeneralizedGamma, SymmetricGeneralizedGamma, TailWeighted
 from ggdjax.steps import closed_form_step, optimal_step, predict, solve, support_step
 
 GOLDEN = json.loads(Path(__file__).with_name("golden_steps.json").read_text())
@@ -96,3 +96,16 @@ def test_scales_and_batches():
     np.testing.assert_allclose(steps / np.array([1e-20, 1.0, 1e20]), np.tile(steps[:, 1:2], 3), rtol=1e-4)
     alone = closed_form_step(GeneralizedGamma(1.0, 1.2, 0.8), 4)
     np.testing.assert_allclose(alone, steps[1, 1], rtol=1e-5)
+
+
+def test_closed_form_where_the_tail_is_lighter_than_the_fitted_shape():
+    """A sharp fit whose measured moment leaves little in the tail: few levels end well below the scale."""
+    d, p, order, lower = (v.ravel() for v in np.meshgrid([0.8, 3.0], [8.0, 20.0, 50.0], [0.0, 4.0], [0.0, 1.0, 3.0]))
+    shape = (d + order).astype(np.float32)
+    g = GeneralizedGamma(np.ones_like(shape), shape, p.astype(np.float32))
+    exact = GeneralizedGamma(np.ones_like(shape), d.astype(np.float32), p.astype(np.float32))
+    moment = exact.log_moment(order.astype(np.float32)) - lower.astype(np.float32)
+    tail = TailWeighted(distribution=g, order=order.astype(np.float32), log_moment=moment)
+    bits = np.array([8, 6, 4])[:, None]
+    ratio = np.asarray(closed_form_step(tail, bits)) / np.asarray(support_step(tail, bits))
+    assert (np.abs(ratio - 1.0) < np.array([0.004, 0.015, 0.04])[:, None]).all()
