@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -61,12 +62,14 @@ def choose_order(
         merged = histogram.merge(split_axis)
         signed = _has_negative(merged)
         # One alignment for all splits, so that the bins of the rest are those of the whole minus those left out.
-        spread = lambda leaf: np.broadcast_to(np.expand_dims(leaf, split_axis), histogram.batch_shape)  # noqa: E731
-        minimum, maximum = spread(np.asarray(merged.minimum)), spread(np.asarray(merged.maximum))
-        aligned = Histogram(counts=histogram.counts, zeros=histogram.zeros, minimum=minimum, maximum=maximum)
+        minimum, maximum = (
+            jnp.broadcast_to(jnp.expand_dims(jnp.asarray(extreme), split_axis), histogram.batch_shape)
+            for extreme in (merged.minimum, merged.maximum)
+        )
+        aligned = replace(histogram, minimum=minimum, maximum=maximum)
         held_out = aligned.compress(side)
         rest = held_out.weight.sum(split_axis, keepdims=True) - held_out.weight
-        whole = Bins(**{**vars(held_out), "weight": rest})
+        whole = replace(held_out, weight=rest)
     return _choose(whole, held_out, signed, bits=tuple(bits), split_axis=split_axis)
 
 
@@ -94,7 +97,7 @@ def _choose(train: Bins, test: Bins, signed: Array, *, bits: tuple[int, ...], sp
     support = _support(tail, levels)
     step = support / (levels - 0.5)
     scale = jnp.exp(jnp.maximum(test.log_scale, -87.0))[..., None]
-    relative = Bins(**{**vars(test), "lower": test.lower / scale, "upper": test.upper / scale})
+    relative = replace(test, lower=test.lower / scale, upper=test.upper / scale)
     distortion = empirical_distortion(relative, step, levels - 1.0)
     if split_axis is not None:
         count = test.weight.sum(-1)[..., None, None]
