@@ -29,7 +29,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key
 from ggdjax._errors import GgdjaxError
 from ggdjax.ggd.bins import Bins
 from ggdjax.ggd.distribution import GeneralizedGamma
-from ggdjax.ggd.fitting import FitCode, fit_weighted
+from ggdjax.ggd.fitting import FitCode, FitResult, fit_weighted
 from ggdjax.ggd.histogram import Histogram, Side
 from ggdjax.ggd.special import log_density
 from ggdjax.ggd.tail import TailWeighted
@@ -136,12 +136,13 @@ def sample_posterior(
         parts = jnp.moveaxis(aligned.compress(side).weight, split_axis, 0)
     batch = whole.log_scale.shape
     order = jnp.broadcast_to(jnp.asarray(order).astype(jnp.float32).reshape(-1 if jnp.ndim(order) else ()), batch)
-    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(batch) :]), (whole, order))
+    bins, order = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(batch) :]), (whole, order))
     if parts is not None:
         parts = parts.reshape(parts.shape[0], -1, parts.shape[-1])
+    result = fit_weighted(bins.log_x, bins.weight, order)  # relative to the scale of the bins
     # NumPyro's sampler relies on implicit promotion.
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        tail, effective, coordinates, diverging = _sample(*flat, parts, key, draws=draws, warmup=warmup)
+        tail, effective, coordinates, diverging = _sample(bins, result, parts, key, draws=draws, warmup=warmup)
     shaped = jax.tree.map(lambda leaf: leaf.reshape(draws, *batch), tail)
     return Posterior(
         tail=shaped,
@@ -181,12 +182,11 @@ def _log_density(theta: Float[Array, "3"], c: Float[Array, " bin"]) -> Float[Arr
 
 @partial(jax.jit, static_argnames=("draws", "warmup"))
 def _sample(
-    bins: Bins, order: Array, parts: Array | None, key: Array, *, draws: int, warmup: int
+    bins: Bins, result: FitResult, parts: Array | None, key: Array, *, draws: int, warmup: int
 ) -> tuple[TailWeighted, Array, Array, Array]:
     from numpyro.infer.hmc import hmc
 
-    result = fit_weighted(bins.log_x, bins.weight, order)
-    fitted, log_moment = result.tail.distribution, result.tail.log_moment
+    fitted, order, log_moment = result.tail.distribution, result.tail.order, result.tail.log_moment
     usable = result.code <= int(FitCode.UPPER_BOUNDARY)
     mode = _to_prentice(fitted.loc, fitted.d, fitted.p)
 
@@ -236,13 +236,14 @@ def _sample(
     chain_key, moment_key = jax.random.split(key)
     init_kernel, sample_kernel = hmc(potential, algo="NUTS")
     state = init_kernel(jnp.zeros_like(mode), warmup, step_size=0.5, adapt_mass_matrix=False, rng_key=chain_key)
-    state = lax.fori_loop(0, warmup, lambda _, s: sample_kernel(s), state)
 
     def draw(state, _):
         state = sample_kernel(state)
         return state, (state.z, state.diverging)
 
-    _, (z, diverging) = lax.scan(draw, state, None, length=draws)
+    # One loop, compiled once: the kernel itself knows when its warm-up ends.
+    _, (z, diverging) = lax.scan(draw, state, None, length=warmup + draws)
+    z, diverging = z[warmup:], diverging[warmup:]
     moved = jnp.einsum("tij,dtj->dti", spread, z, precision="highest")
 
     # Stretch: covariance 1/values of y becomes the measured one.

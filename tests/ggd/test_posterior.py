@@ -13,7 +13,7 @@ from ggdjax.steps import closed_form_step
 
 TRUTH = GeneralizedGamma(2.0, 1.5, 1.3)
 #: Data sets in one batch, values in each, splits of the images.
-SETS, VALUES, SPLITS = 30, 4000, 16
+SETS, VALUES, SPLITS = 20, 4000, 16
 
 
 def step(tail):
@@ -55,9 +55,9 @@ def test_intervals_cover_the_truth(sampled):
         "d": _covers(posterior.interval(lambda t: t.distribution.d - t.order), TRUTH.d),
     }
     for name, inside in covered.items():
-        # nominal 0.9; 60 sets: standard error 0.04. Weights x² leave few values in the tail: a little less.
-        assert float(inside.mean()) > (0.8 if order == 0 else 0.7), name
-        assert float(inside.mean()) < 0.99, name
+        # nominal 0.9; 40 sets: standard error 0.05. Weights x² leave few values in the tail: a little less.
+        assert float(inside.mean()) > (0.77 if order == 0 else 0.7), name
+        assert float(inside.mean()) < 1.0, name
 
 
 def _covers(interval, value):
@@ -119,26 +119,34 @@ def test_splits_measure_what_other_images_would_give(images):
     assert (honest.effective_count < naive.effective_count).mean() > 0.9
 
 
-def test_degenerate_tensors_stay_finite():
-    odd = np.zeros((4, 100), np.float32)
-    odd[1], odd[2, :2] = 3.0, [1.0, 2.0]
-    odd[3] = np.exp(np.random.default_rng(0).normal(size=100) * 2)
-    posterior = sample_posterior(Histogram.from_samples(odd, axis=-1), jax.random.key(0), draws=50, warmup=50)
+@pytest.fixture(scope="module")
+def odd(histograms):
+    """Four odd tensors in the place of the first four: same shapes, no new compilation."""
+    x = np.zeros((4, 100), np.float32)
+    x[1], x[2, :2] = 3.0, [1.0, 2.0]
+    x[3] = np.exp(np.random.default_rng(0).normal(size=100) * 2)
+    return jax.tree.map(lambda a, b: np.concatenate([a, b[4:]]), Histogram.from_samples(x, axis=-1), histograms)
+
+
+def test_degenerate_tensors_stay_finite(odd):
+    posterior = sample_posterior(odd, jax.random.key(0))
     assert np.isfinite(np.stack(jax.tree.leaves(posterior.tail))).all()
     assert (posterior.effective_count[:3] == 0).all()
-    assert posterior.effective_count[3] > 0
+    assert (posterior.effective_count[3:] > 0).all()
     assert np.isfinite(np.stack(posterior.interval(step))).all()
 
 
-def test_units_and_repeatability(histograms):
-    one = histograms[:4]
-    a, b = (sample_posterior(one, jax.random.key(3), draws=50, warmup=50) for _ in range(2))
-    assert (a.tail.distribution.loc == b.tail.distribution.loc).all()
+def test_units_and_repeatability(histograms, sampled):
+    order, posterior, _ = sampled
+    again = sample_posterior(histograms, jax.random.key(1), order=order)
+    assert (again.tail.distribution.loc == posterior.tail.distribution.loc).all()
     factor = np.float32(2.0**-60)
-    counts = np.roll(np.asarray(one.counts), -60 * 128, axis=-1)
-    small = Histogram(counts=counts, zeros=one.zeros, minimum=one.minimum * factor, maximum=one.maximum * factor)
-    c = sample_posterior(small, jax.random.key(3), draws=50, warmup=50)
-    np.testing.assert_allclose(step(c.tail) / factor, step(a.tail), rtol=1e-3)
+    counts = np.roll(np.asarray(histograms.counts), -60 * 128, axis=-1)
+    minimum, maximum = (v * factor for v in (histograms.minimum, histograms.maximum))
+    small = Histogram(counts=counts, zeros=histograms.zeros, minimum=minimum, maximum=maximum)
+    scaled = sample_posterior(small, jax.random.key(1), order=order)
+    before, after = (width(p.interval(step)) for p in (posterior, scaled))
+    np.testing.assert_allclose(after / factor, before, rtol=0.2)
 
 
 def test_wrong_arguments(histograms):
