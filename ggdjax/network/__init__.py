@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from ggdjax.network._network import Network
+from ggdjax.network.counts import NodeCount, count_macs, count_parameters, node_counts
 from ggdjax.network.graph import FeatureMap, Graph, Node
 from ggdjax.network.interpreter import Float, Numerics, run
 from ggdjax.network.onnx_door import load_onnx
+from ggdjax.network.onnx_export import export_onnx
 from ggdjax.network.ops import supported_ops
 from ggdjax.network.rewrites import fold_batch_norm, simplify
 from ggdjax.network.trace import trace
@@ -16,9 +18,14 @@ __all__ = [
     "Graph",
     "Network",
     "Node",
+    "NodeCount",
     "Numerics",
+    "count_macs",
+    "count_parameters",
+    "export_onnx",
     "fold_batch_norm",
     "load_onnx",
+    "node_counts",
     "run",
     "simplify",
     "supported_ops",

@@ -384,6 +384,17 @@ def _take(call: Call, view: View, starts: Any, limits: Any, steps: Any) -> View:
     return call.emit("slice", [view.tensor], view.axes, slices=tuple(slices))
 
 
+@rule("rev")
+def _reverse(call: Call) -> View:
+    view, axes = call.view(), call.param("dimensions")
+    if 0 in axes:
+        raise call.refuse("a reversal of the batch")
+    slices: list[tuple[int | None, int | None, int]] = [(None, None, 1)] * len(view.axes)
+    for axis in axes:
+        slices[view.axes[axis]] = (None, None, -1)
+    return call.emit("slice", [view.tensor], view.axes, slices=tuple(slices))
+
+
 @rule("split")
 def _split(call: Call) -> list[View]:
     view = call.view()

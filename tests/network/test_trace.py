@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from runtime import exported
 
 from ggdjax._errors import GgdjaxError, UnsupportedError
 from ggdjax.network import Network, fold_batch_norm, trace
@@ -57,13 +58,15 @@ def _input(*shape: int) -> jax.Array:
 
 
 def _check(function: Any, *shape: int, tolerance: float = 1e-5) -> Network:
-    """Trace at batch 1, and compare at another batch size."""
+    """Trace at batch 1; compare at another batch size, and so the network's ONNX file."""
     x = _input(5, *shape)
     with _as_users_do(), jax.default_matmul_precision("highest"):
         net = trace(function, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
         expected = function(x)
     assert np.shape(net(x)) == expected.shape
-    np.testing.assert_allclose(net(x), expected, rtol=0, atol=tolerance * float(jnp.abs(expected).max()))
+    tolerance *= float(jnp.abs(expected).max())
+    np.testing.assert_allclose(net(x), expected, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(exported(net, x), expected, rtol=0, atol=tolerance)
     return net
 
 

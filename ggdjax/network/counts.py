@@ -1,0 +1,61 @@
+"""How much a network computes and holds: multiply-accumulates and parameters, node by node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from ggdjax._errors import GgdjaxError
+from ggdjax.network.ops import QUANTIZABLE
+
+if TYPE_CHECKING:
+    from ggdjax.network._network import Network
+    from ggdjax.network.graph import Node
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeCount:
+    """What one node costs for one image."""
+
+    name: str
+    op: str
+    macs: int
+    """Multiply-accumulates of a convolution or dense node; 0 for every other node."""
+    parameters: int
+    """Numbers in the node's parameters (kernel and bias; scale and offset of an `affine`); shared ones count again."""
+
+
+def node_counts(net: Network) -> tuple[NodeCount, ...]:
+    """Return the cost of every node of ``net`` for one image, in the order of the graph.
+
+    A convolution does (window × channels in / groups) multiply-accumulates per element of its output, padding
+    included, a dense node (channels in) per element. The arrays in ``net.params`` may be abstract.
+
+    Raises:
+      GgdjaxError: a dimension other than the first depends on the batch size.
+    """
+    return tuple(_count(net, node) for node in net.graph.nodes)
+
+
+def count_macs(net: Network) -> int:
+    """Return the multiply-accumulates of ``net`` for one image: the sum over `node_counts`."""
+    return sum(count.macs for count in node_counts(net))
+
+
+def count_parameters(net: Network) -> int:
+    """Return the numbers in the parameters of ``net``, shared ones once."""
+    keys = {key for node in net.graph.nodes for _, key in node.params}
+    return sum(prod(net.params[key].shape) for key in keys)
+
+
+def _count(net: Network, node: Node) -> NodeCount:
+    macs = 0
+    if node.op in QUANTIZABLE:
+        per_image = net.graph.shape(node.output)[1:]
+        if None in per_image:
+            raise GgdjaxError(f"`{node.name}` gives shape {per_image} per image, which depends on the batch size")
+        # A kernel's last axis is the output's channels: every other one is summed over.
+        macs = prod(per_image) * prod(net.params[node.param("kernel")].shape[:-1])
+    parameters = sum(prod(net.params[key].shape) for _, key in node.params)
+    return NodeCount(name=node.name, op=node.op, macs=macs, parameters=parameters)
