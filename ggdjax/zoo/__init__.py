@@ -7,21 +7,42 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ggdjax.zoo.digits import DigitsNet, digits_net
+    from ggdjax.zoo.registry import Entry, Published, abstract, create, entry, names
     from ggdjax.zoo.train import Recipe, fit, top1
     from ggdjax.zoo.weights import load_weights, save_weights
 
 #: Public name -> module; imported on first use, so that importing the room costs no Flax and no Optax.
 _PUBLIC = {
     "DigitsNet": "ggdjax.zoo.digits",
+    "Entry": "ggdjax.zoo.registry",
+    "Published": "ggdjax.zoo.registry",
     "Recipe": "ggdjax.zoo.train",
+    "abstract": "ggdjax.zoo.registry",
+    "create": "ggdjax.zoo.registry",
     "digits_net": "ggdjax.zoo.digits",
+    "entry": "ggdjax.zoo.registry",
     "fit": "ggdjax.zoo.train",
     "load_weights": "ggdjax.zoo.weights",
+    "names": "ggdjax.zoo.registry",
     "save_weights": "ggdjax.zoo.weights",
     "top1": "ggdjax.zoo.train",
 }
 
-__all__ = ["DigitsNet", "Recipe", "digits_net", "fit", "load_weights", "save_weights", "top1"]
+__all__ = [
+    "DigitsNet",
+    "Entry",
+    "Published",
+    "Recipe",
+    "abstract",
+    "create",
+    "digits_net",
+    "entry",
+    "fit",
+    "load_weights",
+    "names",
+    "save_weights",
+    "top1",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,108 @@
+"""The zoo by name: published sizes, and traces that equal the modules."""
+
+from __future__ import annotations
+
+from math import prod
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ggdjax._errors import GgdjaxError
+from ggdjax.network import count_macs, count_parameters, fold_batch_norm, node_counts, trace
+from ggdjax.zoo import abstract, create, entry, names
+
+
+def parameters_of(module: nnx.Module) -> int:
+    return sum(prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
+
+
+def macs_of(module: nnx.Module, shape: tuple[int, ...]) -> int:
+    """Count the products of a jaxpr: independent of the project's own graph, and without any weights."""
+    graph, state = nnx.split(module)
+    call = jax.make_jaxpr(lambda state, x: nnx.merge(graph, state)(x))
+    return _products(call(state, jax.ShapeDtypeStruct((1, *shape), jnp.float32)).jaxpr)
+
+
+def _products(jaxpr) -> int:
+    total = 0
+    for eqn in jaxpr.eqns:
+        out = prod(eqn.outvars[0].aval.shape)
+        if eqn.primitive.name == "conv_general_dilated":
+            out_features = eqn.params["dimension_numbers"].rhs_spec[0]
+            total += out * prod(n for axis, n in enumerate(eqn.invars[1].aval.shape) if axis != out_features)
+        elif eqn.primitive.name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            total += out * prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+        for inner in eqn.params.values():
+            total += (
+                _products(getattr(inner, "jaxpr", inner)) if hasattr(inner, "eqns") or hasattr(inner, "jaxpr") else 0
+            )
+    return total
+
+
+@pytest.mark.parametrize("name", names())
+def test_sizes_are_the_published_ones(name):
+    known, module = entry(name), abstract(name)
+    count = parameters_of(module)
+    assert known.parameters.agrees(count), f"{count:,} parameters, {known.parameters}"
+    macs = macs_of(module, known.input_shape)
+    assert known.macs.agrees(macs), f"{macs:,} MACs, {known.macs}"
+
+
+def with_statistics(module: nnx.Module) -> nnx.Module:
+    """Give the normalizations statistics, scales and shifts of their own, so that folding them is no identity."""
+    rng = np.random.default_rng(1)
+    state = nnx.state(module, (nnx.Param, nnx.BatchStat))
+    for path, variable in nnx.to_flat_state(state):
+        shape = variable.get_value().shape
+        if path[-1] in {"scale", "var"}:
+            variable.set_value(jnp.asarray(rng.uniform(0.5, 1.5, shape), jnp.float32))
+        elif path[-1] in {"mean", "bias"}:
+            variable.set_value(jnp.asarray(0.1 * rng.standard_normal(shape), jnp.float32))
+    nnx.update(module, state)
+    return module
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet20", 16), ("mobilenet_v2_small", 16)])
+def test_trace_equals_the_module(name, size):
+    module = with_statistics(create(name))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, size, size, 3)), jnp.float32)
+    net = trace(module, x)
+    expected = np.asarray(jax.jit(module.__call__)(x))
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(net(x), expected, rtol=0, atol=2e-6 * largest)
+    folded = fold_batch_norm(net)
+    np.testing.assert_allclose(folded(x), expected, rtol=0, atol=1e-4 * largest)
+    assert "affine" not in {node.op for node in folded.graph.nodes}
+    assert count_macs(net) == count_macs(folded) == macs_of(module, (size, size, 3))
+    assert count_parameters(net) == parameters_of(module)
+    assert sum(count.parameters for count in node_counts(net)) == count_parameters(net)
+
+
+def test_create_depends_on_the_seed_alone():
+    first, same, other = create("resnet20"), create("resnet20", seed=0), create("resnet20", seed=1)
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(first), nnx.state(same))
+    assert not np.array_equal(first.stem.conv.kernel[...], other.stem.conv.kernel[...])
+    kernel = first.stages[2][1].conv1.conv.kernel[...]
+    assert float(jnp.var(kernel)) == pytest.approx(2 / prod(kernel.shape[:-1]), rel=0.05)
+
+
+def test_create_is_in_inference_mode_and_can_be_trained():
+    module = create("resnet20", num_classes=3)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 8, 3)), jnp.float32)
+    before = jax.tree.map(np.asarray, nnx.state(module))
+    assert module(x).shape == (2, 3)
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.state(module))
+    module.train()
+    module(x)
+    assert not np.array_equal(before["stem"]["norm"]["mean"], module.stem.norm.mean[...])
+
+
+def test_unknown_names_and_classes():
+    with pytest.raises(GgdjaxError, match=r"`name` is 'resnet21'.*did you mean .*`resnet20`"):
+        create("resnet21")
+    with pytest.raises(GgdjaxError, match="`num_classes` is 0, expected at least 1"):
+        create("resnet20", num_classes=0)
