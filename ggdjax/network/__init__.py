@@ -7,6 +7,7 @@ from ggdjax.network.counts import NodeCount, count_macs, count_parameters, node_
 from ggdjax.network.graph import FeatureMap, Graph, Node
 from ggdjax.network.interpreter import Float, Numerics, run
 from ggdjax.network.onnx_door import load_onnx
+from ggdjax.network.onnx_export import export_onnx
 from ggdjax.network.ops import supported_ops
 from ggdjax.network.rewrites import fold_batch_norm, simplify
 from ggdjax.network.trace import trace
@@ -21,6 +22,7 @@ __all__ = [
     "Numerics",
     "count_macs",
     "count_parameters",
+    "export_onnx",
     "fold_batch_norm",
     "load_onnx",
     "node_counts",
