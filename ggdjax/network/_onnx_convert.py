@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 #: Operators whose result is known as soon as shapes are.
 _SHAPE_OPERATORS = frozenset({"Shape", "Size"})
+#: What is refused for a reason of its own.
+_CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 
 
 class Call:
@@ -173,6 +176,14 @@ def check_supported(graph: Any, nodes: Sequence[Any]) -> None:
     constant = {tensor.name for tensor in graph.initializer}
     refused = []
     for node in nodes:
+        what = f"`{node.op_type}` (node `{node.name or builder_name(node)}`)"
+        if node.op_type in _CONTROL_FLOW:
+            raise UnsupportedError(
+                f"control flow {what}: a network is one fixed sequence of operations; export the model with its "
+                "conditions and loops resolved (a constant-folding simplifier removes them where they are constant)"
+            )
+        if node.op_type in _RECURRENT:
+            raise UnsupportedError(f"recurrent layer {what}: feed-forward convolutional networks are supported")
         if node.op_type in _SHAPE_OPERATORS or all(name in constant for name in node.input if name):
             constant.update(node.output)
         elif node.domain not in {"", "ai.onnx"} or node.op_type not in HANDLERS:

@@ -23,6 +23,8 @@ _PLAIN = {
     "Tanh": "tanh",
 }
 _BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div"}
+#: Of any number of operands, in any order.
+_OF_SEVERAL = {"Sum": "add", "Max": "maximum", "Min": "minimum"}
 _REDUCTIONS = {"ReduceMean": "mean", "ReduceSum": "sum", "ReduceMax": "max"}
 
 
@@ -72,22 +74,41 @@ def _negate(call: Call) -> View:
 def _binary(call: Call) -> View:
     op = _BINARY[call.node.op_type]
     values = call.get(0), call.get(1)
-    rank = max(_rank(value) for value in values)
     if isinstance(values[0], View) and isinstance(values[1], View):
-        views = [_raised(call, view, rank) for view in values]
-        axes = _common_order(views)
-        return call.emit(op, [call.builder.stored(view, axes) for view in views], axes)
+        return _of_views(call, op, *values)
     which = 0 if isinstance(values[0], Constant) else 1
-    view = _raised(call, call.view(1 - which), rank)
-    constant = call.weight(which)
+    attrs = {"reverse": True} if which == 0 and op in {"sub", "div"} else {}
+    return _with_constant(call, op, call.view(1 - which), which, **attrs)
+
+
+@handler(*_OF_SEVERAL)
+def _of_several(call: Call) -> View:
+    op = _OF_SEVERAL[call.node.op_type]
+    values = [call.get(k) for k in range(len(call.node.input))]
+    result, *views = (value for value in values if isinstance(value, View))
+    for view in views:
+        result = _of_views(call, op, result, view)
+    for index, value in enumerate(values):
+        if isinstance(value, Constant):
+            result = _with_constant(call, op, result, index)
+    return result
+
+
+def _of_views(call: Call, op: str, *views: View) -> View:
+    rank = max(len(view.axes) for view in views)
+    raised = [_raised(call, view, rank) for view in views]
+    axes = _common_order(raised)
+    return call.emit(op, [call.builder.stored(view, axes) for view in raised], axes)
+
+
+def _with_constant(call: Call, op: str, view: View, index: int, **attrs: bool) -> View:
+    """Append ``op`` of ``view`` and the constant at input ``index``."""
+    constant = call.weight(index)
+    view = _raised(call, view, max(len(view.axes), constant.ndim))
+    rank = len(view.axes)
     constant = constant.reshape((1,) * (rank - constant.ndim) + constant.shape)
     order = sorted(range(rank), key=view.axes.__getitem__)
-    attrs = {"reverse": True} if which == 0 and op in {"sub", "div"} else {}
     return call.emit(op, [view.tensor], view.axes, {"constant": constant.transpose(order)}, **attrs)
-
-
-def _rank(value: View | Constant) -> int:
-    return len(value.axes) if isinstance(value, View) else value.probes[0].ndim
 
 
 def _raised(call: Call, view: View, rank: int) -> View:
@@ -198,6 +219,21 @@ def _reshape(call: Call) -> View:
         return tuple(target)
 
     return _reshaped(call, rule)
+
+
+@handler("Expand")
+def _expand(call: Call) -> View:
+    targets = call.constants(1)
+    view = call.view()
+    view = _raised(call, view, max(len(view.axes), *(len(target) for target in targets)))
+    wanted = [np.broadcast_shapes(s, tuple(map(int, t))) for s, t in zip(call.shape(view), targets, strict=True)]
+    shape: list[int | None] = [None] * len(view.axes)
+    for axis, (now, first, second) in enumerate(zip(call.shape(view)[0], *wanted, strict=True)):
+        if now != first:
+            if first != second:
+                raise call.refuse("a repetition whose number depends on the batch size")
+            shape[view.axes[axis]] = first
+    return call.emit("broadcast", [view.tensor], view.axes, shape=tuple(shape))
 
 
 @handler("Squeeze")

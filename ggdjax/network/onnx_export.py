@@ -45,11 +45,12 @@ def export_onnx(net: Network, path: str | PathLike[str], *, opset: int = 17) -> 
     writer = Writer(net, opset)
     for node in net.graph.nodes:
         writer.views[node.output] = write_node(writer, node)
+    nodes, outputs = writer.finish()
     graph = onnx.helper.make_graph(
-        writer.finish(),
+        nodes,
         "ggdjax",
         [_value(onnx, name, net.graph.shape(name)) for name in net.graph.inputs],
-        [_value(onnx, name, net.graph.shape(name)) for name in net.graph.outputs],
+        [_value(onnx, *output) for output in outputs],
         writer.initializers,
     )
     imports = [onnx.helper.make_opsetid("", opset)]
@@ -153,12 +154,16 @@ class Writer:
         order = [axis for axis, size in zip(view.axes, self.graph.shape(node.inputs[0]), strict=True) if size != 1]
         return view.tensor if order == sorted(order) else self.native(view)
 
-    def finish(self) -> list[Any]:
-        """Return the nodes, the results in the model's own order and under their own names."""
-        for name in self.graph.outputs:
-            made = self._onnx.helper.make_node("Identity", [self.native(self.views[name])], [name], name=f"{name}.out")
-            self._nodes.append(made)
-        return self._nodes
+    def finish(self) -> tuple[list[Any], list[tuple[str, Shape]]]:
+        """Return the nodes, and the name and shape of each result in the model's own order of axes."""
+        outputs = []
+        for tensor in self.graph.outputs:
+            # A network that does nothing gives its own input: that name is taken.
+            name = self._unique(f"{tensor}.out") if tensor in self.graph.inputs else tensor
+            result = self._onnx.helper.make_node("Identity", [self.native(self.views[tensor])], [name], name=name)
+            self._nodes.append(result)
+            outputs.append((name, self.graph.shape(tensor)))
+        return self._nodes, outputs
 
     def _unique(self, name: str) -> str:
         unique, number = name, 2
