@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import prod
 
 import numpy as np
@@ -124,10 +124,17 @@ def _common_order(views: list[View]) -> tuple[int, ...]:
     return next((view.axes for view in views if view.axes != own), own)
 
 
+def _refuse_batch(call: Call, view: View, axes: Iterable[int], what: str) -> None:
+    first, second = call.shape(view)
+    if any(first[axis] != second[axis] for axis in axes):
+        raise call.refuse(f"{what}: each image is computed by itself")
+
+
 @handler("Concat")
 def _concat(call: Call) -> View:
     views = [call.view(k) for k in range(len(call.node.input))]
     axes = _common_order(views)
+    _refuse_batch(call, views[0], [call.attr("axis", 1)], "a concatenation along the batch")
     axis = axes[call.attr("axis", 1)]
     if len(views) == 1:
         return views[0]
@@ -144,6 +151,7 @@ def _reduce(call: Call) -> View:
             return view
         axes = np.arange(rank)
     axes = sorted({int(axis) % rank for axis in axes.reshape(-1)})
+    _refuse_batch(call, view, axes, "a reduction over the batch")
     stored = tuple(sorted(view.axes[axis] for axis in axes))
     keep = bool(call.attr("keepdims", 1))
     left = view.axes
@@ -160,6 +168,7 @@ def _softmax(call: Call) -> View:
     axis = call.attr("axis", -1 if call.version >= 13 else 1) % rank
     # Before operator set 13 everything from the axis on was one axis.
     axes = [axis] if call.version >= 13 else range(axis, rank)
+    _refuse_batch(call, view, axes, "softmax over the batch")
     return call.same_order("softmax", axes=tuple(sorted(view.axes[k] for k in axes)))
 
 

@@ -344,6 +344,9 @@ def _concatenate(call: Call) -> View:
     views = [call.view(k) for k in range(len(call.inputs))]
     own = tuple(range(len(views[0].axes)))
     axes = next((view.axes for view in views if view.axes != own), own)
+    first, second = call.shape(views[0])
+    if first[call.param("dimension")] != second[call.param("dimension")]:
+        raise call.refuse("a concatenation along the batch: each image is computed by itself")
     axis = axes[call.param("dimension")]
     return call.emit("concat", [call.builder.stored(view, axes) for view in views], axes, axis=axis)
 

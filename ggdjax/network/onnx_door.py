@@ -41,7 +41,10 @@ def load_onnx(
 
     model = read_model(path)
     image = _only_input(model.graph)
-    shape = _shape(image) if input_shape is None else (None, *input_shape[1:])
+    shape = _shape(image)
+    if input_shape is not None:
+        _check_shape(tuple(input_shape), image, shape)
+        shape = (None, *input_shape[1:])
     if shape is None or len(shape) < 2 or None in shape[1:]:
         raise ModelError(f"input `{image.name}` of `{path}` has open dimensions {shape}: give `input_shape`")
     probes = tuple((batch, *shape[1:]) for batch in PROBE_BATCHES)
@@ -62,6 +65,21 @@ def _shape(value: Any) -> tuple[int | None, ...] | None:
     if not value.type.tensor_type.HasField("shape"):
         return None
     return tuple(dim.dim_value or None for dim in value.type.tensor_type.shape.dim)
+
+
+def _check_shape(given: tuple[Any, ...], image: Any, declared: tuple[int | None, ...] | None) -> None:
+    """Refuse a shape that contradicts what the model declares; the batch (first) is free in both."""
+    whole = all(isinstance(size, int) and size > 0 for size in given[1:])
+    fits = declared is None or (
+        len(given) == len(declared)
+        and all(want in {None, size} for size, want in zip(given[1:], declared[1:], strict=True))
+    )
+    if not (whole and fits):
+        dims = image.type.tensor_type.shape.dim
+        wanted = ", ".join(str(dim.dim_value) if dim.dim_value else dim.dim_param or "?" for dim in dims)
+        raise ModelError(
+            f"`input_shape` is {given}; input `{image.name}` declares ({wanted}): give the full shape, batch first"
+        )
 
 
 def _choose_output(graph: Any, output: str | None) -> str:
