@@ -20,7 +20,7 @@ from ggdjax.network._network import Network
 from ggdjax.network.graph import Graph, Node, infer_shape, merge_probes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
 Probes = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -177,12 +177,28 @@ class GraphBuilder:
         order = [axis for axis, a, b in zip(view.axes, first, second, strict=True) if a != 1 or b != 1]
         return view.tensor if order == sorted(order) else self.native(view)
 
+    def producer(self, tensor: str) -> Node | None:
+        """Return the node whose output is ``tensor``; None for an input."""
+        return next((node for node in reversed(self._nodes) if node.output == tensor), None)
+
     def constant_factor(self, tensor: str, source: str) -> np.ndarray | None:
         """Return c if ``tensor`` is ``source`` times a constant c; else None."""
-        node = next((node for node in reversed(self._nodes) if node.output == tensor), None)
+        node = self.producer(tensor)
         if node is None or node.op != "mul" or node.inputs != (source,):
             return None
         return self._params[node.params[0][1]]
+
+    def scalar_affine(self, tensor: str, stop: Container[str]) -> tuple[str, float, float]:
+        """Return (source, scale, offset) such that ``tensor`` is source · scale + offset; no further than ``stop``."""
+        scale, offset = 1.0, 0.0
+        while tensor not in stop and (node := self.producer(tensor)) is not None and node.op in {"add", "mul"}:
+            constant = self._params[node.params[0][1]] if node.params else np.zeros(2)
+            if constant.size != 1:
+                break
+            number = float(constant.reshape(()))
+            scale, offset = (scale, offset + scale * number) if node.op == "add" else (scale * number, offset)
+            tensor = node.inputs[0]
+        return tensor, scale, offset
 
     def finish(self, outputs: Sequence[View]) -> Network:
         """Return the network that computes ``outputs`` in the model's own order, without dead nodes."""

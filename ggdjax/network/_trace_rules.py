@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from ggdjax.network._builder import Constant, View, channels_last
+from ggdjax.network._trace_lrn import note_channel_sum, response_norm
 from ggdjax.network._trace_walk import Call, Comparison, rule
 from ggdjax.network.ops import window_counts
 
@@ -82,6 +83,8 @@ def _binary(call: Call) -> View:
     op = _BINARY[call.primitive]
     if all(isinstance(value, View) for value in call.inputs):
         views = [call.view(0), call.view(1)]
+        if op == "div" and (normalized := response_norm(call, *views)) is not None:
+            return normalized
         own = tuple(range(len(views[0].axes)))
         axes = next((view.axes for view in views if view.axes != own), own)
         return call.emit(op, [call.builder.stored(view, axes) for view in views], axes)
@@ -269,6 +272,7 @@ def _pool(call: Call) -> View:
     size = np.full((1,) * rank, prod(attrs["window"]), np.float32)
     total = call.emit("mul", [mean.tensor], result, {"constant": size})
     call.tracer.sums[total.tensor] = ("pool", source, attrs)
+    note_channel_sum(call, view, total)
     return total
 
 

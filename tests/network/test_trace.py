@@ -134,6 +134,12 @@ def _channels_first(x: jax.Array) -> jax.Array:
     return jnp.maximum(y, 0.0).reshape(y.shape[0], -1) @ jnp.ones((y[0].size, 2))
 
 
+def _response_norm(x: jax.Array, axis: int, beta: float) -> jax.Array:
+    window = tuple(3 if k == axis else 1 for k in range(4))
+    squares = jax.lax.reduce_window(jnp.square(x), 0.0, jax.lax.add, window, (1, 1, 1, 1), "SAME")
+    return x / (2.0 + 0.1 * squares) ** beta
+
+
 FUNCTIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], set[str]]] = {
     "channels first": (_channels_first, {"conv", "max_pool", "relu", "reshape", "dense"}),
     "slices and padding": (lambda x: jnp.pad(x[:, ::2, 1:, :], ((0, 0), (1, 0), (0, 2), (0, 0))), {"slice", "pad"}),
@@ -151,6 +157,8 @@ FUNCTIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], set[str]]] = {
     "arithmetic": (lambda x: (1.0 - x) / 3.0 + 2.0 / (x * x + 1.0), {"affine", "mul", "div", "add"}),
     "rematerialised": (jax.checkpoint(lambda x: jnp.tanh(x) - jnp.exp(-jnp.abs(x))), {"tanh", "exp", "sub"}),
     "powers": (lambda x: jax.lax.rsqrt(x**2 + 1.0) + jnp.sqrt(jnp.square(x) + 1e-3) ** 3.0, {"power", "sqrt"}),
+    "response normalization": (lambda x: _response_norm(x, 3, 0.75), {"local_response_norm"}),
+    "response normalization, channels first": (lambda x: _response_norm(x, 1, 0.5), {"local_response_norm"}),
     "gelu": (lambda x: jax.nn.gelu(x, approximate=False), {"erf", "mul"}),
 }
 
