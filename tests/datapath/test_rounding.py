@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ggdjax.datapath import Rounding, rounding_shift
+from ggdjax.datapath.rounding import exact_requantize, exact_rounding_shift, requantize, saturate, wrap
+
+#: The truth table of the module, column by column.
+HALVED = (-7, -6, -5, -3, -2, -1, 1, 2, 3, 5, 6, 7)
+TABLE = {
+    Rounding.HALF_AWAY: (-4, -3, -3, -2, -1, -1, 1, 1, 2, 3, 3, 4),
+    Rounding.HALF_EVEN: (-4, -3, -2, -2, -1, 0, 0, 1, 2, 2, 3, 4),
+    Rounding.HALF_UP: (-3, -3, -2, -1, -1, 0, 1, 1, 2, 3, 3, 4),
+    Rounding.FLOOR: (-4, -3, -3, -2, -1, -1, 0, 1, 1, 2, 3, 3),
+    Rounding.TOWARD_ZERO: (-3, -3, -2, -1, -1, 0, 0, 1, 1, 2, 3, 3),
+}
+EDGES = (0, 1, -1, 2**31 - 1, -(2**31), 2**30, -(2**30), 3, -3, 65535, 65536, -65536, -65537, 98304)
+MULTIPLIERS = (1, 2, 3, 32768, 40000, 65535, 65536, 12345678, 2**30, 2**31 - 1)
+SHIFTS = (0, 1, 15, 16, 17, 18, 31, 32, 33, 34, 47, 48, 61, 62)
+
+
+@pytest.fixture(scope="module")
+def accumulators() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    parts = (EDGES, rng.integers(-(2**31), 2**31, 100), rng.integers(-300, 300, 50), rng.integers(-999, 999, 16) << 16)
+    return np.concatenate(parts).astype(np.int32)
+
+
+@pytest.mark.parametrize("rule", Rounding)
+def test_truth_table(rule):
+    assert tuple(exact_rounding_shift(x, 1, rule) for x in HALVED) == TABLE[rule]
+    np.testing.assert_array_equal(rounding_shift(jnp.asarray(HALVED, jnp.int32), 1, rule), TABLE[rule])
+
+
+@pytest.mark.parametrize("rule", Rounding)
+def test_shift_is_exact(rule, accumulators):
+    shifted = jax.jit(lambda x, shift: rounding_shift(x, shift, rule))
+    for shift in SHIFTS:
+        expected = [exact_rounding_shift(int(a), shift, rule) for a in accumulators]
+        np.testing.assert_array_equal(shifted(jnp.asarray(accumulators), shift), expected, err_msg=f"shift {shift}")
+
+
+@pytest.mark.parametrize("rule", Rounding)
+def test_requantization_is_exact(rule, accumulators):
+    """Over every pair of multiplier and shift: all four ways to compute it against Python's integers."""
+    cases = list(itertools.product(MULTIPLIERS, SHIFTS))
+    short = [(m, r) for m, r in cases if m < 2**16 and 16 < r < 48]
+    ones = [(m, r) for m, r in cases if m == 1]
+    column = jnp.asarray(accumulators)[:, None]
+    for group in (cases, short, ones):
+        multiplier, shift = (np.asarray(v, np.int32)[None] for v in zip(*group, strict=True))
+        got = np.asarray(requantize(column, multiplier, shift, rule))
+        want = [[exact_requantize(int(a), m, r, rule) for m, r in group] for a in accumulators]
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(("policy", "expected"), [(wrap, (-1, 7, -8, 7, -8, 0)), (saturate, (-8, -8, -8, 7, 7, 7))])
+def test_four_bit_accumulator(policy, expected):
+    np.testing.assert_array_equal(policy(jnp.asarray((-17, -9, -8, 7, 8, 16), jnp.int32), 4), expected)
