@@ -73,6 +73,13 @@ def max_pool(x: FeatureMap, window: int, stride: int, *, padding: int = 0, ceil:
     return nnx.max_pool(x, (window, window), (stride, stride), pads)
 
 
+def average_pool(x: FeatureMap, window: int) -> FeatureMap:
+    """Return the mean of each window, windows side by side; what they do not cover is left out."""
+    # Flax's own divides by an integer array, which strict promotion refuses.
+    size = (1, window, window, 1)
+    return jax.lax.reduce_window(x, 0.0, jax.lax.add, size, size, "VALID") / float(window**2)
+
+
 def global_average(x: FeatureMap) -> Float[Array, "batch chan"]:
     """Return the mean of each channel over the image."""
     return jnp.mean(x, axis=(1, 2))
@@ -81,6 +88,17 @@ def global_average(x: FeatureMap) -> Float[Array, "batch chan"]:
 def relu6(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Return x limited to [0, 6]."""
     return jax.nn.relu6(x)
+
+
+def leaky_relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Return x where x ≥ 0, x / 10 elsewhere (the slope of Darknet)."""
+    return jax.nn.leaky_relu(x, 0.1)
+
+
+def local_response_norm(x: FeatureMap) -> FeatureMap:
+    """Return x / (1 + 10⁻⁴/5 · Σ squares over 5 channels)^¾: normalization over neighbours with Caffe's constants."""
+    squares = jax.lax.reduce_window(x * x, 0.0, jax.lax.add, (1, 1, 1, 5), (1, 1, 1, 1), "SAME")
+    return x / (1.0 + (1e-4 / 5) * squares) ** 0.75
 
 
 def rounded_width(chan: float, multiple: int = 8) -> int:

@@ -11,8 +11,16 @@ import numpy as np
 from flax import nnx
 
 from ggdjax._errors import GgdjaxError, near_matches
-from ggdjax.zoo.mobilenet_v2 import mobilenet_v2_small
-from ggdjax.zoo.resnet import CifarResNet
+from ggdjax.zoo.densenet import DenseNet
+from ggdjax.zoo.efficientnet import EfficientNetB0
+from ggdjax.zoo.googlenet import GoogLeNet
+from ggdjax.zoo.lenet import LeNet5
+from ggdjax.zoo.mobilenet_v1 import MobileNetV1
+from ggdjax.zoo.mobilenet_v2 import MobileNetV2, mobilenet_v2_small
+from ggdjax.zoo.plain import VGG, VGG11, VGG16, AlexNet
+from ggdjax.zoo.resnet import BasicBlock, Bottleneck, CifarResNet, ResNet
+from ggdjax.zoo.squeezenet import V1_0, V1_1, SqueezeNet
+from ggdjax.zoo.tiny_yolo import TinyYoloV2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,33 +60,97 @@ def exact(value: int, source: str) -> Published:
     return Published(value=value, unit=1, source=source)
 
 
-HE = "He et al. 2016, Table 6"
-IDELBAYEV = "MACs: Y. Idelbayev, pytorch_resnet_cifar10"
-OWN = "this package: nothing is published of it"
+TORCHVISION = "torchvision, `num_params` and `_ops` of its weights"
+MOBILENETS = "Howard et al. 2017, Table 6; parameters: Keras, trainable ones"
+MOBILENETS_V2 = "Sandler et al. 2018, the authors' table of checkpoints; parameters: timm's table of results"
+SOFT = "He et al. 2018, Soft filter pruning, Table 1"
+HRANK = "Lin et al. 2020, HRank, Tables 1 and 2"
+CAFFE = "Caffe, bvlc_googlenet"
+DARKNET = "Darknet: 6.97 billion operations, two per MAC; parameters: the size of `yolov2-tiny-voc.weights`"
+OWN = "this package; nothing is published of it"
+
+PHOTO = (224, 224, 3)
 
 
-def _cifar_resnet(depth: int, millions: float, digits: float, macs: Published) -> Entry:
+def _imagenet(build: Callable[..., nnx.Module], parameters: int, macs: float, unit: float, source: str) -> Entry:
+    """Return the entry of a network for 224×224 photographs in 1,000 classes; ``macs`` and ``unit`` in millions."""
+    return Entry(
+        build=build,
+        input_shape=PHOTO,
+        num_classes=1000,
+        parameters=exact(parameters, source),
+        macs=Published(value=macs * 1e6, unit=unit * 1e6, source=source),
+    )
+
+
+def _cifar_resnet(depth: int, parameters: float, macs: Published) -> Entry:
+    """Return the entry of a CIFAR ResNet; ``parameters`` in millions, as printed in the paper's Table 6."""
+    unit = 1e5 if depth == 110 else 1e4
     return Entry(
         build=partial(CifarResNet, depth),
         input_shape=(32, 32, 3),
         num_classes=10,
-        parameters=Published(value=millions * 1e6, unit=digits * 1e6, source=HE),
+        parameters=Published(value=parameters * 1e6, unit=unit, source="He et al. 2016, Table 6"),
         macs=macs,
     )
 
 
+def _mobilenet_v2(width: float, parameters: float, macs: float) -> Entry:
+    """Return the entry of a width multiplier other than 1; figures in millions, as printed."""
+    return Entry(
+        build=partial(MobileNetV2, width=width),
+        input_shape=PHOTO,
+        num_classes=1000,
+        parameters=Published(value=parameters * 1e6, unit=1e4, source=MOBILENETS_V2),
+        macs=Published(value=macs * 1e6, unit=1e6, source=MOBILENETS_V2),
+    )
+
+
 ENTRIES: dict[str, Entry] = {
-    "resnet20": _cifar_resnet(20, 0.27, 0.01, exact(40_551_040, OWN)),
-    "resnet32": _cifar_resnet(32, 0.46, 0.01, exact(68_862_592, OWN)),
-    "resnet44": _cifar_resnet(44, 0.66, 0.01, exact(97_174_144, OWN)),
-    "resnet56": _cifar_resnet(56, 0.85, 0.01, exact(125_485_696, OWN)),
-    "resnet110": _cifar_resnet(110, 1.7, 0.1, exact(252_887_680, OWN)),
+    "lenet5": Entry(
+        build=LeNet5,
+        input_shape=(32, 32, 1),
+        num_classes=10,
+        parameters=exact(61_706, "LeCun et al. 1998, §II.B: C1 156, C5 48,120, F6 10,164; C3 whole 2,416, output 850"),
+        macs=exact(416_520, "LeCun et al. 1998, §II.B: the products of C1, C3 whole, C5, F6 and the output"),
+    ),
+    "alexnet": _imagenet(AlexNet, 61_100_840, 714, 1, TORCHVISION),
+    "vgg11": _imagenet(partial(VGG, VGG11), 132_863_336, 7_609, 1, TORCHVISION),
+    "vgg16": _imagenet(partial(VGG, VGG16), 138_357_544, 15_470, 1, TORCHVISION),
+    "googlenet": _imagenet(GoogLeNet, 6_998_552, 1_600, 100, CAFFE),
+    "resnet18": _imagenet(partial(ResNet, BasicBlock, (2, 2, 2, 2)), 11_689_512, 1_814, 1, TORCHVISION),
+    "resnet34": _imagenet(partial(ResNet, BasicBlock, (3, 4, 6, 3)), 21_797_672, 3_664, 1, TORCHVISION),
+    "resnet50": _imagenet(partial(ResNet, Bottleneck, (3, 4, 6, 3)), 25_557_032, 4_089, 1, TORCHVISION),
+    "resnet20": _cifar_resnet(20, 0.27, Published(value=4.06e7, unit=1e5, source=SOFT)),
+    "resnet32": _cifar_resnet(32, 0.46, Published(value=6.89e7, unit=1e5, source=SOFT)),
+    # Equal blocks: 44 layers lie halfway between 32 and 56, whose figures are printed.
+    "resnet44": _cifar_resnet(44, 0.66, Published(value=9.72e7, unit=1e5, source=f"mean of ResNet-32 and -56, {SOFT}")),
+    "resnet56": _cifar_resnet(56, 0.85, Published(value=125.49e6, unit=1e4, source=HRANK)),
+    "resnet110": _cifar_resnet(110, 1.7, Published(value=252.89e6, unit=1e4, source=HRANK)),
+    "squeezenet1_0": _imagenet(partial(SqueezeNet, V1_0, chan=96, kernel=7), 1_248_424, 819, 1, TORCHVISION),
+    "squeezenet1_1": _imagenet(partial(SqueezeNet, V1_1, chan=64, kernel=3), 1_235_496, 349, 1, TORCHVISION),
+    "mobilenet_v1": _imagenet(MobileNetV1, 4_231_976, 569, 1, MOBILENETS),
+    "mobilenet_v1_075": _imagenet(partial(MobileNetV1, width=0.75), 2_585_560, 325, 1, MOBILENETS),
+    "mobilenet_v1_050": _imagenet(partial(MobileNetV1, width=0.5), 1_331_592, 149, 1, MOBILENETS),
+    "mobilenet_v1_025": _imagenet(partial(MobileNetV1, width=0.25), 470_072, 41, 1, MOBILENETS),
+    "mobilenet_v2": _imagenet(MobileNetV2, 3_504_872, 301, 1, TORCHVISION),
+    "mobilenet_v2_140": _mobilenet_v2(1.4, 6.11, 582),
+    "mobilenet_v2_050": _mobilenet_v2(0.5, 1.97, 97),
     "mobilenet_v2_small": Entry(
         build=mobilenet_v2_small,
         input_shape=(32, 32, 3),
         num_classes=10,
         parameters=exact(403_658, OWN),
         macs=exact(49_036_416, OWN),
+    ),
+    "densenet121": _imagenet(partial(DenseNet, (6, 12, 24, 16)), 7_978_856, 2_834, 1, TORCHVISION),
+    "efficientnet_b0": _imagenet(EfficientNetB0, 5_288_548, 386, 1, TORCHVISION),
+    "tiny_yolo_v2": Entry(
+        build=TinyYoloV2,
+        input_shape=(416, 416, 3),
+        num_classes=20,
+        parameters=exact(15_861_773, DARKNET),
+        macs=Published(value=6.97e9 / 2, unit=0.01e9 / 2, source=DARKNET),
     ),
 }
 

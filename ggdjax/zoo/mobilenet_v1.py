@@ -1,0 +1,51 @@
+"""MobileNet V1: depthwise separable convolutions (Howard et al. 2017, Table 1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flax import nnx
+
+from ggdjax.zoo.blocks import ConvBlock, global_average, relu6
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+    from ggdjax.zoo.blocks import FeatureMap
+
+#: (channels, stride) of the separable convolutions.
+TABLE1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
+
+
+class Separable(nnx.Module):
+    """3×3 depthwise, then 1×1."""
+
+    def __init__(self, chan_in: int, chan_out: int, *, stride: int, rngs: nnx.Rngs):
+        self.depthwise = ConvBlock(chan_in, chan_in, 3, stride=stride, groups=chan_in, activation=relu6, rngs=rngs)
+        self.pointwise = ConvBlock(chan_in, chan_out, 1, activation=relu6, rngs=rngs)
+
+    def __call__(self, x: FeatureMap) -> FeatureMap:
+        """Return the block's feature map."""
+        return self.pointwise(self.depthwise(x))
+
+
+class MobileNetV1(nnx.Module):
+    """Stem, separable convolutions, global average, linear; ``width`` scales all channels (paper, §3.3)."""
+
+    def __init__(self, *, width: float = 1.0, num_classes: int, rngs: nnx.Rngs):
+        chan = int(32 * width)
+        self.stem = ConvBlock(3, chan, 3, stride=2, activation=relu6, rngs=rngs)
+        blocks = []
+        for wide, stride in TABLE1:
+            chan_out = int(wide * width)
+            blocks.append(Separable(chan, chan_out, stride=stride, rngs=rngs))
+            chan = chan_out
+        self.blocks = nnx.List(blocks)
+        self.head = nnx.Linear(chan, num_classes, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "batch height width 3"]) -> Float[Array, "batch classes"]:
+        """Return the logits."""
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(global_average(x))
