@@ -18,6 +18,11 @@ _LAYOUT = ((9, 1), (8, 2), (15, 8), (144, 128))
 BINS_PER_SIDE = sum(octaves * 128 // width for octaves, width in _LAYOUT)
 _WINDOW = sum(octaves for octaves, _ in _LAYOUT[:-1])
 _SINGLE = _LAYOUT[-1][0]
+#: Bins below the largest value's that say how many values it would hold without a point mass.
+BINS_BELOW = 4
+#: Values beyond the expected number that are taken for a point mass: the largest values of a continuous tail are
+#: alone in their bins. In units of the standard deviation of a count, and at least so many.
+_DEVIATIONS, _FEWEST = 4.0, 4.0
 _LOG_2 = float(np.log(2.0))
 
 
@@ -42,8 +47,9 @@ class Bins:
     """One side: ``weight[b]`` values lie in ``[lower[b], upper[b])``, near ``exp(log_scale + log_x[b])``.
 
     The bins are those of the histogram (relative width 2⁻⁷ to 2⁻⁸) in the nine octaves from the largest
-    value down, put together by 2, by 8 and by whole octaves below. Counting the values at ``log_x`` instead
-    of where they are moves the parameters of a fit by less than 1e-4 of themselves for p ≤ 10 (tested).
+    value down, put together by 2, by 8 and by whole octaves below. The largest value's bin ends there, and where it
+    holds a point mass (ReLU6) it has no width: `lower` = `upper` = the largest value. Counting the values at ``log_x``
+    instead of where they are moves the parameters of a fit by less than 1e-4 of themselves for p ≤ 10 (tested).
 
     Args:
         weight: counts as float32 (relative rounding 6e-8).
@@ -81,6 +87,8 @@ def compress_side(counts: Array, minimum: Array, maximum: Array, *, side: str) -
     field = top[:, None] - jnp.asarray(_OCTAVE, dtype=jnp.int32)[None]
     leading = (field != 0).astype(jnp.float32)
     low, high = (jnp.asarray(t, dtype=jnp.float32)[None] + leading for t in (_LOW, _HIGH))
+    largest = {"positive": maximum, "negative": -minimum, "magnitude": jnp.maximum(maximum, -minimum)}[side]
+    low, high = _end_at(largest, weight, leading[:, :1], low, high)
     exponent = jnp.maximum(field, 1)
     log_x = jnp.log(0.5 * (low + high)) + (exponent - top[:, None]).astype(jnp.float32) * _LOG_2
     power = lax.bitcast_convert_type(exponent << 23, jnp.float32)
@@ -89,6 +97,29 @@ def compress_side(counts: Array, minimum: Array, maximum: Array, *, side: str) -
     log_scale = (top - 127).astype(jnp.float32) * _LOG_2
     bins = Bins(weight=weight, log_x=log_x, log_scale=log_scale, lower=lower, upper=upper)
     return jax.tree.map(lambda leaf: leaf.reshape(*batch_shape, *leaf.shape[1:]), bins)
+
+
+def excess_count(held: Array, below: Array) -> Array:
+    """Return what a bin holds beyond the median of those ``below`` it (last axis), if that is more than chance makes.
+
+    Zero otherwise. The median, because quantized images have combs for histograms.
+    """
+    usual = jnp.median(below, axis=-1)
+    extra = held - usual
+    return jnp.where(extra >= _FEWEST + _DEVIATIONS * jnp.sqrt(usual), extra, 0.0)
+
+
+def _end_at(largest: Array, weight: Array, leading: Array, low: Array, high: Array) -> tuple[Array, Array]:
+    """Return the mantissas of the edges: the largest value's bin ends there, a point mass there has no width."""
+    bits = lax.bitcast_convert_type(largest, jnp.int32)
+    end = leading + (bits & 0x7FFFFF).astype(jnp.float32)[:, None] * 2.0**-23
+    at = ((bits >> 16) & 127)[:, None]
+    down = at - jnp.arange(1, BINS_BELOW + 1, dtype=at.dtype)[None]
+    # The octave below the top one takes the next 128 places.
+    below = jnp.take_along_axis(weight, jnp.where(down < 0, down + 256, down), axis=-1)
+    is_mass = excess_count(jnp.take_along_axis(weight, at, axis=-1)[:, 0], below) > 0
+    here = (jnp.arange(BINS_PER_SIDE, dtype=at.dtype)[None] == at) & (largest > 0)[:, None]
+    return jnp.where(here & is_mass[:, None], end, low), jnp.where(here, end, high)
 
 
 def _biased_exponent(x: Array) -> Array:

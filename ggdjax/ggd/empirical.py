@@ -26,6 +26,7 @@ def empirical_distortion(
 
     The error is integrated in closed form inside each bin, the density there taken as uniform: with
     ``k = clip(round(x/Δ))`` and ``r = x − kΔ``, its antiderivative is ``G(x) = kΔ³/12 + r³/3``, overload included.
+    A point mass at the largest magnitude (ReLU6) is taken to lie there exactly.
     Zeros count as values without error.
 
     Args:
@@ -74,8 +75,10 @@ def _squared_error(bins: Bins, step: Array, levels: Array) -> Array:
             r_low, r_high = low - code_low, high - code_high
             cells = (code_high - code_low) / 12.0
             ends = (r_high - r_low) * (r_high * r_high + r_high * r_low + r_low * r_low) / 3.0
-            width = jnp.maximum(high - low, float(np.finfo(np.float32).tiny))
-            mean = jnp.where(weight > 0, (cells + ends) / width, 0.0)
+            # A bin of no width is a point mass.
+            spread = high > low
+            mean = jnp.where(spread, (cells + ends) / jnp.where(spread, high - low, 1.0), r_low * r_low)
+            mean = jnp.where(weight > 0, mean, 0.0)
             return delta * delta * (weight * mean).sum()
 
         return lax.map(candidate, (steps, tops), batch_size=min(_CANDIDATES, steps.shape[0]))

@@ -206,9 +206,11 @@ def _assess(bins: Bins, law: Distribution) -> tuple[dict[str, Array], Array, Arr
     left = upper_cdf < lower_sf
     small, large = jnp.where(left, lower_cdf, upper_sf), jnp.where(left, upper_cdf, lower_sf)
     change = jnp.where(large > -jnp.inf, small - jnp.where(large > -jnp.inf, large, 0.0), -1.0)
-    narrow = (change > -_NARROW) & (upper > lower)
+    narrow = change > -_NARROW
+    # A point mass counts with the width of its histogram bin, 2⁻⁷ of the scale.
+    width = jnp.where(upper > lower, upper - lower, 2.0**-7)
     by_difference = jnp.maximum(large, _LOG_ZERO) + log1mexp(jnp.where(narrow, -1.0, change))
-    log_model = jnp.where(narrow, log_density + jnp.log(jnp.where(narrow, upper - lower, 1.0)), by_difference)
+    log_model = jnp.where(narrow, jnp.minimum(log_density + jnp.log(width), 0.0), by_difference)
     kl = jnp.where(occupied, share * (jnp.log(jnp.where(occupied, share, 1.0)) - log_model), 0.0).sum(-1)
 
     log_likelihood = jnp.where(occupied, share * log_density, 0.0).sum(-1) - bins.log_scale

@@ -20,7 +20,7 @@ from ggdjax.ggd.tail import TailWeighted
 #: Orders tried.
 ORDERS = (0.0, 1.0, 2.0, 3.0, 4.0)
 #: The order returned where none is better by more than ``_TIE_DB``, a difference that no measurement resolves.
-_DEFAULT, _TIE_DB = 2.0, 0.01
+_DEFAULT, _TIE_DB = 3.0, 0.4
 #: Grid of the support equation: octaves below and above the octave of the largest value, points per octave.
 _BELOW, _ABOVE, _PER_OCTAVE = 12, 6, 32
 

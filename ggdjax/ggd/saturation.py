@@ -12,14 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ggdjax.ggd.bins import on_device
+from ggdjax.ggd.bins import BINS_BELOW, excess_count, on_device
 from ggdjax.ggd.histogram import SIDE_BINS, Histogram
-
-#: Bins below the largest value's that say how many values it would hold without a point mass.
-_BELOW = 4
-#: Values beyond the expected number that are taken for a point mass: the largest values of a continuous tail are
-#: alone in their bins. In units of the standard deviation of a count, and at least so many.
-_DEVIATIONS, _FEWEST = 4.0, 4.0
 
 
 @jax.tree_util.register_dataclass
@@ -45,24 +39,22 @@ def split_saturation(histogram: Histogram) -> tuple[Histogram, Saturation]:
     magnitude = sides.sum(-2)[..., : SIDE_BINS - 128]  # without infinities and NaNs
     bins = jnp.broadcast_to(jnp.arange(magnitude.shape[-1], dtype=jnp.int32), magnitude.shape)
     top = jnp.where(magnitude > 0, bins, 0).max(-1, keepdims=True)
-
-    def expected(values: Array, at: Array) -> Array:
-        steps_down = jnp.arange(1, _BELOW + 1, dtype=at.dtype).reshape((1,) * (at.ndim - 1) + (-1,))
-        below = jnp.clip(at - steps_down, 0, None)
-        # The median, because quantized images have combs for histograms.
-        return jnp.median(jnp.take_along_axis(values, below, axis=-1).astype(jnp.float32), axis=-1, keepdims=True)
-
-    held = jnp.take_along_axis(magnitude, top, axis=-1).astype(jnp.float32)
-    usual = expected(magnitude, top)
-    extra = held - usual
-    is_mass = extra >= _FEWEST + _DEVIATIONS * jnp.sqrt(usual)
+    held = jnp.take_along_axis(magnitude, top, axis=-1)[..., 0].astype(jnp.float32)
+    extra = excess_count(held, _below(magnitude, top))
+    is_mass = extra > 0
     count = magnitude.sum(-1).astype(jnp.float32) + jnp.asarray(on_device(histogram.zeros)).astype(jnp.float32)
-    weight = jnp.where(is_mass, extra, 0.0)[..., 0] / jnp.maximum(count, 1.0)
+    weight = extra / jnp.maximum(count, 1.0)
 
     at = jnp.broadcast_to(top[..., None, :], (*sides.shape[:-1], 1))
-    own = jnp.stack([expected(side, top) for side in (sides[..., 0, :], sides[..., 1, :])], axis=-2)
-    kept = jnp.minimum(jnp.take_along_axis(sides, at, axis=-1), jnp.round(own).astype(sides.dtype))
+    usual = jnp.round(jnp.median(_below(sides, at), axis=-1, keepdims=True))
+    kept = jnp.minimum(jnp.take_along_axis(sides, at, axis=-1), usual.astype(sides.dtype))
     here = jnp.broadcast_to(jnp.arange(SIDE_BINS, dtype=at.dtype), sides.shape) == at
-    rest = jnp.where(is_mass[..., None, :] & here, kept, sides).reshape(counts.shape)
+    rest = jnp.where(is_mass[..., None, None] & here, kept, sides).reshape(counts.shape)
     limit = jnp.maximum(jnp.abs(jnp.asarray(histogram.minimum)), jnp.abs(jnp.asarray(histogram.maximum)))
     return replace(histogram, counts=rest), Saturation(limit=limit, weight=weight)
+
+
+def _below(values: Array, top: Array) -> Array:
+    """Return the counts of the bins just below the bin ``top`` (last axis of both), largest value first."""
+    down = jnp.arange(1, BINS_BELOW + 1, dtype=top.dtype).reshape((1,) * (top.ndim - 1) + (-1,))
+    return jnp.take_along_axis(values, jnp.clip(top - down, 0, None), axis=-1).astype(jnp.float32)
