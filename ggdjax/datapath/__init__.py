@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+from ggdjax.datapath.compile import compile
+from ggdjax.datapath.formats import Format
+from ggdjax.datapath.layers import IntegerLayer
+from ggdjax.datapath.program import Program, RunResult
 from ggdjax.datapath.rounding import Overflow, Requantization, Rounding, rounding_shift
+from ggdjax.datapath.simulate import LayerCounts
 from ggdjax.datapath.spec import Accelerator
 
-__all__ = ["Accelerator", "Overflow", "Requantization", "Rounding", "rounding_shift"]
+__all__ = [
+    "Accelerator",
+    "Format",
+    "IntegerLayer",
+    "LayerCounts",
+    "Overflow",
+    "Program",
+    "Requantization",
+    "Rounding",
+    "RunResult",
+    "compile",
+    "rounding_shift",
+]

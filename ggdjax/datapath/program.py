@@ -1,0 +1,151 @@
+"""An integer program: the graph of integer operations, its arrays, and the simulator that runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ggdjax._errors import DataError
+from ggdjax.datapath.simulate import Counting, Integer, LayerCounts
+from ggdjax.network import run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jax.typing import ArrayLike
+    from jaxtyping import Array, Float, Int
+
+    from ggdjax.datapath.formats import Format
+    from ggdjax.datapath.layers import IntegerLayer
+    from ggdjax.datapath.spec import Accelerator
+    from ggdjax.network import Graph, Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What a counted run gives: logits, and per node how often it overflowed or saturated."""
+
+    logits: Any
+    """As ``program(x)`` returns them."""
+    counts: dict[str, LayerCounts]
+    """By the name of the integer graph's node; only those that can overflow or saturate."""
+
+    @property
+    def overflows(self) -> int:
+        """Sums that their accumulator could not hold, over all layers."""
+        return sum(int(c.overflows) for c in self.counts.values())
+
+    @property
+    def saturations(self) -> int:
+        """Values that their width, not an activation function, limited, over all requantizations."""
+        return sum(int(c.saturations) for c in self.counts.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A quantized network in integers: real numbers enter, codes and int32 accumulators flow, logits leave.
+
+    Every tensor of ``graph`` is int32 and stands for ``formats[tensor].scale · integer``. The nodes, in order of
+    execution, are ``quantize`` (of the input), ``conv`` and ``dense`` (integer kernel and bias in ``params``),
+    ``requantize`` (attributes ``multiplier``, ``shift``, ``low``, ``high``, ``rounding``), and the integer forms of
+    what lies between; the operations are in `ggdjax.datapath.ops`. Results do not depend on batch size or backend.
+    """
+
+    graph: Graph
+    params: dict[str, np.ndarray] = field(repr=False)
+    """Integer arrays: ``<layer>/kernel`` (int8 or int16), ``<layer>/bias`` (int32), tables (int32)."""
+    formats: dict[str, Format] = field(repr=False)
+    """What each integer tensor stands for."""
+    layers: dict[str, IntegerLayer] = field(repr=False)
+    """By the name of each convolution and dense node: its integers and the exact range of its accumulators."""
+    feature_maps: dict[str, str] = field(repr=False)
+    """The network's feature maps, in order -> the integer tensor that holds its codes."""
+    accelerator: Accelerator
+    network: Network = field(repr=False)
+    """The real network that was compiled."""
+
+    def __call__(self, x: ArrayLike) -> Any:
+        """Return the logits, float32: the program's integers times their scale.
+
+        Args:
+            x: a batch in the layout of the network's own input.
+
+        Raises:
+            DataError: the shape, type or values of ``x`` do not fit.
+        """
+        return self._scaled(_outputs(self.graph, self.params, self._checked(x)))
+
+    def integers(self, x: ArrayLike) -> Any:
+        """Return the logits as int32, in units of ``output_scale``."""
+        return _outputs(self.graph, self.params, self._checked(x))
+
+    def codes(self, x: ArrayLike) -> dict[str, Int[Array, "batch ..."]]:
+        """Return the codes of every feature map, int32, channels last; zero points added."""
+        found = _codes(self.graph, tuple(self.feature_maps.values()), self.params, self._checked(x))
+        return {
+            name: codes + self.formats[tensor].zero_point
+            for (name, tensor), codes in zip(self.feature_maps.items(), found, strict=True)
+        }
+
+    def run(self, x: ArrayLike) -> RunResult:
+        """Return logits and, per node, the counts of overflows and saturations and the accumulator's range."""
+        outputs, counts = _counted(self.graph, self._width_limits, self.params, self._checked(x))
+        return RunResult(logits=self._scaled(outputs), counts=counts)
+
+    @property
+    def output_scale(self) -> tuple[float, ...]:
+        """Unit of each output's integers."""
+        return tuple(self.formats[tensor].scale[0] for tensor in self.graph.outputs)
+
+    @property
+    def _width_limits(self) -> tuple[tuple[str, tuple[bool, bool]], ...]:
+        """For each node that limits its output: whether its low and high end are the width's."""
+        limited = (node for node in self.graph.nodes if node.op in _LIMITED)
+        return tuple(
+            (node.name, tuple(not end for end in self.formats[node.output].activation))  # type: ignore[misc]
+            for node in limited
+        )
+
+    def _scaled(self, outputs: Any) -> Any:
+        if not isinstance(outputs, tuple):
+            return outputs.astype(jnp.float32) * jnp.float32(self.output_scale[0])
+        return tuple(o.astype(jnp.float32) * jnp.float32(s) for o, s in zip(outputs, self.output_scale, strict=True))
+
+    def _checked(self, x: ArrayLike) -> Float[Array, "batch ..."]:
+        kind = jnp.result_type(x)
+        if not (jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)):
+            raise DataError(f"`x` has type {kind}; the program expects preprocessed images in real numbers")
+        if not isinstance(x, jax.core.Tracer) and not np.isfinite(np.asarray(x, np.float32)).all():
+            raise DataError("`x` holds NaN or infinite values, which have no code: check the preprocessing")
+        x = jnp.asarray(x, jnp.float32)
+        self.network.check_input(x)
+        return x
+
+
+_LIMITED = frozenset({"quantize", "requantize", "requantize_by_sign", "saturate"})
+
+
+@partial(jax.jit, static_argnums=0)
+def _outputs(graph: Graph, params: Mapping[str, Array], x: Array) -> Any:
+    return run(graph, params, x, Integer())
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _codes(graph: Graph, tensors: tuple[str, ...], params: Mapping[str, Array], x: Array) -> list[Array]:
+    numerics = Integer(keep=tensors)
+    run(graph, params, x, numerics)
+    return [numerics.kept[tensor] for tensor in tensors]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _counted(
+    graph: Graph, limits: tuple[tuple[str, tuple[bool, bool]], ...], params: Mapping[str, Array], x: Array
+) -> tuple[Any, dict[str, LayerCounts]]:
+    numerics = Counting(dict(limits))
+    outputs = run(graph, params, x, numerics)
+    return outputs, numerics.counts
