@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--network", action="append", choices=list(NETWORKS), help="only this network (repeatable)")
     parser.add_argument("--quick", action="store_true", help="64 calibration images; writes nothing")
     args = parser.parse_args()
-    figures = {}
+    figures = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
     for name in args.network or list(NETWORKS):
         real = NETWORKS[name]
         net = real.load()
@@ -56,8 +56,10 @@ def main() -> None:
         for scheme, row in sorted(rows.items(), key=lambda item: item[1]["seconds"]):
             print(f"| {scheme} | {row['seconds']:.4f} | {row['seconds'] / passing:.4f} | {row['first']:.1f} |")
         figures[name] = {"float_pass_seconds": passing, "counting_seconds": counting, "schemes": rows}
-    if not args.quick:
-        RESULT.write_text(json.dumps(figures | report.environment(), indent=1) + "\n", encoding="utf-8")
+        figures[name] |= report.environment()
+        # After every network, so that a run that is stopped loses none.
+        if not args.quick:
+            RESULT.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
