@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ggdjax.zoo.digits import DigitsNet, digits_net
-    from ggdjax.zoo.registry import Entry, Published, abstract, create, entry, names
+    from ggdjax.zoo.registry import Entry, Published, abstract, create, entry, initialize, names
     from ggdjax.zoo.train import Recipe, fit, top1
     from ggdjax.zoo.weights import load_weights, save_weights
 
@@ -22,6 +22,7 @@ _PUBLIC = {
     "digits_net": "ggdjax.zoo.digits",
     "entry": "ggdjax.zoo.registry",
     "fit": "ggdjax.zoo.train",
+    "initialize": "ggdjax.zoo.registry",
     "load_weights": "ggdjax.zoo.weights",
     "names": "ggdjax.zoo.registry",
     "save_weights": "ggdjax.zoo.weights",
@@ -38,6 +39,7 @@ __all__ = [
     "digits_net",
     "entry",
     "fit",
+    "initialize",
     "load_weights",
     "names",
     "save_weights",

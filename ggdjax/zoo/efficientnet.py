@@ -11,6 +11,8 @@ from flax import nnx
 from ggdjax.zoo.blocks import ConvBlock, global_average
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jaxtyping import Array, Float
 
     from ggdjax.zoo.blocks import FeatureMap
@@ -67,14 +69,14 @@ class MBConv(nnx.Module):
         return x + y if self.residual else y
 
 
-class EfficientNetB0(nnx.Module):
-    """Stem, MBConv stages, 1×1 convolution, global average, linear."""
+class EfficientNet(nnx.Module):
+    """Stem, MBConv ``stages``, 1×1 convolution, global average, linear."""
 
-    def __init__(self, *, num_classes: int, rngs: nnx.Rngs):
+    def __init__(self, stages: Sequence[Stage] = B0, *, num_classes: int, rngs: nnx.Rngs):
         chan = 32
         self.stem = ConvBlock(3, chan, 3, stride=2, activation=nnx.silu, rngs=rngs)
         blocks = []
-        for stage in B0:
+        for stage in stages:
             for j in range(stage.blocks):
                 stride = stage.stride if j == 0 else 1
                 options = {"expansion": stage.expansion, "kernel": stage.kernel, "stride": stride}

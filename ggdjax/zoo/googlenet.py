@@ -11,6 +11,8 @@ from flax import nnx
 from ggdjax.zoo.blocks import ConvBlock, global_average, local_response_norm, max_pool
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jaxtyping import Array, Float
 
     from ggdjax.zoo.blocks import FeatureMap
@@ -62,14 +64,14 @@ class Inception(nnx.Module):
 
 
 class GoogLeNet(nnx.Module):
-    """Three convolutions with response normalization, nine inception modules, global average, linear."""
+    """Three convolutions with response normalization, inception modules by ``table``, global average, linear."""
 
-    def __init__(self, *, num_classes: int, rngs: nnx.Rngs):
+    def __init__(self, table: Sequence[Sequence[Widths]] = TABLE1, *, num_classes: int, rngs: nnx.Rngs):
         self.conv1 = ConvBlock(3, 64, 7, stride=2, norm=False, rngs=rngs)
         self.reduce2 = ConvBlock(64, 64, 1, norm=False, rngs=rngs)
         self.conv2 = ConvBlock(64, 192, 3, norm=False, rngs=rngs)
         stages, chan = [], 192
-        for rows in TABLE1:
+        for rows in table:
             modules = []
             for widths in rows:
                 modules.append(Inception(chan, widths, rngs=rngs))

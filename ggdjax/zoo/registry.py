@@ -12,7 +12,7 @@ from flax import nnx
 
 from ggdjax._errors import GgdjaxError, near_matches
 from ggdjax.zoo.densenet import DenseNet
-from ggdjax.zoo.efficientnet import EfficientNetB0
+from ggdjax.zoo.efficientnet import EfficientNet
 from ggdjax.zoo.googlenet import GoogLeNet
 from ggdjax.zoo.lenet import LeNet5
 from ggdjax.zoo.mobilenet_v1 import MobileNetV1
@@ -144,7 +144,7 @@ ENTRIES: dict[str, Entry] = {
         macs=exact(49_036_416, OWN),
     ),
     "densenet121": _imagenet(partial(DenseNet, (6, 12, 24, 16)), 7_978_856, 2_834, 1, TORCHVISION),
-    "efficientnet_b0": _imagenet(EfficientNetB0, 5_288_548, 386, 1, TORCHVISION),
+    "efficientnet_b0": _imagenet(EfficientNet, 5_288_548, 386, 1, TORCHVISION),
     "tiny_yolo_v2": Entry(
         build=TinyYoloV2,
         input_shape=(416, 416, 3),

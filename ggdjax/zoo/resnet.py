@@ -102,14 +102,14 @@ class _Residual(nnx.Module):
 
 
 class ResNet(_Residual):
-    """The ImageNet form: 7×7 stride 2, max pooling, four stages from 64 channels, projections as shortcuts."""
+    """The ImageNet form: 7×7 stride 2, max pooling, stages from 64 channels, projections as shortcuts."""
 
     def __init__(
         self, block: type[BasicBlock | Bottleneck], depths: Sequence[int], *, num_classes: int, rngs: nnx.Rngs
     ):
         self.stem = ConvBlock(3, 64, 7, stride=2, rngs=rngs)
         self.stages = _stages(block, depths, 64, Projection, rngs)
-        self.head = nnx.Linear(512 * block.expansion, num_classes, rngs=rngs)
+        self.head = nnx.Linear((64 << (len(depths) - 1)) * block.expansion, num_classes, rngs=rngs)
 
     def features(self, x: FeatureMap) -> FeatureMap:
         """Return the feature map that enters the first stage."""

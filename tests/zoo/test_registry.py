@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 
 import jax
@@ -12,7 +13,17 @@ from flax import nnx
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.network import count_macs, count_parameters, fold_batch_norm, node_counts, trace
-from ggdjax.zoo import abstract, create, entry, names
+from ggdjax.zoo import abstract, create, entry, initialize, names
+from ggdjax.zoo.densenet import DenseNet
+from ggdjax.zoo.efficientnet import B0, EfficientNet
+from ggdjax.zoo.googlenet import TABLE1, GoogLeNet
+from ggdjax.zoo.lenet import LeNet5
+from ggdjax.zoo.mobilenet_v1 import MobileNetV1
+from ggdjax.zoo.mobilenet_v2 import CIFAR_SMALL, MobileNetV2
+from ggdjax.zoo.plain import VGG, AlexNet
+from ggdjax.zoo.resnet import BasicBlock, Bottleneck, CifarResNet, ResNet
+from ggdjax.zoo.squeezenet import V1_0, SqueezeNet
+from ggdjax.zoo.tiny_yolo import TinyYoloV2
 
 
 def parameters_of(module: nnx.Module) -> int:
@@ -52,7 +63,7 @@ def test_sizes_are_the_published_ones(name):
     assert known.macs.agrees(macs), f"{macs:,} MACs, {known.macs}"
 
 
-def with_statistics(module: nnx.Module) -> nnx.Module:
+def draw_normalizations(module: nnx.Module) -> None:
     """Give the normalizations statistics, scales and shifts of their own, so that folding them is no identity."""
     rng = np.random.default_rng(1)
     state = nnx.state(module, (nnx.Param, nnx.BatchStat))
@@ -63,21 +74,46 @@ def with_statistics(module: nnx.Module) -> nnx.Module:
         elif path[-1] in {"mean", "bias"}:
             variable.set_value(jnp.asarray(0.1 * rng.standard_normal(shape), jnp.float32))
     nnx.update(module, state)
-    return module
 
 
-@pytest.mark.parametrize(("name", "size"), [("resnet20", 16), ("mobilenet_v2_small", 16)])
-def test_trace_equals_the_module(name, size):
-    module = with_statistics(create(name))
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, size, size, 3)), jnp.float32)
+#: Every family in a form that compiles within seconds: few blocks, but each kind of block. Name -> (build, image size).
+SMALL = {
+    "lenet": (LeNet5, 32),
+    "alexnet": (partial(AlexNet, size=63, hidden=16), 63),
+    "vgg": (partial(VGG, ((8,), (8, 16)), size=16, hidden=16), 16),
+    "googlenet": (partial(GoogLeNet, TABLE1[:1]), 32),
+    "resnet": (partial(ResNet, BasicBlock, (1, 1)), 32),
+    "resnet with bottlenecks": (partial(ResNet, Bottleneck, (2, 1)), 32),
+    "cifar resnet": (partial(CifarResNet, 14), 16),
+    "squeezenet": (partial(SqueezeNet, V1_0[:1], chan=24, kernel=7), 40),
+    "mobilenet v1": (partial(MobileNetV1, width=0.25), 32),
+    "mobilenet v2": (partial(MobileNetV2, CIFAR_SMALL[:3], stem=16, stem_stride=1, last=32), 16),
+    "densenet": (partial(DenseNet, (2, 2), growth=8), 32),
+    "efficientnet": (partial(EfficientNet, B0[:3]), 32),
+    "tiny yolo": (partial(TinyYoloV2, (8, 8, 16, 16, 24)), 32),
+}
+CHANNELS = {"lenet": 1}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_trace_equals_the_module(name):
+    build, size = SMALL[name]
+    module = nnx.eval_shape(lambda: build(num_classes=3, rngs=nnx.Rngs(0)))
+    module.eval()
+    initialize(module, 0)
+    draw_normalizations(module)
+    shape = (size, size, CHANNELS.get(name, 3))
+    x = np.random.default_rng(0).standard_normal((2, *shape), np.float32)
     net = trace(module, x)
     expected = np.asarray(jax.jit(module.__call__)(x))
     largest = np.abs(expected).max()
+    assert expected.std(axis=0).max() > 0.01 * largest, "the images must differ in their outputs"
     np.testing.assert_allclose(net(x), expected, rtol=0, atol=2e-6 * largest)
     folded = fold_batch_norm(net)
     np.testing.assert_allclose(folded(x), expected, rtol=0, atol=1e-4 * largest)
-    assert "affine" not in {node.op for node in folded.graph.nodes}
-    assert count_macs(net) == count_macs(folded) == macs_of(module, (size, size, 3))
+    # A normalization in front of its convolution cannot be folded: ReLU stands between.
+    assert name == "densenet" or "affine" not in {node.op for node in folded.graph.nodes}
+    assert count_macs(net) == count_macs(folded) == macs_of(module, shape)
     assert count_parameters(net) == parameters_of(module)
     assert sum(count.parameters for count in node_counts(net)) == count_parameters(net)
 
@@ -92,12 +128,13 @@ def test_create_depends_on_the_seed_alone():
 
 def test_create_is_in_inference_mode_and_can_be_trained():
     module = create("resnet20", num_classes=3)
+    assert module.head.bias.shape == (3,)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 8, 3)), jnp.float32)
     before = jax.tree.map(np.asarray, nnx.state(module))
-    assert module(x).shape == (2, 3)
+    module.stem(x)
     jax.tree.map(np.testing.assert_array_equal, before, nnx.state(module))
     module.train()
-    module(x)
+    module.stem(x)
     assert not np.array_equal(before["stem"]["norm"]["mean"], module.stem.norm.mean[...])
 
 
