@@ -137,7 +137,7 @@ class Quantize:
         schemes.get(self.scheme)
         if self.weight_scheme != "fixed-point":
             schemes.get(self.weight_scheme)
-        names = [f.name for f in dataclasses.fields(QuantConfig)]
+        names = [f.name for f in dataclasses.fields(QuantConfig) if hasattr(self, f.name)]
         return QuantConfig(**{name: getattr(self, name) for name in names})
 
     def _open(self, console: Console) -> tuple[Network, ImageSet]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ggdjax._errors import GgdjaxError
 
@@ -12,7 +13,7 @@ class QuantConfig:
     """Widths and schemes of one quantized network.
 
     Raises:
-        GgdjaxError: a width outside its range, or an unknown ``weights_per``.
+        GgdjaxError: a width outside its range, or an unknown ``weights_per`` or ``activations_per``.
     """
 
     weight_bits: int = 8
@@ -32,10 +33,17 @@ class QuantConfig:
     weights_per: str = "tensor"
     """One fractional length, or free step, per layer (``"tensor"``, the paper's) or per output channel
     (``"channel"``)."""
+    weight_bits_of: Mapping[str, int] = field(default_factory=dict)
+    """Widths of single layers' weights that differ from ``weight_bits``, by node name."""
+    activation_bits_of: Mapping[str, int] = field(default_factory=dict)
+    """Widths of single feature maps that differ from ``activation_bits``, by tensor name."""
 
     def __post_init__(self) -> None:
-        for name, largest in (("weight_bits", 16), ("activation_bits", 16), ("bias_bits", 32)):
-            value = getattr(self, name)
+        widths = [(name, getattr(self, name), 16) for name in ("weight_bits", "activation_bits")]
+        widths.append(("bias_bits", self.bias_bits, 32))
+        for name in ("weight_bits_of", "activation_bits_of"):
+            widths.extend((f"{name}[{key!r}]", value, 16) for key, value in getattr(self, name).items())
+        for name, value, largest in widths:
             if not isinstance(value, int) or not 2 <= value <= largest:
                 raise GgdjaxError(f"`{name}` must be a whole number of bits from 2 to {largest}, got {value!r}")
         for name in ("activations_per", "weights_per"):

@@ -87,7 +87,9 @@ def evaluate(
         count = len(labels)
         size = size or count
         real, rounded, *sums = jax.device_get(
-            _run_both(net.graph, net.params, quantized.params, _pad(x, size), np.arange(size) < count)
+            _run_both(
+                net.graph, net.params, quantized.float_params, quantized.params, _pad(x, size), np.arange(size) < count
+            )
         )
         for which, logits in (("float", real), ("quantized", rounded)):
             ranks[which].append(_rank_of_label(logits.reshape(size, -1)[:count], np.asarray(labels)))
@@ -127,9 +129,11 @@ def accuracy(
 
 
 @partial(jax.jit, static_argnums=0)
-def _run_both(graph: Graph, params: dict[str, Array], quant: QuantParams, x: Array, valid: Array) -> tuple[Any, ...]:
+def _run_both(
+    graph: Graph, real_params: dict[str, Array], params: dict[str, Array], quant: QuantParams, x: Array, valid: Array
+) -> tuple[Any, ...]:
     measure = Measure(quant, valid)
-    real = run(graph, params, x, measure)
+    real = run(graph, real_params, x, measure)
     fake = FakeQuant(quant)
     rounded = run(graph, params, x, fake)
     return real, rounded, measure.energy, measure.error, measure.accumulated_error(fake)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from ggdjax.network import fold_batch_norm, run
 from ggdjax.quantization.config import QuantConfig
 from ggdjax.quantization.evaluation import sqnr_db
 from ggdjax.quantization.numerics import FakeQuant, fake_quantize
-from ggdjax.quantization.parameters import FixedPoint, QuantParams
+from ggdjax.quantization.parameters import FixedPoint, QuantParams, as_range
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -52,6 +53,38 @@ class QuantizedNetwork:
     """SQNR of each kernel in dB, by node name; infinite where nothing is lost."""
     bias_sqnr_db: dict[str, float]
     """SQNR of each bias in dB, by node name."""
+    adjusted: dict[str, Array] = field(default_factory=dict)
+    """Kernels and biases, by parameter key, that take the place of the float network's before they are rounded: what
+    rounding offsets and bias correction changed. The float network stays what it was."""
+    history: Any = None
+    """How the parameters were tuned (see `ggdjax.tune`); None where they were not."""
+
+    @property
+    def float_params(self) -> dict[str, Array]:
+        """The parameters that are rounded: the float network's, with the adjusted ones in their place."""
+        return {**self.network.params, **self.adjusted}
+
+    def with_params(
+        self, params: QuantParams, *, adjusted: dict[str, Array] | None = None, history: Any = None
+    ) -> QuantizedNetwork:
+        """Return a copy with other quantization parameters; predicted and measured SQNR follow them."""
+        changed = replace(self, params=params, adjusted=self.adjusted if adjusted is None else adjusted)
+        tensors = {node.name: node for node in self.network.graph.quantizable}
+        kernels = {
+            name: _sqnr_of(self.network.params[_key(tensors[name], "kernel")], as_range(quantizer))
+            for name, quantizer in params.weights.items()
+        }
+        biases = {
+            name: _sqnr_of(self.network.params[_key(tensors[name], "bias")], as_range(quantizer))
+            for name, quantizer in params.biases.items()
+        }
+        return replace(
+            changed,
+            predicted_sqnr_db=_predicted(self.fit, params, self.calibration),
+            weight_sqnr_db=kernels,
+            bias_sqnr_db=biases,
+            history=self.history if history is None else history,
+        )
 
     def __call__(self, x: ArrayLike) -> Any:
         """Return the fake-quantized network's output for a batch, in the layouts of the float network.
@@ -61,7 +94,7 @@ class QuantizedNetwork:
         """
         x = jnp.asarray(x, jnp.float32)
         self.network.check_input(x)
-        return _forward(self.network.graph, self.network.params, self.params, x)
+        return _forward(self.network.graph, self.float_params, self.params, x)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -89,44 +122,75 @@ def quantize(net: Network, calibration: Calibration, config: QuantConfig | None 
     net = fold_batch_norm(net)
     if tuple(feature_map.tensor for feature_map in net.graph.feature_maps()) != calibration.names:
         raise GgdjaxError("`calibration` belongs to another network: its feature maps differ; calibrate this one")
+    _refuse_unknown(config, net, calibration)
     histograms = calibration.histograms
     signed = np.asarray(histograms.is_signed)
-    chosen = schemes.choose(config.scheme, histograms, config.activation_bits, signed)
-    fitted = fit(histograms)
-    predicted = steps.predict(fitted.tail, chosen.step, config.activation_bits, signed=signed)
-    known = np.asarray(chosen.zero_point) == 0
+    widths = np.asarray([config.activation_bits_of.get(name, config.activation_bits) for name in calibration.names])
+    chosen = schemes.choose(config.scheme, histograms, widths, signed)
     if config.activations_per == "channel":
-        activations = _per_channel(calibration, config, signed)
-        known = np.zeros_like(known)
+        activations = _per_channel(calibration, config, signed, widths)
     else:
         activations = {name: _pick(chosen, i) for i, name in enumerate(calibration.names)}
     weights, biases = {}, {}
     for node in net.graph.quantizable:
         kernel = net.params[_key(node, "kernel")]
-        weights[node.name] = _weight_quantizer(kernel, config)
+        weights[node.name] = _weight_quantizer(
+            kernel, replace(config, weight_bits=config.weight_bits_of.get(node.name, config.weight_bits))
+        )
         if node.param("bias") is not None:
             biases[node.name] = _fixed_point(net.params[_key(node, "bias")], config.bias_bits, per_channel=False)
+    params = QuantParams(
+        activations=activations,
+        weights={name: fixed for name, (fixed, _) in weights.items()},
+        biases={name: fixed for name, (fixed, _) in biases.items()},
+    )
+    fitted = fit(histograms)
     return QuantizedNetwork(
         network=net,
-        params=QuantParams(
-            activations=activations,
-            weights={name: fixed for name, (fixed, _) in weights.items()},
-            biases={name: fixed for name, (fixed, _) in biases.items()},
-        ),
+        params=params,
         config=config,
         calibration=calibration,
         fit=fitted,
-        predicted_sqnr_db=np.where(known, np.asarray(predicted.sqnr_db), np.nan),
+        predicted_sqnr_db=_predicted(fitted, params, calibration),
         weight_sqnr_db={name: sqnr for name, (_, sqnr) in weights.items()},
         bias_sqnr_db={name: sqnr for name, (_, sqnr) in biases.items()},
     )
+
+
+def _refuse_unknown(config: QuantConfig, net: Network, calibration: Calibration) -> None:
+    known = {
+        "weight_bits_of": tuple(node.name for node in net.graph.quantizable),
+        "activation_bits_of": calibration.names,
+    }
+    for option, names in known.items():
+        for name in getattr(config, option):
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=3, cutoff=0.3)
+                raise GgdjaxError(
+                    f"`{option}` names {name!r}, which the network does not have; near: {', '.join(near)}"
+                )
+
+
+def _predicted(fitted: FitResult, params: QuantParams, calibration: Calibration) -> Float[np.ndarray, " tensor"]:
+    """Return the SQNR that the fits predict for the steps of whole feature maps, dB; NaN where they do not tell."""
+    quantizers = [params.activations[name] for name in calibration.names]
+    if any(q.step.ndim for q in quantizers):
+        return np.full(len(quantizers), np.nan)
+    step, zero_point, qmin, qmax = (
+        np.asarray([getattr(q, name) for q in quantizers]) for name in ("step", "zero_point", "qmin", "qmax")
+    )
+    widths = np.round(np.log2(qmax.astype(np.float64) - qmin + 1)).astype(np.int32)
+    predicted = steps.predict(fitted.tail, step, widths, signed=np.asarray(calibration.histograms.is_signed))
+    return np.where(zero_point == 0, np.asarray(predicted.sqnr_db), np.nan)
 
 
 #: Channels whose steps are chosen in one call: bounds the memory (256 KiB a channel), and one shape compiles once.
 _CHANNELS = 128
 
 
-def _per_channel(calibration: Calibration, config: QuantConfig, signed: np.ndarray) -> dict[str, Range]:
+def _per_channel(
+    calibration: Calibration, config: QuantConfig, signed: np.ndarray, widths: np.ndarray
+) -> dict[str, Range]:
     """Return a step per channel of every feature map; its channels are signed where the whole is."""
     if calibration.channels is None:
         raise GgdjaxError("`activations_per` is 'channel', but channels were not counted: calibrate with `per_channel`")
@@ -134,12 +198,13 @@ def _per_channel(calibration: Calibration, config: QuantConfig, signed: np.ndarr
     all_channels = jax.tree.map(
         lambda *leaves: np.concatenate(leaves), *(calibration.channels[name] for name in calibration.names)
     )
-    all_signed = np.repeat(signed, sizes)
+    all_signed, all_widths = np.repeat(signed, sizes), np.repeat(widths, sizes)
     blocks = []
     for start in range(0, sum(sizes), _CHANNELS):
         block = jax.tree.map(lambda leaf: _filled_up(leaf[start : start + _CHANNELS]), all_channels)  # noqa: B023
         block_signed = _filled_up(all_signed[start : start + _CHANNELS])
-        blocks.append(jax.device_get(schemes.choose(config.scheme, block, config.activation_bits, block_signed)))
+        block_widths = np.maximum(_filled_up(all_widths[start : start + _CHANNELS]), 2)
+        blocks.append(jax.device_get(schemes.choose(config.scheme, block, block_widths, block_signed)))
     chosen = jax.tree.map(lambda *leaves: np.concatenate(leaves), *blocks)
     ends = np.cumsum(sizes)
     return {
