@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggdjax.datapath.agreement import Agreement, MapAgreement, agreement, align_biases
 from ggdjax.datapath.compile import compile
 from ggdjax.datapath.formats import Format
 from ggdjax.datapath.layers import IntegerLayer
@@ -12,14 +13,18 @@ from ggdjax.datapath.spec import Accelerator
 
 __all__ = [
     "Accelerator",
+    "Agreement",
     "Format",
     "IntegerLayer",
     "LayerCounts",
+    "MapAgreement",
     "Overflow",
     "Program",
     "Requantization",
     "Rounding",
     "RunResult",
+    "agreement",
+    "align_biases",
     "compile",
     "rounding_shift",
 ]

@@ -1,0 +1,159 @@
+"""How far an integer program and the fake-quantized network agree, code by code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ggdjax._errors import DataError
+from ggdjax.datapath.simulate import Integer
+from ggdjax.network import run
+from ggdjax.quantization import FakeQuant, as_range
+from ggdjax.schemes import Range
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from jaxtyping import Array, Float
+
+    from ggdjax.datapath.program import Program
+    from ggdjax.network import Graph, Node
+    from ggdjax.quantization import QuantizedNetwork, QuantParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapAgreement:
+    """One feature map: how many of its codes agree, and how far they are apart at most."""
+
+    values: int
+    equal: int
+    """Equal codes where both networks run by themselves, each with the consequences of its own earlier roundings."""
+    largest: int
+    """Largest difference of codes there, in LSB."""
+    equal_given_inputs: int
+    """Equal codes where the program's layer received the codes of the fake-quantized network."""
+    largest_given_inputs: int
+    """Largest difference there, in LSB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Agreement over all feature maps and images."""
+
+    feature_maps: dict[str, MapAgreement]
+    same_top1: float
+    """Fraction of the images that both networks put into the same class."""
+    images: int
+
+    @property
+    def equal(self) -> float:
+        """Fraction of equal codes over all feature maps."""
+        return self._fraction("equal")
+
+    @property
+    def equal_given_inputs(self) -> float:
+        """Fraction of equal codes over all feature maps, each layer given equal inputs."""
+        return self._fraction("equal_given_inputs")
+
+    def _fraction(self, which: str) -> float:
+        maps = self.feature_maps.values()
+        return sum(getattr(m, which) for m in maps) / sum(m.values for m in maps)
+
+
+def align_biases(q: QuantizedNetwork) -> QuantizedNetwork:
+    """Return the network with each bias rounded to the grid of its accumulator, Δ_in · 2^(−F), 32 bits.
+
+    That is where an integer program must have it. A bias on its own finer grid differs by up to half a unit of the
+    accumulator, which makes about one code in a thousand another one in every layer.
+    """
+    biases: dict[str, Any] = {}
+    for node in q.network.graph.quantizable:
+        if node.param("bias") is None:
+            continue
+        step = np.asarray(as_range(q.params.weights[node.name]).step, np.float64)
+        step = jnp.asarray(step * np.asarray(q.params.activations[node.inputs[0]].step, np.float64), jnp.float32)
+        low, zero = (jnp.full(step.shape, v, jnp.int32) for v in (-(2**31), 0))
+        biases[node.name] = Range(step=step, qmin=low, qmax=-(low + 1), zero_point=zero, code=zero)
+    return replace(q, params=replace(q.params, biases=biases))
+
+
+def agreement(program: Program, q: QuantizedNetwork, batches: Iterable[Float[Array, "batch ..."]]) -> Agreement:
+    """Compare an integer program with the fake-quantized network over images.
+
+    Args:
+        program: what :func:`ggdjax.datapath.compile` made of ``q``.
+        q: the fake-quantized network; see `align_biases`.
+        batches: input batches in the layout of the network's own input.
+
+    Raises:
+        DataError: no images.
+    """
+    totals: dict[str, np.ndarray] = {}
+    images = same = 0
+    tensors = tuple(program.feature_maps.items())
+    for x in batches:
+        agree, found = jax.device_get(
+            _compare(
+                q.network.graph, program.graph, tensors, q.network.params, q.params, program.params, jnp.asarray(x)
+            )
+        )
+        images, same = images + len(x), same + int(agree.sum())
+        for name, row in found.items():
+            row = np.asarray(row, np.int64)  # noqa: PLW2901
+            old = totals.get(name, np.zeros_like(row))
+            totals[name] = np.asarray([*(old + row)[:3], *np.maximum(old, row)[3:]])
+    if not images:
+        raise DataError("no images to compare on: `batches` is empty")
+    names = ("values", "equal", "equal_given_inputs", "largest", "largest_given_inputs")
+    maps = {k: MapAgreement(**dict(zip(names, map(int, row), strict=True))) for k, row in totals.items()}
+    return Agreement(feature_maps=maps, same_top1=same / images, images=images)
+
+
+class _Forced(Integer):
+    """Integer arithmetic in which every feature map is compared with, then replaced by, given codes."""
+
+    def __init__(self, given: Mapping[str, Array]) -> None:
+        super().__init__()
+        self._given = given
+        self.difference: dict[str, Array] = {}
+
+    def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
+        """Compute the node from replaced inputs."""
+        output = super().apply(node, params, *inputs)
+        if node.output not in self._given:
+            return output
+        self.difference[node.output] = jnp.abs(output - self._given[node.output])
+        return self._given[node.output]
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _compare(
+    real_graph: Graph,
+    graph: Graph,
+    tensors: tuple[tuple[str, str], ...],
+    real_params: dict[str, Array],
+    quant: QuantParams,
+    params: dict[str, Array],
+    x: Array,
+) -> tuple[Array, dict[str, tuple[Array, ...]]]:
+    fake = FakeQuant(quant)
+    real = run(real_graph, real_params, x, fake)
+    wanted = {
+        tensor: jnp.round(fake.feature_maps[name] / quant.activations[name].step).astype(jnp.int32)
+        for name, tensor in tensors
+    }
+    free, forced = Integer(keep=tuple(wanted)), _Forced(wanted)
+    logits = run(graph, params, x, free)
+    run(graph, params, x, forced)
+    found = {}
+    for name, tensor in tensors:
+        alone, given = jnp.abs(free.kept[tensor] - wanted[tensor]), forced.difference[tensor]
+        equal = (jnp.sum(d == 0, dtype=jnp.int32) for d in (alone, given))
+        found[name] = (jnp.int32(alone.size), *equal, jnp.max(alone), jnp.max(given))
+    top = (jnp.argmax(jax.tree.leaves(y)[0].reshape(len(x), -1), axis=1) for y in (real, logits))
+    return next(top) == next(top), found
