@@ -15,6 +15,7 @@ from ggdjax.schemes import Range
 from ggdjax.steps import power_of_two
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from jaxtyping import Array, Int
@@ -60,7 +61,7 @@ class QuantParams:
         """Write ``stem.safetensors`` (arrays) and ``stem.json`` (the same, readable)."""
         from safetensors.numpy import save_file
 
-        flat = {key: np.asarray(value) for key, value in _flatten(self).items()}
+        flat = self.to_arrays()
         save_file(flat, stem.with_suffix(".safetensors"), metadata={"format": _FORMAT, "version": _VERSION})
         readable = {"format": _FORMAT, "version": _VERSION, "arrays": {k: v.tolist() for k, v in flat.items()}}
         stem.with_suffix(".json").write_text(json.dumps(readable, indent=1) + "\n")
@@ -78,14 +79,36 @@ class QuantParams:
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
-                flat = {key: jnp.asarray(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
+                flat = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except FileNotFoundError:
             raise GgdjaxError(f"no quantization parameters at {path}") from None
         except (SafetensorError, OSError) as error:
             raise GgdjaxError(f"{path} is not a readable safetensors file: {error}") from None
         if (metadata.get("format"), metadata.get("version")) != (_FORMAT, _VERSION):
             raise GgdjaxError(f"{path} does not hold {_FORMAT} of version {_VERSION}, but {metadata}")
-        return _unflatten(flat)
+        return cls.from_arrays(flat)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return every array by ``room|name|field``, as it is saved."""
+        return {
+            f"{room}|{name}|{field}": np.asarray(getattr(quantizer, field))
+            for room in _ROOMS
+            for name, quantizer in getattr(self, room).items()
+            for field in quantizer.__dataclass_fields__
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> QuantParams:
+        """Undo `to_arrays`."""
+        fields: dict[str, dict[str, dict[str, Array]]] = {room: {} for room in _ROOMS}
+        for key, value in arrays.items():
+            room, name, field = key.split("|")
+            fields[room].setdefault(name, {})[field] = jnp.asarray(value)
+        rooms: dict[str, Any] = {
+            room: {name: (FixedPoint if "frac_bits" in f else Range)(**f) for name, f in quantizers.items()}
+            for room, quantizers in fields.items()
+        }
+        return cls(**rooms)
 
 
 def as_range(quantizer: FixedPoint | Range) -> Range:
@@ -94,24 +117,3 @@ def as_range(quantizer: FixedPoint | Range) -> Range:
 
 
 _ROOMS = ("activations", "weights", "biases")
-
-
-def _flatten(params: QuantParams) -> dict[str, Array]:
-    return {
-        f"{room}|{name}|{field}": getattr(quantizer, field)
-        for room in _ROOMS
-        for name, quantizer in getattr(params, room).items()
-        for field in quantizer.__dataclass_fields__
-    }
-
-
-def _unflatten(flat: dict[str, Array]) -> QuantParams:
-    fields: dict[str, dict[str, dict[str, Array]]] = {room: {} for room in _ROOMS}
-    for key, value in flat.items():
-        room, name, field = key.split("|")
-        fields[room].setdefault(name, {})[field] = value
-    rooms: dict[str, Any] = {
-        room: {name: (FixedPoint if "frac_bits" in f else Range)(**f) for name, f in quantizers.items()}
-        for room, quantizers in fields.items()
-    }
-    return QuantParams(**rooms)
