@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ggdjax.zoo.digits import DigitsNet, digits_net
+    from ggdjax.zoo.loading import load
     from ggdjax.zoo.registry import Entry, Published, abstract, create, entry, initialize, names
+    from ggdjax.zoo.state_dicts import load_state_dict
     from ggdjax.zoo.train import Recipe, fit, top1
     from ggdjax.zoo.weights import load_weights, save_weights
 
@@ -23,6 +25,8 @@ _PUBLIC = {
     "entry": "ggdjax.zoo.registry",
     "fit": "ggdjax.zoo.train",
     "initialize": "ggdjax.zoo.registry",
+    "load": "ggdjax.zoo.loading",
+    "load_state_dict": "ggdjax.zoo.state_dicts",
     "load_weights": "ggdjax.zoo.weights",
     "names": "ggdjax.zoo.registry",
     "save_weights": "ggdjax.zoo.weights",
@@ -40,6 +44,8 @@ __all__ = [
     "entry",
     "fit",
     "initialize",
+    "load",
+    "load_state_dict",
     "load_weights",
     "names",
     "save_weights",

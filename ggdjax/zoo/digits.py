@@ -48,12 +48,12 @@ class ResidualBlock(nnx.Module):
 class DigitsNet(nnx.Module):
     """conv – residual – max pool – conv – residual – global average pool – dense; logits of ten digits."""
 
-    def __init__(self, chan: int = 12, *, rngs: nnx.Rngs):
+    def __init__(self, chan: int = 12, *, num_classes: int = CLASSES, rngs: nnx.Rngs):
         self.stem = ConvBlock(1, chan, rngs=rngs)
         self.residual1 = ResidualBlock(chan, rngs=rngs)
         self.widen = ConvBlock(chan, 2 * chan, rngs=rngs)
         self.residual2 = ResidualBlock(2 * chan, rngs=rngs)
-        self.head = nnx.Linear(2 * chan, CLASSES, rngs=rngs)
+        self.head = nnx.Linear(2 * chan, num_classes, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch 8 8 1"]) -> Float[Array, "batch 10"]:
         """Return the logits of images with values in [0, 1]."""

@@ -12,6 +12,7 @@ from flax import nnx
 
 from ggdjax._errors import GgdjaxError, near_matches
 from ggdjax.zoo.densenet import DenseNet
+from ggdjax.zoo.digits import DigitsNet
 from ggdjax.zoo.efficientnet import EfficientNet
 from ggdjax.zoo.googlenet import GoogLeNet
 from ggdjax.zoo.lenet import LeNet5
@@ -107,6 +108,13 @@ def _mobilenet_v2(width: float, parameters: float, macs: float) -> Entry:
 
 
 ENTRIES: dict[str, Entry] = {
+    "digits": Entry(
+        build=DigitsNet,
+        input_shape=(8, 8, 1),
+        num_classes=10,
+        parameters=exact(16_126, OWN),
+        macs=exact(380_400, OWN),
+    ),
     "lenet5": Entry(
         build=LeNet5,
         input_shape=(32, 32, 1),

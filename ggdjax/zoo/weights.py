@@ -34,13 +34,12 @@ def save_weights(module: nnx.Module, path: Path, metadata: Mapping[str, str] | N
 def load_weights(module: nnx.Module, path: Path) -> dict[str, str]:
     """Fill ``module`` with the arrays of ``path``, in place, and return the file's metadata.
 
+    The file is one of `save_weights`, or holds a PyTorch state dict (of what, says `ggdjax.zoo.load_state_dict`).
     ``module`` may be abstract (`nnx.eval_shape`), which spares drawing weights that are replaced at once.
 
     Raises:
         ModelError: a file that is missing or damaged, or arrays whose names, shapes or types differ from the module's.
     """
-    import jax.numpy as jnp
-    from flax import nnx
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -49,6 +48,20 @@ def load_weights(module: nnx.Module, path: Path) -> dict[str, str]:
             arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ModelError(f"`{path}` cannot be read as safetensors: {error}") from error
+    # Names of ours are paths; PyTorch's have dots.
+    if any("/" in name for name in arrays):
+        _load_own(module, arrays, path)
+    else:
+        from ggdjax.zoo.state_dicts import load_state_dict
+
+        load_state_dict(module, arrays, f"`{path}`")
+    return metadata
+
+
+def _load_own(module: nnx.Module, arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    import jax.numpy as jnp
+    from flax import nnx
+
     state, wanted = _stored_state(module)
     if odd := sorted(wanted.keys() ^ arrays.keys()):
         where = "is missing from" if odd[0] in wanted else "has no place in the network: it is only in"
@@ -62,4 +75,3 @@ def load_weights(module: nnx.Module, path: Path) -> dict[str, str]:
             )
         variable.set_value(jnp.asarray(have))
     nnx.update(module, state)
-    return metadata
