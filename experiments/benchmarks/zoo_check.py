@@ -56,7 +56,8 @@ def check(name: str) -> dict[str, float]:
     module = zoo.create(name)
     draw_normalizations(module, rng)
     x = rng.standard_normal((1, *known.input_shape), np.float32)
-    expected = np.asarray(jax.jit(module.__call__)(x))
+    with jax.default_matmul_precision("highest"):
+        expected = np.asarray(jax.jit(module.__call__)(x))
     net = gd.trace(module, x)
     folded = network.fold_batch_norm(net)
     figures = {"parameters": network.count_parameters(net), "macs": network.count_macs(net)}

@@ -6,7 +6,7 @@ stochastic depth are left out of all networks: in inference they are the identit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,9 @@ class ConvBlock(nnx.Module):
     """``activation(norm(conv(x)))`` with a square kernel.
 
     With ``norm`` the convolution has no bias and batch normalization follows; without, it has a bias. ``padding`` is
-    on each side, by default ``kernel // 2``: at stride 1 an odd kernel then keeps height and width.
-    ``activation=None`` leaves the result linear.
+    on each side, by default ``kernel // 2``: at stride 1 an odd kernel then keeps height and width. "SAME" is
+    TensorFlow's: as much as keeps size / stride, rounded up, the odd pixel behind. ``activation=None`` leaves the
+    result linear.
     """
 
     def __init__(
@@ -35,19 +36,19 @@ class ConvBlock(nnx.Module):
         kernel: int,
         *,
         stride: int = 1,
-        padding: int | None = None,
+        padding: int | Literal["SAME"] | None = None,
         groups: int = 1,
         norm: bool = True,
         activation: Callable[[Array], Array] | None = nnx.relu,
         rngs: nnx.Rngs,
     ):
-        pad = kernel // 2 if padding is None else padding
+        each = kernel // 2 if padding is None else padding
         self.conv = nnx.Conv(
             chan_in,
             chan_out,
             (kernel, kernel),
             strides=stride,
-            padding=((pad, pad), (pad, pad)),
+            padding=each if isinstance(each, str) else ((each, each), (each, each)),
             feature_group_count=groups,
             use_bias=not norm,
             rngs=rngs,

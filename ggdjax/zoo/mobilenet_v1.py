@@ -1,7 +1,8 @@
-"""MobileNet V1: depthwise separable convolutions (Howard et al. 2017, Table 1)."""
+"""MobileNet V1: depthwise separable convolutions (Howard et al. 2017, Table 1), padded as in the authors' code."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flax import nnx
@@ -16,13 +17,15 @@ if TYPE_CHECKING:
 #: (channels, stride) of the separable convolutions.
 TABLE1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
 
+_block = partial(ConvBlock, padding="SAME", activation=relu6)
+
 
 class Separable(nnx.Module):
     """3×3 depthwise, then 1×1."""
 
     def __init__(self, chan_in: int, chan_out: int, *, stride: int, rngs: nnx.Rngs):
-        self.depthwise = ConvBlock(chan_in, chan_in, 3, stride=stride, groups=chan_in, activation=relu6, rngs=rngs)
-        self.pointwise = ConvBlock(chan_in, chan_out, 1, activation=relu6, rngs=rngs)
+        self.depthwise = _block(chan_in, chan_in, 3, stride=stride, groups=chan_in, rngs=rngs)
+        self.pointwise = _block(chan_in, chan_out, 1, rngs=rngs)
 
     def __call__(self, x: FeatureMap) -> FeatureMap:
         """Return the block's feature map."""
@@ -34,7 +37,7 @@ class MobileNetV1(nnx.Module):
 
     def __init__(self, *, width: float = 1.0, num_classes: int, rngs: nnx.Rngs):
         chan = int(32 * width)
-        self.stem = ConvBlock(3, chan, 3, stride=2, activation=relu6, rngs=rngs)
+        self.stem = _block(3, chan, 3, stride=2, rngs=rngs)
         blocks = []
         for wide, stride in TABLE1:
             chan_out = int(wide * width)

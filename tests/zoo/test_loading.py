@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from safetensors.numpy import save_file
 
 import ggdjax as gd
 from ggdjax._errors import GgdjaxError, ModelError, UnsupportedError
+from ggdjax.network import Network, fold_batch_norm
 from ggdjax.zoo import abstract, create, digits_net, load, load_state_dict, load_weights, loading, names, save_weights
 from ggdjax.zoo.mobilenet_v2 import MobileNetV2
 from ggdjax.zoo.resnet import BasicBlock, ResNet
@@ -249,6 +252,33 @@ def test_weights_that_are_not_there(arguments, message):
 def test_a_checksum_of_a_local_file_is_refused():
     with pytest.raises(GgdjaxError, match="`sha256` is for addresses"):
         load("lenet5", "x.safetensors", sha256="0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "size", "num_classes"),
+    [
+        ("mobilenet_v1_025", "mobilenet_v1_025_128_imagenet", 128, 1001),
+        ("squeezenet1_0", "squeezenet1.0_imagenet", 227, 1000),
+    ],
+)
+def test_real_weights_in_the_same_places_compute_the_same(real_data, name, file, size, num_classes):
+    # The real files have no normalizations left: theirs and ours, folded, have the same layers in the same order.
+    theirs = gd.load_onnx(real_data / "models" / f"{file}.onnx")
+    module = create(name, num_classes=num_classes)
+    ours = fold_batch_norm(gd.trace(module, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)))
+    params, nodes = {}, list(ours.graph.nodes)
+    for node, real in zip(ours.graph.quantizable, theirs.graph.quantizable, strict=True):
+        for role, key in node.params:
+            params[key] = theirs.params[real.param(role)].reshape(ours.params[key].shape)
+        if file.startswith("squeezenet") and node.name == "head/conv":
+            # The original pads its last convolution by 1; torchvision's, which ours is, does not.
+            nodes[nodes.index(node)] = node.with_attrs(padding=real.attr("padding"))
+        else:
+            assert node.op == "dense" or node.attrs == real.attrs, node.name
+    ours = Network(graph=dataclasses.replace(ours.graph, nodes=tuple(nodes)), params=params)
+    x = RNG.normal(size=(1, size, size, 3)).astype(np.float32)
+    expected = np.asarray(theirs(x.transpose(0, 3, 1, 2)))
+    np.testing.assert_allclose(ours(x), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def test_the_real_resnet20(real_data):
