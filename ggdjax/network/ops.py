@@ -16,6 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ggdjax.network._cpu_kernels import (
+    FEW_INPUTS,
+    FEW_OUTPUTS,
+    conv_of_few_channels,
+    depthwise_by_shifts,
+    pool_by_shifts,
+)
 from ggdjax.network._resize import resize
 
 if TYPE_CHECKING:
@@ -45,52 +52,28 @@ def conv(
 ) -> Float[Array, "batch *space_out cout"]:
     """Convolve as all frameworks do (cross-correlate); zero ``padding``: (before, after) per dimension."""
     spatial = x.ndim - 2
+    if groups == 1 and all(size == 1 for size in kernel.shape[:-2]) and not any(map(any, padding)):
+        thinned = x if max(strides) == 1 else x[(slice(None), *(slice(None, None, step) for step in strides))]
+        return dense(thinned, kernel=kernel.reshape(kernel.shape[-2:]), bias=bias)
     letters = "DHW"[-spatial:] if spatial <= 3 else "".join(map(str, range(spatial)))
-    numbers = lax.conv_dimension_numbers(x.shape, kernel.shape, (f"N{letters}C", f"{letters}IO", f"N{letters}C"))
     general = partial(
         lax.conv_general_dilated,
-        window_strides=strides,
-        padding=padding,
         rhs_dilation=dilation,
-        dimension_numbers=numbers,
+        dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
         feature_group_count=groups,
         precision=PRECISION,
     )
-    depthwise = groups == x.shape[-1] == kernel.shape[-1] and groups > 1 and spatial == 2
-    if depthwise and min(min(p) for p in padding) >= 0:
-        shifted = partial(_depthwise_by_shifts, strides=strides, padding=padding, dilation=dilation)
-        y = lax.platform_dependent(x, kernel, cpu=shifted, default=general)
-    else:
-        y = general(x, kernel)
+    plain = partial(general, window_strides=strides, padding=padding)
+    depthwise = groups == x.shape[-1] == kernel.shape[-1] and groups > 1
+    few = groups == 1 and kernel.shape[-2] <= FEW_INPUTS and kernel.shape[-1] < FEW_OUTPUTS
+    on_cpu = None
+    if spatial == 2 and min(map(min, padding)) >= 0:
+        if depthwise:
+            on_cpu = partial(depthwise_by_shifts, strides=strides, padding=padding, dilation=dilation)
+        elif few and max(dilation) == 1:
+            on_cpu = partial(conv_of_few_channels, general, strides=strides, padding=padding)
+    y = plain(x, kernel) if on_cpu is None else lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain)
     return y if bias is None else y + _as_rank(bias, y.ndim)
-
-
-def _depthwise_by_shifts(x: Array, kernel: Array, *, strides: Ints, padding: Pads, dilation: Ints) -> Array:
-    """Depthwise convolution as a sum of shifted products: XLA has no fast grouped convolution on the CPU."""
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    rows, cols = kernel.shape[:2]
-    height, width = (
-        (size - step * (taps - 1) - 1) // stride + 1
-        for size, taps, stride, step in zip(x.shape[1:3], (rows, cols), strides, dilation, strict=True)
-    )
-    y = None
-    for i in range(rows):
-        for j in range(cols):
-            top, left = i * dilation[0], j * dilation[1]
-            window = lax.slice(
-                x,
-                (0, top, left, 0),
-                (
-                    x.shape[0],
-                    top + (height - 1) * strides[0] + 1,
-                    left + (width - 1) * strides[1] + 1,
-                    x.shape[3],
-                ),
-                (1, *strides, 1),
-            )
-            term = window * kernel[None, i : i + 1, j : j + 1, 0, :]
-            y = term if y is None else y + term
-    return y
 
 
 def dense(
@@ -113,15 +96,30 @@ def affine(
 
 def max_pool(x: Array, *, window: Ints, strides: Ints, padding: Pads, dilation: Ints) -> Array:
     """Return the maximum of each window; padding never wins."""
-    return lax.reduce_window(
-        x,
-        -jnp.inf,
-        lax.max,
-        (1, *window, 1),
-        (1, *strides, 1),
-        ((0, 0), *padding, (0, 0)),
-        window_dilation=(1, *dilation, 1),
-    )
+    return _pool(x, -jnp.inf, lax.max, window, strides, padding, dilation)
+
+
+def _pool(
+    x: Array, start: float, combine: Callable, window: Ints, strides: Ints, padding: Pads, dilation: Ints
+) -> Array:
+    """Combine the elements of each window; padding is ``start``, the neutral element."""
+
+    def general(x: Array) -> Array:
+        return lax.reduce_window(
+            x,
+            start,
+            combine,
+            (1, *window, 1),
+            (1, *strides, 1),
+            ((0, 0), *padding, (0, 0)),
+            window_dilation=(1, *dilation, 1),
+        )
+
+    def by_shifts(x: Array) -> Array:
+        padded = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=start)
+        return pool_by_shifts(padded, combine, window=window, strides=strides, dilation=dilation)
+
+    return lax.platform_dependent(x, cpu=by_shifts, default=general)
 
 
 def average_pool(
@@ -140,15 +138,7 @@ def average_pool(
     whether padding is.
     """
     padded = [(low, high + over) for (low, high), over in zip(padding, overhang, strict=True)]
-    total = lax.reduce_window(
-        x,
-        0.0,
-        lax.add,
-        (1, *window, 1),
-        (1, *strides, 1),
-        ((0, 0), *padded, (0, 0)),
-        window_dilation=(1, *dilation, 1),
-    )
+    total = _pool(x, 0.0, lax.add, window, strides, tuple(padded), dilation)
     if not any(overhang) and (count_padding or not any(map(any, padding))):
         return total / prod(window)
     counts = window_counts(x.shape[1:-1], total.shape[1:-1], window, strides, padding, dilation, count_padding)
