@@ -31,12 +31,14 @@ from ggdjax import data, datapath, quantization, report
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "datapath_agreement.json"
 #: What each variant changes in the default accelerator.
-DEFAULT = {"default": {}}
+DEFAULT = {"default": {}, "float32-sums": {}}
 WIDTHS = {
     "multiplier-24": {"multiplier_bits": 24},
     "multiplier-16": {"multiplier_bits": 16},
     "multiplier-8": {"multiplier_bits": 8},
+    "carry-30": {"carry_bits": 30},
     "carry-28": {"carry_bits": 28},
+    "carry-24": {"carry_bits": 24},
     "carry-20": {"carry_bits": 20},
     "carry-16": {"carry_bits": 16},
     "half-away": {"rounding": "half_away"},
@@ -82,7 +84,12 @@ def run(args: argparse.Namespace) -> list[dict]:
         cases += [("own-biases", q, {}), ("power-of-two", datapath.align_biases(power_of_two(q)), {})]
         for variant, network, spec in cases:
             start = time.perf_counter()
-            found = datapath.agreement(datapath.compile(network, datapath.Accelerator(**spec)), network, batches)
+            found = datapath.agreement(
+                datapath.compile(network, datapath.Accelerator(**spec)),
+                network,
+                batches,
+                exact_sums=variant != "float32-sums",
+            )
             maps = found.feature_maps
             row = {
                 "network": name,

@@ -12,14 +12,16 @@ import numpy as np
 
 from ggdjax._errors import DataError
 from ggdjax.datapath.simulate import Integer
-from ggdjax.network import run
-from ggdjax.quantization import FakeQuant, as_range
+from ggdjax.network import Float, run
+from ggdjax.network.ops import QUANTIZABLE
+from ggdjax.quantization import FakeQuant, as_range, fake_quantize
 from ggdjax.schemes import Range
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from jaxtyping import Array, Float
+    from jaxtyping import Array
+    from jaxtyping import Float as Real
 
     from ggdjax.datapath.program import Program
     from ggdjax.network import Graph, Node
@@ -82,13 +84,17 @@ def align_biases(q: QuantizedNetwork) -> QuantizedNetwork:
     return replace(q, params=replace(q.params, biases=biases))
 
 
-def agreement(program: Program, q: QuantizedNetwork, batches: Iterable[Float[Array, "batch ..."]]) -> Agreement:
+def agreement(
+    program: Program, q: QuantizedNetwork, batches: Iterable[Real[Array, "batch ..."]], *, exact_sums: bool = True
+) -> Agreement:
     """Compare an integer program with the fake-quantized network over images.
 
     Args:
         program: what :func:`ggdjax.datapath.compile` made of ``q``.
         q: the fake-quantized network; see `align_biases`.
         batches: input batches in the layout of the network's own input.
+        exact_sums: whether the fake-quantized network sums codes exactly (`ExactSums`) or, as ``q(x)`` does, rounds
+            products and partial sums in float32, which by itself changes codes.
 
     Raises:
         DataError: no images.
@@ -99,7 +105,14 @@ def agreement(program: Program, q: QuantizedNetwork, batches: Iterable[Float[Arr
     for x in batches:
         agree, found = jax.device_get(
             _compare(
-                q.network.graph, program.graph, tensors, q.network.params, q.params, program.params, jnp.asarray(x)
+                q.network.graph,
+                program.graph,
+                tensors,
+                exact_sums,
+                q.network.params,
+                q.params,
+                program.params,
+                jnp.asarray(x),
             )
         )
         images, same = images + len(x), same + int(agree.sum())
@@ -112,6 +125,39 @@ def agreement(program: Program, q: QuantizedNetwork, batches: Iterable[Float[Arr
     names = ("values", "equal", "equal_given_inputs", "largest", "largest_given_inputs")
     maps = {k: MapAgreement(**dict(zip(names, map(int, row), strict=True))) for k, row in totals.items()}
     return Agreement(feature_maps=maps, same_top1=same / images, images=images)
+
+
+class ExactSums(FakeQuant):
+    """Fake quantization in which layers sum products of codes and scale the sum: equal to `FakeQuant` but for rounding.
+
+    ``step · Σ q_x q_w`` instead of ``Σ (step_x q_x)(step_w q_w)``: whole numbers below 2^24 are exact in float32, so
+    the sum is, whatever its order. `FakeQuant` rounds every product and partial sum, by up to 1e-4 of a step in all,
+    and each value that lies so close to a threshold gets another code, which changes others in all layers after it.
+    """
+
+    def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
+        """Sum codes, then scale; compute the rest in float."""
+        if node.op not in QUANTIZABLE:
+            return super().apply(node, params, *inputs)
+        name, activation = node.inputs[0], self.params.activations[node.inputs[0]]
+        weights = as_range(self.params.weights[node.name])
+        x, kernel = (fake_quantize(v, r) for v, r in ((inputs[0], activation), (params["kernel"], weights)))
+        self.feature_maps[name] = x
+        scale = activation.step * weights.step
+        # Dividing gives back the whole numbers that fake_quantize multiplied, up to one rounding.
+        codes = {"kernel": jnp.round(kernel / _last_axis(weights.step, kernel.ndim))}
+        if "bias" in params:
+            b = self.params.biases.get(node.name)
+            bias = params["bias"] if b is None else fake_quantize(params["bias"], as_range(b))
+            codes["bias"] = bias / scale
+            if b is not None and isinstance(b, Range):
+                codes["bias"] = jnp.round(codes["bias"])
+        y = Float().apply(node, codes, jnp.round(x / activation.step))
+        return y * _last_axis(scale, y.ndim)
+
+
+def _last_axis(value: Array, ndim: int) -> Array:
+    return value.reshape((1,) * (ndim - value.ndim) + value.shape) if value.ndim else value
 
 
 class _Forced(Integer):
@@ -131,17 +177,18 @@ class _Forced(Integer):
         return self._given[node.output]
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _compare(
     real_graph: Graph,
     graph: Graph,
     tensors: tuple[tuple[str, str], ...],
+    exact: bool,
     real_params: dict[str, Array],
     quant: QuantParams,
     params: dict[str, Array],
     x: Array,
 ) -> tuple[Array, dict[str, tuple[Array, ...]]]:
-    fake = FakeQuant(quant)
+    fake = (ExactSums if exact else FakeQuant)(quant)
     real = run(real_graph, real_params, x, fake)
     wanted = {
         tensor: jnp.round(fake.feature_maps[name] / quant.activations[name].step).astype(jnp.int32)

@@ -280,9 +280,9 @@ class _Compiler:
         return _Sums(tensor=tensor, format=wide)
 
     def _pooled(self, node: Node) -> _Sums:
-        form = self.streams.carry(node.inputs[0])
-        x = self._as(node.inputs[0], form)
         window = window_of(self.source, node)
+        form = self.streams.summand(node.inputs[0], window)
+        x = self._as(node.inputs[0], form)
         low, high = (end * window for end in _ends(self.formats[x]))
         weights, divisor = None, float(window)
         if node.op == "average_pool":

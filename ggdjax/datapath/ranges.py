@@ -10,6 +10,7 @@ magnitude that calibration saw in one of the stream's feature maps, whichever is
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,16 +71,11 @@ class Streams:
                 self._parent[self._root(tensor)] = self._root(node.output)
         # Every tensor's root, and per stream the members that are carried as they are.
         self._members: dict[str, list[str]] = {}
-        self._widths: dict[str, int] = {}
         for node in self.graph.nodes:
             if node.op not in CARRIED:
                 continue
             for tensor in (*node.inputs, *((node.output,) if node.op in {"add", "sub"} else ())):
                 self._members.setdefault(self._root(tensor), []).append(tensor)
-            if node.op in {"mean", "sum", "average_pool"}:
-                root = self._root(node.inputs[0])
-                width = 31 - math.ceil(math.log2(window_of(self.graph, node)))
-                self._widths[root] = min(self._widths.get(root, carry_bits), width)
         self._formats: dict[str, Format] = {}
 
     def _root(self, tensor: str) -> str:
@@ -91,15 +87,17 @@ class Streams:
         """Return the format in which ``tensor`` is carried; the ranges of its whole stream must be known."""
         root = self._root(tensor)
         if root not in self._formats:
-            bits = self._widths.get(root, self._carry_bits)
             members = self._members.get(root, [tensor])
-            self._formats[root] = self.fixed_point(members, bits, "carry")
+            largest = max(self.magnitude(member) for member in members)
+            self._formats[root] = grid(largest, self._carry_bits, "carry", tensor)
         return self._formats[root]
 
-    def fixed_point(self, tensors: list[str], bits: int, role: str) -> Format:
-        """Return the finest signed power-of-two grid of ``bits`` bits that holds all of the tensors."""
-        magnitude = max(self.magnitude(tensor) for tensor in tensors)
-        return grid(magnitude, bits, role, tensors[0])
+    def summand(self, tensor: str, window: int) -> Format:
+        """Return the carried format of ``tensor``, made coarser until ``window`` of them sum up within 32 bits."""
+        form = self.carry(tensor)
+        spare = max(0, form.bits + math.ceil(math.log2(window)) - 32)
+        low, high = form.low >> spare, form.high >> spare
+        return replace(form, scale=(math.ldexp(form.scale[0], spare),), low=low, high=high)
 
     def magnitude(self, tensor: str) -> float:
         """Return the largest magnitude that must be representable."""

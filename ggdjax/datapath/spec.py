@@ -53,9 +53,9 @@ class Accelerator:
     real ratio of steps (see `experiments/results/datapath_agreement.json`)."""
     accumulator_bits: int = 32
     """Width of an accumulator, 4 to 32."""
-    carry_bits: int = 24
-    """Width of what is carried between layers beside codes: residual branches, the inputs of averages, 8 to 30. Signed
-    fixed point on a grid 2^e per residual stream."""
+    carry_bits: int = 30
+    """Width of what is carried between layers beside codes (residual branches, inputs of averages), 8 to 30: signed
+    fixed point on a grid 2^e per residual stream. Sixteen suffice for accuracy; 30 make codes equal as above."""
     lookup_bits: int = 12
     """Width of the index of a lookup table (sigmoid, tanh, hard swish, SiLU) and of the factors of a product of two
     tensors, 4 to 16; a table has 2^lookup_bits entries."""
