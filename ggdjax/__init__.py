@@ -22,7 +22,7 @@ _PUBLIC = {
     "quantize": "ggdjax.quantization",
     "evaluate": "ggdjax.quantization",
 }
-_ROOMS = ("data", "datapath", "ggd", "network", "quantization", "report", "schemes", "steps", "zoo")
+_ROOMS = ("data", "datapath", "ggd", "network", "quantization", "report", "schemes", "steps", "tune", "zoo")
 
 __all__ = ["__version__", *_PUBLIC, *_ROOMS]  # noqa: PLE0604 - the names are strings
 

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "network": set(),
     "data": set(),
     "quantization": {"ggd", "steps", "schemes", "network"},
+    "tune": {"ggd", "steps", "schemes", "network", "quantization"},
     "datapath": {"network", "quantization", "schemes"},
     "zoo": {"network", "data"},
     "report": {"ggd", "steps", "schemes", "network", "quantization", "data", "zoo"},

@@ -1,0 +1,221 @@
+"""Backward-forward tuning on real networks: accuracy sweep by sweep on images never used for tuning, and its cost.
+
+    python -m experiments.benchmarks.backward_forward                        ResNet-20 and SqueezeNet, all widths
+    python -m experiments.benchmarks.backward_forward --network resnet20 --widths 4/4 --images 500
+    python -m experiments.benchmarks.backward_forward --naive                the cost against a naive loop, ResNet-20
+    python -m experiments.benchmarks.backward_forward --tables               what is there, as Markdown
+
+Widths are weights/feature maps. The start is the default scheme; tuning images are disjoint from those of calibration
+and evaluation (ImageNet sample: 200 of the 900 held-out images, so that the others judge). Intervals are Wilson's,
+95 %; p is McNemar's exact test against the untuned network. One JSON line per cell is appended to
+`experiments/results/backward_forward.jsonl`; finished cells are skipped, and each search resumes from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rich.progress import Progress, track
+
+from experiments.real_networks import NETWORKS, RealNetwork
+from ggdjax import network, quantization, report, tune
+from ggdjax.tune.candidates import candidates_of
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "backward_forward.jsonl"
+WIDTHS = ("8/8", "6/6", "5/5", "4/4", "8/4")
+#: Network -> tuning images by default.
+IMAGES = {"resnet20": 1000, "squeezenet": 200}
+
+
+class Bench:
+    """One network with its images in memory, calibrated once."""
+
+    def __init__(self, real: RealNetwork, tuning: int, held_out: int | None, seed: int) -> None:
+        net = real.load()
+        images = real.open_images(net)
+        parts, chosen = real.tuning_split(images, tuning, seed)
+        size = real.batch_size
+        stream = track(
+            images.batches(parts.calibration, size), f"{real.name}: calibrate", math.ceil(len(parts.calibration) / size)
+        )
+        self.calibration = quantization.calibrate(net, (x for x, _ in stream))
+        self.net = network.fold_batch_norm(net)
+        pairs = list(images.batches(chosen, size))
+        self.images, self.labels = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        self.ids = [images.ids[i] for i in chosen]
+        self.held_out = list(
+            track(images.batches(parts.held_out[:held_out], size), f"{real.name}: load held-out images", None)
+        )
+
+    def quantized(self, widths: str) -> quantization.QuantizedNetwork:
+        """Return the untuned network of these widths."""
+        weights, maps = map(int, widths.split("/"))
+        config = quantization.QuantConfig(weight_bits=weights, activation_bits=maps)
+        return quantization.quantize(self.net, self.calibration, config)
+
+    def judge(self, q: quantization.QuantizedNetwork) -> quantization.Evaluation:
+        """Return accuracies on the held-out images."""
+        return quantization.evaluate(q, self.held_out)
+
+
+@contextmanager
+def progress_of(what: str) -> Iterator[Callable[[int, int, float], None]]:
+    """Show a bar with the best score so far."""
+    with Progress() as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total, score: bar.update(
+            task, completed=done, total=total, description=f"{what}: {score:.4f}"
+        )
+
+
+def cell(bench: Bench, real: RealNetwork, widths: str, config: tune.TuneConfig) -> dict:
+    """Tune one network at one pair of widths: backward, then forward; judge each."""
+    q = bench.quantized(widths)
+    stages = {"before": bench.judge(q)}
+    mark = f"{real.name}-{widths.replace('/', '-')}-{config.objective}-{config.seed}-{len(bench.images)}.safetensors"
+    path = Path(tempfile.gettempdir()) / "ggdjax-backward-forward" / mark
+    start, tuned = time.perf_counter(), q
+    for sweeps, name in ((1, "backward"), (2, "forward")):
+        settings = replace(config, sweeps=sweeps)
+        with progress_of(f"{real.name} {widths} {name}") as progress:
+            tuned = tune.backward_forward(q, bench.images, bench.labels, settings, checkpoint=path, progress=progress)
+        stages[name] = bench.judge(tuned)
+    history = tuned.history
+    row = {
+        "network": real.name,
+        "widths": widths,
+        "objective": config.objective,
+        "seed": config.seed,
+        "tuning_images": len(bench.images),
+        "seconds": round(time.perf_counter() - start, 1),
+        "float_passes": round(history.float_passes, 2),
+        "naive_float_passes": history.naive_float_passes,
+        "compile_seconds": round(history.compile_seconds, 1),
+        "tuning_score": [history.start_score, history.score],
+        "changes": [f"{d.sweep}: {d.tensor}: {d.change}" for d in history.decisions if d.change],
+        "stages": {},
+    }
+    for name, result in stages.items():
+        test = tune.mcnemar(stages["before"].quantized_correct, result.quantized_correct)
+        row["stages"][name] = {
+            "top1": result.quantized_accuracy.top1,
+            "top5": result.quantized_accuracy.top5,
+            "interval": result.quantized_accuracy.interval(),
+            "held_out_images": result.quantized_accuracy.images,
+            "p_value": test.p_value,
+        }
+    return row | report.environment()
+
+
+def naive(bench: Bench, widths: str, visits: int) -> dict:
+    """Time a search that runs the whole network for every candidate, against ours, on the same layers and images."""
+    q = bench.quantized(widths)
+    layers = tuple(fm.tensor for fm in q.network.graph.feature_maps())
+    chosen = layers[:: max(1, len(layers) // visits)]
+    size = 128
+    batches = [bench.images[i : i + size] for i in range(0, len(bench.images) - size + 1, size)]
+    config = tune.TuneConfig(layers=chosen, sweeps=1)
+    start = time.perf_counter()
+    passes = 0
+    segments = {fm.tensor: fm for fm in q.network.graph.feature_maps()}
+    for layer in track(chosen, "naive loop"):
+        for candidate in candidates_of(tune.Unit(tensor=layer, readers=segments[layer].readers), q.params, config):
+            other = replace(q, params=candidate.apply(q.params, layer))
+            for x in batches:
+                np.asarray(other(x))
+            passes += 1
+    slow = time.perf_counter() - start
+    start = time.perf_counter()
+    tuned = tune.backward_forward(q, bench.images[: len(batches) * size], bench.labels[: len(batches) * size], config)
+    fast = time.perf_counter() - start
+    history = tuned.history
+    print("\n| search | network passes | seconds, compiling included | ratio |\n|---|---|---|---|")
+    print(f"| every candidate, whole network | {passes} | {slow:.1f} | 1 |")
+    print(
+        f"| backward-forward | {history.float_passes:.1f} ({history.float_passes / passes:.3f}) | {fast:.1f} "
+        f"({history.compile_seconds:.1f} compiling) | {slow / fast:.1f} times faster |"
+    )
+    return {
+        "network": "resnet20",
+        "widths": widths,
+        "layers": len(chosen),
+        "images": len(batches) * size,
+        "naive_passes": passes,
+        "naive_seconds": slow,
+        "float_passes": history.float_passes,
+        "seconds": fast,
+        "compile_seconds": history.compile_seconds,
+    } | report.environment()
+
+
+def read_results() -> list[dict]:
+    """Return the finished cells."""
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
+
+
+def tables() -> None:
+    """Print one Markdown table per network."""
+    rows = read_results()
+    for name in dict.fromkeys(row["network"] for row in rows):
+        print(f"\n### {name}: top-1 / top-5 in % on held-out images\n")
+        print("| widths | objective | tuning images | before | backward | forward | p | passes (naive) | seconds |")
+        print("|---|---|---|---|---|---|---|---|---|")
+        for row in (row for row in rows if row["network"] == name):
+            cells = []
+            for stage in ("before", "backward", "forward"):
+                s = row["stages"][stage]
+                low, high = s["interval"]
+                cells.append(f"{100 * s['top1']:.2f} [{100 * low:.1f}, {100 * high:.1f}] / {100 * s['top5']:.2f}")
+            print(
+                f"| {row['widths']} | {row['objective']} | {row['tuning_images']} | {' | '.join(cells)} "
+                f"| {row['stages']['forward']['p_value']:.2g} | {row['float_passes']:.0f} "
+                f"({row['naive_float_passes']:.0f}) | {row['seconds']:.0f} |"
+            )
+
+
+def main() -> None:
+    """Read the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", action="append", choices=list(NETWORKS), help="only this network (repeatable)")
+    parser.add_argument("--widths", action="append", help="weights/feature maps, such as 6/6 (repeatable)")
+    parser.add_argument("--objective", default="top1", help="what is tuned for (default: top1)")
+    parser.add_argument("--images", type=int, help="tuning images (default: 1000, ImageNet sample 200)")
+    parser.add_argument("--held-out", type=int, help="judge on at most so many held-out images")
+    parser.add_argument("--seed", type=int, default=0, help="chooses the tuning images and the screening order")
+    parser.add_argument("--naive", action="store_true", help="time a naive loop beside the search on a few layers")
+    parser.add_argument("--visits", type=int, default=6, help="layers for --naive")
+    parser.add_argument("--tables", action="store_true", help="print the tables of what is there and stop")
+    args = parser.parse_args()
+    if args.naive:
+        record = naive(
+            Bench(NETWORKS["resnet20"], args.images or 1000, 128, 0), (args.widths or ["4/4"])[0], args.visits
+        )
+        (RESULTS.parent / "backward_forward_cost.json").write_text(json.dumps(record, indent=1) + "\n")
+        return
+    keys = ("network", "widths", "objective", "seed", "tuning_images")
+    if not args.tables:
+        for name in args.network or list(IMAGES):
+            count = args.images or IMAGES.get(name, 200)
+            done = {tuple(row[key] for key in keys) for row in read_results()}
+            todo = [w for w in args.widths or WIDTHS if (name, w, args.objective, args.seed, count) not in done]
+            bench = Bench(NETWORKS[name], count, args.held_out, args.seed) if todo else None
+            for widths in todo:
+                # The ImageNet sample has fewer tuning images than classes.
+                config = tune.TuneConfig(objective=args.objective, seed=args.seed, allow_few_images=True)
+                row = cell(bench, NETWORKS[name], widths, config)
+                with RESULTS.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+    tables()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,369 @@
+"""Backward-forward tuning: coordinate search over steps and fractional lengths on the network's own metric.
+
+Kim et al., arXiv 1810.13329, 2018. A first sweep goes backward, from the last quantized feature map to the first, a
+second one forward, and so on. On each visit every candidate changes one step or fractional length, all else staying
+where it is; the best on the metric wins, ties by the smaller loss, then by the smaller change. What comes before the
+layer is the same for all its candidates: it is run once, and only the rest of the network runs for each.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ggdjax._errors import DataError, GgdjaxError
+from ggdjax.tune import checkpoint as checkpoints
+from ggdjax.tune.candidates import Candidate, candidates_of
+from ggdjax.tune.checkpoint import SearchState
+from ggdjax.tune.config import TuneConfig
+from ggdjax.tune.history import Decision, History
+from ggdjax.tune.objectives import check_objective, score_and_loss
+from ggdjax.tune.prefix import Prefix
+from ggdjax.tune.segments import AXES, Segments, strong
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from jax.typing import ArrayLike
+    from jaxtyping import Float, Int
+
+    from ggdjax.quantization import QuantizedNetwork, QuantParams
+
+#: Share of the candidates that a screening round keeps.
+_KEPT = 1 / 3
+#: Scores and losses that differ by less than this share are equal: float32 sums of other shapes differ by less.
+_EQUAL = 1e-6
+#: Rows that run at once, where memory allows: an eighth of the images, as many as the first screening round has, within
+#: these limits. Fewer leave a processor idle, more run empty in small groups of candidates.
+_LEAST_ROWS, _MOST_ROWS = 64, 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a search will cost at most."""
+
+    visits: int
+    candidates: int
+    """Candidates of all visits of one sweep."""
+    evaluations: int
+    """Image and candidate pairs."""
+    float_passes: float
+    """Passes of the whole network over the tuning images."""
+
+
+def plan(q: QuantizedNetwork, images: int, config: TuneConfig | None = None) -> Plan:
+    """Return what `backward_forward` will cost at most for so many tuning images.
+
+    Raises:
+        GgdjaxError: a layer in the config does not exist.
+    """
+    config = TuneConfig() if config is None else config
+    segments = Segments(q.network, 1, _local_mesh())
+    chosen = _chosen(segments, config)
+    rounds = _rounds(images, config)
+    counts = [len(candidates_of(segments.units[i], q.params, config)) for i in chosen]
+    pairs = [_pairs(count, rounds) for count in counts]
+    share = segments.suffix_share
+    return Plan(
+        visits=len(chosen) * config.sweeps,
+        candidates=sum(counts),
+        evaluations=sum(pairs) * config.sweeps,
+        float_passes=config.sweeps * sum(n * float(share[i]) for n, i in zip(pairs, chosen, strict=True)) / images,
+    )
+
+
+def backward_forward(
+    q: QuantizedNetwork,
+    images: Float[ArrayLike, "image ..."],
+    labels: Int[ArrayLike, " image"] | None = None,
+    config: TuneConfig | None = None,
+    *,
+    checkpoint: Path | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
+    mesh: Mesh | None = None,
+) -> QuantizedNetwork:
+    """Return a copy with tuned steps and fractional lengths, never worse than ``q`` on the objective and images.
+
+    The result does not depend on how many rows run at once, on the mesh, nor on the number of processes (under
+    `jax.distributed` every process calls this with the same arguments and takes a share of the images).
+
+    Args:
+        q: the quantized network to start from.
+        images: tuning images in the layout of the model's own input, disjoint from those that will judge the result;
+            anything that slices like a NumPy array, such as a memory map.
+        labels: class indices; None for objectives that need none.
+        config: objective, candidates, budget; the defaults of `TuneConfig` where None.
+        checkpoint: file that is written after every visit and, where it exists, gone on from.
+        progress: called after every visit with visits done, visits in all and the mean score.
+        mesh: devices with the axes ``candidate`` and ``data``; None: all devices of this process.
+
+    Returns:
+        The tuned network; its ``history`` is a `History`.
+
+    Raises:
+        DataError: labels that the objective needs are missing, out of range or of one class only; no images.
+        GgdjaxError: an unknown objective or layer, a budget too small for a single visit, or a checkpoint of another
+            run.
+    """
+    config = TuneConfig() if config is None else config
+    if len(images) == 0:
+        raise DataError("no images to tune on: `images` is empty")
+    labels = None if labels is None else np.asarray(labels)
+    check_objective(
+        config.objective, labels, len(images), int(q.network.output_shape[-1] or 0), few=config.allow_few_images
+    )
+    q.network.check_input(images[:1])
+    return _Search(q, images, labels, config, mesh or _local_mesh()).run(checkpoint, progress)
+
+
+class _Search:
+    """One search: its images, its compiled segments and its state."""
+
+    def __init__(self, q: QuantizedNetwork, images, labels, config: TuneConfig, mesh: Mesh) -> None:
+        self.q, self.config, self.mesh = q, config, mesh
+        if tuple(mesh.axis_names) != AXES:
+            raise GgdjaxError(f"`mesh` has axes {tuple(mesh.axis_names)}; expected {AXES}")
+        self.images, self.labels = images, labels
+        self.order = np.random.default_rng(config.seed).permutation(len(images))
+        self.rounds = _rounds(len(images), config)
+        rows = _rows(q, config, len(images), mesh.size)
+        self.blocks = [(low, min(low + rows, end)) for start, end in self.rounds for low in range(start, end, rows)]
+        self.segments = Segments(q.network, rows, mesh)
+        self.prefix = Prefix(self.segments, _Ordered(images, self.order), self.blocks, config.memory_bytes)
+        self.targets = np.zeros(len(images), np.int32) if labels is None else labels[self.order].astype(np.int32)
+        self.reference = self._reference()
+
+    def run(self, path: Path | None, progress: Callable[[int, int, float], None] | None) -> QuantizedNetwork:
+        config, units = self.config, _chosen(self.segments, self.config)
+        mark = checkpoints.fingerprint(self.q, self.images, self.labels, config) if path else ""
+        state = checkpoints.load(path, mark) if path else None
+        present = self._present(strong(self.q.params))
+        start_score, start_loss = (float(np.mean(v, dtype=np.float64)) for v in present)
+        if state is None:
+            state = SearchState(params=strong(self.q.params), score=present[0], loss=present[1], decisions=[])
+        total, spent, finished = len(units) * config.sweeps, sum(d.float_passes for d in state.decisions), True
+        counts = []
+        while state.visits < total:
+            sweep, at = divmod(state.visits, len(units))
+            if at == 0:
+                if sweep and not state.changed:
+                    break
+                state.changed = False
+            backward = sweep % 2 == 0
+            unit = units[-1 - at] if backward else units[at]
+            candidates = candidates_of(self.segments.units[unit], state.params, config)
+            counts.append(len(candidates))
+            expected = _pairs(len(candidates), self.rounds) * self.segments.suffix_share[unit] / len(self.images)
+            if config.max_float_passes is not None and spent + expected > config.max_float_passes:
+                if not state.decisions:
+                    raise GgdjaxError(
+                        f"`max_float_passes` is {config.max_float_passes:g}; the first visit alone takes {expected:.1f}"
+                    )
+                finished = False
+                break
+            if backward and (at == 0 or self.prefix.is_empty):
+                self.prefix.keep_all(self.q, state.params)
+            elif not backward:
+                self.prefix.advance(unit, self.q, state.params)
+            decision = self._visit(sweep, unit, candidates, state)
+            state.decisions.append(decision)
+            state.visits += 1
+            spent += decision.float_passes
+            if path and jax.process_index() == 0:
+                checkpoints.save(path, state, mark)
+            if progress:
+                progress(state.visits, total, decision.score)
+        history = History(
+            objective=config.objective,
+            images=len(self.images),
+            start_score=start_score,
+            start_loss=start_loss,
+            decisions=tuple(state.decisions),
+            candidates=round(float(np.mean(counts))) if counts else 0,
+            compile_seconds=self.segments.compile_seconds,
+            finished=finished,
+        )
+        return self.q.with_params(state.params, history=history)
+
+    def _visit(self, sweep: int, unit: int, candidates: list[Candidate], state: SearchState) -> Decision:
+        """Choose the best of the candidates and the present values; change the state."""
+        begin, rows_before = time.perf_counter(), self.prefix.rows_run
+        tensor, images = self.segments.units[unit].tensor, len(self.images)
+        score, loss = (np.zeros((len(candidates), images), np.float32) for _ in range(2))
+        active, evaluations, rows = list(range(len(candidates))), 0, 0
+        for k, (low, high) in enumerate(self.rounds):
+            rows += self._evaluate(unit, candidates, active, (low, high), state.params, score, loss)
+            evaluations += len(active) * (high - low)
+            if k + 1 < len(self.rounds):
+                active = _best_third(active, candidates, score[:, :high], loss[:, :high])
+        best = _winner(active, candidates, score, loss, state)
+        change = ""
+        if best is not None:
+            change = candidates[best].describe()
+            state.params = strong(candidates[best].apply(state.params, tensor))
+            state.score, state.loss, state.changed = score[best], loss[best], True
+            self.prefix.forget_after(unit)
+        work = rows * float(self.segments.suffix_share[unit]) + self.prefix.rows_run - rows_before
+        return Decision(
+            sweep=sweep,
+            tensor=tensor,
+            change=change,
+            score=float(np.mean(state.score, dtype=np.float64)),
+            loss=float(np.mean(state.loss, dtype=np.float64)),
+            evaluations=evaluations,
+            float_passes=work / images,
+            seconds=time.perf_counter() - begin,
+        )
+
+    def _evaluate(self, unit, candidates, active, span, params: QuantParams, score, loss) -> int:
+        """Fill in the scores of the active candidates on the images of a round; return the rows that ran."""
+        tensor, rows = self.segments.units[unit].tensor, 0
+        groups: dict[tuple, list[int]] = {}
+        for index in active:
+            groups.setdefault((candidates[index].weights, candidates[index].biases), []).append(index)
+        for block, (low, high) in enumerate(self.blocks):
+            if low < span[0] or low >= span[1] or block % jax.process_count() != jax.process_index():
+                continue
+            before = self.prefix.state(unit, block, self.q, params)
+            for members in groups.values():
+                changed = candidates[members[0]].fixed_point(params)
+                which, image = (v.ravel() for v in np.meshgrid(members, np.arange(high - low), indexing="ij"))
+                for start in range(0, which.size, self.segments.rows):
+                    some = slice(start, start + self.segments.rows)
+                    factor = np.asarray([candidates[c].factor for c in which[some]], np.float32)
+                    s, v = self._run_rows(unit, changed, before, tensor, factor, image[some], low)
+                    score[which[some], low + image[some]] = s
+                    loss[which[some], low + image[some]] = v
+                    rows += self.segments.rows
+        score[:, slice(*span)], loss[:, slice(*span)] = _over_processes(score, span), _over_processes(loss, span)
+        return rows
+
+    def _run_rows(self, unit, params, before, tensor, factor, image, low) -> tuple[np.ndarray, np.ndarray]:
+        """Run the rest of the network for rows of (image of the block, factor); return their scores and losses."""
+        count, short = image.size, self.segments.rows - image.size
+        index = np.concatenate([image, np.zeros(short, image.dtype)]).astype(np.int32)
+        factor = np.concatenate([factor, np.ones(short, np.float32)])
+        state = self.segments.take(before, index)
+        logits = self.segments.logits(unit, self.q, params, state, (tensor, jnp.asarray(factor)))
+        found = score_and_loss(
+            logits, self.targets[low + index], self.reference[low + index], objective=self.config.objective
+        )
+        score, loss = jax.device_get(found)
+        return score[:count], loss[:count]
+
+    def _present(self, params: QuantParams) -> tuple[np.ndarray, np.ndarray]:
+        """Return score and loss of every image under ``params``."""
+        score, loss = (np.zeros((1, len(self.images)), np.float32) for _ in range(2))
+        whole = (0, len(self.images))
+        self._evaluate(0, [Candidate()], [0], whole, params, score, loss)
+        return score[0], loss[0]
+
+    def _reference(self) -> Float[np.ndarray, "image class"]:
+        """Return the float network's logits where the objective compares with them."""
+        if self.config.objective in ("top1", "top5", "cross_entropy"):
+            return np.zeros((len(self.images), 1), np.float32)
+        found = []
+        for low, high in self.blocks:
+            x = np.asarray(self.prefix.images[low:high], np.float32)
+            padded = np.concatenate([x, np.repeat(x[:1], self.segments.rows - len(x), axis=0)])
+            found.append(np.asarray(self.q.network(padded)).reshape(self.segments.rows, -1)[: len(x)])
+        return np.concatenate(found)
+
+
+class _Ordered:
+    """Images in the order of the search, read when they are sliced."""
+
+    def __init__(self, images, order: np.ndarray) -> None:
+        self._images, self._order = images, order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        # Sorted, as memory maps and archives like it; put back in order afterwards.
+        wanted = self._order[part]
+        ascending = np.sort(wanted)
+        return np.asarray(self._images[ascending])[np.searchsorted(ascending, wanted)]
+
+
+def _winner(active, candidates, score, loss, state: SearchState) -> int | None:
+    """Return the index of the candidate that wins, or None where the present values stay."""
+    options = [None, *active]
+    scores = np.asarray([v.sum(dtype=np.float64) for v in (state.score, *(score[i] for i in active))])
+    losses = np.asarray([v.sum(dtype=np.float64) for v in (state.loss, *(loss[i] for i in active))])
+    far = np.asarray([0.0, *(candidates[i].distance for i in active)])
+    best = scores >= scores.max() - _EQUAL * max(abs(scores.max()), 1.0)
+    least = losses[best].min()
+    best &= losses <= least + _EQUAL * max(abs(least), 1e-6)
+    return options[int(np.argmin(np.where(best, far, np.inf)))]
+
+
+def _best_third(active, candidates, score, loss) -> list[int]:
+    """Return the candidates that a screening round keeps, in their order."""
+    keys = [(-score[i].sum(dtype=np.float64), loss[i].sum(dtype=np.float64), candidates[i].distance, i) for i in active]
+    kept = sorted(keys)[: max(1, round(len(active) * _KEPT))]
+    return sorted(key[-1] for key in kept)
+
+
+def _rounds(images: int, config: TuneConfig) -> list[tuple[int, int]]:
+    """Return the image ranges of the screening rounds and of the last one; none is empty."""
+    ends = [*sorted({round(share * images) for share in config.screening} - {0, images}), images]
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def _pairs(candidates: int, rounds: list[tuple[int, int]]) -> int:
+    """Return the image and candidate pairs of one visit."""
+    pairs = 0
+    for low, high in rounds:
+        pairs += candidates * (high - low)
+        candidates = max(1, round(candidates * _KEPT)) if candidates else 0
+    return pairs
+
+
+def _chosen(segments: Segments, config: TuneConfig) -> list[int]:
+    """Return the units that are tuned."""
+    if not config.layers:
+        return list(range(len(segments.units)))
+    names = {name: i for i, unit in enumerate(segments.units) for name in (unit.tensor, *unit.readers)}
+    for layer in config.layers:
+        if layer not in names:
+            near = difflib.get_close_matches(layer, names, n=3, cutoff=0.3)
+            raise GgdjaxError(f"`layers` names {layer!r}, which the network lacks; near: {', '.join(near) or 'none'}")
+    return sorted({names[layer] for layer in config.layers})
+
+
+def _rows(q: QuantizedNetwork, config: TuneConfig, images: int, devices: int) -> int:
+    """Return how many rows run at once: a multiple of the devices."""
+    rows = config.rows
+    if rows is None:
+        graph = q.network.graph
+        # A node's inputs, its output, and as much again for what the compiler lays out between them.
+        peak = max(
+            8 * sum(int(np.prod(graph.shape(t)[1:])) for t in (*node.inputs, node.output)) for node in graph.nodes
+        )
+        rows = min(max(_LEAST_ROWS, images // 8), _MOST_ROWS, max(1, config.memory_bytes // peak))
+    return max(1, rows // devices) * devices
+
+
+def _local_mesh() -> Mesh:
+    return Mesh(np.asarray(jax.local_devices()).reshape(1, -1), AXES)
+
+
+def _over_processes(values: np.ndarray, span: tuple[int, int]) -> np.ndarray:
+    """Return the sum over processes, each of which filled in the images of its own blocks."""
+    own = values[:, slice(*span)]
+    if jax.process_count() == 1:
+        return own
+    devices = np.asarray([next(d for d in jax.devices() if d.process_index == p) for p in range(jax.process_count())])
+    mesh = Mesh(devices, ("process",))
+    parts = jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("process")), own[None])
+    total = jax.jit(lambda x: x.sum(0), out_shardings=NamedSharding(mesh, PartitionSpec()))(parts)
+    return np.asarray(total.addressable_data(0))

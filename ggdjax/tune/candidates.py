@@ -1,0 +1,70 @@
+"""The candidates of one unit: changes to the step of a feature map and the fractional lengths of its readers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ggdjax.quantization import FixedPoint, QuantParams
+
+if TYPE_CHECKING:
+    from ggdjax.tune.config import TuneConfig
+    from ggdjax.tune.segments import Unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """``step → factor · step``; fractional lengths of the named weights and biases plus an offset."""
+
+    factor: float = 1.0
+    weights: tuple[tuple[str, int], ...] = ()
+    biases: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def distance(self) -> float:
+        """How far it is from the present values, in octaves."""
+        return abs(math.log2(self.factor)) + sum(abs(offset) for _, offset in (*self.weights, *self.biases))
+
+    def describe(self) -> str:
+        """Return the change in words; empty for none."""
+        parts = [f"step × {self.factor:.4g}"] if self.factor != 1.0 else []
+        for what, offsets in (("weights", self.weights), ("bias", self.biases)):
+            parts += [f"{what} of {name}: F {'+' if offset > 0 else '−'} {abs(offset)}" for name, offset in offsets]
+        return ", ".join(parts)
+
+    def fixed_point(self, params: QuantParams) -> QuantParams:
+        """Return the parameters with the fractional lengths changed, the step left as it is."""
+        return replace(
+            params,
+            weights=_shifted(params.weights, self.weights),
+            biases=_shifted(params.biases, self.biases),
+        )
+
+    def apply(self, params: QuantParams, tensor: str) -> QuantParams:
+        """Return the parameters with the whole change."""
+        quantizer = params.activations[tensor]
+        changed = replace(quantizer, step=quantizer.step * self.factor)
+        return replace(self.fixed_point(params), activations={**params.activations, tensor: changed})
+
+
+def _shifted(quantizers: dict, offsets: tuple[tuple[str, int], ...]) -> dict:
+    changed = {
+        name: replace(quantizers[name], frac_bits=quantizers[name].frac_bits + offset) for name, offset in offsets
+    }
+    return {**quantizers, **changed}
+
+
+def candidates_of(unit: Unit, params: QuantParams, config: TuneConfig) -> list[Candidate]:
+    """Return every candidate but the present values; those with equal fractional lengths stand together."""
+    factors = [f for f in config.factors if f != 1.0]
+    found = [Candidate(factor=f) for f in factors]
+    for room in ("weights", "biases"):
+        for name in unit.readers:
+            if not isinstance(getattr(params, room).get(name), FixedPoint):
+                continue  # no bias, or a free step
+            for offset in config.frac_bits_offsets:
+                if offset:
+                    steps = [1.0, *factors] if config.joint and room == "weights" else [1.0]
+                    found += [Candidate(factor=f, **{room: ((name, offset),)}) for f in steps]
+    return found

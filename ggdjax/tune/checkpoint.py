@@ -1,0 +1,103 @@
+"""The state of a tuning run on disk: written whole after every decision, refused where it belongs to another run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ggdjax._errors import GgdjaxError
+from ggdjax.quantization import QuantParams
+from ggdjax.tune.history import Decision
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ggdjax.quantization import QuantizedNetwork
+    from ggdjax.tune.config import TuneConfig
+
+_FORMAT = "ggdjax tuning checkpoint, version 1"
+
+
+@dataclass(kw_only=True)
+class SearchState:
+    """Where a search stands; all it needs to go on."""
+
+    params: QuantParams
+    score: np.ndarray
+    """Score of each image under the present parameters."""
+    loss: np.ndarray
+    decisions: list[Decision]
+    visits: int = 0
+    """Visits done, over all sweeps."""
+    changed: bool = False
+    """Did the present sweep change anything?"""
+
+
+def fingerprint(q: QuantizedNetwork, images: np.ndarray, labels: np.ndarray | None, config: TuneConfig) -> str:
+    """Return what tells one tuning run from another: network, parameters, images, labels and settings."""
+    digest = hashlib.sha256()
+    digest.update(repr((q.network.graph.nodes, config.objective, _result_settings(config))).encode())
+    for arrays in (q.float_params, q.params.to_arrays()):
+        for key in sorted(arrays):
+            digest.update(key.encode() + np.ascontiguousarray(arrays[key]).tobytes())
+    for part in range(0, len(images), 256):
+        digest.update(np.ascontiguousarray(images[part : part + 256]).tobytes())
+    digest.update(b"" if labels is None else np.asarray(labels, np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def _result_settings(config: TuneConfig) -> dict:
+    """Return the settings that change the result; how much runs at once does not, nor where the search ends."""
+    free = {"memory_bytes", "rows", "max_float_passes", "sweeps"}
+    return {name: value for name, value in vars(config).items() if name not in free}
+
+
+def save(path: Path, state: SearchState, mark: str) -> None:
+    """Write the state; a reader sees the old one or the new one, never a part."""
+    from safetensors.numpy import save_file
+
+    record = {"visits": state.visits, "changed": state.changed, "decisions": [vars(d) for d in state.decisions]}
+    metadata = {"format": _FORMAT, "fingerprint": mark, "record": json.dumps(record)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    save_file({**state.params.to_arrays(), "score": state.score, "loss": state.loss}, part, metadata=metadata)
+    os.replace(part, path)
+
+
+def load(path: Path, mark: str) -> SearchState | None:
+    """Read the state, or None where there is none yet.
+
+    Raises:
+        GgdjaxError: the file is damaged, or belongs to another network, other images or other settings.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise GgdjaxError(f"`checkpoint` {path} cannot be read ({error}): remove it to start anew") from None
+    if metadata.get("format") != _FORMAT:
+        raise GgdjaxError(f"`checkpoint` {path} is no {_FORMAT}: name another file")
+    if metadata["fingerprint"] != mark:
+        raise GgdjaxError(
+            f"`checkpoint` {path} belongs to another network, other images or other settings: remove it or name another"
+        )
+    record = json.loads(metadata["record"])
+    score, loss = arrays.pop("score"), arrays.pop("loss")
+    return SearchState(
+        params=QuantParams.from_arrays(arrays),
+        score=score,
+        loss=loss,
+        decisions=[Decision(**decision) for decision in record["decisions"]],
+        visits=record["visits"],
+        changed=record["changed"],
+    )

@@ -1,0 +1,74 @@
+"""What tuning maximises: one score per image, and a loss that breaks ties."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ggdjax._errors import DataError, GgdjaxError
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
+
+#: Objective -> does it need labels?
+OBJECTIVES = {"top1": True, "top5": True, "cross_entropy": True, "agreement": False, "kl": False, "sqnr": False}
+
+
+@partial(jax.jit, static_argnames="objective")
+def score_and_loss(
+    logits: Float[Array, "row class"],
+    labels: Int[Array, " row"],
+    reference: Float[Array, "row class"],
+    *,
+    objective: str,
+) -> tuple[Float[Array, " row"], Float[Array, " row"]]:
+    """Return what to maximise, and what to minimise among equals, per row.
+
+    ``top1``, ``top5``: 1 where the label is among the largest logits; ties by cross-entropy. ``cross_entropy``: minus
+    it. ``agreement``: 1 where the largest logit is the float network's; ties by KL(float ‖ quantized). ``kl``: minus
+    that. ``sqnr``: minus the squared error of the logits, whose sum orders candidates as their SQNR does.
+    """
+    if objective in ("top1", "top5", "cross_entropy"):
+        own = jnp.take_along_axis(logits, labels[:, None], axis=1)
+        loss = jax.nn.logsumexp(logits, axis=1) - own[:, 0]
+        if objective == "cross_entropy":
+            return -loss, loss
+        classes = jnp.arange(logits.shape[1], dtype=labels.dtype)[None]
+        ahead = (logits > own) | ((logits == own) & (classes < labels[:, None]))
+        rank = ahead.sum(axis=1)
+        return (rank < (1 if objective == "top1" else 5)).astype(jnp.float32), loss
+    if objective == "sqnr":
+        loss = jnp.square(logits - reference).sum(axis=1)
+        return -loss, loss
+    log_p, log_q = (jax.nn.log_softmax(x, axis=1) for x in (reference, logits))
+    loss = (jnp.exp(log_p) * (log_p - log_q)).sum(axis=1)
+    if objective == "kl":
+        return -loss, loss
+    return (logits.argmax(axis=1) == reference.argmax(axis=1)).astype(jnp.float32), loss
+
+
+def check_objective(objective: str, labels: np.ndarray | None, images: int, classes: int, *, few: bool) -> None:
+    """Raise where the objective is unknown, or cannot be judged on these labels."""
+    if objective not in OBJECTIVES:
+        raise GgdjaxError(f"`objective` is {objective!r}; expected one of {', '.join(OBJECTIVES)}")
+    if not OBJECTIVES[objective]:
+        return
+    if labels is None:
+        free = ", ".join(name for name, needed in OBJECTIVES.items() if not needed)
+        raise DataError(f"`labels` are missing: objective {objective!r} needs them; without labels take {free}")
+    labels = np.asarray(labels)
+    if labels.shape != (images,):
+        raise DataError(f"`labels` have shape {labels.shape}; expected ({images},), one per image")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise DataError(f"`labels` lie in [{labels.min()}, {labels.max()}], outside the network's {classes} classes")
+    if labels.min() == labels.max():
+        raise DataError(f"`labels` are all {labels[0]}: objective {objective!r} cannot be judged on a single class")
+    if images < classes and not few:
+        raise DataError(
+            f"{images} tuning images for {classes} classes: give at least one per class, tune for 'kl', or set "
+            "`allow_few_images`"
+        )

@@ -1,0 +1,50 @@
+"""Honest statistics of a change: the paired test of two networks on the same images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ggdjax._errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedTest:
+    """McNemar's exact test (1947): only images on which the two disagree tell anything."""
+
+    gained: int
+    """Images that only the second classifies correctly."""
+    lost: int
+    """Images that only the first classifies correctly."""
+    p_value: float
+    """Probability, were both equally good, of a split at least as uneven as ``gained`` : ``lost``; two-sided."""
+
+
+def mcnemar(before: ArrayLike, after: ArrayLike) -> PairedTest:
+    """Compare two networks by which images each classifies correctly.
+
+    Args:
+        before: booleans, one per image.
+        after: booleans for the same images in the same order.
+
+    Raises:
+        DataError: the two do not have the same shape.
+    """
+    first, second = np.asarray(before, bool), np.asarray(after, bool)
+    if first.shape != second.shape or first.ndim != 1:
+        raise DataError(
+            f"`before` has shape {first.shape}, `after` {second.shape}; expected one value per image in both"
+        )
+    gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    n, few = gained + lost, min(gained, lost)
+    tail = math.fsum(
+        math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2.0))
+        for k in range(few + 1)
+    )
+    return PairedTest(gained=gained, lost=lost, p_value=min(1.0, 2.0 * tail))

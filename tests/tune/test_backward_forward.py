@@ -1,0 +1,184 @@
+"""Backward-forward tuning: never worse, the same for any batch, mesh and interruption, and cheaper than a naive loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from tiny import tiny_quantized
+
+from ggdjax import quantization, tune
+from ggdjax._errors import DataError, GgdjaxError
+from ggdjax.tune.segments import AXES, Segments, strong
+
+#: Few factors and small batches: the search is the same, only shorter.
+CONFIG = tune.TuneConfig(factors=(0.6, 0.8, 1.0, 1.25), screening=(0.25,), rows=32, allow_few_images=True)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return tiny_quantized()
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny):
+    return tune.backward_forward(*tiny, CONFIG)
+
+
+def params_of(q):
+    return {key: np.asarray(value) for key, value in q.params.to_arrays().items()}
+
+
+def assert_same(a, b):
+    first, second = params_of(a), params_of(b)
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        np.testing.assert_array_equal(value, second[key], err_msg=key)
+    assert [(d.tensor, d.change) for d in a.history.decisions] == [(d.tensor, d.change) for d in b.history.decisions]
+
+
+def test_is_better_on_its_own_objective(tiny, tuned):
+    q, images, labels = tiny
+    history = tuned.history
+    assert history.score > history.start_score
+    before, after = (quantization.accuracy(n, [(images, labels)]).top1 for n in (q, tuned))
+    np.testing.assert_allclose([before, after], [history.start_score, history.score], atol=1e-6)
+    scores = [history.start_score, *(d.score for d in history.decisions)]
+    assert all(b >= a for a, b in zip(scores, scores[1:], strict=False))
+    assert [d.tensor for d in history.decisions][:3] == [f.tensor for f in q.network.graph.feature_maps()][:-4:-1]
+    assert history.to_dict() == tune.History.from_dict(json.loads(json.dumps(history.to_dict()))).to_dict()
+
+
+def test_does_not_depend_on_rows_or_memory(tiny, tuned):
+    q, images, labels = tiny
+    assert_same(tuned, tune.backward_forward(q, images, labels, replace(CONFIG, rows=48, memory_bytes=1)))
+
+
+def test_segments_compute_the_whole_network(tiny):
+    q, images, _ = tiny
+    mesh = Mesh(np.asarray(jax.local_devices()[:1]).reshape(1, 1), AXES)
+    segments = Segments(q.network, 32, mesh)
+    params = strong(q.params)
+    state = segments.head(q, params, segments.place(images[:32]))
+    logits = segments.logits(0, q, params, state)
+    np.testing.assert_allclose(logits, q(images[:32]), rtol=1e-4, atol=1e-4)
+
+
+def test_resumes_to_the_same_result(tiny, tuned, tmp_path):
+    q, images, labels = tiny
+    path = tmp_path / "tune.safetensors"
+
+    class Killed(Exception):
+        pass
+
+    for visits in (1, 3):
+
+        def stop(done, total, score, visits=visits):
+            if done == visits:
+                raise Killed
+
+        with pytest.raises(Killed):
+            tune.backward_forward(q, images, labels, CONFIG, checkpoint=path, progress=stop)
+    assert_same(tuned, tune.backward_forward(q, images, labels, CONFIG, checkpoint=path))
+    with pytest.raises(GgdjaxError, match="belongs to another network"):
+        tune.backward_forward(q, images, labels, replace(CONFIG, seed=5), checkpoint=path)
+    path.write_bytes(b"no safetensors file")
+    with pytest.raises(GgdjaxError, match="cannot be read"):
+        tune.backward_forward(q, images, labels, CONFIG, checkpoint=path)
+
+
+def test_costs_less_than_a_naive_loop(tiny, tuned):
+    history = tuned.history
+    planned = tune.plan(tiny[0], len(tiny[1]), CONFIG)
+    assert history.compile_seconds > 0
+    assert sum(d.evaluations for d in history.decisions) <= planned.evaluations
+    assert planned.float_passes < 0.7 * history.naive_float_passes
+
+
+@pytest.mark.parametrize("objective", ["top5", "cross_entropy", "agreement", "kl", "sqnr"])
+def test_objectives(tiny, objective):
+    q, images, labels = tiny
+    last = q.network.graph.feature_maps()[-1]
+    config = replace(CONFIG, objective=objective, layers=(last.readers[0],), sweeps=1)
+    history = tune.backward_forward(
+        q, images, labels if objective in ("top5", "cross_entropy") else None, config
+    ).history
+    assert len(history.decisions) == 1
+    assert history.decisions[0].tensor == last.tensor
+    assert history.score >= history.start_score
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"objective": "top2"}, "`objective` is 'top2'"),
+        ({"layers": ("con1",)}, "`layers` names 'con1'"),
+        ({"max_float_passes": 1e-3}, "the first visit alone takes"),
+        ({"factors": ()}, "`factors` must be positive"),
+        ({"sweeps": 0}, "`sweeps` must be at least 1"),
+        ({"screening": (0.5, 0.2)}, "`screening` must be rising"),
+    ],
+)
+def test_bad_settings(tiny, change, message):
+    q, images, labels = tiny
+    with pytest.raises(GgdjaxError, match=message):
+        tune.backward_forward(q, images, labels, replace(CONFIG, **change))
+
+
+def test_bad_labels(tiny):
+    q, images, labels = tiny
+    for wrong, message in (
+        (None, "`labels` are missing"),
+        (labels[:-1], "expected .*, one per image"),
+        (np.zeros_like(labels), "cannot be judged on a single class"),
+        (labels + 90, "outside the network's 10 classes"),
+    ):
+        with pytest.raises(DataError, match=message):
+            tune.backward_forward(q, images, wrong, CONFIG)
+    with pytest.raises(DataError, match="3 tuning images for 10 classes"):
+        tune.backward_forward(q, images[:3], labels[:3], replace(CONFIG, allow_few_images=False))
+
+
+def test_mcnemar_is_the_exact_binomial_test():
+    before, after = np.zeros(12, bool), np.zeros(12, bool)
+    after[:9], before[9] = True, True
+    test = tune.mcnemar(before, after)
+    assert (test.gained, test.lost) == (9, 1)
+    np.testing.assert_allclose(test.p_value, 2 * 11 / 2**10)
+    assert tune.mcnemar(before, before).p_value == 1.0
+
+
+@pytest.mark.parametrize("how", ["devices", "processes"])
+def test_same_result_on_many_devices_and_processes(tuned, tmp_path, how):
+    """Eight simulated devices in one process; two processes of one device each."""
+    script = os.path.join(os.path.dirname(__file__), "tune_elsewhere.py")
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
+    out = tmp_path / "params.npz"
+    if how == "devices":
+        env["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+        ranks = [("0", "1")]
+    else:
+        ranks = [("0", "2"), ("1", "2")]
+    runs = [
+        subprocess.Popen(
+            [sys.executable, script, str(out), *rank],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in ranks
+    ]
+    for run in runs:
+        text, _ = run.communicate(timeout=300)
+        assert run.returncode == 0, text
+    with np.load(out) as other:
+        for key, value in params_of(tuned).items():
+            np.testing.assert_array_equal(value, other[key], err_msg=key)

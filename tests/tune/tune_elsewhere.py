@@ -1,0 +1,28 @@
+"""Run the search of the tests with other devices or processes: tune_elsewhere.py OUT RANK RANKS."""
+
+from __future__ import annotations
+
+import sys
+
+import jax
+import numpy as np
+
+
+def main() -> None:
+    """Tune and let the first process write the parameters."""
+    out, rank, ranks = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    if ranks > 1:
+        jax.distributed.initialize("localhost:39471", num_processes=ranks, process_id=rank)
+    from test_backward_forward import CONFIG
+    from tiny import tiny_quantized
+
+    from ggdjax import tune
+
+    q, images, labels = tiny_quantized()
+    tuned = tune.backward_forward(q, images, labels, CONFIG)
+    if rank == 0:
+        np.savez(out, **tuned.params.to_arrays())
+
+
+if __name__ == "__main__":
+    main()
