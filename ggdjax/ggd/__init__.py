@@ -20,6 +20,7 @@ _PUBLIC = {
     # the data and the fit
     "Histogram": "histogram",
     "histogram_counts": "histogram",
+    "Counter": "counting",
     "Bins": "bins",
     "Saturation": "saturation",
     "split_saturation": "saturation",

@@ -21,20 +21,12 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.ggd.bins import Bins, compress_side, on_device
+from ggdjax.ggd.counting import BINS, Counter
 
 Side = Literal["positive", "negative", "magnitude"]
 
-BINS = 1 << 16
 #: Bins of one side, and the first of its bins that holds no finite value (exponent 255: infinities and NaNs).
 SIDE_BINS, FINITE_BINS = 1 << 15, 255 << 7
-#: float32 values per block on a CPU: the block's indices stay in the first two cache levels.
-_BLOCK = 8192
-#: Successive values go to alternating copies of the counts, so that a run of equal values (ReLU's zeros) is
-#: not one chain of dependent additions; the copies are added at the end.
-_COPIES = 2
-#: A copy holds the bins, then the zeros (both signs), then padding to a whole number of cache lines.
-_COPY = BINS + 256
-_TINY = float(np.finfo(np.float32).tiny)
 
 
 def is_concrete(x: Any) -> bool:
@@ -55,8 +47,7 @@ class Histogram:
         counts: values per bin; bins ``[0, 32768)`` are positive, the rest negative; ±0 is in none of them.
             int32 from one pass (fewer than 2³¹ values); int64 once concrete histograms have been added.
         zeros: number of values equal to ±0, exactly.
-        minimum: smallest finite value, exactly; 0 where there is none. Below 1.2e-38 in magnitude (subnormal)
-            the outer edge of its bin, because XLA compares subnormal numbers as zeros.
+        minimum: smallest finite value, exactly; 0 where there is none.
         maximum: largest finite value, likewise.
     """
 
@@ -80,6 +71,12 @@ class Histogram:
             raise GgdjaxError(f"`x` has {x.size} values: count fewer than 2^31 at a time and add")
         parts = np.array_split(np.asarray(x).reshape(-1), x.size // 2**30 + 1)
         return sum((histogram_counts(jnp.asarray(part)) for part in parts), cls.empty())
+
+    @classmethod
+    def from_counter(cls, counter: Counter) -> Histogram:
+        """Return what a `Counter` has counted."""
+        counts, zeros, minimum, maximum = counter.read()
+        return cls(counts=counts, zeros=zeros, minimum=minimum, maximum=maximum)
 
     @classmethod
     def empty(cls, batch_shape: tuple[int, ...] = ()) -> Histogram:
@@ -295,56 +292,4 @@ def histogram_counts(x: Float[Array, "..."], axis: int | tuple[int, ...] | None 
 
 
 def _count_flat(x: Float[Array, " n"]) -> Histogram:
-    if x.size == 0:
-        none = jnp.zeros((), jnp.float32)
-        return Histogram(counts=jnp.zeros(BINS, jnp.int32), zeros=jnp.zeros((), jnp.int32), minimum=none, maximum=none)
-    # A CPU gains from blocks that stay in its cache; an accelerator wants one large scatter.
-    state = lax.platform_dependent(x, cpu=_count_in_blocks, default=_count_at_once)
-    copies, low, high = state
-    counts = copies.reshape(_COPIES, _COPY).sum(0)
-    # XLA treats subnormal numbers as zeros in comparisons: there the extremes come from the occupied bins.
-    low, high = jnp.where(jnp.isfinite(low), low, 0.0), jnp.where(jnp.isfinite(high), high, 0.0)
-    high = _subnormal_extreme(counts[:128], high < _TINY, high, sign=0)
-    low = _subnormal_extreme(counts[SIDE_BINS : SIDE_BINS + 128], low > -_TINY, low, sign=1 << 31)
-    return Histogram(counts=counts[:BINS], zeros=counts[BINS], minimum=low, maximum=high)
-
-
-def _subnormal_extreme(counts: Array, small: Array, value: Array, sign: int) -> Array:
-    occupied = jnp.where(counts > 0, jnp.arange(128, dtype=jnp.int32), -1).max()
-    edge = (occupied.astype(jnp.uint32) << 16) | jnp.uint32(0xFFFF | sign)
-    return jnp.where(small & (occupied >= 0), lax.bitcast_convert_type(edge, jnp.float32), value)
-
-
-def _start() -> tuple[Array, Array, Array]:
-    return jnp.zeros(_COPIES * _COPY, jnp.int32), jnp.float32(jnp.inf), jnp.float32(-jnp.inf)
-
-
-def _add_block(state: tuple[Array, Array, Array], x: Float[Array, " n"]) -> tuple[Array, Array, Array]:
-    counts, low, high = state
-    bits = lax.bitcast_convert_type(x, jnp.uint32)
-    index = jnp.where(bits << 1 == 0, jnp.uint32(BINS), bits >> 16)
-    index = index + jnp.arange(x.size, dtype=jnp.uint32) % _COPIES * _COPY
-    # `lax.scatter_add`, because `counts.at[]` would first look for negative indices.
-    numbers = lax.ScatterDimensionNumbers(
-        update_window_dims=(), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0,)
-    )
-    ones = jnp.ones(x.size, jnp.int32)
-    counts = lax.scatter_add(counts, index[:, None], ones, numbers, mode="promise_in_bounds")
-    finite = jnp.isfinite(x)
-    low = jnp.minimum(low, jnp.where(finite, x, jnp.inf).min())
-    high = jnp.maximum(high, jnp.where(finite, x, -jnp.inf).max())
-    return counts, low, high
-
-
-def _count_at_once(x: Float[Array, " n"]) -> tuple[Array, Array, Array]:
-    return _add_block(_start(), x)
-
-
-def _count_in_blocks(x: Float[Array, " n"]) -> tuple[Array, Array, Array]:
-    blocks, rest = divmod(x.size, _BLOCK)
-
-    def add(i: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        return _add_block(state, lax.dynamic_slice(x, (i * _BLOCK,), (_BLOCK,)))
-
-    state = lax.fori_loop(0, blocks, add, _start()) if blocks else _start()
-    return _add_block(state, x[blocks * _BLOCK :]) if rest else state
+    return Histogram.from_counter(Counter.empty().add(x))

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from ggdjax._errors import DataError
-from ggdjax.ggd import Histogram
+from ggdjax.ggd import Counter, Histogram
 from ggdjax.network import fold_batch_norm, run
 from ggdjax.quantization.numerics import Observe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from jaxtyping import Array, Float
 
@@ -60,31 +61,68 @@ def calibrate(
     """
     net = fold_batch_norm(net)
     names = tuple(feature_map.tensor for feature_map in net.graph.feature_maps())
-    totals: list[Histogram | None] = [None] * splits
+    # A bin of a counter holds fewer than 2^31 values: no more images than that before it is read.
+    limit = (2**31 - 1) // max(
+        (math.prod(size or 1 for size in net.graph.shape(name)[1:]) for name in names), default=1
+    )
+    parts = [_Part(names, limit) for _ in range(splits)]
     channels: dict[str, Histogram] | None = None
     images = 0
+    running: Any = ()
     for index, batch in enumerate(batches):
-        counted, by_channel = jax.device_get(_observe(net.graph, per_channel, net.params, batch))
-        _refuse_nonfinite(names, counted)
-        previous = totals[index % splits]
-        totals[index % splits] = counted if previous is None else previous + counted
+        # While this batch was decoded the one before was counted; never more than these two are held.
+        jax.block_until_ready(running)
+        part = parts[index % splits]
+        part.make_room(len(batch))
+        part.counters, by_channel = _observe(net.graph, per_channel, net.params, batch, part.counters)
         if per_channel:
+            by_channel = jax.device_get(by_channel)
             channels = by_channel if channels is None else {name: channels[name] + h for name, h in by_channel.items()}
         images += len(batch)
+        running = part.counters
     if not images:
         raise DataError("no images to calibrate on: `batches` is empty")
-    filled = [h for h in totals if h is not None]
-    return Calibration(names=names, splits=Histogram.stack(filled), images=images, channels=channels)
+    filled = [total for total in (part.total() for part in parts) if total is not None]
+    counted = Histogram.stack(filled)
+    _refuse_nonfinite(names, counted.merge(0))
+    return Calibration(names=names, splits=counted, images=images, channels=channels)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+class _Part:
+    """One split of the images: counters on the device, and what was read from them before they could overflow."""
+
+    def __init__(self, names: Sequence[str], limit: int) -> None:
+        self.names, self.limit = names, limit
+        self.counters: dict[str, Counter] = {}
+        self._images = 0
+        self._read: Histogram | None = None
+
+    def make_room(self, images: int) -> None:
+        """Count this many images more, on empty counters if they would not hold them."""
+        if not self.counters or self._images + images > self.limit:
+            self._read = self.total()
+            self.counters = {name: Counter.empty() for name in self.names}
+            self._images = 0
+        self._images += images
+
+    def total(self) -> Histogram | None:
+        """Return all that was counted, batch shape ``[tensor]``; None without any image."""
+        if not self.counters:
+            return self._read
+        counted = Histogram.stack([jax.device_get(_read(self.counters[name])) for name in self.names])
+        return counted if self._read is None else self._read + counted
+
+
+_read = jax.jit(Histogram.from_counter)
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
 def _observe(
-    graph: Graph, per_channel: bool, params: dict[str, Array], x: Array
-) -> tuple[Histogram, dict[str, Histogram]]:
-    numerics = Observe(per_channel=per_channel)
+    graph: Graph, per_channel: bool, params: dict[str, Array], x: Array, counters: dict[str, Counter]
+) -> tuple[dict[str, Counter], dict[str, Histogram]]:
+    numerics = Observe(counters, per_channel=per_channel)
     run(graph, params, x, numerics)
-    whole = Histogram.stack([numerics.histograms[fm.tensor] for fm in graph.feature_maps()])
-    return whole, numerics.channels
+    return numerics.counters, numerics.channels
 
 
 def _refuse_nonfinite(names: tuple[str, ...], counted: Histogram) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool
     from jaxtyping import Float as Real
 
-    from ggdjax.ggd import Histogram
+    from ggdjax.ggd import Counter, Histogram
     from ggdjax.network import Node
     from ggdjax.quantization.parameters import QuantParams
     from ggdjax.schemes import Range
@@ -52,22 +52,24 @@ def _against_last_axis(value: Array, ndim: int) -> Array:
 
 
 class Observe(Float):
-    """Float arithmetic that counts every quantizable feature map into a logarithmic histogram.
+    """Float arithmetic that counts every quantizable feature map into the logarithmic bins of `Histogram`.
 
-    ``histograms`` maps feature map names to counts; each tensor is counted once, however many layers read it.
-    ``channels`` does so per channel (last axis), if asked for.
+    ``counters`` maps feature map names to running counts; after the run they hold the values of this one too. Each
+    tensor is counted once, however many layers read it. ``channels`` does so per channel (last axis), if asked for.
     """
 
-    def __init__(self, *, per_channel: bool = False) -> None:
+    def __init__(self, counters: Mapping[str, Counter], *, per_channel: bool = False) -> None:
+        self.counters = dict(counters)
         self.per_channel = per_channel
-        self.histograms: dict[str, Histogram] = {}
         self.channels: dict[str, Histogram] = {}
+        self._counted: set[str] = set()
 
     def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
         """Count the node's input if it is quantizable, then compute in float."""
-        if node.op in QUANTIZABLE and node.inputs[0] not in self.histograms:
+        if node.op in QUANTIZABLE and node.inputs[0] not in self._counted:
             name, x = node.inputs[0], inputs[0]
-            self.histograms[name] = histogram_counts(x)
+            self._counted.add(name)
+            self.counters[name] = self.counters[name].add(x)
             if self.per_channel:
                 self.channels[name] = histogram_counts(x, axis=tuple(range(x.ndim - 1)))
         return super().apply(node, params, *inputs)

@@ -1,0 +1,126 @@
+"""The counting kernel of `Histogram`: one pass over float32 values, on the device, into running integer counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+BINS = 1 << 16
+#: float32 values per block on a CPU: the block's indices stay in the first two cache levels.
+_BLOCK = 8192
+#: Successive values go to alternating copies of the counts, so that a run of equal values (ReLU's zeros) is
+#: not one chain of dependent additions; the copies are added at the end.
+_COPIES = 2
+#: A copy holds the bins, then the zeros (both signs), then padding to a whole number of cache lines.
+_COPY = BINS + 256
+_LEAST, _LARGEST = -(1 << 31), (1 << 31) - 1
+#: One step of the exponent in a key; keys of finite values lie in [−_INFINITE, _INFINITE).
+_EXPONENT, _INFINITE = 0x00800000, 0x7F800000
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Counter:
+    """Running counts of one tensor, fewer than 2³¹ values: what a jitted pass takes, adds to and gives back.
+
+    Donated to the pass (`jax.jit(..., donate_argnums=...)`) it is counted into where it lies, so that a pass costs
+    the counting alone, however many bins there are. ``Histogram.from_counter`` reads it.
+
+    Args:
+        copies: the bins of `Histogram`, and ±0 in a bin of its own, several times over.
+        smallest: least value seen, as an ordered integer shifted down so that NaN and infinity never win.
+        largest: largest value seen, likewise shifted up.
+    """
+
+    copies: Int[Array, " copies"]
+    smallest: Int[Array, ""]
+    largest: Int[Array, ""]
+
+    @classmethod
+    def empty(cls) -> Counter:
+        """Return the counts of nothing."""
+        return cls(
+            copies=jnp.zeros(_COPIES * _COPY, jnp.int32),
+            smallest=jnp.full((), _LARGEST, jnp.int32),
+            largest=jnp.full((), _LEAST, jnp.int32),
+        )
+
+    def add(self, x: Float[Array, "..."]) -> Counter:
+        """Return the counts with the values of ``x`` added."""
+        x = x.reshape(-1)
+        if x.size == 0:
+            return self
+        # A CPU gains from blocks that stay in its cache; an accelerator wants one large scatter.
+        return lax.platform_dependent(self, x, cpu=_add_in_blocks, default=_add_at_once)
+
+    def read(self) -> tuple[Int[Array, " 65536"], Int[Array, ""], Float[Array, ""], Float[Array, ""]]:
+        """Return the counts by bin, the number of zeros, and the extremes of the finite values (0 without any)."""
+        counts = self.copies.reshape(_COPIES, _COPY).sum(0)
+        return counts[:BINS], counts[BINS], _value(self.smallest + _EXPONENT), _value(self.largest - _EXPONENT)
+
+
+def _value(key: Int[Array, ""]) -> Float[Array, ""]:
+    finite = (key >= -_INFINITE) & (key < _INFINITE)
+    value = lax.bitcast_convert_type(_ordered(key), jnp.float32)
+    return jnp.where(finite, value, 0.0)
+
+
+def _ordered(bits: Int[Array, "..."]) -> Int[Array, "..."]:
+    """Return integers in the order of the float32 values whose bits are given; its own inverse."""
+    return bits ^ ((bits >> 31) & _LARGEST)
+
+
+def _scatter(copies: Array, x: Array) -> Array:
+    bits = lax.bitcast_convert_type(x, jnp.uint32)
+    index = jnp.where(bits << 1 == 0, jnp.uint32(BINS), bits >> 16)
+    index = index + jnp.arange(x.size, dtype=jnp.uint32) % _COPIES * _COPY
+    # `lax.scatter_add`, because `counts.at[]` would first look for negative indices.
+    numbers = lax.ScatterDimensionNumbers(
+        update_window_dims=(), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0,)
+    )
+    ones = jnp.ones(x.size, jnp.int32)
+    return lax.scatter_add(copies, index[:, None], ones, numbers, mode="promise_in_bounds")
+
+
+def _extremes(x: Array) -> tuple[Array, Array]:
+    """Return each value's key for the minimum and for the maximum.
+
+    One step of the exponent down, NaN and infinities of either sign are above every finite key, by wrapping around;
+    one step up, below. Integers, because XLA's minimum and maximum of floats are slow and take subnormals as zeros.
+    """
+    key = _ordered(lax.bitcast_convert_type(x, jnp.int32))
+    return key - _EXPONENT, key + _EXPONENT
+
+
+def _add_at_once(counter: Counter, x: Float[Array, " n"]) -> Counter:
+    low, high = _extremes(x)
+    return Counter(
+        copies=_scatter(counter.copies, x),
+        smallest=jnp.minimum(counter.smallest, low.min()),
+        largest=jnp.maximum(counter.largest, high.max()),
+    )
+
+
+def _add_in_blocks(counter: Counter, x: Float[Array, " n"]) -> Counter:
+    blocks, rest = divmod(x.size, _BLOCK)
+
+    def add(i: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        copies, smallest, largest = state
+        block = lax.dynamic_slice(x, (i * _BLOCK,), (_BLOCK,))
+        low, high = _extremes(block)
+        # Lane by lane: reductions to one number are slow in a loop.
+        return _scatter(copies, block), jnp.minimum(smallest, low), jnp.maximum(largest, high)
+
+    if blocks:
+        lanes = jnp.full(_BLOCK, _LARGEST, jnp.int32), jnp.full(_BLOCK, _LEAST, jnp.int32)
+        copies, smallest, largest = lax.fori_loop(0, blocks, add, (counter.copies, *lanes))
+        counter = Counter(
+            copies=copies,
+            smallest=jnp.minimum(counter.smallest, smallest.min()),
+            largest=jnp.maximum(counter.largest, largest.max()),
+        )
+    return _add_at_once(counter, x[blocks * _BLOCK :]) if rest else counter
