@@ -1,4 +1,4 @@
-"""The command line: `ggdjax quantize …`."""
+"""The command line: `ggdjax quantize …`, `ggdjax train …`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ _DESCRIPTION = """Post-training quantization of convolutional networks with the 
 
 Start with `ggdjax quantize`: it quantizes a small digits network that comes with the package.
 Then your own: `ggdjax quantize net.onnx --data images/ --preset imagenet --out runs/net`.
+`ggdjax train resnet20 --data images/ --out runs/resnet20` makes a network of the zoo learn from scratch.
 """
 
 
@@ -22,9 +23,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     import tyro
 
     from ggdjax.cli.quantize import Quantize
+    from ggdjax.cli.train import Train
 
     command = tyro.extras.subcommand_cli_from_dict(
-        {"quantize": Quantize},
+        {"quantize": Quantize, "train": Train},
         prog="ggdjax",
         description=_DESCRIPTION,
         args=sys.argv[1:] if argv is None else list(argv),

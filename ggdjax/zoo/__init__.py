@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ggdjax.zoo.digits import DigitsNet, digits_net
     from ggdjax.zoo.loading import load
+    from ggdjax.zoo.recipe import Recipe
     from ggdjax.zoo.registry import Entry, Published, abstract, create, entry, initialize, names
     from ggdjax.zoo.state_dicts import load_state_dict
-    from ggdjax.zoo.train import Recipe, fit, top1
+    from ggdjax.zoo.train import fit, top1
     from ggdjax.zoo.weights import load_weights, save_weights
 
 #: Public name -> module; imported on first use, so that importing the room costs no Flax and no Optax.
@@ -18,7 +19,7 @@ _PUBLIC = {
     "DigitsNet": "ggdjax.zoo.digits",
     "Entry": "ggdjax.zoo.registry",
     "Published": "ggdjax.zoo.registry",
-    "Recipe": "ggdjax.zoo.train",
+    "Recipe": "ggdjax.zoo.recipe",
     "abstract": "ggdjax.zoo.registry",
     "create": "ggdjax.zoo.registry",
     "digits_net": "ggdjax.zoo.digits",

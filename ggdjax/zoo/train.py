@@ -1,46 +1,31 @@
-"""A small training recipe in pure functions: AdamW over one cosine cycle, each image shifted anew each epoch."""
+"""Train a network of the zoo on any image set: one jitted step, data-parallel, resumable after a kill."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ggdjax._errors import GgdjaxError
+from ggdjax.zoo.recipe import augment, make_optimizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+    from ggdjax.data import ImageSet
+    from ggdjax.zoo.recipe import Recipe
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How `fit` trains; the defaults are those of the shipped digits network."""
-
-    epochs: int = 30
-    """Passes over the training images."""
-    batch_size: int = 64
-    """Images per step; what an epoch leaves over is skipped (another remainder each epoch)."""
-    learning_rate: float = 1e-2
-    """Peak of the cosine cycle, reached after a tenth of the steps."""
-    weight_decay: float = 1e-2
-    """AdamW's decoupled decay, on kernels only (not on biases and batch normalization)."""
-    label_smoothing: float = 0.05
-    """Share of the target spread over all classes."""
-    shift: int = 1
-    """Each image is moved by up to so many pixels each way, zeros coming in, anew in each epoch."""
-    seed: int = 0
-    """Of the order of the images and of the shifts."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("shift", 0)):
-            if getattr(self, name) < least:
-                raise GgdjaxError(f"`{name}` is {getattr(self, name)}, expected at least {least}")
+#: Steps between two checkpoints: a kill costs at most so many.
+CHECKPOINT_EVERY = 100
 
 
 class TrainState(NamedTuple):
@@ -49,107 +34,157 @@ class TrainState(NamedTuple):
     params: nnx.State
     batch_stats: nnx.State
     optimizer: optax.OptState
+    sums: Float[Array, " 2"]
+    """Sums over the steps of the current epoch: loss, share of right answers."""
 
 
-def loss_and_stats(
+def loss_and_changes(
     graph: nnx.GraphDef,
     params: nnx.State,
     batch_stats: nnx.State,
     batch: tuple[Float[Array, "batch height width chan"], Int[Array, " batch"]],
     label_smoothing: float,
-) -> tuple[Float[Array, ""], nnx.State]:
-    """Return the mean smoothed cross-entropy on (images, labels), and the batch statistics after them."""
+) -> tuple[Float[Array, ""], tuple[nnx.State, Float[Array, ""]]]:
+    """Return the mean smoothed cross-entropy on (images, labels), the batch statistics after them, and the top-1."""
     images, labels = batch
     net = nnx.merge(graph, params, batch_stats, copy=True)
     logits = net(images)
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
     loss = jnp.mean(optax.softmax_cross_entropy(logits, targets))
-    return loss, nnx.state(net, nnx.BatchStat)
-
-
-def random_shift(
-    key: PRNGKeyArray, images: Float[Array, "batch height width chan"], shift: int
-) -> Float[Array, "batch height width chan"]:
-    """Move each image by −shift … shift pixels along both axes, independently; zeros come in."""
-    if shift == 0:
-        return images
-    padded = jnp.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)))
-    offsets = jax.random.randint(key, (images.shape[0], 2), 0, 2 * shift + 1)
-
-    def cut(image: Array, offset: Array) -> Array:
-        return jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), images.shape[1:])
-
-    return jax.vmap(cut)(padded, offsets)
-
-
-def make_optimizer(recipe: Recipe, images: int) -> optax.GradientTransformation:
-    """Return AdamW with warm-up and one cosine cycle over all epochs of ``images`` images."""
-    steps = recipe.epochs * (images // recipe.batch_size)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, recipe.learning_rate, max(steps // 10, 1), steps)
-    kernels_only = lambda params: jax.tree.map(lambda p: jnp.ndim(p) > 1, params)  # noqa: E731
-    return optax.adamw(schedule, weight_decay=recipe.weight_decay, mask=kernels_only)
+    top1 = jnp.mean(jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels)
+    return loss, (nnx.state(net, nnx.BatchStat), top1)
 
 
 def fit(
     net: nnx.Module,
-    images: Float[Array, "image height width chan"],
-    labels: Int[Array, " image"],
+    images: ImageSet,
     recipe: Recipe,
-    progress: Callable[[int, float], None] | None = None,
+    *,
+    indices: Iterable[int] | None = None,
+    mesh: Mesh | None = None,
+    checkpoints: Path | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+    measure: Callable[[nnx.Module], dict[str, float]] | None = None,
+    on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> nnx.Module:
     """Return a trained copy of ``net``, in inference mode.
 
+    The result is a function of the arguments alone: a run that was killed and goes on from its checkpoints ends with
+    the same numbers. Over a mesh the batch is spread along its axis `data`; batch statistics are those of the whole
+    batch, so that the result does not depend on the mesh but for the order in which floats are added.
+
     Args:
         net: the untrained network, in training mode; it is not changed.
-        images: all training images, as the network reads them.
-        labels: the class of each.
+        images: the images, as the network reads them (channels last); they are streamed, never held as a whole.
         recipe: how to train.
-        progress: called after each epoch with (epochs done, mean loss of the epoch).
+        indices: the training images among them; None: all.
+        mesh: devices to spread each batch over, along an axis `data`; None: JAX's default device.
+        checkpoints: folder to keep checkpoints in, and to go on from where it holds any; None keeps none.
+        on_step: called after each step with (steps done, all steps).
+        measure: called after each epoch with the network in inference mode; what it returns joins the epoch's record.
+        on_epoch: called after each epoch with the records of all epochs so far: `epoch` (from 1 on), `loss` (mean
+            smoothed cross-entropy) and `train_top1`, both on the augmented images while the network was learning.
 
     Raises:
-        GgdjaxError: fewer images than one batch.
+        GgdjaxError: fewer images than one batch, a batch that the mesh cannot split evenly, checkpoints of another
+            run, or a loss that is no longer finite.
     """
-    images, labels = jnp.asarray(images), jnp.asarray(labels)
-    count = images.shape[0]
-    if count < recipe.batch_size:
-        raise GgdjaxError(f"`batch_size` is {recipe.batch_size}, but there are {count} training images")
+    chosen = np.arange(len(images)) if indices is None else np.asarray(list(indices), np.int64)
+    batch_size = recipe.batch_size
+    if len(chosen) < batch_size:
+        raise GgdjaxError(f"`batch_size` is {batch_size}, but there are {len(chosen)} training images")
+    # Rebuilt, since its axes must be automatic ones: the compiler then inserts the sums over devices.
+    mesh = Mesh(np.asarray(jax.devices()[:1]), ("data",)) if mesh is None else Mesh(mesh.devices, mesh.axis_names)
+    if "data" not in mesh.shape or batch_size % mesh.shape["data"]:
+        raise GgdjaxError(
+            f"`batch_size` is {batch_size}, expected a multiple of the mesh's axis `data` (the mesh is "
+            f"{dict(mesh.shape)}): change one of them"
+        )
+    steps_per_epoch = len(chosen) // batch_size
+    steps = recipe.epochs * steps_per_epoch
     graph, params, batch_stats = nnx.split(net, nnx.Param, nnx.BatchStat)
-    optimizer = make_optimizer(recipe, count)
-    steps = count // recipe.batch_size
+    optimizer = make_optimizer(recipe, steps)
+    state = TrainState(params, batch_stats, optimizer.init(params), jnp.zeros(2))
+    everywhere, over_data = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    state = jax.device_put(jax.tree.map(jnp.copy, state), everywhere)
 
     # No scan over the steps: XLA's convolutions on a CPU run several times slower inside a loop of its own.
-    @jax.jit
-    def one_step(state: TrainState, batch: tuple[Array, Array]) -> tuple[TrainState, Array]:
-        gradient_of = jax.value_and_grad(loss_and_stats, argnums=1, has_aux=True)
-        (loss, stats), gradient = gradient_of(graph, state.params, state.batch_stats, batch, recipe.label_smoothing)
+    @jax.jit(static_argnames="crop", donate_argnums=0, out_shardings=everywhere)
+    def one_step(state: TrainState, key: PRNGKeyArray, batch: tuple[Array, Array], crop: int | None) -> TrainState:
+        pictures = augment(key, batch[0], shift=recipe.shift, crop=crop, flip=recipe.flip)
+        batch = jax.lax.with_sharding_constraint((pictures, batch[1]), over_data)
+        gradient_of = jax.value_and_grad(loss_and_changes, argnums=1, has_aux=True)
+        (loss, (stats, top1)), gradient = gradient_of(
+            graph, state.params, state.batch_stats, batch, recipe.label_smoothing
+        )
         # Optax's bias correction raises a float to an integer count, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
             updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        return TrainState(optax.apply_updates(state.params, updates), stats, optimizer_state), loss
+        sums = state.sums + jnp.stack([loss, top1])
+        return TrainState(optax.apply_updates(state.params, updates), stats, optimizer_state, sums)
 
-    @jax.jit
-    def one_order(key: PRNGKeyArray) -> tuple[Array, Array]:
-        """Return the images of one epoch, moved and shuffled, and their labels: leading axes step, batch."""
-        order_key, shift_key = jax.random.split(key)
-        order = jax.random.permutation(order_key, count)[: steps * recipe.batch_size]
-        shape = (steps, recipe.batch_size)
-        moved = random_shift(shift_key, images, recipe.shift)[order]
-        return moved.reshape(shape + images.shape[1:]), labels[order].reshape(shape)
+    def inference(state: TrainState) -> nnx.Module:
+        now = nnx.merge(graph, state.params, state.batch_stats, copy=True)
+        now.eval()
+        return now
 
-    state = TrainState(params, batch_stats, optimizer.init(params))
-    for epoch, key in enumerate(jax.random.split(jax.random.key(recipe.seed), recipe.epochs)):
-        losses = []
-        for batch in zip(*one_order(key), strict=True):
-            state, loss = one_step(state, batch)
-            losses.append(loss)
-        if progress is not None:
-            progress(epoch + 1, float(jnp.mean(jnp.stack(losses))))
-    trained = nnx.merge(graph, state.params, state.batch_stats)
-    trained.eval()
-    return trained
+    history: list[dict[str, Any]] = []
+    done = 0
+    keeper = None
+    if checkpoints is not None:
+        from ggdjax.zoo.checkpoints import Checkpoints
+
+        shapes = [list(leaf.shape) for leaf in jax.tree.leaves(params)]
+        run = {**dataclasses.asdict(recipe), "images": len(chosen), "shapes": shapes}
+        keeper = Checkpoints(checkpoints, run)
+        if (kept := keeper.restore(state)) is not None:
+            state, notes = kept
+            done, history = notes["steps"], notes["history"]
+    key = jax.random.key(recipe.seed)
+    for epoch in range(done // steps_per_epoch, recipe.epochs):
+        first = done - epoch * steps_per_epoch
+        order_key, augment_key = jax.random.split(jax.random.fold_in(key, epoch))
+        order = chosen[np.asarray(jax.random.permutation(order_key, len(chosen)))]
+        for batch in _batches(images, order[first * batch_size : steps_per_epoch * batch_size], batch_size):
+            step_key = jax.random.fold_in(augment_key, done % steps_per_epoch)
+            state = one_step(state, step_key, jax.device_put(batch, over_data), recipe.crop_in(epoch))
+            done += 1
+            if on_step is not None:
+                on_step(done, steps)
+            if done % steps_per_epoch == 0:
+                loss, top1 = (np.asarray(state.sums, np.float64) / steps_per_epoch).tolist()
+                if not np.isfinite(loss):
+                    raise GgdjaxError(
+                        f"the loss is {loss} after {epoch + 1} epochs: lower `learning_rate` ({recipe.learning_rate})"
+                    )
+                measured = {} if measure is None else measure(inference(state))
+                history.append({"epoch": epoch + 1, "loss": loss, "train_top1": top1, **measured})
+                state = state._replace(sums=jax.device_put(jnp.zeros(2), everywhere))
+            if keeper is not None and (done % CHECKPOINT_EVERY == 0 or done % steps_per_epoch == 0):
+                keeper.save(done, state, {"steps": done, "history": history})
+        if on_epoch is not None:
+            on_epoch(history)
+    if keeper is not None:
+        keeper.close()
+    return inference(state)
 
 
-def top1(net: nnx.Module, images: Float[Array, "image height width chan"], labels: Int[Array, " image"]) -> float:
-    """Return the share of ``images`` whose largest logit is their label."""
-    logits = jax.jit(net.__call__)(images)
-    return float(jnp.mean(jnp.argmax(logits, axis=-1) == labels))
+def _batches(images: ImageSet, order: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield whole batches; an unreadable image would shift all later ones, so it is an error here."""
+    for pictures, labels in images.batches(order, batch_size):
+        if images.unreadable:
+            id_, reason = next(iter(images.unreadable.items()))
+            raise GgdjaxError(f"image `{id_}` of `{images.name}` cannot be read ({reason}): repair or remove it")
+        yield pictures, labels
+
+
+def top1(net: nnx.Module, images: ImageSet, indices: Iterable[int] | None = None, batch_size: int = 100) -> float:
+    """Return the share of the images ``indices`` (None: all) whose largest logit of ``net`` is their label."""
+    from ggdjax.data import padded
+
+    forward = jax.jit(lambda pictures: jnp.argmax(net(pictures), axis=-1))
+    right = count = 0
+    for pictures, labels, rows in padded(images.batches(indices, batch_size), batch_size):
+        right += int(np.sum(np.asarray(forward(pictures)) == labels))
+        count += rows
+    return right / count

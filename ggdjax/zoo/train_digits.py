@@ -6,28 +6,23 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ggdjax.data import digits
 from ggdjax.zoo.digits import DigitsNet, digits_net
-from ggdjax.zoo.train import Recipe, fit, top1
+from ggdjax.zoo.recipe import Recipe
+from ggdjax.zoo.train import fit, top1
 from ggdjax.zoo.weights import save_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def arrays(part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return (images, labels) of one part of the digits, as the network reads them."""
-    images = digits()
-    return next(images.batches(images.parts[part], len(images.parts[part])))
-
-
-def train(recipe: Recipe, progress: Callable[[int, float], None] | None = None) -> DigitsNet:
+def train(recipe: Recipe, on_epoch: Callable[[list[dict[str, Any]]], None] | None = None) -> DigitsNet:
     """Return the digits network trained on the part `train` by ``recipe``."""
-    return fit(digits_net(pretrained=False, seed=recipe.seed), *arrays("train"), recipe, progress)
+    images = digits()
+    net = digits_net(pretrained=False, seed=recipe.seed)
+    return fit(net, images, recipe, indices=images.parts["train"], on_epoch=on_epoch)
 
 
 def main() -> None:
@@ -38,14 +33,16 @@ def main() -> None:
     file = parser.parse_args().file
     recipe = Recipe()
     net = train(recipe)
-    accuracy = top1(net, *arrays("test"))
+    images = digits()
+    held_out = images.parts["test"]
+    accuracy = top1(net, images, held_out)
     save_weights(
         net,
         file,
         {
             "made_by": "python -m ggdjax.zoo.train_digits",
             "recipe": json.dumps(dataclasses.asdict(recipe)),
-            "held_out_images": str(len(arrays("test")[1])),
+            "held_out_images": str(len(held_out)),
             "held_out_top1": f"{accuracy:.4f}",
         },
     )

@@ -1,0 +1,71 @@
+"""Checkpoints of a training run by orbax: whole or not at all, the newest two kept."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import jax
+
+from ggdjax._errors import GgdjaxError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_Tree = TypeVar("_Tree")
+
+
+class Checkpoints:
+    """States of one run in ``folder``, under the number of the step after which each was taken.
+
+    ``run`` says what the run is (network, recipe, images), as JSON can hold it: a folder that holds another run's
+    states is refused, since going on from them would give neither run's result.
+    """
+
+    def __init__(self, folder: Path, run: Mapping[str, Any]):
+        import orbax.checkpoint as ocp
+
+        self._folder, self._run, self._ocp = folder, json.loads(json.dumps(run)), ocp
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def save(self, step: int, state: Any, notes: Any) -> None:
+        """Write the arrays of the pytree ``state`` and ``notes`` (what JSON can hold)."""
+        arrays = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state))}
+        args = self._ocp.args
+        self._manager.save(
+            step,
+            args=args.Composite(
+                state=args.StandardSave(arrays), notes=args.JsonSave({"run": self._run, "notes": notes})
+            ),
+        )
+
+    def restore(self, like: _Tree) -> tuple[_Tree, Any] | None:
+        """Return the newest state, in the form and on the devices of ``like``, and its notes; None without one.
+
+        Raises:
+            GgdjaxError: the folder holds the states of another run.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        args = self._ocp.args
+        stored = self._manager.restore(step, args=args.Composite(notes=args.JsonRestore())).notes
+        if differing := [key for key in self._run if stored["run"].get(key) != self._run[key]]:
+            key = differing[0]
+            raise GgdjaxError(
+                f"`{self._folder}` holds checkpoints of another run (`{key}` was {stored['run'].get(key)}, is "
+                f"{self._run[key]}): give the same arguments as then, or another folder"
+            )
+        leaves, form = jax.tree.flatten(like)
+        abstract = {
+            str(i): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+            for i, leaf in enumerate(leaves)
+        }
+        arrays = self._manager.restore(step, args=args.Composite(state=args.StandardRestore(abstract))).state
+        return jax.tree.unflatten(form, [arrays[str(i)] for i in range(len(leaves))]), stored["notes"]
+
+    def close(self) -> None:
+        """Finish all writing."""
+        self._manager.close()
