@@ -6,6 +6,7 @@ from ggdjax.datapath.agreement import Agreement, MapAgreement, agreement, align_
 from ggdjax.datapath.compile import compile
 from ggdjax.datapath.formats import Format
 from ggdjax.datapath.layers import IntegerLayer
+from ggdjax.datapath.onnx_export import export_onnx
 from ggdjax.datapath.program import Program, RunResult
 from ggdjax.datapath.rounding import Overflow, Requantization, Rounding, rounding_shift
 from ggdjax.datapath.simulate import LayerCounts
@@ -26,5 +27,6 @@ __all__ = [
     "agreement",
     "align_biases",
     "compile",
+    "export_onnx",
     "rounding_shift",
 ]

@@ -109,7 +109,7 @@ def agreement(
                 program.graph,
                 tensors,
                 exact_sums,
-                q.network.params,
+                q.float_params,
                 q.params,
                 program.params,
                 jnp.asarray(x),
@@ -123,7 +123,7 @@ def agreement(
     if not images:
         raise DataError("no images to compare on: `batches` is empty")
     names = ("values", "equal", "equal_given_inputs", "largest", "largest_given_inputs")
-    maps = {k: MapAgreement(**dict(zip(names, map(int, row), strict=True))) for k, row in totals.items()}
+    maps = {k: MapAgreement(**dict(zip(names, map(int, totals[k]), strict=True))) for k in program.feature_maps}
     return Agreement(feature_maps=maps, same_top1=same / images, images=images)
 
 

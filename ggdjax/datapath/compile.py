@@ -117,6 +117,7 @@ class _Compiler:
             formats=self.formats,
             layers=self.layers,
             feature_maps=feature_maps,
+            code_formats={tensor: code_format(self.q, tensor, self.spec) for tensor in feature_maps},
             accelerator=self.spec,
             network=self.q.network,
         )
@@ -136,7 +137,7 @@ class _Compiler:
                 bounds[node.output] = (layer.accumulator.low * scales.max(), layer.accumulator.high * scales.max())
                 continue
             self._refuse(node)
-            params = {role: np.asarray(self.q.network.params[key]) for role, key in node.params}
+            params = {role: np.asarray(self.q.float_params[key]) for role, key in node.params}
             if node.op in _SCALINGS and len(node.inputs) == 1:
                 scale, offset = _scaling(node, params)
                 ends = [scale * end + offset for end in bounds[node.inputs[0]]]
@@ -261,7 +262,7 @@ class _Compiler:
 
     def _scaled(self, node: Node) -> _Sums:
         """Scale and shift per channel: ±x + constant in the units of |scale| · grid."""
-        params = {role: np.asarray(self.q.network.params[key]) for role, key in node.params}
+        params = {role: np.asarray(self.q.float_params[key]) for role, key in node.params}
         scale, shift = _scaling(node, params)
         form = self.streams.carry(node.inputs[0])
         x = self._as(node.inputs[0], form)
@@ -308,7 +309,7 @@ class _Compiler:
         """Do to integers what the node does to real numbers."""
         inputs = tuple(self._as(tensor, form) for tensor in node.inputs)
         if len(inputs) == 1 and node.op in {"maximum", "minimum"}:
-            constant = np.asarray(self.q.network.params[node.params[0][1]])
+            constant = np.asarray(self.q.float_params[node.params[0][1]])
             if constant.size > 1:
                 raise UnsupportedError(f"`{node.name}` ({node.op}) limits each channel by itself: clip all alike")
             low, high = (
@@ -343,7 +344,7 @@ class _Compiler:
         if node.op == "leaky_relu":
             slopes = np.asarray([node.attr("slope")], np.float64)
         else:
-            slopes = np.asarray(self.q.network.params[node.params[0][1]], np.float64).reshape(-1)
+            slopes = np.asarray(self.q.float_params[node.params[0][1]], np.float64).reshape(-1)
         if slopes.min() < 0 or slopes.size not in {1, self.source.shape(node.output)[-1]}:
             raise UnsupportedError(
                 f"`{node.name}` ({node.op}) has negative slopes, or slopes not per channel: retrain it"

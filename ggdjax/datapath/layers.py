@@ -102,7 +102,7 @@ def _kernel(q: QuantizedNetwork, node: Node, accelerator: Accelerator) -> tuple[
         )
     qmin, qmax = (np.asarray(v, np.float32) for v in (weights.qmin, weights.qmax))
     step = np.asarray(weights.step, np.float32)
-    kernel = np.asarray(q.network.params[node.param("kernel")], np.float32)
+    kernel = np.asarray(q.float_params[node.param("kernel")], np.float32)
     codes = np.rint(np.clip(kernel / step, qmin, qmax)).astype(np.int32)
     width = signed_bits(int(np.min(qmin)), int(np.max(qmax)))
     if width > accelerator.weight_bits:
@@ -120,7 +120,7 @@ def _bias(q: QuantizedNetwork, node: Node, scale: np.ndarray, accelerator: Accel
     key = node.param("bias")
     if key is None:
         return np.zeros(scale.shape, np.int64)
-    bias = np.asarray(q.network.params[key], np.float32)
+    bias = np.asarray(q.float_params[key], np.float32)
     if (fixed := q.params.biases.get(node.name)) is not None:
         b = as_range(fixed)
         limits = (np.asarray(v, np.float32) for v in (b.qmin, b.qmax))

@@ -65,6 +65,8 @@ class Program:
     """By the name of each convolution and dense node: its integers and the exact range of its accumulators."""
     feature_maps: dict[str, str] = field(repr=False)
     """The network's feature maps, in order -> the integer tensor that holds its codes."""
+    code_formats: dict[str, Format] = field(repr=False)
+    """The network's feature maps -> their quantizers' whole range of codes, which activation functions may narrow."""
     accelerator: Accelerator
     network: Network = field(repr=False)
     """The real network that was compiled."""

@@ -1,0 +1,168 @@
+"""Compiled programs against the fake-quantized networks they come from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import ggdjax as gd
+from ggdjax import datapath, zoo
+from ggdjax._errors import DataError, GgdjaxError, UnsupportedError
+from ggdjax.datapath import Accelerator
+
+
+@pytest.fixture(scope="module")
+def program(digits):
+    return datapath.compile(digits)
+
+
+def power_of_two(q):
+    steps = {
+        name: replace(r, step=jnp.float32(2.0 ** round(float(np.log2(float(r.step))))))
+        for name, r in q.params.activations.items()
+    }
+    return datapath.align_biases(replace(q, params=replace(q.params, activations=steps)))
+
+
+def test_codes_agree_with_fake_quantization(digits, program, images):
+    found = datapath.agreement(program, digits, [images[1]])
+    assert list(found.feature_maps) == [f.tensor for f in digits.network.graph.feature_maps()]
+    assert found.equal >= 0.999
+    assert max(m.largest_given_inputs for m in found.feature_maps.values()) <= 1
+    assert found.same_top1 == 1.0
+
+
+@pytest.mark.parametrize(
+    "spec", [{}, {"requantization": "shift"}, {"multiplier_bits": 8}, {"channel_tile": 5}], ids=str
+)
+def test_powers_of_two_are_equal(digits, images, spec):
+    """With power-of-two steps every value is exact in float32: codes and logits are equal, whatever the multiplier."""
+    q = power_of_two(digits)
+    compiled = datapath.compile(q, Accelerator(**spec))
+    np.testing.assert_array_equal(compiled(images[1]), q(images[1]))
+    found = datapath.agreement(compiled, q, [images[1]], exact_sums=False)
+    assert found.equal == 1.0
+
+
+def test_batches_and_transformations_change_nothing(program, images):
+    x = images[1]
+    whole = np.asarray(program.integers(x))
+    assert whole.dtype == np.int32
+    np.testing.assert_array_equal(program.integers(x[:3]), whole[:3])
+    np.testing.assert_array_equal(jax.vmap(program.integers)(x[:4][:, None])[:, 0], whole[:4])
+    with jax.disable_jit():
+        np.testing.assert_array_equal(program.integers(x[:1]), whole[:1])
+
+
+def test_fast_paths_are_equal(program, images):
+    """Every method of summing, in a whole network."""
+    whole = np.asarray(program.integers(images[1]))
+    for method in ("int8", "int32", "shifts"):
+        nodes = tuple(n.with_attrs(method=method) if n.op == "conv" else n for n in program.graph.nodes)
+        other = replace(program, graph=replace(program.graph, nodes=nodes))
+        np.testing.assert_array_equal(other.integers(images[1]), whole, err_msg=method)
+
+
+def test_codes_and_counts(program, images):
+    codes, run = program.codes(images[1]), program.run(images[1])
+    np.testing.assert_array_equal(run.logits, program(images[1]))
+    assert run.overflows == 0
+    assert 0 < run.saturations < 200
+    for name, tensor in program.feature_maps.items():
+        form = program.formats[tensor]
+        assert form.low <= int(codes[name].min())
+        assert int(codes[name].max()) <= form.high
+    for name, layer in program.layers.items():
+        counts = run.counts[name]
+        assert layer.accumulator.low <= int(counts.lowest)
+        assert int(counts.highest) <= layer.accumulator.high
+
+
+def test_overflow_is_refused_counted_or_saturated(digits, program, images):
+    narrow = {"accumulator_bits": 14, "bias_bits": 14}
+    with pytest.raises(GgdjaxError, match=r"accumulator of `stem/conv` can reach .* needs 17 bits"):
+        datapath.compile(digits, Accelerator(**narrow))
+    for policy in ("wrap", "saturate"):
+        run = datapath.compile(digits, Accelerator(**narrow, overflow=policy)).run(images[1])
+        assert run.overflows > 0
+    # A worst case below 2^20 in absolute value fits 21 bits: nothing overflows, nothing changes.
+    enough = Accelerator(accumulator_bits=22, bias_bits=22, overflow="wrap")
+    run = datapath.compile(digits, enough).run(images[1])
+    assert run.overflows == 0
+    np.testing.assert_array_equal(run.logits, program(images[1]))
+
+
+class Everything(nnx.Module):
+    """Every kind of operation that lies between layers and has an integer form."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.stem = nnx.Conv(2, 8, (3, 3), rngs=rngs)
+        self.depthwise = nnx.Conv(8, 8, (3, 3), feature_group_count=8, rngs=rngs)
+        self.grouped = nnx.Conv(8, 8, (3, 3), feature_group_count=2, rngs=rngs)
+        self.squeeze = nnx.Linear(8, 8, rngs=rngs)
+        self.mix = nnx.Conv(24, 8, (1, 1), rngs=rngs)
+        self.head = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.silu(self.stem(x))
+        x = nnx.avg_pool(x, (3, 3), strides=(1, 1), padding="SAME", count_include_pad=False)
+        a = nnx.leaky_relu(self.depthwise(x), 0.1)
+        b = nnx.hard_swish(self.grouped(a)) * 0.5 + 0.25
+        gate = nnx.sigmoid(self.squeeze(jnp.mean(b, axis=(1, 2), keepdims=True)))
+        c = b * gate
+        x = jnp.concatenate([nnx.relu6(a), jnp.tanh(b), c - a], axis=-1)
+        x = nnx.max_pool(self.mix(x), (2, 2), strides=(2, 2), padding="SAME")
+        return self.head(jnp.mean(jnp.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0))), axis=(1, 2)))
+
+
+@pytest.mark.parametrize("weights_per", ["tensor", "channel"])
+def test_every_operation(by_largest, weights_per):
+    net = gd.trace(Everything(nnx.Rngs(0)), jnp.zeros((1, 6, 7, 2)))
+    x = np.random.default_rng(0).normal(size=(16, 6, 7, 2)).astype(np.float32)
+    q = by_largest(net, x, per_channel=weights_per == "channel")
+    compiled = datapath.compile(q, Accelerator(lookup_bits=16))
+    found = datapath.agreement(compiled, q, [x])
+    assert max(m.largest_given_inputs for m in found.feature_maps.values()) <= 1
+    assert found.equal_given_inputs > 0.99
+    np.testing.assert_allclose(compiled(x), q(x), atol=0.02 * float(jnp.abs(q(x)).max()))
+
+
+def test_what_has_no_integer_form_is_refused(by_largest, images):
+    def softmax(x):
+        return jax.nn.softmax(x.reshape(x.shape[0], -1) @ jnp.eye(64)[:, :5])
+
+    net = gd.trace(softmax, jnp.zeros(zoo.digits.INPUT_SHAPE))
+    q = by_largest(net, images[0])
+    with pytest.raises(UnsupportedError, match=r"softmax.* has no integer form: take the logits"):
+        datapath.compile(q)
+
+
+def test_what_does_not_fit_is_refused(digits):
+    wide = replace(digits.params, activations={**digits.params.activations})
+    first = next(iter(wide.activations))
+    wide.activations[first] = replace(wide.activations[first], qmax=jnp.int32(1023))
+    with pytest.raises(GgdjaxError, match=r"feature map `.*` has codes of 10 bits"):
+        datapath.compile(replace(digits, params=wide))
+    with pytest.raises(GgdjaxError, match=r"weights of `stem/conv` have 8 bits, the accelerator's `weight_bits` are 4"):
+        datapath.compile(digits, Accelerator(weight_bits=4))
+    with pytest.raises(GgdjaxError, match=r"`bias_bits` are 6: raise them"):
+        datapath.compile(digits, Accelerator(bias_bits=6))
+    with pytest.raises(GgdjaxError, match=r"is no power of two, but `requantization` is 'shift'"):
+        datapath.compile(digits, Accelerator(requantization="shift"))
+    with pytest.raises(GgdjaxError, match="has no step"):
+        datapath.compile(replace(digits, params=replace(digits.params, activations={})))
+
+
+def test_wrong_input_is_refused(program):
+    x = np.zeros((2, 8, 8, 1), np.float32)
+    with pytest.raises(DataError, match="`x` has type bool"):
+        program(x.astype(bool))
+    with pytest.raises(DataError, match="NaN or infinite"):
+        program(np.full_like(x, np.nan))
+    with pytest.raises(DataError, match="the network expects"):
+        program(x[..., 0])
