@@ -37,16 +37,37 @@ class View:
         return View(self.tensor, tuple(self.axes[k] for k in order))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Values of a quantized tensor: ``scale · (q − zero_point)`` with integers q in [low, high].
+
+    ``scale`` and ``zero_point`` are scalars, or hold one value per output channel.
+    """
+
+    scale: np.ndarray
+    zero_point: np.ndarray
+    low: int
+    high: int
+
+
 class Constant:
     """A value that depends at most on the batch size; held at both probed batch sizes.
 
-    ``label`` names where it comes from (the path of a module's parameter), for the names of nodes.
+    ``label`` names where it comes from (the path of a module's parameter), for the names of nodes; ``grid`` the
+    integers that it was dequantized from.
     """
 
-    def __init__(self, first: np.ndarray, second: np.ndarray | None = None, label: str | None = None) -> None:
+    def __init__(
+        self,
+        first: np.ndarray,
+        second: np.ndarray | None = None,
+        label: str | None = None,
+        grid: Grid | None = None,
+    ) -> None:
         same = second is None or (first.shape == second.shape and np.array_equal(first, second))
         self.probes = (first, first if same else second)
         self.label = label
+        self.grid = grid
 
     @property
     def is_static(self) -> bool:
@@ -69,6 +90,8 @@ class GraphBuilder:
         self._shapes: dict[str, Probes] = {}
         self._names: set[str] = set()
         self._stored: dict[tuple[str, tuple[int, ...]], str] = {}
+        #: Scale and zero point of the tensors that stand for integers.
+        self.quantized: dict[str, tuple[float, int]] = {}
 
     def add_input(self, name: str, probes: Probes) -> View:
         """Declare an input of the network with its shape at each probed batch size."""

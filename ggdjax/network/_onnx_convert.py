@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax._errors import ModelError, UnsupportedError
-from ggdjax.network._builder import Constant, GraphBuilder, Probes, View, channels_last
+from ggdjax.network._builder import Constant, GraphBuilder, Grid, Probes, View, channels_last
 from ggdjax.network._onnx_model import as_float32, import_onnx, opset, read_tensor
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Operators whose result is known as soon as shapes are.
 _SHAPE_OPERATORS = frozenset({"Shape", "Size"})
+#: Operators whose handlers take constants too: the reference evaluator lacks the older versions of these.
+_OWN_CONSTANTS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 #: What is refused for a reason of its own.
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
@@ -139,7 +141,7 @@ class Call:
 
 
 #: ONNX operator -> the function that translates one node of it.
-HANDLERS: dict[str, Callable[[Call], View | tuple[View, ...]]] = {}
+HANDLERS: dict[str, Callable[[Call], View | Constant | tuple[View, ...]]] = {}
 
 
 def handler(*operators: str) -> Callable[[Any], Any]:
@@ -196,8 +198,14 @@ def check_supported(graph: Any, nodes: Sequence[Any]) -> None:
         )
 
 
-def convert(model: Any, inputs: Mapping[str, Probes], outputs: Sequence[str]) -> Network:
+#: Node name -> role (kernel, bias) -> the grid that a quantized file stores it on.
+Grids = dict[str, dict[str, Grid]]
+
+
+def convert(model: Any, inputs: Mapping[str, Probes], outputs: Sequence[str], grids: Grids | None = None) -> Network:
     """Return the network that computes ``outputs`` from ``inputs``, given their shapes at two batch sizes.
+
+    ``grids`` is filled with the grids of quantized weights and biases.
 
     Raises:
       UnsupportedError: an operator, or a form of one, outside the set.
@@ -215,11 +223,15 @@ def convert(model: Any, inputs: Mapping[str, Probes], outputs: Sequence[str]) ->
         unknown = [name for name in node.input if name and name not in env]
         if unknown:
             raise ModelError(f"node `{node.name or builder_name(node)}` reads `{unknown[0]}`, which nothing produces")
-        folded = _fold(node, env, builder, model)
+        folded = None if node.op_type in _OWN_CONSTANTS else _fold(node, env, builder, model)
         if folded is not None:
             env.update(folded)
             continue
         result = HANDLERS[node.op_type](Call(node, env, builder, version))
+        if grids is not None and node.op_type in {"Conv", "Gemm", "MatMul"}:
+            weights = zip(("kernel", "bias"), node.input[1:3], strict=False)
+            found = {role: env[name].grid for role, name in weights if name and env[name].grid is not None}
+            grids[builder.producer(result.tensor).name] = found
         env.update(zip(node.output, result if isinstance(result, tuple) else (result,), strict=False))
     results = []
     for name in outputs:

@@ -242,6 +242,24 @@ def _self_gated(writer: Writer, node: Node) -> View:
     return View(writer.node("Mul", [view.tensor, gated], node.name), view.axes)
 
 
+@writes("round_to_grid")
+def _round_to_grid(writer: Writer, node: Node) -> View:
+    view, step = writer.view(node), node.attr("step")
+    limits = node.attr("low"), node.attr("high")
+    for integers in (np.uint8, np.int8, np.uint16, np.int16):
+        info = np.iinfo(integers)
+        zero = int(info.min - limits[0])
+        if info.max - zero == limits[1] and info.min <= zero <= info.max:
+            break
+    else:
+        raise UnsupportedError(f"node `{node.name}` rounds to codes {limits}, which are no integers of 8 or 16 bits")
+    if np.iinfo(integers).bits == 16:
+        _needs(writer, node, 21, "codes of 16 bits")
+    scale, zero = writer.number(step), writer.constant(np.asarray(zero, integers), f"{node.name}/zero_point")
+    code = writer.node("QuantizeLinear", [view.tensor, scale, zero], f"{node.name}.code")
+    return View(writer.node("DequantizeLinear", [code, scale, zero], node.name), view.axes)
+
+
 @writes("power")
 def _power(writer: Writer, node: Node) -> View:
     return _same_order(writer, node, "Pow", [writer.number(node.attr("exponent"))])

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from ggdjax.network._network import Network
+    from ggdjax.network._onnx_convert import Grids
 
 
 def load_onnx(
@@ -21,7 +22,9 @@ def load_onnx(
 
     Inside, everything is channels last; ``net(x)`` takes and returns the model's own layout (channels first,
     as a rule). Weights become float32. Batch normalization is kept as `affine` nodes;
-    `ggdjax.network.fold_batch_norm` folds it.
+    `ggdjax.network.fold_batch_norm` folds it. A quantized file (pairs of QuantizeLinear and DequantizeLinear) computes
+    what it says: its weights are on their grids, and what it rounds stands as `round_to_grid` nodes;
+    `ggdjax.quantization.load_qdq` makes a quantized network of it.
 
     Args:
       path: the file; external data is read from beside it.
@@ -34,11 +37,19 @@ def load_onnx(
         choice.
       UnsupportedError: an operator outside the set; all are named before anything is computed.
     """
-    from ggdjax.network import _onnx_shaping, _onnx_spatial  # noqa: F401  (they register the operators)
+    return load_with_grids(path, output, input_shape=input_shape)[0]
+
+
+def load_with_grids(
+    path: str | PathLike[str], output: str | None = None, *, input_shape: Sequence[int | None] | None = None
+) -> tuple[Network, Grids]:
+    """Do as `load_onnx`, and also return the grids that a quantized file stores its weights and biases on."""
+    from ggdjax.network import _onnx_quantized, _onnx_shaping, _onnx_spatial  # noqa: F401  (they register the operators)
     from ggdjax.network._onnx_convert import convert
     from ggdjax.network._onnx_model import read_model
     from ggdjax.network.rewrites import simplify
 
+    grids: Grids = {}
     model = read_model(path)
     image = _only_input(model.graph)
     shape = _shape(image)
@@ -48,7 +59,8 @@ def load_onnx(
     if shape is None or len(shape) < 2 or None in shape[1:]:
         raise ModelError(f"input `{image.name}` of `{path}` has open dimensions {shape}: give `input_shape`")
     probes = tuple((batch, *shape[1:]) for batch in PROBE_BATCHES)
-    return simplify(convert(model, {image.name: probes}, [_choose_output(model.graph, output)]))
+    net = simplify(convert(model, {image.name: probes}, [_choose_output(model.graph, output)], grids))
+    return net, grids
 
 
 def _only_input(graph: Any) -> Any:

@@ -229,6 +229,11 @@ def silu(x: Array) -> Array:
     return x * jax.nn.sigmoid(x)
 
 
+def round_to_grid(x: Array, *, step: float, low: float, high: float) -> Array:
+    """Return x rounded, half to even, to a whole number of steps from ``low`` to ``high`` of them."""
+    return step * jnp.clip(jnp.round(x / step), low, high)
+
+
 def power(x: Array, *, exponent: float) -> Array:
     """Return x to a constant power."""
     return x * x if exponent == 2 else x**exponent
@@ -302,6 +307,7 @@ OPS: dict[str, Callable[..., Array]] = {
     "relu": _unary(jax.nn.relu),
     "reshape": reshape,
     "resize": resize,
+    "round_to_grid": round_to_grid,
     "sigmoid": _unary(jax.nn.sigmoid),
     "silu": silu,
     "slice": slice_,

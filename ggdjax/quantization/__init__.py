@@ -7,6 +7,7 @@ from ggdjax.quantization.config import QuantConfig
 from ggdjax.quantization.evaluation import Accuracy, Evaluation, accuracy, evaluate, sqnr_db
 from ggdjax.quantization.numerics import FakeQuant, Measure, Observe, fake_quantize
 from ggdjax.quantization.parameters import FixedPoint, QuantParams, as_range
+from ggdjax.quantization.qdq import load_qdq
 from ggdjax.quantization.quantized_network import QuantizedNetwork, quantize
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "calibrate",
     "evaluate",
     "fake_quantize",
+    "load_qdq",
     "quantize",
     "sqnr_db",
 ]

@@ -43,8 +43,9 @@ class QuantizedNetwork:
     params: QuantParams
     """All steps and fractional lengths; replace them (``dataclasses.replace``) to try others."""
     config: QuantConfig
-    calibration: Calibration
-    fit: FitResult
+    calibration: Calibration | None
+    """What the steps were chosen from; None where a file brought them (see `load_qdq`)."""
+    fit: FitResult | None
     """The generalized gamma fit of each feature map's nonzero magnitudes, in the order of ``calibration.names``."""
     predicted_sqnr_db: Float[np.ndarray, " tensor"]
     """SQNR of each feature map that its fit predicts for the chosen step, dB; NaN for steps per channel, and where the
@@ -171,8 +172,12 @@ def _refuse_unknown(config: QuantConfig, net: Network, calibration: Calibration)
                 )
 
 
-def _predicted(fitted: FitResult, params: QuantParams, calibration: Calibration) -> Float[np.ndarray, " tensor"]:
+def _predicted(
+    fitted: FitResult | None, params: QuantParams, calibration: Calibration | None
+) -> Float[np.ndarray, " tensor"]:
     """Return the SQNR that the fits predict for the steps of whole feature maps, dB; NaN where they do not tell."""
+    if fitted is None or calibration is None:
+        return np.full(len(params.activations), np.nan)
     quantizers = [params.activations[name] for name in calibration.names]
     if any(q.step.ndim for q in quantizers):
         return np.full(len(quantizers), np.nan)
