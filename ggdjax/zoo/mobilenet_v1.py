@@ -10,6 +10,8 @@ from flax import nnx
 from ggdjax.zoo.blocks import ConvBlock, global_average, relu6
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jaxtyping import Array, Float
 
     from ggdjax.zoo.blocks import FeatureMap
@@ -33,13 +35,15 @@ class Separable(nnx.Module):
 
 
 class MobileNetV1(nnx.Module):
-    """Stem, separable convolutions, global average, linear; ``width`` scales all channels (paper, §3.3)."""
+    """Stem, separable convolutions by ``table``, global average, linear; ``width`` scales all channels (§3.3)."""
 
-    def __init__(self, *, width: float = 1.0, num_classes: int, rngs: nnx.Rngs):
+    def __init__(
+        self, table: Sequence[tuple[int, int]] = TABLE1, *, width: float = 1.0, num_classes: int, rngs: nnx.Rngs
+    ):
         chan = int(32 * width)
         self.stem = _block(3, chan, 3, stride=2, rngs=rngs)
         blocks = []
-        for wide, stride in TABLE1:
+        for wide, stride in table:
             chan_out = int(wide * width)
             blocks.append(Separable(chan, chan_out, stride=stride, rngs=rngs))
             chan = chan_out

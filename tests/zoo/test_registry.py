@@ -18,8 +18,9 @@ from ggdjax.zoo.densenet import DenseNet
 from ggdjax.zoo.efficientnet import B0, EfficientNet
 from ggdjax.zoo.googlenet import TABLE1, GoogLeNet
 from ggdjax.zoo.lenet import LeNet5
+from ggdjax.zoo.mobilenet_v1 import TABLE1 as MOBILENET_V1
 from ggdjax.zoo.mobilenet_v1 import MobileNetV1
-from ggdjax.zoo.mobilenet_v2 import CIFAR_SMALL, MobileNetV2
+from ggdjax.zoo.mobilenet_v2 import MobileNetV2, Stage
 from ggdjax.zoo.plain import VGG, AlexNet
 from ggdjax.zoo.resnet import BasicBlock, Bottleneck, CifarResNet, ResNet
 from ggdjax.zoo.squeezenet import V1_0, SqueezeNet
@@ -84,12 +85,15 @@ SMALL = {
     "googlenet": (partial(GoogLeNet, TABLE1[:1]), 32),
     "resnet": (partial(ResNet, BasicBlock, (1, 1)), 32),
     "resnet with bottlenecks": (partial(ResNet, Bottleneck, (2, 1)), 32),
-    "cifar resnet": (partial(CifarResNet, 14), 16),
+    "cifar resnet": (partial(CifarResNet, 8), 16),
     "squeezenet": (partial(SqueezeNet, V1_0[:1], chan=24, kernel=7), 40),
-    "mobilenet v1": (partial(MobileNetV1, width=0.25), 32),
-    "mobilenet v2": (partial(MobileNetV2, CIFAR_SMALL[:3], stem=16, stem_stride=1, last=32), 16),
+    "mobilenet v1": (partial(MobileNetV1, MOBILENET_V1[:3], width=0.25), 32),
+    "mobilenet v2": (
+        partial(MobileNetV2, (Stage(1, 16, 1, 1), Stage(6, 24, 2, 2)), stem=16, stem_stride=1, last=32),
+        16,
+    ),
     "densenet": (partial(DenseNet, (2, 2), growth=8), 32),
-    "efficientnet": (partial(EfficientNet, B0[:3]), 32),
+    "efficientnet": (partial(EfficientNet, (B0[0], B0[2])), 32),
     "tiny yolo": (partial(TinyYoloV2, (8, 8, 16, 16, 24)), 32),
 }
 CHANNELS = {"lenet": 1}
