@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 from ggdjax.tune.backward_forward import Plan, backward_forward, plan
+from ggdjax.tune.bias_correction import correct_biases
+from ggdjax.tune.bits import BitAllocation, allocate_bits
 from ggdjax.tune.config import TuneConfig
+from ggdjax.tune.equalization import equalize
+from ggdjax.tune.gradient import GradientConfig, GradientHistory, gradient
 from ggdjax.tune.history import Decision, History
 from ggdjax.tune.segments import Unit
 from ggdjax.tune.statistics import PairedTest, mcnemar
 
-__all__ = ["Decision", "History", "PairedTest", "Plan", "TuneConfig", "Unit", "backward_forward", "mcnemar", "plan"]
+__all__ = [
+    "BitAllocation",
+    "Decision",
+    "GradientConfig",
+    "GradientHistory",
+    "History",
+    "PairedTest",
+    "Plan",
+    "TuneConfig",
+    "Unit",
+    "allocate_bits",
+    "backward_forward",
+    "correct_biases",
+    "equalize",
+    "gradient",
+    "mcnemar",
+    "plan",
+]

@@ -1,0 +1,140 @@
+"""How much each feature map's and each kernel's rounding costs the network, from one backward pass over a few batches.
+
+A small error δ of a feature map or a kernel raises KL(float ‖ quantized) by ½ δᵀFδ, F the Fisher information
+``E[g gᵀ]``, g the gradient of log p(y | x) for a class y drawn from the network's own prediction. So no labels are
+needed, and since such gradients have mean zero and are independent between images, the square of a batch's summed
+gradient is an unbiased sum of the images' squares: one backward pass serves a whole batch. Errors are taken as
+uncorrelated (the diagonal of F): activations by their distortion, kernels by their own rounding errors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ggdjax.ggd import empirical_distortion
+from ggdjax.network import Float, run
+from ggdjax.network.ops import QUANTIZABLE
+from ggdjax.quantization import as_range, fake_quantize, quantize
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from jaxtyping import Array
+    from jaxtyping import Float as Real
+
+    from ggdjax.network import Graph, Node
+    from ggdjax.quantization import Calibration, QuantizedNetwork
+    from ggdjax.schemes import Range
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictedLoss:
+    """KL in nats per image that rounding each kernel or feature map alone is predicted to cost, per width."""
+
+    widths: tuple[int, ...]
+    weights: dict[str, Real[np.ndarray, " width"]]
+    """By node name."""
+    activations: dict[str, Real[np.ndarray, " width"]]
+    """By tensor name."""
+
+
+def predict_losses(
+    q: QuantizedNetwork, images: Real[np.ndarray, "image ..."], widths: Sequence[int], batch_size: int, seed: int
+) -> PredictedLoss:
+    """Return the predicted loss of every kernel and feature map at every width, quantized as ``q.config`` says."""
+    feature_maps, kernels = _fisher(q, images, batch_size, seed)
+    weights: dict[str, list[float]] = {name: [] for name in kernels}
+    activations: dict[str, list[float]] = {name: [] for name in feature_maps}
+    for bits in widths:
+        config = dataclasses.replace(
+            q.config, weight_bits=bits, activation_bits=bits, weight_bits_of={}, activation_bits_of={}
+        )
+        params = quantize(q.network, q.calibration, config).params
+        for node in q.network.graph.quantizable:
+            kernel = q.float_params[dict(node.params)["kernel"]]
+            error = kernel - fake_quantize(kernel, as_range(params.weights[node.name]))
+            weights[node.name].append(0.5 * float(np.sum(kernels[node.name] * np.square(np.asarray(error)))))
+        for name, distortion in _distortions(q.calibration, params.activations).items():
+            activations[name].append(0.5 * feature_maps[name] * distortion)
+    return PredictedLoss(
+        widths=tuple(widths),
+        weights={name: np.asarray(row) for name, row in weights.items()},
+        activations={name: np.asarray(row) for name, row in activations.items()},
+    )
+
+
+def _distortions(calibration: Calibration, ranges: dict[str, Range]) -> dict[str, float]:
+    """Return the mean squared error per value of every feature map on the calibration histograms."""
+    names = calibration.names
+    if any(ranges[name].step.ndim for name in names):
+        channels = calibration.channels or {}
+        return {name: float(np.mean(_distortion(channels[name], ranges[name]))) for name in names}
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(ranges[name] for name in names))
+    rows = _distortion(calibration.histograms, stacked)
+    return {name: float(row) for name, row in zip(names, rows, strict=True)}
+
+
+def _distortion(histogram: object, ranges: Range) -> np.ndarray:
+    levels = ranges.qmax - ranges.zero_point, ranges.zero_point - ranges.qmin
+    return np.asarray(empirical_distortion(histogram, ranges.step, *levels), np.float64)
+
+
+def _fisher(
+    q: QuantizedNetwork, images: np.ndarray, size: int, seed: int
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Return E[Σ g²] per feature map and E[g²] per weight, per image."""
+    graph, key = q.network.graph, jax.random.key(seed)
+    feature_maps: dict[str, float] = {}
+    kernels: dict[str, np.ndarray] = {}
+    for number, first in enumerate(range(0, len(images), size)):
+        batch = images[first : first + size]
+        valid = np.arange(size) < len(batch)
+        full = np.concatenate([batch, np.repeat(batch[:1], size - len(batch), axis=0)])
+        squares = _squared_gradients(graph, q.network.params, full, valid, jax.random.fold_in(key, number))
+        for name, value in jax.device_get(squares[0]).items():
+            feature_maps[name] = feature_maps.get(name, 0.0) + float(value) / len(images)
+        for name, value in jax.device_get(squares[1]).items():
+            kernels[name] = kernels.get(name, 0.0) + np.asarray(value, np.float64) / len(images)
+    return feature_maps, kernels
+
+
+class _Disturbed(Float):
+    """Float arithmetic with something added to every feature map where quantizable nodes read it."""
+
+    def __init__(self, added: dict[str, Array]) -> None:
+        self.added = added
+
+    def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
+        if node.op in QUANTIZABLE:
+            inputs = (inputs[0] + self.added[node.inputs[0]], *inputs[1:])
+        return super().apply(node, params, *inputs)
+
+
+@partial(jax.jit, static_argnums=0)
+def _squared_gradients(
+    graph: Graph, params: dict[str, Array], x: Array, valid: Array, key: Array
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    def log_likelihood(added: dict[str, Array], kernels: dict[str, Array]) -> Array:
+        logits = run(graph, {**params, **kernels}, x, _Disturbed(added)).reshape(len(x), -1)
+        # The classes are drawn, not differentiated: the gradient does not see them.
+        drawn = jax.random.categorical(key, jax.lax.stop_gradient(logits), axis=-1)
+        own = jnp.take_along_axis(jax.nn.log_softmax(logits), drawn[:, None], axis=-1)[:, 0]
+        return jnp.sum(jnp.where(valid, own, 0.0))
+
+    added = {
+        fm.tensor: jnp.zeros((len(x), *(size or 1 for size in graph.shape(fm.tensor)[1:])))
+        for fm in graph.feature_maps()
+    }
+    keys = {node.name: dict(node.params)["kernel"] for node in graph.quantizable}
+    slopes, kernel_slopes = jax.grad(log_likelihood, argnums=(0, 1))(added, {key: params[key] for key in keys.values()})
+    return (
+        {name: jnp.sum(jnp.square(slope)) for name, slope in slopes.items()},
+        {name: jnp.square(kernel_slopes[key]) for name, key in keys.items()},
+    )

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ggdjax._errors import GgdjaxError
+from ggdjax.quantization import QuantConfig, as_range, fake_quantize, quantize
+from ggdjax.tune.gradient import GradientConfig, gradient
+
+BUDGET = GradientConfig(steps=40, batch_size=32)
+
+
+@pytest.fixture(scope="module")
+def tuned(coarse, train):
+    seen = []
+    images, _ = train
+    return gradient(coarse, images, config=BUDGET, progress=lambda step, loss: seen.append((step, loss))), seen
+
+
+def test_lowers_the_divergence_and_wins_accuracy(coarse, tuned, test_set):
+    result, _ = tuned
+    assert result.history.kept
+    assert result.history.after < 0.5 * result.history.before
+    images, labels = test_set
+
+    def top1(q):
+        return float(np.mean(np.argmax(np.asarray(q(images)), axis=1) == labels))
+
+    assert top1(result) > top1(coarse) + 0.02
+
+
+def test_reports_progress_and_history(tuned, train):
+    result, seen = tuned
+    assert [step for step, _ in seen] == list(range(1, 41))
+    np.testing.assert_allclose(result.history.losses, [loss for _, loss in seen], rtol=1e-6)
+    assert result.history.images == len(train[0])
+
+
+def test_kernels_lie_on_their_grid_within_the_bound(coarse, tuned):
+    result, _ = tuned
+    moved = 0
+    for node in result.network.graph.quantizable:
+        key = node.param("kernel")
+        quantizer = as_range(result.params.weights[node.name])
+        kernel = result.adjusted[key]
+        np.testing.assert_array_equal(fake_quantize(kernel, quantizer), kernel)
+        codes, before = (
+            np.rint(np.asarray(fake_quantize(w, quantizer) / quantizer.step))
+            for w in (kernel, coarse.network.params[key])
+        )
+        assert np.abs(codes - before).max() <= BUDGET.offset_bound + 0.5
+        moved += int((codes != before).sum())
+    assert moved
+
+
+def test_fractional_lengths_of_weights_stay(coarse, tuned):
+    result, _ = tuned
+    for name, weight in coarse.params.weights.items():
+        assert int(result.params.weights[name].frac_bits) == int(weight.frac_bits)
+
+
+def test_same_seed_same_result(coarse, train):
+    short = dataclasses.replace(BUDGET, steps=3)
+    first, second = (gradient(coarse, train[0], config=short) for _ in range(2))
+    np.testing.assert_array_equal(first.history.losses, second.history.losses)
+    for name, x in first.params.activations.items():
+        assert float(x.step) == float(second.params.activations[name].step)
+
+
+def test_never_worse_than_the_start(coarse, train):
+    wild = dataclasses.replace(BUDGET, steps=3, step_rate=5.0, offset_rate=5.0, bias_rate=5.0)
+    result = gradient(coarse, train[0], config=wild)
+    assert not result.history.kept
+    assert result.params is not None
+    np.testing.assert_array_equal(result(train[0][:4]), coarse(train[0][:4]))
+
+
+def test_cross_entropy_with_labels(coarse, train):
+    images, labels = train
+    config = dataclasses.replace(BUDGET, objective="cross_entropy", steps=15)
+    history = gradient(coarse, images, labels, config).history
+    assert history.kept
+    with pytest.raises(GgdjaxError, match="`labels` are missing"):
+        gradient(coarse, images, config=config)
+    with pytest.raises(GgdjaxError, match="label 10 is outside"):
+        gradient(coarse, images, np.full(len(images), 10), config)
+
+
+def test_layer_by_layer(coarse, train):
+    nodes = len(coarse.network.graph.quantizable)
+    config = dataclasses.replace(BUDGET, per_layer=True, steps=12 * nodes, objective="output")
+    history = gradient(coarse, train[0], config=config).history
+    assert history.after < 0.7 * history.before
+    assert len(history.losses) == 12 * nodes
+
+
+def test_free_weight_steps_are_tuned_too(net, calibration, train):
+    q = quantize(net, calibration, QuantConfig(weight_bits=3, activation_bits=3, weight_scheme="mse-search"))
+    result = gradient(q, train[0], config=dataclasses.replace(BUDGET, steps=15))
+    assert result.history.kept
+    name = result.network.graph.quantizable[0].name
+    assert float(result.params.weights[name].step) != float(q.params.weights[name].step)
+    key = result.network.graph.quantizable[0].param("kernel")
+    np.testing.assert_allclose(
+        fake_quantize(result.adjusted[key], result.params.weights[name]), result.adjusted[key], rtol=1e-6
+    )
+
+
+def test_tells_what_is_wrong(coarse, train):
+    with pytest.raises(GgdjaxError, match="did you mean `cross_entropy`"):
+        GradientConfig(objective="crossentropy")
+    with pytest.raises(GgdjaxError, match="`steps` must be"):
+        GradientConfig(steps=0)
+    with pytest.raises(GgdjaxError, match="`offset_bound` must be"):
+        GradientConfig(offset_bound=-1)
+    with pytest.raises(GgdjaxError, match="fewer than one batch of 32"):
+        gradient(coarse, train[0][:31], config=BUDGET)
+    with pytest.raises(GgdjaxError, match="the network expects"):
+        gradient(coarse, jnp.zeros((32, 4, 4, 1)), config=BUDGET)
