@@ -41,7 +41,8 @@ class Quantize:
     model: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = None
     """ONNX file; none: the embedded digits network, with its own images."""
     data: Path | None = None
-    """Images: a folder of class folders, a flat folder with labels.csv, an .npz (image, label), or a tar archive."""
+    """Images: a folder of class folders, a flat folder with labels.csv, an .npz (image, label), a tar archive,
+    or tfds:NAME for a set that TensorFlow Datasets has prepared."""
     out: Path | None = None
     """Run folder to write: result.json, quantization parameters, and a picture per feature map."""
 

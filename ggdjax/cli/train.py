@@ -43,7 +43,8 @@ class Train:
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """The network; an unknown name lists the known ones."""
     data: Path
-    """Images: a folder of class folders, a flat folder with labels.csv, an .npz (image, label), or a tar archive."""
+    """Images: a folder of class folders, a flat folder with labels.csv, an .npz (image, label), a tar archive,
+    or tfds:NAME for a set that TensorFlow Datasets has prepared."""
     out: Path
     """Folder to write; one that holds an unfinished run of the same arguments is gone on with."""
     preset: str = "cifar10"
@@ -133,7 +134,7 @@ class Train:
         shape = (None, *zoo.entry(self.name).input_shape)
         preprocessing = data.preset(self.preset, layout="NHWC").for_input(shape)
         images = data.open_images(self.data, preprocessing)
-        net = zoo.create(self.name, seed=self.recipe.seed, num_classes=int(images.labels.max()) + 1)
+        net = zoo.create(self.name, seed=self.recipe.seed, num_classes=images.label_range[1] + 1)
         net.train()
         return net, images
 

@@ -1,4 +1,4 @@
-"""Images with labels, streamed: folders, `labels.csv`, `.npz`, archives, arrays, and the embedded digits."""
+"""Images with labels, streamed: folders, `labels.csv`, `.npz`, archives, arrays, TFDS, and the embedded digits."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ggdjax.data.image_set import ImageSet, check_labels, padded
 from ggdjax.data.opening import open_images
 from ggdjax.data.preprocessing import PRESETS, Preprocessing, preset
 from ggdjax.data.split import Split, hash_order, split, split_by_ids, split_every
+from ggdjax.data.tfds import open_tfds
 
 __all__ = [
     "PRESETS",
@@ -26,6 +27,7 @@ __all__ = [
     "labelled_folder",
     "load_npz",
     "open_images",
+    "open_tfds",
     "padded",
     "preset",
     "split",

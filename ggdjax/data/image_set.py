@@ -57,6 +57,11 @@ class ImageSet(Protocol):
         """Return the number of images."""
         ...
 
+    @property
+    def label_range(self) -> tuple[int, int]:
+        """Return the smallest and the largest label."""
+        ...
+
     def load(self, index: int) -> Num[np.ndarray, "height width chan"]:
         """Return the pixels of image ``index`` after resize and crop, or raise `UnreadableImage`."""
         ...
@@ -88,6 +93,15 @@ class StreamedImages:
     def load(self, index: int) -> Num[np.ndarray, "height width chan"]:
         """Return the pixels of image ``index`` after resize and crop, or raise `UnreadableImage`."""
         raise NotImplementedError
+
+    def load_labelled(self, index: int) -> tuple[Num[np.ndarray, "height width chan"], int]:
+        """Return the pixels and the label of image ``index``, or raise `UnreadableImage`."""
+        return self.load(index), int(self.labels[index])
+
+    @property
+    def label_range(self) -> tuple[int, int]:
+        """Return the smallest and the largest label."""
+        return int(self.labels.min()), int(self.labels.max())
 
     def batches(
         self, indices: Iterable[int] | None = None, batch_size: int = 100, *, workers: int | None = None
@@ -159,10 +173,12 @@ class StreamedImages:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _load_chunk(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-        pixels, kept, failures = [], [], {}
+        pixels, labels, kept, failures = [], [], [], {}
         for index in indices.tolist():
             try:
-                pixels.append(self.load(index))
+                image, label = self.load_labelled(index)
+                pixels.append(image)
+                labels.append(label)
                 kept.append(index)
             except UnreadableImage as error:
                 failures[self.ids[index]] = str(error)
@@ -176,7 +192,7 @@ class StreamedImages:
         if pixels[0].dtype.kind == "f" and not np.isfinite(images).all():
             bad = [self.ids[i] for i, image in zip(kept, images, strict=True) if not np.isfinite(image).all()]
             raise DataError(f"image `{bad[0]}` of `{self.name}` holds NaN or infinity: repair or remove it")
-        return images, self.labels[kept].astype(np.int32), failures
+        return images, np.asarray(labels, np.int32), failures
 
 
 def padded(
@@ -198,6 +214,9 @@ def padded(
 
 def check_labels(images: ImageSet, outputs: int) -> None:
     """Raise DataError unless every label of ``images`` is one of a network's ``outputs`` classes."""
+    least, most = images.label_range
+    if least >= 0 and most < outputs:
+        return
     wrong = np.flatnonzero((images.labels < 0) | (images.labels >= outputs))
     if wrong.size:
         offset = images.preprocessing.label_offset

@@ -1,4 +1,4 @@
-"""One door to all images that lie on disk."""
+"""One door to all images on disk."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ggdjax.data.archive import ARCHIVE_SUFFIXES, extract, is_archive
 from ggdjax.data.arrays import load_npz
 from ggdjax.data.folder import LABELS_FILE, class_folders, holds_images, labelled_folder
 from ggdjax.data.image_set import UNREADABLE_SHARE
+from ggdjax.data.tfds import PREFIX, open_tfds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,13 +27,13 @@ def open_images(
     unreadable_share: float = UNREADABLE_SHARE,
     progress: Callable[[int, int], None] | None = None,
 ) -> StreamedImages:
-    """Open a folder of class folders, a flat folder with `labels.csv`, an `.npz`, or a tar archive of such a
-    folder.
+    """Open a folder of class folders, a flat folder with `labels.csv`, an `.npz`, a tar archive of such a folder, or a
+    set that TensorFlow Datasets has prepared.
 
-    Nothing is decoded yet. The order of the images is fixed by their names (or by `labels.csv`).
+    Nothing is decoded yet. The order of the images is fixed by their names (or by `labels.csv`, or by TFDS).
 
     Args:
-        path: the folder or file.
+        path: the folder or file; or `tfds:NAME`, `tfds:NAME/SPLIT` (see `open_tfds`).
         preprocessing: how an image becomes an input.
         cache_dir: where archives are unpacked; default `$XDG_CACHE_HOME/ggdjax` or `~/.cache/ggdjax`.
         unreadable_share: share of unreadable images, 0 to 1, above which a stream stops.
@@ -41,9 +42,11 @@ def open_images(
     Raises:
         DataError: nothing there, no images, or a kind of file that is not supported.
     """
-    path = Path(path)
     if not 0 <= unreadable_share <= 1:
         raise DataError(f"`unreadable_share` is {unreadable_share}, expected a share from 0 to 1")
+    if str(path).startswith(PREFIX):
+        return open_tfds(str(path).removeprefix(PREFIX), preprocessing, unreadable_share=unreadable_share)
+    path = Path(path)
     if not path.exists():
         raise DataError(f"no images at `{path}`: there is no such file or folder")
     if path.is_dir():
