@@ -1,7 +1,8 @@
-"""Backward-forward tuning: never worse, the same for any batch, mesh and interruption, and cheaper than a naive loop."""
+"""Backward-forward tuning: never worse, the same for any batch, mesh and interruption, cheaper than a naive loop."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -51,7 +52,7 @@ def test_is_better_on_its_own_objective(tiny, tuned):
     before, after = (quantization.accuracy(n, [(images, labels)]).top1 for n in (q, tuned))
     np.testing.assert_allclose([before, after], [history.start_score, history.score], atol=1e-6)
     scores = [history.start_score, *(d.score for d in history.decisions)]
-    assert all(b >= a for a, b in zip(scores, scores[1:], strict=False))
+    assert all(b >= a for a, b in itertools.pairwise(scores))
     assert [d.tensor for d in history.decisions][:3] == [f.tensor for f in q.network.graph.feature_maps()][:-4:-1]
     assert history.to_dict() == tune.History.from_dict(json.loads(json.dumps(history.to_dict()))).to_dict()
 
