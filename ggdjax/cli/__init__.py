@@ -25,13 +25,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ggdjax.cli.quantize import Quantize
     from ggdjax.cli.train import Train
 
-    command = tyro.extras.subcommand_cli_from_dict(
-        {"quantize": Quantize, "train": Train},
-        prog="ggdjax",
-        description=_DESCRIPTION,
-        args=sys.argv[1:] if argv is None else list(argv),
-    )
     try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            {"quantize": Quantize, "train": Train},
+            prog="ggdjax",
+            description=_DESCRIPTION,
+            args=sys.argv[1:] if argv is None else list(argv),
+        )
         command.run()
     except GgdjaxError as error:
         print(f"ggdjax: {' '.join(str(error).split())}", file=sys.stderr)

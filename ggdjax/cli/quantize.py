@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from ggdjax.data import ImageSet, Preprocessing, Split
     from ggdjax.network import Network
+    from ggdjax.quantization import QuantizedNetwork
+    from ggdjax.tune import History
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +34,12 @@ class Quantize:
     each; the steps follow in closed form; weights and biases get the fractional length of least squared error; the
     quantized network is evaluated on held-out images.
 
-    Examples:
+    For example:
         ggdjax quantize
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --activation-bits 6 --out runs/r20
         ggdjax quantize squeezenet.onnx --data imagenet/ --preset imagenet-caffe --calibration-ids ids.txt
+        ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --weight-bits 4 --activation-bits 4
+            --tune-images 2000 --gradient-steps 500
     """
 
     model: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = None
@@ -60,6 +64,15 @@ class Quantize:
     """fixed-point: the fractional length of least squared error; or a scheme that chooses free steps."""
     weights_per: Literal["tensor", "channel"] = "tensor"
     """One fractional length per layer, or per output channel."""
+
+    tune_images: int = 0
+    """Tune on so many images that neither calibrate nor evaluate, backward and forward over the layers; 0: do not."""
+    tune_objective: Literal["top1", "top5", "cross_entropy", "agreement", "kl", "sqnr"] = "top1"
+    """What backward-forward tuning maximises."""
+    tune_sweeps: int = 2
+    """Sweeps over the layers, backward first; 0 leaves them out, for gradient tuning alone."""
+    gradient_steps: int = 0
+    """Gradient steps on steps, biases and the rounding of weights, after the sweeps, on the same images."""
 
     calibration_images: int = 512
     """Images to calibrate on; the others are held out for evaluation."""
@@ -109,12 +122,13 @@ class Quantize:
         config = self._config()
         if self.batch_size < 1:
             raise GgdjaxError(f"`--batch-size` must be at least 1, got {self.batch_size}")
+        self._check_tuning()
         if self.out is not None:
             report.check_run_folder(self.out)
         clock = _Clock()
         with clock("load"):
             net, images = self._open(console)
-            parts = self._split(images)
+            parts, tuning = self._split(images)
         calibration = self._calibrate(net, images, parts, config, console, clock)
         quantized, evaluation = self._quantize(net, calibration, images, parts, config, console, clock)
         results = {f"steps per {config.activations_per}": (quantized, evaluation)}
@@ -122,6 +136,10 @@ class Quantize:
             per_tensor = dataclasses.replace(config, activations_per="tensor")
             beside = self._quantize(net, calibration, images, parts, per_tensor, console, clock)
             results["steps per tensor"] = beside
+        if tuning is not None:
+            untuned = (quantized, evaluation)
+            results = {"tuned": self._tune(quantized, images, parts, tuning, console, clock), "untuned": untuned}
+            quantized, evaluation = results["tuned"]
         for result in results.values():
             console.print(report.feature_map_table(*result))
         console.print(report.weight_table(quantized))
@@ -129,7 +147,7 @@ class Quantize:
             console.print(*([name] if len(results) > 1 else []), report.accuracy_lines(measured), sep="\n")
         if self.out is not None:
             with clock("write"), report.new_run_folder(self.out) as folder:
-                self._write(folder, results, images, parts, console, clock)
+                self._write(folder, results, images, parts, tuning, console, clock)
             console.print(f"Written to {self.out}: result.json, parameters, pictures", soft_wrap=True)
 
     def _config(self) -> QuantConfig:
@@ -172,7 +190,19 @@ class Quantize:
             raise GgdjaxError(f"say how images become inputs: `--preset` ({presets}) or --size, --mean, --std, …")
         return data.Preprocessing(**given)
 
-    def _split(self, images: ImageSet) -> Split:
+    def _check_tuning(self) -> None:
+        for name in ("tune_images", "tune_sweeps", "gradient_steps"):
+            if getattr(self, name) < 0:
+                raise GgdjaxError(f"`--{name.replace('_', '-')}` must be at least 0, got {getattr(self, name)}")
+        if self.gradient_steps and not self.tune_images:
+            raise GgdjaxError("`--gradient-steps` needs images to tune on: give `--tune-images`")
+        if self.tune_images and not self.tune_sweeps and not self.gradient_steps:
+            raise GgdjaxError("`--tune-images` has nothing to do: give `--tune-sweeps` or `--gradient-steps`")
+        if self.tune_images and self.activations_per == "channel":
+            raise GgdjaxError("`--tune-images` tunes one step per feature map: leave `--activations-per channel` out")
+
+    def _split(self, images: ImageSet) -> tuple[Split, np.ndarray | None]:
+        """Return the parts, and the images to tune on where there are any."""
         from ggdjax import data
 
         if self.calibration_ids is None:
@@ -183,13 +213,16 @@ class Quantize:
             except (OSError, UnicodeDecodeError) as error:
                 raise GgdjaxError(f"`--calibration-ids` {self.calibration_ids} cannot be read: {error}") from None
             parts = data.split_by_ids(images, [line.strip() for line in ids if line.strip()])
+        tuning = None
+        if self.tune_images:
+            parts, tuning = data.split_tuning(images, parts, self.tune_images, self.seed)
         if self.held_out_images is not None:
             if self.held_out_images < 1:
                 raise GgdjaxError(f"`--held-out-images` must be at least 1, got {self.held_out_images}")
             order = data.hash_order([images.ids[i] for i in parts.held_out], self.seed)
             chosen = parts.held_out[sorted(order[: self.held_out_images])]
             parts = dataclasses.replace(parts, held_out=chosen)
-        return parts
+        return parts, tuning
 
     def _calibrate(self, net, images, parts, config, console, clock):
         import ggdjax as gd
@@ -208,12 +241,48 @@ class Quantize:
 
         with clock("quantize"), console.status("Fitting distributions, choosing steps and fractional lengths"):
             quantized = gd.quantize(net, calibration, config)
+        return quantized, self._evaluate(quantized, images, parts, console, clock)
+
+    def _evaluate(self, quantized, images, parts, console, clock):
+        from ggdjax.cli._progress import counted, progress_bar
+        from ggdjax.quantization import evaluate
+
         with clock("evaluate"), progress_bar(console, "Evaluating held-out images", len(parts.held_out)) as advance:
             batches = counted(images.batches(parts.held_out, self.batch_size), advance)
-            evaluation = evaluate(quantized, batches)
-        return quantized, evaluation
+            return evaluate(quantized, batches)
 
-    def _write(self, folder, results, images, parts, console, clock) -> None:
+    def _tune(self, quantized, images, parts, tuning, console, clock):
+        from ggdjax import tune
+        from ggdjax.cli._progress import progress_bar
+
+        pairs = list(images.batches(tuning, self.batch_size))
+        x, labels = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        if self.tune_sweeps:
+            config = tune.TuneConfig(
+                objective=self.tune_objective, sweeps=self.tune_sweeps, seed=self.seed, allow_few_images=True
+            )
+            planned = tune.plan(quantized, len(x), config)
+            console.print(
+                f"Tuning {planned.candidates} candidates on {len(x)} images, {self.tune_sweeps} sweeps: "
+                f"at most {planned.float_passes:.0f} passes of the network over them"
+            )
+            # A killed run goes on from here; the file goes when the run is written.
+            checkpoint = None if self.out is None else self.out.with_name(self.out.name + ".tuning")
+            with clock("tune"), progress_bar(console, "Tuning", planned.visits) as advance:
+                quantized = tune.backward_forward(
+                    quantized, x, labels, config, checkpoint=checkpoint, progress=lambda done, total, score: advance(1)
+                )
+            if checkpoint is not None:
+                checkpoint.unlink(missing_ok=True)
+        if self.gradient_steps:
+            config = tune.GradientConfig(
+                steps=self.gradient_steps, batch_size=min(self.batch_size, len(x)), seed=self.seed
+            )
+            with clock("gradient"), progress_bar(console, "Gradient steps", self.gradient_steps) as advance:
+                quantized = tune.gradient(quantized, x, labels, config, progress=lambda done, loss: advance(1))
+        return quantized, self._evaluate(quantized, images, parts, console, clock)
+
+    def _write(self, folder, results, images, parts, tuning, console, clock) -> None:
         from ggdjax import report
         from ggdjax.cli._progress import progress_bar
 
@@ -221,18 +290,22 @@ class Quantize:
         quantized.params.save(folder / "parameters")
         with progress_bar(console, "Drawing feature maps", len(quantized.calibration.names)) as advance:
             # One picture per feature map shows one step: that of the whole feature map.
-            per_tensor = results["steps per tensor"][0]
+            per_tensor = results.get("steps per tensor", (quantized, evaluation))[0]
             for _ in report.draw_feature_maps(per_tensor, folder / "feature_maps"):
                 advance(1)
         measured = {f"{self.scheme}, {name}": evaluation for name, (_, evaluation) in results.items()}
         report.plot_sensitivity(measured).savefig(folder / "sensitivity.png", dpi=110)
+        search = _search_of(quantized)
+        if search is not None:
+            report.plot_trajectory(search).savefig(folder / "tuning.png", dpi=110)
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         report.write_result(
             folder,
             {
                 "model": str(self.model) if self.model else "digits (embedded)",
                 **report.result_record(quantized, evaluation),
-                **({"steps_per_tensor": report.result_record(*beside[0])} if beside else {}),
+                **({_BESIDE[list(results)[1]]: report.result_record(*beside[0])} if beside else {}),
+                **({"tuning": self._tuning_record(results, images, tuning)} if tuning is not None else {}),
                 "options": {k: str(v) if isinstance(v, Path) else v for k, v in options.items()},
                 "preprocessing": images.preprocessing.to_dict(),
                 "images": parts.to_dict(images),
@@ -242,6 +315,31 @@ class Quantize:
                 **report.environment(),
             },
         )
+
+    def _tuning_record(self, results, images, tuning) -> dict:
+        from ggdjax import tune
+
+        (tuned, after), (_, before) = results["tuned"], results["untuned"]
+        test = tune.mcnemar(before.quantized_correct, after.quantized_correct)
+        search = _search_of(tuned)
+        return {
+            "images": [images.ids[i] for i in tuning],
+            "gained": test.gained,
+            "lost": test.lost,
+            "mcnemar_p_value": test.p_value,
+            "backward_forward": None if search is None else search.to_dict(),
+            "gradient_steps": self.gradient_steps,
+        }
+
+
+#: Name of a second result -> its key in result.json.
+_BESIDE = {"steps per tensor": "steps_per_tensor", "untuned": "untuned"}
+
+
+def _search_of(quantized: QuantizedNetwork) -> History | None:
+    """Return the history of backward-forward tuning, where there was any: gradient tuning keeps it as the previous."""
+    history = quantized.history
+    return getattr(history, "previous", None) if hasattr(history, "losses") else history
 
 
 class _Clock:

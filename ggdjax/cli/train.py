@@ -34,7 +34,7 @@ class Train:
     of them where they have no such part. The folder gets weights.safetensors, log.jsonl (a line per epoch) and
     metrics.json.
 
-    Examples:
+    For example:
         ggdjax train resnet20 --data cifar10.tar.gz --preset cifar10 --out runs/resnet20
         ggdjax train mobilenet_v2_small --data cifar10.tar.gz --preset cifar10 --epochs 60 --out runs/mobilenet
         ggdjax train resnet18 --data imagenet/ --preset imagenet --batch-size 256 --out runs/resnet18
