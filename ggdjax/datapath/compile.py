@@ -243,7 +243,8 @@ class _Compiler:
 
     def _added(self, node: Node) -> _Sums:
         form = self.streams.carry(node.output)
-        x, y = (self._as(tensor, form) for tensor in node.inputs)
+        operands = node.inputs[::-1] if dict(node.attrs).get("reverse", False) else node.inputs
+        x, y = (self._as(tensor, form) for tensor in operands)
         (a, b), (c, d) = ((self.formats[t].low, self.formats[t].high) for t in (x, y))
         low, high = (a + c, b + d) if node.op == "add" else (a - d, b - c)
         wide = replace(form, low=low, high=high, role="acc")

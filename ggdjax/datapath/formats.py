@@ -85,31 +85,27 @@ class Ratio:
 
 
 def ratio_of(value: float, bits: int, kind: Requantization, what: str) -> Ratio:
-    """Return m0 and r with m0 · 2^(−r) ≈ value: m0 of ``bits`` bits, its relative error at most 2^(−bits).
+    """Return m and r with m · 2^(−r) ≈ value: m has ``bits`` significant bits, its relative error is at most 2^(−bits).
 
-    A power of two has m0 = 1, or m0 = 2^k and r = 0 where it is above one.
+    A power of two has m = 1. Where the value is too large for r ≥ 0, m is shifted left instead, which takes no wider
+    multiplier in hardware.
 
     Raises:
-        GgdjaxError: the value is no power of two where only shifts are allowed, or too large for the multiplier.
+        GgdjaxError: the value is no power of two where only shifts are allowed, or not below 2^31.
     """
     mantissa, exponent = math.frexp(value)
-    if mantissa == 0.5:
-        exponent -= 1
-        if not exponent < bits:
-            raise GgdjaxError(f"{what}: the ratio of scales 2^{exponent} exceeds `multiplier_bits` {bits}; raise it")
-        # Below 2^−62 any integer becomes what 2^−62 makes of it.
-        return Ratio(multiplier=1 << max(exponent, 0), shift=min(max(-exponent, 0), _LARGEST_SHIFT))
-    if kind is Requantization.SHIFT:
+    if exponent > 31:
+        raise GgdjaxError(f"{what}: the ratio of scales {value:.6g} is not below 2^31: raise the step that it leads to")
+    if mantissa != 0.5 and kind is Requantization.SHIFT:
         raise GgdjaxError(
             f"{what}: the ratio of scales {value:.6g} is no power of two, but `requantization` is 'shift'; "
             "take steps that are powers of two or 'multiplier_and_shift'"
         )
-    multiplier = round(math.ldexp(mantissa, bits))
-    shift = bits - exponent
-    if shift < 0:
-        raise GgdjaxError(f"{what}: the ratio of scales {value:.6g} exceeds `multiplier_bits` {bits}; raise it")
+    multiplier, shift = round(math.ldexp(mantissa, bits)), bits - exponent
     if shift > _LARGEST_SHIFT:
         multiplier, shift = multiplier >> (shift - _LARGEST_SHIFT), _LARGEST_SHIFT
-    while multiplier and multiplier % 2 == 0 and shift:
+    while multiplier and multiplier % 2 == 0 and shift > 0:
         multiplier, shift = multiplier // 2, shift - 1
+    if shift < 0:
+        multiplier, shift = min(multiplier << -shift, (1 << 31) - 1), 0
     return Ratio(multiplier=multiplier, shift=shift)

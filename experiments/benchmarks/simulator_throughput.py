@@ -1,0 +1,70 @@
+"""Images per second: the integer simulator, the jitted float network, ONNX Runtime on the exported 8-bit files.
+
+    python -m experiments.benchmarks.simulator_throughput                 all networks
+    python -m experiments.benchmarks.simulator_throughput --network resnet20
+
+All on the same cores, one batch in memory, the least of several runs. Expected: the simulator at least 0.8 times as
+fast as the float graph. ONNX Runtime runs the QDQ file with its own 8-bit kernels (not bit-exact) and the integer file
+(bit-exact: checked here, on all logits). Writes `experiments/results/simulator_throughput.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from experiments.benchmarks.datapath_agreement import quantized
+from experiments.real_networks import NETWORKS
+from experiments.timing import seconds
+from ggdjax import datapath, report
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "simulator_throughput.json"
+
+
+def run(name: str, repeats: int) -> dict:
+    """Return the figures of one network."""
+    import onnxruntime
+
+    q, images, part, size = quantized(name)
+    q = datapath.align_biases(q)
+    x = next(iter(images.batches(part[:size], size)))[0]
+    rows = {"float": lambda: q.network(x), "fake_quantized": lambda: q(x)}
+    for bits in (31, 16):
+        program = datapath.compile(q, datapath.Accelerator(multiplier_bits=bits))
+        rows[f"simulator_multiplier_{bits}"] = lambda program=program: program(x)
+    times = {key: seconds(call, repeats) for key, call in rows.items()}
+    exact = {}
+    with tempfile.TemporaryDirectory() as folder:
+        program = datapath.compile(q)
+        for form in ("qdq", "integer"):
+            path = Path(folder) / f"{form}.onnx"
+            datapath.export_onnx(program, path, form=form)
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            feed = {session.get_inputs()[0].name: np.asarray(x)}
+            times[f"onnxruntime_{form}"] = seconds(lambda session=session, feed=feed: session.run(None, feed), repeats)
+            expected = program.integers(x) if form == "integer" else program(x)
+            exact[form] = float(np.mean(session.run(None, feed)[0] == np.asarray(expected)))
+    row = {"network": name, "batch": len(x)}
+    row |= {f"{key}_images_per_second": len(x) / t for key, t in times.items()}
+    row["simulator_over_float"] = times["float"] / times["simulator_multiplier_31"]
+    row["integer_logits_equal_to_onnxruntime"] = exact["integer"]
+    print(name, {key: round(len(x) / t, 1) for key, t in times.items()}, f"{row['simulator_over_float']:.2f} of float")
+    return row
+
+
+def main() -> None:
+    """Read the command line, run, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", action="append", choices=list(NETWORKS), help="only this network (repeatable)")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of which the fastest counts")
+    args = parser.parse_args()
+    rows = [run(name, args.repeats) for name in args.network or NETWORKS]
+    RESULTS.write_text(json.dumps({**report.environment(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
