@@ -6,6 +6,7 @@ import io
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +14,9 @@ import numpy as np
 from ggdjax._errors import DataError, near_matches
 from ggdjax.data.image_set import UNREADABLE_SHARE, StreamedImages, UnreadableImage
 from ggdjax.data.pixels import decode
+from ggdjax.data.tfrecord import TfRecords
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from jaxtyping import Int, UInt8
 
     from ggdjax.data.preprocessing import Preprocessing
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 PREFIX = "tfds:"
 #: Split name -> part, the preferred one first where two splits could be the held-out part.
 _PARTS = (("train", "train"), ("test", "test"), ("validation", "test"))
-#: TFDS prepares with TensorFlow.
-_INSTALL = "`pip install 'ggdjax[prepare]'`"
 #: Labels are read in tasks of so many records.
 _CHUNK = 256
 
@@ -116,8 +114,8 @@ def open_tfds(
         unreadable_share: share of unreadable images, 0 to 1, above which a stream stops.
 
     Raises:
-        DataError: a set that is not prepared, or prepared in another format than ArrayRecord (the message says what to
-            run), an unknown split, or features that are no images with one label.
+        DataError: a set that is not prepared (the message says what to run), or prepared in a format without random
+            access, an unknown split, or features that are no images with one label.
     """
     builder, wanted = _find(spec, data_dir)
     name = PREFIX + builder.info.full_name
@@ -163,21 +161,41 @@ def _find(spec: str, data_dir: Path | None) -> tuple[Any, str | None]:
 
 
 def _prepare_command(name: str, data_dir: Path | None) -> str:
-    there = "" if data_dir is None else f" --data_dir={data_dir}"
-    return f"run {_INSTALL} and `tfds build {name} --file_format=array_record{there}`"
+    # Not the command `tfds`, which in version 4.9.10 needs Apache Beam as well.
+    there = "" if data_dir is None else f", data_dir='{data_dir}'"
+    made = f"tfds.builder('{name}'{there}).download_and_prepare()"
+    return f"run `pip install 'ggdjax[prepare]'` and `python -c \"import tensorflow_datasets as tfds; {made}\"`"
 
 
-def _source(builder: Any, split: str, image_key: str, name: str) -> Any:
-    """Return the records of ``split`` with encoded images, random access."""
-    import tensorflow_datasets as tfds
+class _Records:
+    """The records of one split, with the image still encoded: random access to ArrayRecord or TFRecord files."""
 
+    def __init__(self, builder: Any, split: str, image_key: str):
+        import tensorflow_datasets as tfds
+
+        self._decoders = {image_key: tfds.decode.SkipDecoding()}
+        self._features = builder.info.features
+        described = builder.info.splits[split]
+        if builder.info.file_format is tfds.core.FileFormat.TFRECORD:
+            self._bytes = TfRecords([Path(file) for file in described.filepaths], described.shard_lengths)
+        else:
+            raw = tfds.decode.DeserializeMethod.RAW_BYTES
+            self._bytes = builder.as_data_source(split, deserialize_method=raw)
+
+    def __len__(self) -> int:
+        return len(self._bytes)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._features.deserialize_example_np(self._bytes[index], decoders=self._decoders)
+
+
+def _source(builder: Any, split: str, image_key: str, name: str) -> _Records:
     try:
-        return builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
+        return _Records(builder, split, image_key)
     except NotImplementedError:
-        folder = builder.data_path
         raise DataError(
-            f"`{name}` is prepared as {builder.info.file_format.value}, which has no random access: run {_INSTALL} and "
-            f"`tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record`"
+            f"`{name}` is prepared as {builder.info.file_format.value}, expected array_record or tfrecord: prepare it "
+            f"anew after removing {builder.data_path}"
         ) from None
 
 
