@@ -8,11 +8,9 @@ ImageNet sample: calibrate on the 100 images with index 5, 15, …, 995, evaluat
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from ggdjax import data, network
 
@@ -55,21 +53,6 @@ class RealNetwork:
         ids = [images.ids[i] for i in parts.calibration]
         order = data.hash_order(ids, seed)[:calibration_images]
         return data.split_by_ids(images, [ids[i] for i in order], [images.ids[i] for i in parts.held_out])
-
-    def tuning_split(self, images: ImageSet, count: int, seed: int = 0) -> tuple[Split, np.ndarray]:
-        """Return the conventional split without the tuning images, and those: so many, disjoint from all others.
-
-        CIFAR-10 has training images left; of the ImageNet sample they are taken from the held-out images.
-        """
-        parts = self.split(images)
-        if self.images == CIFAR10:
-            used = {*parts.calibration.tolist(), *parts.held_out.tolist()}
-            free = np.asarray([i for i in range(len(images)) if i not in used])
-        else:
-            free = parts.held_out
-        order = data.hash_order([images.ids[i] for i in free], seed)[:count]
-        chosen = np.sort(free[order])
-        return replace(parts, held_out=np.setdiff1d(parts.held_out, chosen)), chosen
 
 
 NETWORKS = {

@@ -188,3 +188,34 @@ def test_says_that_preprocessing_is_missing(small, capsys):
 def test_data_without_model_and_model_without_data(small, capsys):
     assert "MODEL" in refused(capsys, "quantize", "--data", small[1])
     assert "--data" in refused(capsys, "quantize", small[0])
+
+
+def test_tunes_and_records_it(small, tmp_path):
+    """Sweeps and gradient steps, on images of their own; the untuned network stands beside."""
+    out = tmp_path / "run"
+    tuned = ["--weight-bits", 3, "--activation-bits", 3, "--tune-images", 4, "--tune-sweeps", 1, "--batch-size", 4]
+    quantize(*small, *tuned, "--tune-objective", "kl", "--gradient-steps", 2, "--out", out)
+    result = json.loads((out / "result.json").read_text())
+    tuning = result["tuning"]
+    assert (out / "tuning.png").is_file()
+    assert len(tuning["images"]) == 4
+    assert not set(tuning["images"]) & {*result["images"]["calibration_ids"], *result["images"]["held_out_ids"]}
+    search = tuning["backward_forward"]
+    assert search["decisions"][-1]["score"] >= search["start_score"]
+    assert result["untuned"]["feature_maps"][0]["name"] == result["feature_maps"][0]["name"]
+    assert not list(tmp_path.glob("*.tuning"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--gradient-steps", "5"], "needs images to tune on"),
+        (["--tune-images", "5", "--tune-sweeps", "0"], "nothing to do"),
+        (["--tune-images", "100000"], "tuning images are wanted"),
+        (["--tune-sweeps", "-1"], "must be at least 0"),
+    ],
+)
+def test_bad_tuning_options(capsys, options, message):
+    with pytest.raises(SystemExit, match="2"):
+        main(["quantize", *options])
+    assert message in capsys.readouterr().err

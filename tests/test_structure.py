@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "tune": {"ggd", "steps", "schemes", "network", "quantization"},
     "datapath": {"network", "quantization", "schemes"},
     "zoo": {"network", "data"},
-    "report": {"ggd", "steps", "schemes", "network", "quantization", "data", "zoo"},
+    "report": {"ggd", "steps", "schemes", "network", "quantization", "tune", "data", "zoo"},
 }
 
 

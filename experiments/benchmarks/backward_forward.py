@@ -27,7 +27,7 @@ import numpy as np
 from rich.progress import Progress, track
 
 from experiments.real_networks import NETWORKS, RealNetwork
-from ggdjax import network, quantization, report, tune
+from ggdjax import data, network, quantization, report, tune
 from ggdjax.tune.candidates import candidates_of
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "backward_forward.jsonl"
@@ -42,7 +42,7 @@ class Bench:
     def __init__(self, real: RealNetwork, tuning: int, held_out: int | None, seed: int) -> None:
         net = real.load()
         images = real.open_images(net)
-        parts, chosen = real.tuning_split(images, tuning, seed)
+        parts, chosen = data.split_tuning(images, real.split(images), tuning, seed)
         size = real.batch_size
         stream = track(
             images.batches(parts.calibration, size), f"{real.name}: calibrate", math.ceil(len(parts.calibration) / size)

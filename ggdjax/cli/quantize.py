@@ -236,8 +236,6 @@ class Quantize:
 
     def _quantize(self, net, calibration, images, parts, config, console, clock):
         import ggdjax as gd
-        from ggdjax.cli._progress import counted, progress_bar
-        from ggdjax.quantization import evaluate
 
         with clock("quantize"), console.status("Fitting distributions, choosing steps and fractional lengths"):
             quantized = gd.quantize(net, calibration, config)

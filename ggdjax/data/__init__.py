@@ -9,7 +9,7 @@ from ggdjax.data.folder import class_folders, labelled_folder
 from ggdjax.data.image_set import ImageSet, check_labels, padded
 from ggdjax.data.opening import open_images
 from ggdjax.data.preprocessing import PRESETS, Preprocessing, preset
-from ggdjax.data.split import Split, hash_order, split, split_by_ids, split_every
+from ggdjax.data.split import Split, hash_order, split, split_by_ids, split_every, split_tuning
 from ggdjax.data.tfds import open_tfds
 
 __all__ = [
@@ -33,4 +33,5 @@ __all__ = [
     "split",
     "split_by_ids",
     "split_every",
+    "split_tuning",
 ]

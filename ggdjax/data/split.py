@@ -112,6 +112,32 @@ def split_every(images: ImageSet, period: int = 10, first: int = 5) -> Split:
     return _checked(images, calibration, np.setdiff1d(np.arange(len(images)), calibration), None)
 
 
+def split_tuning(images: ImageSet, parts: Split, count: int, seed: int = 0) -> tuple[Split, Int[np.ndarray, " image"]]:
+    """Choose ``count`` images to tune on, by ``seed``: none of them calibrates or is held out.
+
+    They are images that no part uses yet (the rest of ``train``) where there are any, else some of the held-out ones.
+
+    Returns:
+        The split without the tuning images, and their indices in rising order.
+
+    Raises:
+        DataError: fewer images than asked for, or none left to hold out.
+    """
+    if count < 1:
+        raise DataError(f"`count` is {count}: at least 1 tuning image is needed")
+    free = np.setdiff1d(np.arange(len(images)), np.concatenate([parts.calibration, parts.held_out]))
+    source = free if free.size else parts.held_out
+    if len(source) < count + (0 if free.size else 1):
+        raise DataError(
+            f"{count} tuning images are wanted, but `{images.name}` has {len(source)} beside those that calibrate"
+            + (" and are held out" if free.size else ", one of which must be held out")
+        )
+    order = hash_order([images.ids[i] for i in source], seed)
+    chosen = np.sort(source[order[:count]])
+    held_out = np.setdiff1d(parts.held_out, chosen)
+    return Split(calibration=parts.calibration, held_out=held_out, seed=parts.seed), chosen
+
+
 def _checked(images: ImageSet, calibration: np.ndarray, held_out: np.ndarray, seed: int | None) -> Split:
     both = np.intersect1d(calibration, held_out)
     if both.size:

@@ -7,6 +7,7 @@ from ggdjax.report.record import environment, feature_map_rows, result_record, w
 from ggdjax.report.run_folder import check_run_folder, new_run_folder, write_result
 from ggdjax.report.sensitivity import plot_sensitivity
 from ggdjax.report.tables import accuracy_lines, feature_map_table, weight_table
+from ggdjax.report.trajectory import plot_trajectory
 
 __all__ = [
     "accuracy_lines",
@@ -18,6 +19,7 @@ __all__ = [
     "new_run_folder",
     "plot_feature_map",
     "plot_sensitivity",
+    "plot_trajectory",
     "result_record",
     "weight_rows",
     "weight_table",
