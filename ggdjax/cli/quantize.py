@@ -86,7 +86,7 @@ class Quantize:
     """Images per batch: bounds the memory."""
 
     preset: str | None = None
-    """Preprocessing: cifar10, imagenet, imagenet-caffe or imagenet-tf; the options below change single fields."""
+    """Preprocessing: cifar10, mnist, imagenet, imagenet-caffe or imagenet-tf; options below change single fields."""
     resize: int | None = None
     """Shorter side in pixels before the crop."""
     crop: int | None = None

@@ -37,6 +37,7 @@ class Train:
     For example:
         ggdjax train resnet20 --data cifar10.tar.gz --preset cifar10 --out runs/resnet20
         ggdjax train mobilenet_v2_small --data cifar10.tar.gz --preset cifar10 --epochs 60 --out runs/mobilenet
+        ggdjax train lenet5 --data tfds:mnist --preset mnist --no-flip --out runs/lenet5
         ggdjax train resnet18 --data imagenet/ --preset imagenet --batch-size 256 --out runs/resnet18
     """
 
@@ -48,7 +49,7 @@ class Train:
     out: Path
     """Folder to write; one that holds an unfinished run of the same arguments is gone on with."""
     preset: str = "cifar10"
-    """Preprocessing: cifar10, imagenet, imagenet-caffe or imagenet-tf."""
+    """Preprocessing: cifar10, mnist, imagenet, imagenet-caffe or imagenet-tf."""
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(
         default_factory=lambda: Recipe(
             batch_size=128,

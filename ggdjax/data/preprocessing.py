@@ -150,6 +150,8 @@ _TORCH_STD = (0.229, 0.224, 0.225)
 PRESETS: dict[str, Preprocessing] = {
     # 32×32 images as they are; torchvision's statistics, as akamaster/pytorch_resnet_cifar10 trains.
     "cifar10": Preprocessing(mean=_TORCH_MEAN, std=_TORCH_STD),
+    # Grey 28×28 digits at the 32×32 that LeNet-5 reads; background −0.1, ink 1.175 (LeCun et al. 1998, §II.B).
+    "mnist": Preprocessing(size=32, colour_order="GRAY", mean=(0.1 / 1.275,), std=(1 / 1.275,)),
     # torchvision's evaluation transform: shorter side 256, centre 224.
     "imagenet": Preprocessing(resize=256, crop=224, mean=_TORCH_MEAN, std=_TORCH_STD),
     # Caffe: BGR, raw pixels less the mean pixel; 227 is what AlexNet and SqueezeNet 1.0 read.

@@ -27,7 +27,9 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self._folder, self._run, self._ocp = folder, json.loads(json.dumps(run)), ocp
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def save(self, step: int, state: Any, notes: Any) -> None:

@@ -172,8 +172,10 @@ def fit(
 def _batches(images: ImageSet, order: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield whole batches; an unreadable image would shift all later ones, so it is an error here."""
     for pictures, labels in images.batches(order, batch_size):
-        if images.unreadable:
-            id_, reason = next(iter(images.unreadable.items()))
+        # Others than these images may have been found unreadable before.
+        if images.unreadable and (lost := [i for i in order if images.ids[i] in images.unreadable]):
+            id_ = images.ids[lost[0]]
+            reason = images.unreadable[id_]
             raise GgdjaxError(f"image `{id_}` of `{images.name}` cannot be read ({reason}): repair or remove it")
         yield pictures, labels
 

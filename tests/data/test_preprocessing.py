@@ -163,3 +163,8 @@ def test_for_input_resizes_the_crop_to_what_the_network_reads():
 def test_for_input_refuses_what_the_network_does_not_read(how, shape, message):
     with pytest.raises(DataError, match=message):
         how.for_input(shape)
+
+
+def test_the_mnist_preset_maps_background_and_ink_as_lecun_does():
+    pixels = np.asarray([0, 255], np.uint8).reshape(1, 1, 2, 1)
+    np.testing.assert_allclose(to_float(pixels, PRESETS["mnist"]).ravel(), [-0.1, 1.175], rtol=1e-6)
