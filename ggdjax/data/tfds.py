@@ -211,7 +211,7 @@ def _features(features: Any, supervised: tuple[str, ...] | None, name: str) -> t
         and held[image].np_dtype == np.uint8
     ):
         raise DataError(
-            f"`{name}` holds {', '.join(held) or 'no named features'}, expected 8-bit images with one label each: give "
-            "a classification set"
+            f"`{name}` holds {', '.join(sorted(held)) or 'no named features'}, expected 8-bit images with one label "
+            "each: give a classification set"
         )
     return (image, label), [str(c) for c in held[label].names]

@@ -221,7 +221,7 @@ def test_features_that_are_no_classification(tmp_path):
 
     features = {"image": tfds.features.Image(shape=(None, None, 3)), "text": tfds.features.Text()}
     prepare(tmp_path, "captions", {"train": [{"image": encoded(1), "text": "one"}]}, features, None)
-    with pytest.raises(DataError, match="holds text, image, expected 8-bit images with one label"):
+    with pytest.raises(DataError, match="holds image, text, expected 8-bit images with one label"):
         open_tfds("captions", NHWC, data_dir=tmp_path)
 
 
