@@ -169,9 +169,13 @@ class Tracer:
         if name.startswith(("random_", "threefry", "rng_")):
             from ggdjax.network.trace import TRAINING_MODE
 
-            raise UnsupportedError(f"random numbers (`{name}`): {TRAINING_MODE}")
+            raise UnsupportedError(
+                f"random numbers (`{name}`): a network gives one result for one input; {TRAINING_MODE}"
+            )
+        if name in _CONTROL_FLOW:
+            return self._control_flow(pair, inputs)
         bodies = next(([p.params[key] for p in pair] for key in _BODIES if key in pair[0].params), None)
-        if bodies is not None and name not in _CONTROL_FLOW:
+        if bodies is not None:
             closed = [body if hasattr(body, "consts") else None for body in bodies]
             consts = [] if closed[0] is None else constants(closed[0].consts, closed[1].consts, self.label)
             plain = [body if whole is None else whole.jaxpr for body, whole in zip(bodies, closed, strict=True)]
@@ -184,6 +188,20 @@ class Tracer:
             )
         result = RULES[name](Call(self, pair, inputs))
         return result if isinstance(result, list) else [result]
+
+    def _control_flow(self, pair: tuple[Any, Any], inputs: Sequence[Value]) -> Sequence[Value]:
+        """Evaluate a loop over constants, take the branch that a constant chooses; refuse all else."""
+        name, index = pair[0].primitive.name, inputs[0] if inputs else None
+        if all(isinstance(value, Constant) for value in inputs):
+            return _evaluate(pair, inputs)
+        if name == "cond" and isinstance(index, Constant) and index.is_static:
+            branches = [eqn.params["branches"][int(index.probes[0])] for eqn in pair]
+            consts = constants(branches[0].consts, branches[1].consts, self.label)
+            return self.body([branch.jaxpr for branch in branches], consts, inputs[1:])
+        raise UnsupportedError(
+            f"control flow (`{name}`{self.where(pair[0])}): a network is one fixed sequence of operations; unroll the "
+            "loop in Python, or choose the branch before tracing"
+        )
 
 
 def _structure(jaxpr: Any) -> list[tuple]:

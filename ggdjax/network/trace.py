@@ -37,8 +37,8 @@ def trace(function: Callable[..., Any] | tuple[Any, Any], example: Any) -> Netwo
       example: an array, or a `jax.ShapeDtypeStruct`, of the argument's shape, batch first. Its values do not matter.
 
     Raises:
-      UnsupportedError: an operation outside the set (control flow, products of activations, random numbers, …), or a
-        module in training mode.
+      UnsupportedError: an operation outside the set, control flow that depends on the argument, a product of
+        activations, random numbers, or a module in training mode: each says what to do.
       GgdjaxError: the function cannot be traced, or what it does depends on the batch size.
     """
     from ggdjax.network._trace_walk import walk
@@ -60,6 +60,10 @@ def _callable(function: Any) -> tuple[Callable[[Any], Any], dict[int, str]]:
     if not callable(function):
         raise GgdjaxError(
             f"`function` is a {type(function).__name__}: a function, module or (module, variables) is wanted"
+        )
+    if any(base.__module__ == "flax.linen.module" for base in type(function).__mro__) and function.scope is None:
+        raise GgdjaxError(
+            f"`function` is the Linen module {type(function).__name__} without its variables: give (module, variables)"
         )
     return function, _paths(_state(function))
 
@@ -92,6 +96,11 @@ def _jaxpr(call: Callable[[Any], Any], shape: tuple[int, ...]) -> Any:
     except Exception as error:
         if type(error).__name__ in _TRAINING_ERRORS:
             raise UnsupportedError(TRAINING_MODE) from error
+        if isinstance(error, jax.errors.ConcretizationTypeError):
+            raise UnsupportedError(
+                "control flow: `function` decides by the values of its input, which a network of one fixed sequence of "
+                "operations cannot; use `jax.numpy.where`, `maximum` or `clip`"
+            ) from error
         reason = str(error).splitlines()[0] if str(error) else ""
         raise GgdjaxError(
             f"`function` cannot be traced for an input of shape {shape}: {type(error).__name__}: {reason}"

@@ -38,7 +38,7 @@ REFUSED = {
     "reduce_max_empty_set": "the maximum of nothing",
     "resize.*(cubic|antialias|tf_crop|not_larger|not_smaller)": "resizing other than nearest and linear",
 }
-#: Operators that have no float32 case: their cases are of integers, or gone with their last version; other tests have some.
+#: Operators without a float32 case: their cases are of integers, or went with their last version; see other tests.
 WITHOUT_CASES = {"Cast", "Upsample", "QuantizeLinear", "DequantizeLinear"}
 #: Where the case and ONNX Runtime differ, the door does as ONNX Runtime: it takes the whole size, not scale x length.
 DIFFERENT = {"test_resize_downsample_scales_linear_align_corners"}

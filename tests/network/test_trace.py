@@ -159,6 +159,12 @@ FUNCTIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], set[str]]] = {
     "powers": (lambda x: jax.lax.rsqrt(x**2 + 1.0) + jnp.sqrt(jnp.square(x) + 1e-3) ** 3.0, {"power", "sqrt"}),
     "response normalization": (lambda x: _response_norm(x, 3, 0.75), {"local_response_norm"}),
     "response normalization, channels first": (lambda x: _response_norm(x, 1, 0.5), {"local_response_norm"}),
+    "a branch that a constant chooses": (
+        lambda x: jax.lax.switch(jnp.int32(1), (jnp.exp, lambda y: jax.lax.platform_dependent(y, default=jnp.tanh)), x),
+        {"tanh"},
+    ),
+    "a loop over constants": (lambda x: x * jax.lax.fori_loop(0, 3, lambda _, y: y * 2, jnp.float32(1.0)), {"mul"}),
+    "reversal": (lambda x: x[:, ::-1], {"slice"}),
     "gelu": (lambda x: jax.nn.gelu(x, approximate=False), {"erf", "mul"}),
 }
 
@@ -177,8 +183,12 @@ def test_functions(name: str) -> None:
         (jnp.sort, "unsupported operation `sort`"),
         (lambda x: x - x.mean(axis=0, keepdims=True), "reduction over the batch"),
         (lambda x: jnp.einsum("bhwc,bhvc->bhwv", x, x), "product of two activations"),
-        (lambda x: jax.lax.fori_loop(0, 3, lambda _, y: y * 2, x), "unsupported operation `scan`"),
-        (lambda x: x + jax.random.normal(jax.random.key(0), x.shape), "training mode"),
+        (lambda x: jax.lax.fori_loop(0, 3, lambda _, y: y * 2, x), r"control flow \(`scan`\): .* unroll the loop"),
+        (lambda x: jax.lax.while_loop(lambda y: y.sum() < 9, lambda y: y * 2, x), r"control flow \(`while`\)"),
+        (lambda x: x if x.sum() > 0 else -x, "control flow: `function` decides by the values of its input"),
+        (lambda x: x + jax.random.normal(jax.random.key(0), x.shape), r"random numbers .* one result for one input"),
+        (Plain(), r"the Linen module Plain without its variables: give \(module, variables\)"),
+        ("digits", "`function` is a str: a function, module"),
         (lambda x: x[:1], "slice of the batch"),
         (lambda x: jnp.zeros(3), "does not depend on its argument"),
         (lambda x: x.reshape(5, -1), "cannot be traced"),
