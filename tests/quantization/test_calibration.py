@@ -1,0 +1,70 @@
+"""Calibration counts what enters the layers: exactly, however the images are batched, dealt and read."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ggdjax._errors import DataError
+from ggdjax.ggd import Counter, Histogram
+from ggdjax.network import Network, trace
+from ggdjax.quantization import calibrate, calibration
+
+IMAGES = np.random.default_rng(0).standard_normal((12, 6, 6, 3), np.float32)
+KERNEL = np.random.default_rng(1).standard_normal((3, 3, 3, 4), np.float32)
+
+
+@pytest.fixture(scope="module")
+def net() -> Network:
+    def function(x: jax.Array) -> jax.Array:
+        y = jax.lax.conv_general_dilated(
+            x, jnp.asarray(KERNEL), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jax.nn.relu(y).reshape(x.shape[0], -1) @ jnp.ones((144, 2))
+
+    return trace(function, jax.ShapeDtypeStruct((1, 6, 6, 3), jnp.float32))
+
+
+def _same(first: Histogram, second: Histogram) -> None:
+    for name in ("counts", "zeros", "minimum", "maximum"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
+
+
+def test_splits_and_reading_early_change_nothing(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = np.split(IMAGES, 6)
+    whole = calibrate(net, batches, splits=1)
+    assert whole.images == 12
+    assert whole.histograms.batch_shape == (2,)
+    _same(whole.histograms[0], Histogram.from_samples(IMAGES))
+    assert whole.histograms.count.tolist() == [12 * 108, 12 * 144]
+    dealt = calibrate(net, batches, splits=4)
+    assert dealt.splits.batch_shape == (4, 2)
+    _same(dealt.histograms, whole.histograms)
+    # Counters that hold two batches at most are read, and begun anew, three times.
+    original = calibration._Part
+    monkeypatch.setattr(calibration, "_Part", lambda names, limit: original(names, 5))
+    _same(calibrate(net, batches, splits=1).histograms, whole.histograms)
+    _same(calibrate(net, batches, splits=8).histograms, whole.histograms)
+
+
+def test_what_cannot_be_counted_is_an_error(net: Network) -> None:
+    with pytest.raises(DataError, match="no images to calibrate on"):
+        calibrate(net, [])
+    broken = IMAGES[:2].copy()
+    broken[1, 2, 3, 0] = np.nan
+    with pytest.raises(DataError, match=r"feature map `input` holds 1 NaN or infinite values"):
+        calibrate(net, [broken])
+
+
+@pytest.mark.parametrize("size", [5, 8192, 20000])
+def test_a_counter_keeps_exact_extremes(size: int) -> None:
+    x = np.random.default_rng(2).standard_normal(size).astype(np.float32)
+    x[:5] = np.inf, -np.inf, np.nan, -np.nan, 1e-42
+    for values in (x, np.abs(x), -np.abs(x), x[4:], -x[4:]):
+        finite = values[np.isfinite(values)]
+        found = Histogram.from_counter(Counter.empty().add(jnp.asarray(values[:3])).add(jnp.asarray(values[3:])))
+        assert (float(found.minimum), float(found.maximum)) == (float(finite.min()), float(finite.max()))
+    nothing = Histogram.from_counter(Counter.empty().add(jnp.asarray(x[:4])))
+    assert (float(nothing.minimum), float(nothing.maximum), int(nothing.nonfinite)) == (0.0, 0.0, 4)
