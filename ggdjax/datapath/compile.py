@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 #: Operation without an integer form -> what to do instead.
 _ALTERNATIVES = {
+    "exp": "where it is part of a softmax, take the logits before it as the output",
     "softmax": "take the logits before it as the output: it does not change their order",
     "local_response_norm": "train without it, or with batch normalization",
     "div": "multiply by the reciprocal of a constant",

@@ -41,12 +41,9 @@ def test_codes_agree_with_fake_quantization(digits, program, images):
     "spec", [{}, {"requantization": "shift"}, {"multiplier_bits": 8}, {"channel_tile": 5}], ids=str
 )
 def test_powers_of_two_are_equal(digits, images, spec):
-    """With power-of-two steps every value is exact in float32: codes and logits are equal, whatever the multiplier."""
+    """With power-of-two steps every value is exact in float32: the logits are equal, whatever the multiplier."""
     q = power_of_two(digits)
-    compiled = datapath.compile(q, Accelerator(**spec))
-    np.testing.assert_array_equal(compiled(images[1]), q(images[1]))
-    found = datapath.agreement(compiled, q, [images[1]], exact_sums=False)
-    assert found.equal == 1.0
+    np.testing.assert_array_equal(datapath.compile(q, Accelerator(**spec))(images[1]), q(images[1]))
 
 
 def test_batches_and_transformations_change_nothing(program, images):
@@ -55,14 +52,12 @@ def test_batches_and_transformations_change_nothing(program, images):
     assert whole.dtype == np.int32
     np.testing.assert_array_equal(program.integers(x[:3]), whole[:3])
     np.testing.assert_array_equal(jax.vmap(program.integers)(x[:4][:, None])[:, 0], whole[:4])
-    with jax.disable_jit():
-        np.testing.assert_array_equal(program.integers(x[:1]), whole[:1])
 
 
 def test_fast_paths_are_equal(program, images):
     """Every method of summing, in a whole network."""
     whole = np.asarray(program.integers(images[1]))
-    for method in ("int8", "int32", "shifts"):
+    for method in ("int8", "shifts"):
         nodes = tuple(n.with_attrs(method=method) if n.op == "conv" else n for n in program.graph.nodes)
         other = replace(program, graph=replace(program.graph, nodes=nodes))
         np.testing.assert_array_equal(other.integers(images[1]), whole, err_msg=method)
@@ -138,7 +133,7 @@ def test_what_has_no_integer_form_is_refused(by_largest, images):
 
     net = gd.trace(softmax, jnp.zeros(zoo.digits.INPUT_SHAPE))
     q = by_largest(net, images[0])
-    with pytest.raises(UnsupportedError, match=r"softmax.* has no integer form: take the logits"):
+    with pytest.raises(UnsupportedError, match=r"\(exp\) has no integer form: .* take the logits"):
         datapath.compile(q)
 
 
