@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from ggdjax.datapath._testbench import verilog_parameters
 from ggdjax.datapath.agreement import Agreement, MapAgreement, agreement, align_biases
 from ggdjax.datapath.compile import compile
 from ggdjax.datapath.cost import CostRatios, CostReport, LayerCost, cost
 from ggdjax.datapath.dataflow import Dataflow, LayerWidths, Tile, Traffic
 from ggdjax.datapath.energy import EnergyTable
 from ggdjax.datapath.formats import Format
+from ggdjax.datapath.hardware import (
+    RtlCheck,
+    RtlResult,
+    rtl_layers,
+    verify_rtl,
+    write_testbenches,
+)
 from ggdjax.datapath.layers import IntegerLayer
 from ggdjax.datapath.machine import FIXED16, FLOAT32, Machine, Widths
 from ggdjax.datapath.onnx_export import export_onnx
@@ -38,6 +46,8 @@ __all__ = [
     "Program",
     "Requantization",
     "Rounding",
+    "RtlCheck",
+    "RtlResult",
     "RunResult",
     "Tile",
     "Traffic",
@@ -50,4 +60,8 @@ __all__ = [
     "export_scale_sim",
     "layer_shapes",
     "rounding_shift",
+    "rtl_layers",
+    "verify_rtl",
+    "verilog_parameters",
+    "write_testbenches",
 ]

@@ -1,0 +1,71 @@
+"""The Verilog reference against the integer simulator on every layer of ResNet-20, with every rounding.
+
+    python -m experiments.benchmarks.rtl_agreement                 six test images: 1.1 million outputs of convolutions
+    python -m experiments.benchmarks.rtl_agreement --images 1      a sixth of that
+
+Weights and feature maps of 8 bits, steps of the GGD scheme. Each convolution runs as a whole in the Verilog processing
+element; all five roundings of the requantizer read the same sums. Additions and the average are checked as well. A
+smaller run repeats the first layers with accumulators of 16 bits that wrap, and that saturate after every tile of eight
+input channels; there, sums do overflow. Needs Icarus Verilog. Expected: not one comparison fails.
+
+Writes `experiments/results/rtl_agreement.json`, after every layer. About ten minutes on one quiet core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from experiments.benchmarks.datapath_agreement import held_out, quantized
+from ggdjax import datapath, report
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "rtl_agreement.json"
+NARROW = {"accumulator_bits": 16, "bias_bits": 16}
+#: Name -> accelerator, and whether it runs on the first layers only.
+CASES = {
+    "default": (datapath.Accelerator(), False),
+    "wrap-16": (datapath.Accelerator(**NARROW, overflow="wrap"), True),
+    "saturate-16-tile-8": (datapath.Accelerator(**NARROW, overflow="saturate", channel_tile=8), True),
+}
+#: Layers, poolings and additions of the smaller runs.
+FIRST = 4
+
+
+def main() -> None:
+    """Read the command line, run, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=6, help="test images")
+    args = parser.parse_args()
+    q, images, part, _ = quantized("resnet20")
+    x = next(iter(images.batches(held_out(images, part, args.images), args.images)))[0]
+    rows = []
+    for case, (accelerator, few) in CASES.items():
+        program = datapath.compile(q, accelerator)
+        layers = datapath.rtl_layers(program)
+        for layer in layers[:FIRST] if few else layers:
+            start = time.perf_counter()
+            found = datapath.verify_rtl(program, x[:1] if few else x, layers=[layer], rounding=list(datapath.Rounding))
+            row = {"accelerator": case, **vars(found.parts[0]), "seconds": round(time.perf_counter() - start, 1)}
+            rows.append(row)
+            print(row, flush=True)
+            write(rows, args.images)
+
+
+def write(rows: list[dict], images: int) -> None:
+    """Write what has been measured so far, with its totals."""
+    layers = [row for row in rows if row["op"] in {"conv", "dense"}]
+    totals = {
+        "images": images,
+        "roundings": [rounding.value for rounding in datapath.Rounding],
+        "values_of_layers": sum(row["values"] for row in layers),
+        "values": sum(row["values"] for row in rows),
+        "checks": sum(row["checks"] for row in rows),
+        "wrong": sum(row["wrong"] for row in rows),
+    }
+    RESULTS.write_text(json.dumps({**report.environment(), **totals, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
