@@ -1,4 +1,4 @@
-"""The command line: `ggdjax quantize …`, `ggdjax train …`."""
+"""The command line: `ggdjax quantize …`, `ggdjax report …`, `ggdjax train …`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ _DESCRIPTION = """Post-training quantization of convolutional networks with the 
 
 Start with `ggdjax quantize`: it quantizes a small digits network that comes with the package.
 Then your own: `ggdjax quantize net.onnx --data images/ --preset imagenet --out runs/net`.
+`ggdjax report runs/net` makes one page of it that opens in a browser.
 `ggdjax train resnet20 --data images/ --out runs/resnet20` makes a network of the zoo learn from scratch.
 """
 
@@ -23,11 +24,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     import tyro
 
     from ggdjax.cli.quantize import Quantize
+    from ggdjax.cli.report import Report
     from ggdjax.cli.train import Train
 
     try:
         command = tyro.extras.subcommand_cli_from_dict(
-            {"quantize": Quantize, "train": Train},
+            {"quantize": Quantize, "report": Report, "train": Train},
             prog="ggdjax",
             description=_DESCRIPTION,
             args=sys.argv[1:] if argv is None else list(argv),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggdjax.report.page import html_page
 from ggdjax.report.plots import draw_feature_maps, plot_feature_map
 from ggdjax.report.record import environment, feature_map_rows, result_record, weight_rows
 from ggdjax.report.run_folder import check_run_folder, new_run_folder, write_result
@@ -16,6 +17,7 @@ __all__ = [
     "environment",
     "feature_map_rows",
     "feature_map_table",
+    "html_page",
     "new_run_folder",
     "plot_feature_map",
     "plot_sensitivity",

@@ -1,0 +1,47 @@
+"""`ggdjax report`: one self-contained HTML page of a run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ggdjax._errors import GgdjaxError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write one HTML page of a run: figures, tables that sort and filter, every picture, provenance.
+
+    The page holds everything in itself: it opens without a network, on a phone, and prints.
+
+    Examples:
+        ggdjax report runs/demo
+        ggdjax report runs/r20 --out r20.html
+    """
+
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder that `ggdjax quantize --out` wrote."""
+    out: Path | None = None
+    """File to write; RUN/report.html by default."""
+
+    def run(self) -> None:
+        """Do the job.
+
+        Raises:
+            GgdjaxError: RUN is no run folder, or the page cannot be written.
+        """
+        from ggdjax.report import html_page
+
+        page = html_page(self.run_folder)
+        out = self.run_folder / "report.html" if self.out is None else self.out
+        part = out.with_name(out.name + ".part")
+        try:
+            part.write_text(page, encoding="utf-8")
+            os.replace(part, out)
+        except OSError as error:
+            raise GgdjaxError(f"`--out` {out} cannot be written: {error.strerror}") from None
+        print(f"Written to {out} ({len(page) / 1e6:.1f} MB)")
