@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ggdjax.datapath._testbench import verilog_parameters
 from ggdjax.datapath.agreement import Agreement, MapAgreement, agreement, align_biases
+from ggdjax.datapath.artefact import export, load_artefact
 from ggdjax.datapath.compile import compile
 from ggdjax.datapath.cost import CostRatios, CostReport, LayerCost, cost
 from ggdjax.datapath.dataflow import Dataflow, LayerWidths, Tile, Traffic
@@ -56,9 +57,11 @@ __all__ = [
     "align_biases",
     "compile",
     "cost",
+    "export",
     "export_onnx",
     "export_scale_sim",
     "layer_shapes",
+    "load_artefact",
     "rounding_shift",
     "rtl_layers",
     "verify_rtl",
