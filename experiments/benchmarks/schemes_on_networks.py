@@ -5,6 +5,7 @@
     python -m experiments.benchmarks.schemes_on_networks --images 500    accuracies on at most 500 held-out images
     python -m experiments.benchmarks.schemes_on_networks --sqnr-only     seconds per network: no quantized network runs
     python -m experiments.benchmarks.schemes_on_networks --tables        the tables of what is there, as Markdown
+    python -m experiments.benchmarks.schemes_on_networks --summary       ours, the best rival and the search, per width
 
 Weights and feature maps have the same width, biases 16 bits, one step per tensor; conventions of `real_networks`.
 SQNR is that of each convolution's and dense layer's input in the float network, judged alone, on all held-out images:
@@ -145,6 +146,34 @@ def tables() -> None:
             _table(title, "accuracy", name, order, bits)
 
 
+#: Schemes that minimise the error on the calibration data themselves.
+SEARCHES = ("mse-search", "octav")
+
+
+def summary() -> None:
+    """Print mean SQNR in dB of the default, of the best rival that does not search, and of the search; one table."""
+    found = {(r["network"], r["bits"], r["scheme"]): r["mean_sqnr_db"] for r in read_results() if r["kind"] == "sqnr"}
+    widths = sorted(BITS, reverse=True)
+    print("| network | scheme | " + " | ".join(f"{b} bits" for b in widths) + " |\n|---|---|" + "---|" * len(widths))
+    won = cells = 0
+    for name in NETWORKS:
+        rows: dict[str, list[str]] = {"`ggd`": [], "best rival": [], "`mse-search`": [], "bits to `max-abs`": []}
+        for bits in widths:
+            of_bits = {s: v for (n, b, s), v in found.items() if (n, b) == (name, bits)}
+            rivals = {s: v for s, v in of_bits.items() if not s.startswith("ggd") and s not in SEARCHES}
+            best = max(rivals, key=rivals.__getitem__)
+            won, cells = won + (of_bits["ggd"] >= rivals[best]), cells + 1
+            rows["`ggd`"].append(
+                f"**{of_bits['ggd']:.2f}**" if of_bits["ggd"] >= rivals[best] else f"{of_bits['ggd']:.2f}"
+            )
+            rows["best rival"].append(f"{rivals[best]:.2f} ({best})")
+            rows["`mse-search`"].append(f"{of_bits['mse-search']:.2f}")
+            rows["bits to `max-abs`"].append(f"{(of_bits['ggd'] - of_bits['max-abs']) / 6.02:+.2f}")
+        for label, values in rows.items():
+            print(f"| {name} | {label} | " + " | ".join(values) + " |")
+    print(f"\n`ggd` leads in {won} of {cells} cells.")
+
+
 def _table(title: str, kind: str, name: str, order: list[str], bits: list[int]) -> None:
     found = {
         (row["scheme"], row["bits"]): row for row in read_results() if (row["kind"], row["network"]) == (kind, name)
@@ -175,7 +204,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="accuracies on at most so many held-out images (default: all)")
     parser.add_argument("--sqnr-only", action="store_true", help="leave the accuracies out")
     parser.add_argument("--tables", action="store_true", help="print the tables of what is there and stop")
+    parser.add_argument("--summary", action="store_true", help="print one small table of the SQNR and stop")
     args = parser.parse_args()
+    if args.summary:
+        summary()
+        return
     if args.images is not None and args.images < 1:
         parser.error(f"--images must be at least 1, got {args.images}")
     if not args.tables:
