@@ -22,6 +22,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -76,10 +77,12 @@ def run(args: argparse.Namespace) -> list[dict]:
     """Compare every variant on every network."""
     rows = []
     for name in args.network or NETWORKS:
+        jax.config.update("jax_enable_x64", False)
         q, images, part, size = quantized(name)
         chosen = held_out(images, part, args.images)
         batches = [x for x, _ in images.batches(chosen, size)]
         aligned = datapath.align_biases(q)
+        jax.config.update("jax_enable_x64", args.double)
         cases = [(v, aligned, spec) for v, spec in (DEFAULT | (WIDTHS if args.widths else {})).items()]
         cases += [("own-biases", q, {}), ("power-of-two", datapath.align_biases(power_of_two(q)), {})]
         for variant, network, spec in cases:
@@ -87,13 +90,14 @@ def run(args: argparse.Namespace) -> list[dict]:
             found = datapath.agreement(
                 datapath.compile(network, datapath.Accelerator(**spec)),
                 network,
-                batches,
+                [np.asarray(x, np.float64 if args.double else np.float32) for x in batches],
                 exact_sums=variant != "float32-sums",
             )
             maps = found.feature_maps
             row = {
                 "network": name,
                 "variant": variant,
+                "reference": "float64" if args.double else "float32",
                 "images": found.images,
                 "equal": found.equal,
                 "largest": max(m.largest for m in maps.values()),
@@ -119,6 +123,7 @@ def main() -> None:
     parser.add_argument("--network", action="append", choices=list(NETWORKS), help="only this network (repeatable)")
     parser.add_argument("--images", type=int, default=1000, help="at most so many held-out images")
     parser.add_argument("--widths", action="store_true", help="also narrower multipliers and carries, other roundings")
+    parser.add_argument("--double", action="store_true", help="compare with fake quantization in float64")
     args = parser.parse_args()
     rows = run(args)
     RESULTS.write_text(json.dumps({**report.environment(), "rows": rows}, indent=1) + "\n", encoding="utf-8")

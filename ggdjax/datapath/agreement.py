@@ -92,7 +92,8 @@ def agreement(
     Args:
         program: what :func:`ggdjax.datapath.compile` made of ``q``.
         q: the fake-quantized network; see `align_biases`.
-        batches: input batches in the layout of the network's own input.
+        batches: input batches in the layout of the network's own input. Float64 ones (under `jax_enable_x64`) are
+            compared with the fake-quantized network in float64, whose own rounding changes no codes.
         exact_sums: whether the fake-quantized network sums codes exactly (`ExactSums`) or, as ``q(x)`` does, rounds
             products and partial sums in float32, which by itself changes codes.
 
@@ -143,16 +144,16 @@ class ExactSums(FakeQuant):
         weights = as_range(self.params.weights[node.name])
         x, kernel = (fake_quantize(v, r) for v, r in ((inputs[0], activation), (params["kernel"], weights)))
         self.feature_maps[name] = x
-        scale = activation.step * weights.step
+        scale = activation.step.astype(inputs[0].dtype) * weights.step.astype(inputs[0].dtype)
         # Dividing gives back the whole numbers that fake_quantize multiplied, up to one rounding.
-        codes = {"kernel": jnp.round(kernel / _last_axis(weights.step, kernel.ndim))}
+        codes = {"kernel": jnp.round(kernel / _last_axis(weights.step.astype(kernel.dtype), kernel.ndim))}
         if "bias" in params:
             b = self.params.biases.get(node.name)
             bias = params["bias"] if b is None else fake_quantize(params["bias"], as_range(b))
             codes["bias"] = bias / scale
             if b is not None and isinstance(b, Range):
                 codes["bias"] = jnp.round(codes["bias"])
-        y = Float().apply(node, codes, jnp.round(x / activation.step))
+        y = Float().apply(node, codes, jnp.round(x / activation.step.astype(x.dtype)))
         return y * _last_axis(scale, y.ndim)
 
 
@@ -189,14 +190,16 @@ def _compare(
     x: Array,
 ) -> tuple[Array, dict[str, tuple[Array, ...]]]:
     fake = (ExactSums if exact else FakeQuant)(quant)
+    # Float64 images, where x64 is on, make the reference double; the program's input is float32 all the same.
+    real_params = {key: value.astype(x.dtype) for key, value in real_params.items()}
     real = run(real_graph, real_params, x, fake)
     wanted = {
-        tensor: jnp.round(fake.feature_maps[name] / quant.activations[name].step).astype(jnp.int32)
+        tensor: jnp.round(fake.feature_maps[name] / quant.activations[name].step.astype(x.dtype)).astype(jnp.int32)
         for name, tensor in tensors
     }
     free, forced = Integer(keep=tuple(wanted)), _Forced(wanted)
-    logits = run(graph, params, x, free)
-    run(graph, params, x, forced)
+    logits = run(graph, params, x.astype(jnp.float32), free)
+    run(graph, params, x.astype(jnp.float32), forced)
     found = {}
     for name, tensor in tensors:
         alone, given = jnp.abs(free.kept[tensor] - wanted[tensor]), forced.difference[tensor]
