@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -184,9 +185,17 @@ def top1(net: nnx.Module, images: ImageSet, indices: Iterable[int] | None = None
     """Return the share of the images ``indices`` (None: all) whose largest logit of ``net`` is their label."""
     from ggdjax.data import padded
 
-    forward = jax.jit(lambda pictures: jnp.argmax(net(pictures), axis=-1))
+    graph, state = nnx.split(net)
     right = count = 0
     for pictures, labels, rows in padded(images.batches(indices, batch_size), batch_size):
-        right += int(np.sum(np.asarray(forward(pictures)) == labels))
+        right += int(np.sum(np.asarray(_predict(graph, state, pictures)) == labels))
         count += rows
     return right / count
+
+
+@partial(jax.jit, static_argnums=0)
+def _predict(
+    graph: nnx.GraphDef, state: nnx.State, images: Float[Array, "batch height width chan"]
+) -> Int[Array, " batch"]:
+    """Return the class of the largest logit; compiled once per network, whatever its weights."""
+    return jnp.argmax(nnx.merge(graph, state)(images), axis=-1)

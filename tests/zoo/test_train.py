@@ -11,6 +11,7 @@ from flax import nnx
 from ggdjax._errors import GgdjaxError
 from ggdjax.data import Preprocessing
 from ggdjax.zoo import Recipe, fit, top1
+from ggdjax.zoo.train import _predict
 from tests.zoo.stripes import Tiny, stripes
 
 RECIPE = Recipe(epochs=2, batch_size=16, optimizer="sgd", learning_rate=0.1, weight_decay=1e-4, flip=True)
@@ -55,6 +56,18 @@ def test_it_learns(images):
     assert [record["first_top1"] for record in history] == measured
     assert history[-1]["loss"] < history[0]["loss"] / 1.5
     assert top1(net, images) > 0.9
+
+
+def test_accuracy_is_compiled_once_per_network(images):
+    before = _predict._cache_size()
+    for seed in (0, 1):
+        net = Tiny(rngs=nnx.Rngs(seed))
+        net.eval()
+        logits = net(next(images.batches(None, 56))[0])
+        expected = float(np.mean(np.argmax(logits, axis=-1) == images.labels))
+        # 56 images are no multiple of the batch of 40: the last one is filled up.
+        assert top1(net, images, batch_size=40) == pytest.approx(expected)
+    assert _predict._cache_size() == before + 1
 
 
 class Killed(Exception):
