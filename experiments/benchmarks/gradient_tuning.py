@@ -4,7 +4,7 @@
     python -m experiments.benchmarks.gradient_tuning --network resnet20 --bits 4/4 --method gradient
     python -m experiments.benchmarks.gradient_tuning --table                            what is there, as Markdown
 
-Three disjoint sets of images. ResNet-20: calibrate on the conventional 512 training images, tune on 5,000 other
+Three disjoint sets of images. ResNet-20: calibrate on the conventional 512 training images, tune on 2,000 other
 training images, evaluate on the 10,000 test images. SqueezeNet: calibrate on the conventional 100 images, tune on 200
 of the other 900, evaluate on the 700 that are left. Cells are kept in `experiments/results/gradient_tuning.json`;
 finished ones are skipped. Seconds are wall time of the tuning, compilation included, on whatever else the machine was
@@ -33,7 +33,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results" / "gradient_tuning.jso
 WIDTHS = ("8/8", "6/6", "5/5", "4/4", "8/4")
 METHODS = ("before", "bias correction", "equalized", "equalized, bias correction", "gradient", "layer by layer", "bits")
 #: Images to tune on, images per gradient step, gradient steps.
-BUDGETS = {"resnet20": (5000, 32, 600), "squeezenet": (200, 16, 100)}
+BUDGETS = {"resnet20": (2000, 32, 400), "squeezenet": (200, 16, 100)}
 #: The best peer's top-1 in % at the same granularity (one step per tensor), on its own evaluation images.
 PEERS = {
     "resnet20": {"8/8": 81.40, "6/6": 81.08, "5/5": 76.53, "4/4": 69.70, "8/4": 71.48},
@@ -52,7 +52,7 @@ class Setting:
     def __post_init__(self) -> None:
         self.net = fold_batch_norm(self.real.load())
         self.calibrations: dict[bool, quantization.Calibration] = {}
-        stored = self.folder / f"gradient_tuning_{self.real.name}.npz"
+        stored = self.folder / f"gradient_tuning_{self.real.name}_{BUDGETS[self.real.name][0]}.npz"
         if not stored.is_file():
             np.savez(stored, **self._decode())
         self.images = dict(np.load(stored))

@@ -43,7 +43,7 @@ class BitAllocation:
     cost: float
     """What the allocation costs in ``unit``, at most ``budget``; of two mean widths the larger."""
     predicted_loss: float
-    """Sum over the allocated kernels and feature maps of the predicted KL(float ‖ quantized), nats per image."""
+    """Mean squared error of the logits that the allocated kernels and feature maps should cause together."""
     losses: PredictedLoss
     """The same of each at every width."""
 
@@ -71,7 +71,7 @@ def allocate_bits(
             weights stay; ``"bops"``: multiply-accumulates × weight width × activation width of one image.
         widths: the widths to choose from, 2 to 16.
         batch_size: images per backward pass; bounds the memory.
-        seed: seed of the classes drawn for the sensitivities.
+        seed: seed of the random signs behind the sensitivities.
 
     Raises:
         GgdjaxError: an unknown unit, a width out of range, or a budget that the smallest widths exceed.

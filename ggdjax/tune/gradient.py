@@ -26,22 +26,19 @@ import numpy as np
 
 from ggdjax._errors import DataError, GgdjaxError, near_matches
 from ggdjax.network import Float, run
-from ggdjax.network.ops import QUANTIZABLE
-from ggdjax.quantization import FakeQuant, FixedPoint, QuantParams, as_range, fake_quantize
-from ggdjax.tune.bias_correction import best_format
+from ggdjax.quantization import FakeQuant
+from ggdjax.tune.layerwise import tune_layers
+from ggdjax.tune.trainables import Pace, Start, Trainable, adam
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from jax.typing import ArrayLike
     from jaxtyping import Array, Int
     from jaxtyping import Float as Real
 
-    from ggdjax.network import Graph, Node
-    from ggdjax.quantization import QuantizedNetwork
-    from ggdjax.schemes import Range
-
-Trainable = dict[str, dict[str, "Array"]]
+    from ggdjax.network import Graph
+    from ggdjax.quantization import QuantizedNetwork, QuantParams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,10 +156,14 @@ def gradient(
         return float(np.mean(np.asarray(losses, np.float64)))
 
     before = judged(q)
-    start = _Start.of(q, graph, images[: config.batch_size])
-    tune = _tune_layers if config.per_layer else _tune_jointly
-    trainable, losses = tune(graph, start, images, targets, config, progress or (lambda _step, _loss: None))
-    tuned = start.finished(q, trainable, config)
+    start = Start.of(q, graph, images[: config.batch_size])
+    order = _batches(len(images), config)
+    progress = progress or (lambda _step, _loss: None)
+    if config.per_layer:
+        trainable, losses = tune_layers(graph, start, images, order, config, progress)
+    else:
+        trainable, losses = _tune_jointly(graph, start, images, targets, order, config, progress)
+    tuned = start.finished(q, trainable)
     after = judged(tuned)
     history = GradientHistory(
         config=config,
@@ -177,95 +178,23 @@ def gradient(
     return best.with_params(best.params, adjusted=best.adjusted, history=history)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
-class _Start:
-    """Where tuning starts: everything that a trainable is measured against. Keys of dicts are tensor or node names."""
-
-    quant: QuantParams
-    real: dict[str, Array]
-    """The float network's parameters: its outputs are the targets."""
-    params: dict[str, Array]
-    kernel_unit: dict[str, Array]
-    bias_unit: dict[str, Array]
-    """Standard deviation of each output channel in the float network, on one batch."""
-
-    @classmethod
-    def of(cls, q: QuantizedNetwork, graph: Graph, batch: np.ndarray) -> _Start:
-        kernel_unit = {name: as_range(w).step for name, w in q.params.weights.items()}
-        return cls(
-            quant=q.params,
-            real=q.network.params,
-            params=q.float_params,
-            kernel_unit=kernel_unit,
-            bias_unit=_output_deviation(graph, q.network.params, batch),
-        )
-
-    def trainable(self, graph: Graph) -> Trainable:
-        """Return the point of departure: every group maps names to arrays."""
-        steps = {f"x|{name}": jnp.log(x.step) for name, x in self.quant.activations.items()}
-        free = {name: w for name, w in self.quant.weights.items() if not isinstance(w, FixedPoint)}
-        nodes = {node.name: dict(node.params) for node in graph.quantizable}
-        return {
-            "steps": steps | {f"w|{name}": jnp.log(w.step) for name, w in free.items()},
-            "offsets": {name: jnp.zeros_like(self.params[keys["kernel"]]) for name, keys in nodes.items()},
-            "biases": {
-                name: jnp.zeros_like(self.params[keys["bias"]]) for name, keys in nodes.items() if "bias" in keys
-            },
-        }
-
-    def moved(self, graph: Graph, trainable: Trainable, bound: float) -> tuple[QuantParams, dict[str, Array]]:
-        """Return the quantization parameters, biases left real, and the parameters to be rounded by them."""
-        steps, params = trainable["steps"], dict(self.params)
-
-        def with_step(kind: str, name: str, quantizer: FixedPoint | Range) -> FixedPoint | Range:
-            key = f"{kind}|{name}"
-            return dataclasses.replace(quantizer, step=jnp.exp(steps[key])) if key in steps else quantizer
-
-        for node in graph.quantizable:
-            keys = dict(node.params)
-            if node.name in trainable["offsets"]:
-                offset = jnp.clip(trainable["offsets"][node.name], -bound, bound)
-                unit = self.kernel_unit[node.name]
-                unit = unit.reshape((1,) * (offset.ndim - 1) + unit.shape) if unit.ndim else unit
-                params[keys["kernel"]] = params[keys["kernel"]] + unit * offset
-            if node.name in trainable["biases"]:
-                params[keys["bias"]] = params[keys["bias"]] + self.bias_unit[node.name] * trainable["biases"][node.name]
-        quant = QuantParams(
-            activations={name: with_step("x", name, x) for name, x in self.quant.activations.items()},
-            weights={name: with_step("w", name, w) for name, w in self.quant.weights.items()},
-            biases={},
-        )
-        return quant, params
-
-    def finished(self, q: QuantizedNetwork, trainable: Trainable, config: GradientConfig) -> QuantizedNetwork:
-        """Return the network with what was tuned: kernels on their grid, biases in the best format of their width."""
-        graph = q.network.graph
-        quant, params = self.moved(graph, trainable, config.offset_bound)
-        adjusted, biases = dict(q.adjusted), {}
-        for node in graph.quantizable:
-            keys = dict(node.params)
-            if node.name in quant.weights:
-                adjusted[keys["kernel"]] = fake_quantize(params[keys["kernel"]], as_range(quant.weights[node.name]))
-            if node.name in q.params.biases:
-                adjusted[keys["bias"]] = params[keys["bias"]]
-                biases[node.name] = best_format(params[keys["bias"]], q.params.biases[node.name].bits)
-        return q.with_params(dataclasses.replace(quant, biases=biases), adjusted=adjusted)
-
-
 def _tune_jointly(
     graph: Graph,
-    start: _Start,
+    start: Start,
     images: np.ndarray,
     targets: np.ndarray,
+    order: Iterator[np.ndarray],
     config: GradientConfig,
     progress: Callable[[int, float], None],
 ) -> tuple[Trainable, list[float]]:
     trainable = start.trainable(graph)
-    state = _optimizer(config, config.steps).init(trainable)
+    state = adam().init(trainable)
     losses = []
-    for step, chosen in enumerate(_batches(len(images), config), start=1):
-        trainable, state, loss = _joint_step(graph, config, start, trainable, state, images[chosen], targets[chosen])
+    for step, chosen in enumerate(order, start=1):
+        pace = Pace.at(step, config.steps, config)
+        trainable, state, loss = _joint_step(
+            graph, config.objective, start, pace, trainable, state, images[chosen], targets[chosen]
+        )
         losses.append(float(loss))
         progress(step, losses[-1])
     return trainable, losses
@@ -273,105 +202,22 @@ def _tune_jointly(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _joint_step(
-    graph: Graph, config: GradientConfig, start: _Start, trainable: Trainable, state: Any, x: Array, target: Array
-) -> tuple[Trainable, Any, Array]:
-    def loss_of(trainable: Trainable) -> Array:
-        quant, params = start.moved(graph, trainable, config.offset_bound)
-        logits = run(graph, params, x, FakeQuant(quant))
-        return jnp.mean(_OBJECTIVES[config.objective](logits.reshape(len(x), -1), target))
-
-    loss, slope = jax.value_and_grad(loss_of)(trainable)
-    return (*_descend(config, config.steps, trainable, state, slope), loss)
-
-
-def _descend(config: GradientConfig, steps: int, trainable: Trainable, state: Any, slope: Trainable) -> tuple:
-    import optax
-
-    # Optax's bias correction raises a float to an integer count, which strict promotion would refuse.
-    with jax.numpy_dtype_promotion("standard"):
-        updates, state = _optimizer(config, steps).update(slope, state, trainable)
-    trainable = optax.apply_updates(trainable, updates)
-    # Held at the bound, so that a weight that turns round leaves it at once.
-    bound = config.offset_bound
-    return trainable | {"offsets": jax.tree.map(lambda o: jnp.clip(o, -bound, bound), trainable["offsets"])}, state
-
-
-def _optimizer(config: GradientConfig, steps: int) -> Any:
-    import optax
-
-    rates = {"steps": config.step_rate, "offsets": config.offset_rate, "biases": config.bias_rate}
-    adams = {group: optax.adam(optax.cosine_decay_schedule(rate, steps)) for group, rate in rates.items()}
-    return optax.partition(adams, lambda tree: {group: group for group in tree})
-
-
-def _tune_layers(
     graph: Graph,
-    start: _Start,
-    images: np.ndarray,
-    targets: np.ndarray,
-    config: GradientConfig,
-    progress: Callable[[int, float], None],
-) -> tuple[Trainable, list[float]]:
-    del targets
-    whole, losses = start.trainable(graph), []
-    layers = graph.quantizable
-    share, more = divmod(config.steps, len(layers))
-    done: set[str] = set()
-    order = _batches(len(images), config)
-    for number, node in enumerate(layers):
-        steps = share + (number < more)
-        # A feature map that several layers read has one step: it belongs to the first of them.
-        fresh = {f"w|{node.name}"} | ({f"x|{node.inputs[0]}"} - done)
-        done |= fresh
-        own = {
-            "steps": {key: value for key, value in whole["steps"].items() if key in fresh},
-            **{group: {k: v for k, v in whole[group].items() if k == node.name} for group in ("offsets", "biases")},
-        }
-        if not steps:
-            continue
-        state = _optimizer(config, steps).init(own)
-        end = _end_of_layer(graph, node)
-        for _ in range(steps):
-            x = images[next(order)]
-            own, state, loss = _layer_step(graph, config, (node.name, end, steps), start, whole, own, state, x)
-            losses.append(float(loss))
-            progress(len(losses), losses[-1])
-        whole = {group: values | own[group] for group, values in whole.items()}
-    return whole, losses
-
-
-def _end_of_layer(graph: Graph, node: Node) -> str:
-    """Return the tensor that the layer is judged by: its output, or that of the ReLU or clip that alone reads it."""
-    readers = [other for other in graph.nodes if node.output in other.inputs]
-    activated = len(readers) == 1 and readers[0].op in ("relu", "clip") and node.output not in graph.outputs
-    return readers[0].output if activated else node.output
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _layer_step(
-    graph: Graph,
-    config: GradientConfig,
-    layer: tuple[str, str, int],
-    start: _Start,
-    whole: Trainable,
-    own: Trainable,
+    objective: str,
+    start: Start,
+    pace: Pace,
+    trainable: Trainable,
     state: Any,
     x: Array,
+    target: Array,
 ) -> tuple[Trainable, Any, Array]:
-    name, end, steps = layer
-    index = graph.index(name)
-    stop = max(k for k, node in enumerate(graph.nodes) if node.output == end) + 1
-    part = dataclasses.replace(graph, outputs=(end,), nodes=graph.nodes[:stop])
-    real = run(part, start.real, x, Float())
-    quant, params = start.moved(graph, whole, config.offset_bound)
-    entering = run(part, params, x, FakeQuant(quant), stop=index)
+    def loss_of(trainable: Trainable) -> Array:
+        quant, params = start.moved(graph, trainable)
+        logits = run(graph, params, x, FakeQuant(quant))
+        return jnp.mean(_OBJECTIVES[objective](logits.reshape(len(x), -1), target))
 
-    def loss_of(own: Trainable) -> Array:
-        quant, params = start.moved(graph, {k: whole[k] | own[k] for k in whole}, config.offset_bound)
-        return jnp.mean(jnp.square(run(part, params, entering, FakeQuant(quant), start=index) - real))
-
-    loss, slope = jax.value_and_grad(loss_of)(own)
-    return (*_descend(config, steps, own, state, slope), loss / jnp.maximum(jnp.mean(jnp.square(real)), 1e-30))
+    loss, slope = jax.value_and_grad(loss_of)(trainable)
+    return (*pace.descend(trainable, state, slope), loss)
 
 
 def _batches(count: int, config: GradientConfig) -> Iterator[np.ndarray]:
@@ -403,26 +249,6 @@ def _float_logits(graph: Graph, params: dict[str, Array], x: Array) -> Array:
 @partial(jax.jit, static_argnums=0)
 def _logits(graph: Graph, params: dict[str, Array], quant: QuantParams, x: Array) -> Array:
     return run(graph, params, x, FakeQuant(quant)).reshape(len(x), -1)
-
-
-class _Deviation(Float):
-    """Float arithmetic that notes the standard deviation of each channel that leaves a quantizable node."""
-
-    def __init__(self) -> None:
-        self.deviation: dict[str, Array] = {}
-
-    def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
-        y = super().apply(node, params, *inputs)
-        if node.op in QUANTIZABLE:
-            self.deviation[node.name] = jnp.std(y, axis=tuple(range(y.ndim - 1)))
-        return y
-
-
-@partial(jax.jit, static_argnums=0)
-def _output_deviation(graph: Graph, params: dict[str, Array], x: Array) -> dict[str, Array]:
-    numerics = _Deviation()
-    run(graph, params, x, numerics)
-    return numerics.deviation
 
 
 def _up_to_logits(graph: Graph) -> Graph:

@@ -1,10 +1,12 @@
 """How much each feature map's and each kernel's rounding costs the network, from one backward pass over a few batches.
 
-A small error δ of a feature map or a kernel raises KL(float ‖ quantized) by ½ δᵀFδ, F the Fisher information
-``E[g gᵀ]``, g the gradient of log p(y | x) for a class y drawn from the network's own prediction. So no labels are
-needed, and since such gradients have mean zero and are independent between images, the square of a batch's summed
-gradient is an unbiased sum of the images' squares: one backward pass serves a whole batch. Errors are taken as
-uncorrelated (the diagonal of F): activations by their distortion, kernels by their own rounding errors.
+The cost is the squared error of the logits, their common shift left out (softmax does not see it). A small error δ of a
+feature map or a kernel shifts them by Jδ; for signs r drawn at random, ``E[(rᵀJδ)²] = |Jδ|²`` (Hutchinson 1990), and
+Jᵀr is one backward pass. So no labels are needed, and since the gradients of different images are independent with mean
+zero, the square of a batch's summed gradient is an unbiased sum of the images' squares: one pass serves a whole batch.
+Errors of different values are taken as uncorrelated: activations by their distortion, kernels by their own rounding
+errors. The curvature of the cross-entropy in place of ``JᵀJ`` would vanish where the network is sure of itself, as on
+most images it is, and would not see what coarse rounding does there.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictedLoss:
-    """KL in nats per image that rounding each kernel or feature map alone is predicted to cost, per width."""
+    """Mean squared error of the logits that rounding each kernel or feature map alone should cause, per width."""
 
     widths: tuple[int, ...]
     weights: dict[str, Real[np.ndarray, " width"]]
@@ -49,7 +51,7 @@ def predict_losses(
     q: QuantizedNetwork, images: Real[np.ndarray, "image ..."], widths: Sequence[int], batch_size: int, seed: int
 ) -> PredictedLoss:
     """Return the predicted loss of every kernel and feature map at every width, quantized as ``q.config`` says."""
-    feature_maps, kernels = _fisher(q, images, batch_size, seed)
+    feature_maps, kernels = _sensitivities(q, images, batch_size, seed)
     weights: dict[str, list[float]] = {name: [] for name in kernels}
     activations: dict[str, list[float]] = {name: [] for name in feature_maps}
     for bits in widths:
@@ -60,9 +62,9 @@ def predict_losses(
         for node in q.network.graph.quantizable:
             kernel = q.float_params[dict(node.params)["kernel"]]
             error = kernel - fake_quantize(kernel, as_range(params.weights[node.name]))
-            weights[node.name].append(0.5 * float(np.sum(kernels[node.name] * np.square(np.asarray(error)))))
+            weights[node.name].append(float(np.sum(kernels[node.name] * np.square(np.asarray(error)))))
         for name, distortion in _distortions(q.calibration, params.activations).items():
-            activations[name].append(0.5 * feature_maps[name] * distortion)
+            activations[name].append(feature_maps[name] * distortion)
     return PredictedLoss(
         widths=tuple(widths),
         weights={name: np.asarray(row) for name, row in weights.items()},
@@ -86,10 +88,10 @@ def _distortion(histogram: object, ranges: Range) -> np.ndarray:
     return np.asarray(empirical_distortion(histogram, ranges.step, *levels), np.float64)
 
 
-def _fisher(
+def _sensitivities(
     q: QuantizedNetwork, images: np.ndarray, size: int, seed: int
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Return E[Σ g²] per feature map and E[g²] per weight, per image."""
+    """Return, per image, E[Σ g²] of every feature map and E[g²] of every weight; g: gradient of a projected logit."""
     graph, key = q.network.graph, jax.random.key(seed)
     feature_maps: dict[str, float] = {}
     kernels: dict[str, np.ndarray] = {}
@@ -121,19 +123,18 @@ class _Disturbed(Float):
 def _squared_gradients(
     graph: Graph, params: dict[str, Array], x: Array, valid: Array, key: Array
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    def log_likelihood(added: dict[str, Array], kernels: dict[str, Array]) -> Array:
+    def projected(added: dict[str, Array], kernels: dict[str, Array]) -> Array:
         logits = run(graph, {**params, **kernels}, x, _Disturbed(added)).reshape(len(x), -1)
-        # The classes are drawn, not differentiated: the gradient does not see them.
-        drawn = jax.random.categorical(key, jax.lax.stop_gradient(logits), axis=-1)
-        own = jnp.take_along_axis(jax.nn.log_softmax(logits), drawn[:, None], axis=-1)[:, 0]
-        return jnp.sum(jnp.where(valid, own, 0.0))
+        signs = jax.random.rademacher(key, logits.shape, logits.dtype)
+        centred = (signs - jnp.mean(signs, axis=-1, keepdims=True)) / np.float32(np.sqrt(logits.shape[1]))
+        return jnp.sum(jnp.where(valid[:, None], centred * logits, 0.0))
 
     added = {
         fm.tensor: jnp.zeros((len(x), *(size or 1 for size in graph.shape(fm.tensor)[1:])))
         for fm in graph.feature_maps()
     }
     keys = {node.name: dict(node.params)["kernel"] for node in graph.quantizable}
-    slopes, kernel_slopes = jax.grad(log_likelihood, argnums=(0, 1))(added, {key: params[key] for key in keys.values()})
+    slopes, kernel_slopes = jax.grad(projected, argnums=(0, 1))(added, {key: params[key] for key in keys.values()})
     return (
         {name: jnp.sum(jnp.square(slope)) for name, slope in slopes.items()},
         {name: jnp.square(kernel_slopes[key]) for name, key in keys.items()},

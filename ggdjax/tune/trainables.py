@@ -1,0 +1,164 @@
+"""What gradient tuning moves: from trainables around a start to the parameters of a quantized network, and the pace."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ggdjax.network import Float, run
+from ggdjax.network.ops import QUANTIZABLE
+from ggdjax.quantization import FixedPoint, QuantParams, as_range, fake_quantize
+from ggdjax.tune.bias_correction import best_format
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jaxtyping import Array
+
+    from ggdjax.network import Graph, Node
+    from ggdjax.quantization import QuantizedNetwork
+    from ggdjax.schemes import Range
+    from ggdjax.tune.gradient import GradientConfig
+
+#: Group (steps, offsets, biases) -> name -> array. Steps are logarithms; offsets codes; biases standard deviations.
+Trainable = dict[str, dict[str, "Array"]]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where tuning starts: everything that a trainable is measured against. Keys of dicts are tensor or node names."""
+
+    quant: QuantParams
+    real: dict[str, Array]
+    """The float network's parameters: its outputs are the targets."""
+    params: dict[str, Array]
+    kernel_unit: dict[str, Array]
+    bias_unit: dict[str, Array]
+    """Standard deviation of each output channel in the float network, on one batch."""
+
+    @classmethod
+    def of(cls, q: QuantizedNetwork, graph: Graph, batch: np.ndarray) -> Start:
+        """Return the start that ``q`` is; one float pass over ``batch`` gives the units of biases."""
+        kernel_unit = {name: as_range(w).step for name, w in q.params.weights.items()}
+        return cls(
+            quant=q.params,
+            real=q.network.params,
+            params=q.float_params,
+            kernel_unit=kernel_unit,
+            bias_unit=_output_deviation(graph, q.network.params, batch),
+        )
+
+    def trainable(self, graph: Graph) -> Trainable:
+        """Return the point of departure: every group maps names to arrays."""
+        steps = {f"x|{name}": jnp.log(x.step) for name, x in self.quant.activations.items()}
+        free = {name: w for name, w in self.quant.weights.items() if not isinstance(w, FixedPoint)}
+        nodes = {node.name: dict(node.params) for node in graph.quantizable}
+        return {
+            "steps": steps | {f"w|{name}": jnp.log(w.step) for name, w in free.items()},
+            "offsets": {name: jnp.zeros_like(self.params[keys["kernel"]]) for name, keys in nodes.items()},
+            "biases": {
+                name: jnp.zeros_like(self.params[keys["bias"]]) for name, keys in nodes.items() if "bias" in keys
+            },
+        }
+
+    def moved(self, graph: Graph, trainable: Trainable) -> tuple[QuantParams, dict[str, Array]]:
+        """Return the quantization parameters, biases left real, and the parameters to be rounded by them."""
+        steps, params = trainable["steps"], dict(self.params)
+
+        def with_step(kind: str, name: str, quantizer: FixedPoint | Range) -> FixedPoint | Range:
+            key = f"{kind}|{name}"
+            return dataclasses.replace(quantizer, step=jnp.exp(steps[key])) if key in steps else quantizer
+
+        for node in graph.quantizable:
+            keys = dict(node.params)
+            if node.name in trainable["offsets"]:
+                offset = trainable["offsets"][node.name]
+                unit = self.kernel_unit[node.name]
+                unit = unit.reshape((1,) * (offset.ndim - 1) + unit.shape) if unit.ndim else unit
+                params[keys["kernel"]] = params[keys["kernel"]] + unit * offset
+            if node.name in trainable["biases"]:
+                params[keys["bias"]] = params[keys["bias"]] + self.bias_unit[node.name] * trainable["biases"][node.name]
+        quant = QuantParams(
+            activations={name: with_step("x", name, x) for name, x in self.quant.activations.items()},
+            weights={name: with_step("w", name, w) for name, w in self.quant.weights.items()},
+            biases={},
+        )
+        return quant, params
+
+    def finished(self, q: QuantizedNetwork, trainable: Trainable) -> QuantizedNetwork:
+        """Return the network with what was tuned: kernels on their grid, biases in the best format of their width."""
+        graph = q.network.graph
+        quant, params = self.moved(graph, trainable)
+        adjusted, biases = dict(q.adjusted), {}
+        for node in graph.quantizable:
+            keys = dict(node.params)
+            if node.name in quant.weights:
+                adjusted[keys["kernel"]] = fake_quantize(params[keys["kernel"]], as_range(quant.weights[node.name]))
+            if node.name in q.params.biases:
+                adjusted[keys["bias"]] = params[keys["bias"]]
+                biases[node.name] = best_format(params[keys["bias"]], q.params.biases[node.name].bits)
+        return q.with_params(dataclasses.replace(quant, biases=biases), adjusted=adjusted)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """The learning rates of one step and the bound of offsets: arrays, so that every budget shares one compilation."""
+
+    rates: dict[str, Array]
+    bound: Array
+
+    @classmethod
+    def at(cls, step: int, steps: int, config: GradientConfig) -> Pace:
+        """Return the pace of ``step`` out of 1 to ``steps``: cosine decay."""
+        decay = 0.5 * (1 + np.cos(np.pi * (step - 1) / steps))
+        rates = {"steps": config.step_rate, "offsets": config.offset_rate, "biases": config.bias_rate}
+        rates = {group: np.float32(decay * rate) for group, rate in rates.items()}
+        return cls(rates=rates, bound=np.float32(config.offset_bound))
+
+    def descend(self, trainable: Trainable, state: Any, slope: Trainable) -> tuple[Trainable, Any]:
+        """Return the trainables and the state of Adam after one step."""
+        # Optax's bias correction raises a float to an integer count, which strict promotion would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            direction, state = adam().update(slope, state)
+        moved = {
+            group: jax.tree.map(lambda value, step: value - self.rates[group] * step, trainable[group], along)  # noqa: B023
+            for group, along in direction.items()
+        }
+        # Held at the bound, so that a weight that turns round leaves it at once.
+        offsets = jax.tree.map(lambda offset: jnp.clip(offset, -self.bound, self.bound), moved["offsets"])
+        return moved | {"offsets": offsets}, state
+
+
+def adam() -> Any:
+    """Return Adam without a rate: the pace has it."""
+    import optax
+
+    return optax.scale_by_adam()
+
+
+class _Deviation(Float):
+    """Float arithmetic that notes the standard deviation of each channel that leaves a quantizable node."""
+
+    def __init__(self) -> None:
+        self.deviation: dict[str, Array] = {}
+
+    def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
+        y = super().apply(node, params, *inputs)
+        if node.op in QUANTIZABLE:
+            self.deviation[node.name] = jnp.std(y, axis=tuple(range(y.ndim - 1)))
+        return y
+
+
+@partial(jax.jit, static_argnums=0)
+def _output_deviation(graph: Graph, params: dict[str, Array], x: Array) -> dict[str, Array]:
+    numerics = _Deviation()
+    run(graph, params, x, numerics)
+    return numerics.deviation
