@@ -48,7 +48,7 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|")
     for name, batch in BATCH.items():
-        figure = measure(NETWORKS[name], batch, rounds=3 if arguments.quick else 12)
+        figure = measure(NETWORKS[name], batch, rounds=3 if arguments.quick else 8)
         figures[name] = figure
         wall, cpu = figure["wall_ms"], figure["cpu_ms"]
         print(

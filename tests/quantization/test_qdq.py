@@ -178,3 +178,23 @@ def test_refusals(float_file: Path, tmp_path: Path) -> None:
     constants |= {"s": np.full(3, 0.1, np.float32), "z": np.zeros(3, np.int8)}
     with pytest.raises(UnsupportedError, match="an activation with one scale per channel"):
         load_qdq(_save(tmp_path / "channel.onnx", nodes, constants))
+
+
+def test_our_own_files_come_back(float_file: Path, tmp_path: Path) -> None:
+    from ggdjax import datapath
+    from ggdjax.quantization import calibrate, quantize
+
+    net = load_onnx(float_file)
+    q = quantize(net, calibrate(net, [IMAGES]))
+    datapath.export_onnx(datapath.compile(q, datapath.Accelerator()), tmp_path / "ours.onnx")
+    read = load_qdq(tmp_path / "ours.onnx")
+    for name, fixed in q.params.weights.items():
+        assert isinstance(read.params.weights[name], FixedPoint)
+        assert int(read.params.weights[name].frac_bits) == int(fixed.frac_bits)
+    assert [float(a.step) for a in read.params.activations.values()] == [
+        float(a.step) for a in q.params.activations.values()
+    ]
+    # Biases are rounded at another place, to the accumulator's step: a value between two codes may go either way.
+    difference = np.abs(np.asarray(read(IMAGES)) - np.asarray(q(IMAGES))) / np.ptp(q(IMAGES))
+    assert np.median(difference) <= 1e-3
+    assert difference.max() <= 1e-2
