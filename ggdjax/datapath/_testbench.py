@@ -93,6 +93,7 @@ class Testbench:
     """Output values of the part."""
     checks: int
     """Comparisons: of the sums, and of every requantizer with every rounding; of the count of overflows."""
+    overflows: int
 
 
 def verilog_parameters(accelerator: Accelerator) -> str:
@@ -138,7 +139,7 @@ def testbench(
         program: the compiled network.
         part: one of its `parts`.
         values: the simulator's integers of the part's tensors.
-        overflows: how often the part's accumulators overflowed.
+        overflows: how often the part's accumulators overflowed; 0 where it has none.
         roundings: of the requantizers.
         lanes: products per clock of the processing element.
     """
@@ -163,11 +164,11 @@ def testbench(
         declarations="\n".join(f"    {line}" for line in declarations),
         drive="\n".join(f"            {line}" for line in source.drive),
         checks="\n".join(f"            {line}" for line in checks),
-        overflows=overflows if source.clocked and node.op in QUANTIZABLE else 0,
+        overflows=overflows,
     )
     files |= {"testbench.v": text.encode(), "parameters.vh": verilog_parameters(program.accelerator).encode()}
     comparisons = expected.size * (1 + len(part.readers) * len(roundings)) + 1
-    return Testbench(files=files, values=expected.size, checks=comparisons)
+    return Testbench(files=files, values=expected.size, checks=comparisons, overflows=overflows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +179,6 @@ class _Source:
     drive: list[str]
     files: dict[str, bytes]
     sum_bits: int
-    clocked: bool = True
     adder: tuple[int, int] | None = None
     """Of an adder: whether it subtracts, and the width of its operands."""
 
@@ -336,7 +336,6 @@ def _adder(program: Program, node: Node, values: Mapping[str, np.ndarray]) -> _S
         drive=["x = left[n];", "y = right[n];", "#1;"],
         files={"left.hex": hex_lines(x, bits), "right.hex": hex_lines(y, bits)},
         sum_bits=bits + 1,
-        clocked=False,
         adder=(subtract, bits),
     )
 

@@ -38,6 +38,8 @@ class RtlCheck:
     """Output values."""
     checks: int
     """Comparisons: each value's sum, and its code by every requantizer and rounding; and the count of overflows."""
+    overflows: int
+    """Sums that the simulator's accumulators could not hold; the hardware's count is compared with it."""
     wrong: int
     """Comparisons that failed."""
 
@@ -115,7 +117,7 @@ def verify_rtl(
     """Run the Verilog reference in Icarus Verilog on whole layers and compare it with the simulator, bit by bit.
 
     Processing element, pooling, residual adder and requantizers; lookup tables, products of two tensors and leaky
-    ReLUs have no Verilog unit and are left out. One part after another: about a million products a second.
+    ReLUs have no Verilog unit and are left out. One part after another: one to two million products a second.
 
     Args:
         program: what :func:`ggdjax.datapath.compile` returned.
@@ -136,8 +138,8 @@ def verify_rtl(
         with tempfile.TemporaryDirectory() as folder:
             _write(bench, Path(folder))
             wrong = _run(Path(folder), name, bench.checks)
-        op = known[name].node.op
-        checked.append(RtlCheck(layer=name, op=op, values=bench.values, checks=bench.checks, wrong=wrong))
+        measured = {field: getattr(bench, field) for field in ("values", "checks", "overflows")}
+        checked.append(RtlCheck(layer=name, op=known[name].node.op, wrong=wrong, **measured))
     return RtlResult(parts=tuple(checked))
 
 

@@ -51,8 +51,8 @@ def test_every_layer_with_every_rounding(program, images):
 def test_narrow_accumulators_overflow_alike(q, images, spec):
     program = datapath.compile(q, Accelerator(accumulator_bits=13, bias_bits=13, multiplier_bits=16, **spec))
     layer = "residual2/first/conv"
-    assert program.run(images[1][:1]).counts[layer].overflows > 0
     found = datapath.verify_rtl(program, images[1][:1], layers=[layer], lanes=7)
+    assert found.parts[0].overflows > 0
     assert found.wrong == 0
 
 
@@ -66,12 +66,12 @@ def test_a_wrong_simulator_is_noticed(program, images):
 
 
 def test_vectors_are_written_without_icarus(program, images, tmp_path):
-    (name,) = datapath.write_testbenches(program, images[1][:2], tmp_path, layers=["stem/conv"])
+    (name,) = datapath.write_testbenches(program, images[1][:1], tmp_path, layers=["stem/conv"])
     files = {path.name for path in (tmp_path / name).iterdir()}
     assert {"testbench.v", "processing_element.v", "requantizer.v", "parameters.vh", "rows.hex", "sums.hex"} <= files
     sums = (tmp_path / name / "sums.hex").read_text(encoding="utf-8").splitlines()
     part = parts(program)["stem/conv"]
-    assert len(sums) == 2 * np.prod(program.graph.shape(part.node.output)[1:])
+    assert len(sums) == np.prod(program.graph.shape(part.node.output)[1:])
     assert all(len(line) == 8 for line in sums)
 
 

@@ -3,6 +3,10 @@
 // the last clock of every tile. The policy limits the accumulator once per tile, when the tile's sum is added to it.
 `include "parameters.vh"
 
+`define LANE_PRODUCT(i) \
+    $signed({X_SIGNED ? xs[(i)*X_BITS+X_BITS-1] : 1'b0, xs[(i)*X_BITS+:X_BITS]}) \
+    * $signed(ws[(i)*WEIGHT_BITS+:WEIGHT_BITS])
+
 module processing_element #(
     parameter LANES = 16,
     parameter X_BITS = `ACCELERATOR_ACTIVATION_BITS,
@@ -26,21 +30,32 @@ module processing_element #(
 );
     localparam SUM_BITS = (PARTIAL_BITS > ACCUMULATOR_BITS ? PARTIAL_BITS : ACCUMULATOR_BITS) + 1;
 
+    // Products are written out in groups of eight: event-driven simulators are slow in loops over part selects.
+    localparam GROUPS = (LANES + 7) / 8;
+    wire [8*GROUPS*X_BITS-1:0] xs = x;
+    wire [8*GROUPS*WEIGHT_BITS-1:0] ws = weights;
+    wire [GROUPS*PARTIAL_BITS-1:0] parts;
+    reg signed [PARTIAL_BITS-1:0] dot;
     reg signed [PARTIAL_BITS-1:0] partial;
-    reg signed [PARTIAL_BITS-1:0] sum;
-    reg signed [X_BITS:0] x_lane;
-    reg signed [WEIGHT_BITS-1:0] weight_lane;
-    integer lane;
+    integer k;
+
+    genvar g;
+    generate
+        for (g = 0; g < GROUPS; g = g + 1) begin : lanes
+            reg signed [PARTIAL_BITS-1:0] part;
+            always @* part = `LANE_PRODUCT(8 * g) + `LANE_PRODUCT(8 * g + 1) + `LANE_PRODUCT(8 * g + 2)
+                + `LANE_PRODUCT(8 * g + 3) + `LANE_PRODUCT(8 * g + 4) + `LANE_PRODUCT(8 * g + 5)
+                + `LANE_PRODUCT(8 * g + 6) + `LANE_PRODUCT(8 * g + 7);
+            assign parts[g*PARTIAL_BITS+:PARTIAL_BITS] = part;
+        end
+    endgenerate
 
     always @* begin
-        sum = first ? {PARTIAL_BITS{1'b0}} : partial;
-        for (lane = 0; lane < LANES; lane = lane + 1) begin
-            x_lane = {X_SIGNED ? x[lane*X_BITS+X_BITS-1] : 1'b0, x[lane*X_BITS+:X_BITS]};
-            weight_lane = weights[lane*WEIGHT_BITS+:WEIGHT_BITS];
-            sum = sum + x_lane * weight_lane;
-        end
+        dot = {PARTIAL_BITS{1'b0}};
+        for (k = 0; k < GROUPS; k = k + 1) dot = dot + $signed(parts[k*PARTIAL_BITS+:PARTIAL_BITS]);
     end
 
+    wire signed [PARTIAL_BITS-1:0] sum = first ? dot : partial + dot;
     wire signed [ACCUMULATOR_BITS-1:0] base = first ? bias : acc;
     wire signed [SUM_BITS-1:0] total = base + sum;
     wire signed [ACCUMULATOR_BITS-1:0] wrapped = total[ACCUMULATOR_BITS-1:0];
@@ -55,3 +70,5 @@ module processing_element #(
         end
     end
 endmodule
+
+`undef LANE_PRODUCT
