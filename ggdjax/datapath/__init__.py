@@ -21,6 +21,7 @@ from ggdjax.datapath.layers import IntegerLayer
 from ggdjax.datapath.machine import FIXED16, FLOAT32, Machine, Widths
 from ggdjax.datapath.onnx_export import export_onnx
 from ggdjax.datapath.program import Program, RunResult
+from ggdjax.datapath.qonnx_export import export_qonnx
 from ggdjax.datapath.rounding import Overflow, Requantization, Rounding, rounding_shift
 from ggdjax.datapath.shapes import LayerShape, export_scale_sim, layer_shapes
 from ggdjax.datapath.simulate import LayerCounts
@@ -59,6 +60,7 @@ __all__ = [
     "cost",
     "export",
     "export_onnx",
+    "export_qonnx",
     "export_scale_sim",
     "layer_shapes",
     "load_artefact",

@@ -1,0 +1,146 @@
+"""Programs as QONNX files: quantizers of any width as nodes of their own (Pappalardo et al., arXiv:2206.07527)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ggdjax._errors import GgdjaxError, UnsupportedError
+from ggdjax.datapath.formats import bits_of, signed_bits
+from ggdjax.datapath.onnx_export import OPSET
+from ggdjax.network._builder import View
+from ggdjax.network._onnx_export_ops import write_node
+from ggdjax.network.onnx_export import Writer, channels_first, import_onnx
+from ggdjax.network.ops import QUANTIZABLE
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from ggdjax.datapath.program import Program
+    from ggdjax.network import Node
+
+DOMAIN = "qonnx.custom_op.general"
+
+
+def export_qonnx(program: Program, path: str | PathLike[str]) -> None:
+    """Write a compiled network as a QONNX file: the real network with a ``Quant`` node per feature map, weight, bias.
+
+    ``Quant(x, scale, zeropt, bitwidth) = scale · (clip(round(x / scale + zeropt), qmin, qmax) − zeropt)`` with halves
+    to even, where width and signedness give qmin and qmax. Every width is allowed, as FINN, hls4ml and Brevitas read
+    it. Input and output have the model's own layout, the batch size is free.
+
+    Args:
+        program: what :func:`ggdjax.datapath.compile` returned.
+        path: the file to write; an existing one is replaced.
+
+    Raises:
+        UnsupportedError: a feature map's codes are not the whole range of a width (named).
+        GgdjaxError: ``path`` cannot be written.
+    """
+    onnx = import_onnx()
+    writer = Writer(program.network, OPSET)
+    rounded: dict[str, View] = {}
+    for node in program.network.graph.nodes:
+        if node.op not in QUANTIZABLE:
+            writer.views[node.output] = write_node(writer, node)
+            continue
+        tensor = node.inputs[0]
+        if tensor not in rounded:
+            rounded[tensor] = _feature_map(program, writer, tensor)
+        writer.views[node.output] = _layer(program, writer, node, rounded[tensor])
+    nodes, outputs = writer.finish()
+    shapes = [(name, program.network.graph.shape(name)) for name in program.network.graph.inputs]
+    inputs, results = (
+        [
+            onnx.helper.make_tensor_value_info(
+                name, onnx.TensorProto.FLOAT, ["batch" if size is None else size for size in shape]
+            )
+            for name, shape in values
+        ]
+        for values in (shapes, outputs)
+    )
+    graph = onnx.helper.make_graph(nodes, "ggdjax", inputs, results, writer.initializers)
+    standard = onnx.helper.make_opsetid("", OPSET)
+    model = onnx.helper.make_model(
+        graph,
+        opset_imports=[standard, onnx.helper.make_opsetid(DOMAIN, 1)],
+        ir_version=onnx.helper.find_min_ir_version_for([standard]),
+        producer_name="ggdjax",
+    )
+    onnx.checker.check_model(model)
+    try:
+        Path(path).write_bytes(model.SerializeToString())
+    except OSError as error:
+        raise GgdjaxError(f"`path` {path} cannot be written: {error.strerror}") from error
+
+
+def _feature_map(program: Program, writer: Writer, tensor: str) -> View:
+    view, form = writer.views[tensor], program.code_formats[tensor]
+    low, high = form.low + form.zero_point, form.high + form.zero_point
+    bits = bits_of(low, high)
+    ends = {(0, (1 << bits) - 1): (0, 0), _signed(bits): (1, 0), (1 - (1 << bits - 1), (1 << bits - 1) - 1): (1, 1)}
+    if (low, high) not in ends:
+        raise UnsupportedError(
+            f"feature map `{tensor}` has the codes {low} to {high}, which are not all of {bits} bits as QONNX has "
+            "them: quantize to a whole number of bits, or export with `export`"
+        )
+    signed, narrow = ends[low, high]
+    step, zero = np.float32(form.scale[0]), np.float32(form.zero_point)
+    return View(_quant(writer, view.tensor, tensor, step, zero, bits, signed=signed, narrow=narrow), view.axes)
+
+
+def _signed(bits: int) -> tuple[int, int]:
+    return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+
+
+def _quant(
+    writer: Writer, source: str, name: str, step: Any, zero: Any, bits: int, *, signed: int = 1, narrow: int = 0
+) -> str:
+    constants = (("scale", step), ("zero_point", zero), ("bits", np.float32(bits)))
+    inputs = [writer.constant(np.asarray(value), f"{name}/{role}") for role, value in constants]
+    return writer.node(
+        "Quant",
+        [source, *inputs],
+        f"{name}.quantized",
+        domain=DOMAIN,
+        signed=signed,
+        narrow=narrow,
+        rounding_mode="ROUND",
+    )
+
+
+def _layer(program: Program, writer: Writer, node: Node, source: View) -> View:
+    """Write a convolution or dense node over quantized feature map, weights and bias."""
+    layer = program.layers[node.name]
+    scales = np.asarray(layer.accumulator.scale)
+    step = scales / layer.source.scale[0]
+    kernel, shape = layer.kernel, (1,) * (layer.kernel.ndim - 1) + step.shape
+    if node.op == "conv":
+        kernel, shape = np.moveaxis(kernel, (-1, -2), (0, 1)), (*step.shape, *shape[:-1])
+    weights = _constant(writer, f"{node.name}/kernel", kernel, step.reshape(shape if step.size > 1 else ()))
+    bias = _constant(writer, f"{node.name}/bias", layer.bias, scales if scales.size > 1 else scales.reshape(()))
+    rank = len(source.axes)
+    if node.op == "conv":
+        axes, padding = channels_first(rank), node.attr("padding")
+        output = writer.node(
+            "Conv",
+            [writer.stored(source, axes), weights, bias],
+            node.name,
+            kernel_shape=layer.kernel.shape[:-2],
+            strides=node.attr("strides"),
+            pads=[low for low, _ in padding] + [high for _, high in padding],
+            dilations=node.attr("dilation"),
+            group=node.attr("groups"),
+        )
+        return View(output, axes)
+    product = writer.node("MatMul", [writer.native(source), weights], node.name)
+    return View(writer.node("Add", [product, bias], f"{node.name}.bias"), tuple(range(rank)))
+
+
+def _constant(writer: Writer, name: str, codes: np.ndarray, step: np.ndarray) -> str:
+    """Write what codes stand for, and the quantizer that finds the same codes again."""
+    values = writer.constant((codes * step).astype(np.float32), name)
+    bits = max(signed_bits(int(codes.min()), int(codes.max())), 2)
+    return _quant(writer, values, name, step.astype(np.float32), np.float32(0), bits)
