@@ -15,6 +15,7 @@ import ggdjax as gd
 from ggdjax import datapath, zoo
 from ggdjax._errors import GgdjaxError
 from ggdjax.datapath._hex import parse_hex
+from tests.datapath.mixed_network import mixed_program
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,16 @@ def test_what_is_read_back_is_equal(program, written, images):
     for name, layer in program.layers.items():
         assert (read.layers[name].accumulator, read.layers[name].magnitude) == (layer.accumulator, layer.magnitude)
     np.testing.assert_array_equal(read.integers(images[1][:2]), program.integers(images[1][:2]))
+
+
+def test_tables_and_factors_per_position(by_largest, tmp_path):
+    program, x = mixed_program(by_largest)
+    datapath.export(program, tmp_path / "mixed")
+    read = datapath.load_artefact(tmp_path / "mixed")
+    assert read.graph == program.graph
+    for key, value in program.params.items():
+        np.testing.assert_array_equal(read.params[key], value)
+    np.testing.assert_array_equal(read(x), program(x))
 
 
 def test_memories_and_golden_vectors(program, written, images):

@@ -16,6 +16,7 @@ from ggdjax._errors import GgdjaxError
 from ggdjax.datapath import Accelerator, Rounding
 from ggdjax.datapath._hex import hex_lines, parse_hex
 from ggdjax.datapath._testbench import parts
+from tests.datapath.mixed_network import mixed_program
 
 needs_icarus = pytest.mark.skipif(
     shutil.which("iverilog") is None, reason="Icarus Verilog (Debian's package iverilog) is not installed"
@@ -53,6 +54,14 @@ def test_narrow_accumulators_overflow_alike(q, images, spec):
     layer = "residual2/first/conv"
     found = datapath.verify_rtl(program, images[1][:1], layers=[layer], lanes=7)
     assert found.parts[0].overflows > 0
+    assert found.wrong == 0
+
+
+@needs_icarus
+def test_groups_strides_and_windows(by_largest):
+    program, x = mixed_program(by_largest)
+    found = datapath.verify_rtl(program, x[:2], rounding=["half_even", "half_away"], lanes=5)
+    assert {"sub", "sum_pool", "max_pool", "max"} <= {part.op for part in found.parts}
     assert found.wrong == 0
 
 
