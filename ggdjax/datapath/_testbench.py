@@ -50,7 +50,7 @@ class Part:
     @property
     def tensors(self) -> tuple[str, ...]:
         """What must be known of a run of the simulator."""
-        return (*self.node.inputs, self.node.output)
+        return (*self.node.inputs, self.node.output, *(reader.output for reader in self.readers))
 
 
 def parts(program: Program) -> dict[str, Part]:
@@ -154,7 +154,8 @@ def testbench(
     files = {"sums.hex": hex_lines(expected.reshape(-1, 1), source.sum_bits)} | source.files
     declarations, checks = list(source.declarations), []
     for index, reader in enumerate(part.readers):
-        texts, memories = _reader(program, reader, index, expected, roundings, source)
+        codes = {rounding: _codes(program, reader, values, rounding) for rounding in roundings}
+        texts, memories = _reader(program, reader, index, codes, source)
         declarations += texts[0]
         checks += texts[1]
         files |= memories
@@ -341,14 +342,12 @@ def _adder(program: Program, node: Node, values: Mapping[str, np.ndarray]) -> _S
 
 
 def _reader(
-    program: Program, reader: Node, index: int, sums: np.ndarray, roundings: Sequence[Rounding], source: _Source
+    program: Program, reader: Node, index: int, codes: Mapping[Rounding, np.ndarray], source: _Source
 ) -> tuple[tuple[list[str], list[str]], dict[str, bytes]]:
     """Return declarations and checks of one requantizer with every rounding, and its memories."""
     form: Format = program.formats[reader.output]
-    attrs: dict[str, Any] = dict(reader.attrs)
-    if reader.op == "saturate":
-        attrs |= {"multiplier": (1,), "shift": (0,), "shape": ()}
-    trailing = sums.shape[sums.ndim - len(attrs["shape"]) :]
+    attrs, shape = _requantization(reader), next(iter(codes.values())).shape
+    trailing = shape[len(shape) - len(attrs["shape"]) :]
     multiplier, shift = (
         np.broadcast_to(np.asarray(attrs[name]).reshape(attrs["shape"]), trailing).reshape(-1, 1)
         for name in ("multiplier", "shift")
@@ -368,9 +367,8 @@ def _reader(
         f"s{index} = shift{index}[n % {shift.size}];",
         "#1;",
     ]
-    for rounding in roundings:
+    for rounding, expected in codes.items():
         name = f"codes{index}_{rounding.value}"
-        expected = np.asarray(ops.requantize(jnp.asarray(sums), **_requantization(attrs, rounding)))
         files[f"{name}.hex"] = hex_lines(expected.reshape(-1, 1), bits)
         limits = f".OUT_BITS({bits}), .LOW({low}), .HIGH({high}), .ROUNDING({ROUNDINGS[rounding]})"
         unit = f"y{index}_{rounding.value}"
@@ -391,9 +389,19 @@ def _reader(
     return (declarations, checks), files
 
 
-def _requantization(attrs: dict[str, Any], rounding: Rounding) -> dict[str, Any]:
-    names = ("multiplier", "shift", "shape", "low", "high")
-    return {name: attrs[name] for name in names} | {"rounding": rounding}
+def _requantization(reader: Node) -> dict[str, Any]:
+    """Return the static arguments of a requantizer; one that only saturates multiplies by 1."""
+    if reader.op == "requantize":
+        return dict(reader.attrs)
+    return {"multiplier": (1,), "shift": (0,), "shape": ()} | dict(reader.attrs)
+
+
+def _codes(program: Program, reader: Node, values: Mapping[str, np.ndarray], rounding: Rounding) -> np.ndarray:
+    """Return the simulator's codes: those of its run, or with another rounding of the same sums."""
+    if rounding is program.accelerator.rounding:
+        return values[reader.output]
+    sums = jnp.asarray(values[reader.inputs[0]])
+    return np.asarray(ops.requantize(sums, **_requantization(reader) | {"rounding": rounding}))
 
 
 def _patches(

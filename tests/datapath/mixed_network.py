@@ -10,14 +10,21 @@ import ggdjax as gd
 from ggdjax import datapath
 
 
+def _kernel(key, shape, dtype=jnp.float32):
+    del key
+    return jnp.asarray(np.random.default_rng(shape[0]).normal(scale=np.prod(shape[:-1]) ** -0.5, size=shape), dtype)
+
+
 class Mixed(nnx.Module):
     """Strided, depthwise and grouped convolutions, uneven averages, a table, a difference."""
 
     def __init__(self, rngs: nnx.Rngs):
-        self.stem = nnx.Conv(2, 8, (3, 3), strides=(2, 1), rngs=rngs)
-        self.depthwise = nnx.Conv(8, 8, (3, 3), feature_group_count=8, rngs=rngs)
-        self.grouped = nnx.Conv(8, 8, (3, 2), feature_group_count=2, kernel_dilation=(1, 2), rngs=rngs)
-        self.head = nnx.Linear(16, 3, rngs=rngs)
+        self.stem = nnx.Conv(2, 8, (3, 3), strides=(2, 1), kernel_init=_kernel, rngs=rngs)
+        self.depthwise = nnx.Conv(8, 8, (3, 3), feature_group_count=8, kernel_init=_kernel, rngs=rngs)
+        self.grouped = nnx.Conv(
+            8, 8, (3, 2), feature_group_count=2, kernel_dilation=(1, 2), kernel_init=_kernel, rngs=rngs
+        )
+        self.head = nnx.Linear(16, 3, kernel_init=_kernel, rngs=rngs)
 
     def __call__(self, x):
         x = nnx.silu(self.stem(x))

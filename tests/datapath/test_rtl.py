@@ -34,19 +34,26 @@ def program(q):
 
 
 @needs_icarus
-def test_every_layer_with_every_rounding(program, images):
-    found = datapath.verify_rtl(program, images[1][:1], rounding=list(Rounding))
+def test_every_layer(program, images):
+    found = datapath.verify_rtl(program, images[1][:1])
     assert [part.layer for part in found.parts] == list(datapath.rtl_layers(program))
     assert {part.op for part in found.parts} == {"conv", "dense", "add", "max_pool", "sum_over"}
     assert found.values == 4834
-    assert found.checks > 30_000
+    assert found.wrong == 0
+
+
+@needs_icarus
+def test_every_rounding(program, images):
+    layers = ["stem/conv", "add_0"]
+    found = datapath.verify_rtl(program, images[1][:1], layers=layers, rounding=list(Rounding))
+    assert [part.checks for part in found.parts] == [768 * 11 + 1, 768 * 6 + 1]
     assert found.wrong == 0
 
 
 @needs_icarus
 @pytest.mark.parametrize(
     "spec",
-    [{"overflow": "wrap"}, {"overflow": "saturate", "channel_tile": 5}, {"overflow": "saturate", "rounding": "floor"}],
+    [{"overflow": "wrap"}, {"overflow": "saturate", "channel_tile": 5, "rounding": "floor"}],
     ids=str,
 )
 def test_narrow_accumulators_overflow_alike(q, images, spec):
@@ -60,7 +67,7 @@ def test_narrow_accumulators_overflow_alike(q, images, spec):
 @needs_icarus
 def test_groups_strides_and_windows(by_largest):
     program, x = mixed_program(by_largest)
-    found = datapath.verify_rtl(program, x[:2], rounding=["half_even", "half_away"], lanes=5)
+    found = datapath.verify_rtl(program, x[:2], lanes=5)
     assert {"sub", "sum_pool", "max_pool", "max"} <= {part.op for part in found.parts}
     assert found.wrong == 0
 
