@@ -17,7 +17,7 @@ import numpy as np
 
 from ggdjax.datapath import ops
 from ggdjax.datapath._hex import hex_lines
-from ggdjax.datapath.formats import signed_bits
+from ggdjax.datapath._rtl_streams import POOLS, Source, adder_source, layer_source, memory, pool_source
 from ggdjax.datapath.rounding import Overflow, Rounding
 from ggdjax.datapath.simulate import Counting
 from ggdjax.network import run
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 #: Parameter ROUNDING of `rtl/requantizer.v`.
 ROUNDINGS = {rounding: k for k, rounding in enumerate(Rounding)}
-_POOLS = {"max": "maximum", "max_pool": "maximum", "sum_over": "sum", "sum_pool": "sum"}
 _ADDERS = frozenset({"add", "sub"})
 _READERS = frozenset({"requantize", "saturate"})
 
@@ -62,7 +61,7 @@ def parts(program: Program) -> dict[str, Part]:
     return {
         node.name: Part(node=node, readers=tuple(readers.get(node.output, ())))
         for node in program.graph.nodes
-        if node.op in QUANTIZABLE or node.op in _POOLS or node.op in _ADDERS
+        if node.op in QUANTIZABLE or node.op in POOLS or node.op in _ADDERS
     }
 
 
@@ -145,11 +144,11 @@ def testbench(
     """
     node = part.node
     if node.op in QUANTIZABLE:
-        source = _layer(program, node, values[node.inputs[0]], lanes)
-    elif node.op in _POOLS:
-        source = _pool(program, node, values[node.inputs[0]])
+        source = layer_source(program, node, values[node.inputs[0]], lanes)
+    elif node.op in POOLS:
+        source = pool_source(program, node, values[node.inputs[0]])
     else:
-        source = _adder(program, node, values)
+        source = adder_source(program, node, values)
     expected = values[node.output]
     files = {"sums.hex": hex_lines(expected.reshape(-1, 1), source.sum_bits)} | source.files
     declarations, checks = list(source.declarations), []
@@ -170,18 +169,6 @@ def testbench(
     files |= {"testbench.v": text.encode(), "parameters.vh": verilog_parameters(program.accelerator).encode()}
     comparisons = expected.size * (1 + len(part.readers) * len(roundings)) + 1
     return Testbench(files=files, values=expected.size, checks=comparisons, overflows=overflows)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Source:
-    """The unit that makes the sums: its declarations, how one value is driven through it, its memories."""
-
-    declarations: list[str]
-    drive: list[str]
-    files: dict[str, bytes]
-    sum_bits: int
-    adder: tuple[int, int] | None = None
-    """Of an adder: whether it subtracts, and the width of its operands."""
 
 
 _TEMPLATE = """\
@@ -229,120 +216,8 @@ endmodule
 """
 
 
-def _memory(name: str, bits: int, size: int) -> list[str]:
-    return [f"reg [{bits - 1}:0] {name} [0:{size - 1}];", f'initial $readmemh("{name}.hex", {name});']
-
-
-def _layer(program: Program, node: Node, x: np.ndarray, lanes: int) -> _Source:
-    """Stream the rows of a convolution or dense node through the processing element."""
-    spec, layer = program.accelerator, program.layers[node.name]
-    kernel, tile = layer.kernel, node.attr("channel_tile")
-    channels, per_group = kernel.shape[-1], kernel.shape[-2]
-    if node.op == "conv":
-        patches = _patches(x, kernel.shape[:-2], node.attr("strides"), node.attr("padding"), node.attr("dilation"))
-        groups = node.attr("groups")
-    else:
-        patches, groups = x[..., None, :], 1
-    taps = patches.shape[-2]
-    rows = patches.reshape(-1, taps, groups, per_group).transpose(0, 2, 1, 3)
-    rows, ends = _words(rows, tile, lanes)
-    columns, _ = _words(kernel.reshape(taps, per_group, channels).transpose(2, 0, 1), tile, lanes)
-    words, x_bits = len(ends), max(spec.activation_bits, layer.source.bits)
-    files = {
-        "rows.hex": hex_lines(rows.reshape(-1, lanes), x_bits),
-        "kernel.hex": hex_lines(columns.reshape(-1, lanes), spec.weight_bits),
-        "bias.hex": hex_lines(layer.bias.reshape(-1, 1), spec.accumulator_bits),
-        "ends.hex": hex_lines(ends.reshape(-1, 1), 1),
-    }
-    declarations = [
-        *_memory("rows", lanes * x_bits, rows.size // lanes),
-        *_memory("kernel", lanes * spec.weight_bits, columns.size // lanes),
-        *_memory("bias", spec.accumulator_bits, channels),
-        *_memory("ends", 1, words),
-        f"reg [{lanes * x_bits - 1}:0] x;",
-        f"reg [{lanes * spec.weight_bits - 1}:0] weights;",
-        f"reg [{spec.accumulator_bits - 1}:0] start;",
-        f"processing_element #(.LANES({lanes}), .X_BITS({x_bits}), .X_SIGNED({int(layer.source.low < 0)}),",
-        f"    .PARTIAL_BITS({signed_bits(-layer.magnitude, layer.magnitude)}))",
-        "    unit (clk, 1'b1, first, last, x, weights, start, sum, overflow);",
-        "always @(negedge clk) overflows = overflows + overflow;",
-    ]
-    drive = [
-        f"channel = n % {channels};",
-        f"row = (n / {channels} * {groups} + channel / {channels // groups}) * {words};",
-        "start = bias[channel];",
-        f"for (k = 0; k < {words}; k = k + 1) begin",
-        "    first = k == 0;",
-        "    last = ends[k];",
-        "    x = rows[row + k];",
-        f"    weights = kernel[channel * {words} + k];",
-        "    #1 clk = 1;",
-        "    #1 clk = 0;",
-        "end",
-        "#1;",
-    ]
-    return _Source(declarations=declarations, drive=drive, files=files, sum_bits=spec.accumulator_bits)
-
-
-def _pool(program: Program, node: Node, x: np.ndarray) -> _Source:
-    """Stream the windows of a pooling, or what a reduction reduces, through the pooling unit."""
-    held = program.formats[node.inputs[0]]
-    bits, maximum = signed_bits(held.low, held.high), _POOLS[node.op] == "maximum"
-    if node.op in {"max_pool", "sum_pool"}:
-        # The smallest number of the width never wins over a value.
-        fill = -(1 << (bits - 1)) if maximum else 0
-        shape = (node.attr(name) for name in ("window", "strides", "padding", "dilation"))
-        elements = np.moveaxis(_patches(x, *shape, fill=fill), -2, -1)
-    else:
-        axes = tuple(axis % x.ndim for axis in node.attr("axes"))
-        others = tuple(axis for axis in range(x.ndim) if axis not in axes)
-        elements = x.transpose(*others, *axes).reshape(*(x.shape[axis] for axis in others), -1)
-    window = elements.shape[-1]
-    sum_bits = bits if maximum else bits + (window - 1).bit_length()
-    declarations = [
-        *_memory("elements", bits, elements.size),
-        f"reg signed [{bits - 1}:0] x;",
-        f"pooling #(.MAXIMUM({int(maximum)}), .X_BITS({bits}), .OUT_BITS(SUM_BITS))",
-        "    unit (clk, 1'b1, first, x, sum);",
-    ]
-    drive = [
-        f"for (k = 0; k < {window}; k = k + 1) begin",
-        "    first = k == 0;",
-        f"    x = elements[n * {window} + k];",
-        "    #1 clk = 1;",
-        "    #1 clk = 0;",
-        "end",
-        "#1;",
-    ]
-    files = {"elements.hex": hex_lines(elements.reshape(-1, 1), bits)}
-    return _Source(declarations=declarations, drive=drive, files=files, sum_bits=sum_bits)
-
-
-def _adder(program: Program, node: Node, values: Mapping[str, np.ndarray]) -> _Source:
-    """Stream both branches of an addition; the adders themselves stand beside their requantizers."""
-    forms = [program.formats[tensor] for tensor in node.inputs]
-    bits = signed_bits(min(f.low for f in forms), max(f.high for f in forms))
-    shape = values[node.output].shape
-    x, y = (np.broadcast_to(values[tensor], shape).reshape(-1, 1) for tensor in node.inputs)
-    subtract = int(node.op == "sub")
-    declarations = [
-        *_memory("left", bits, x.size),
-        *_memory("right", bits, x.size),
-        f"reg signed [{bits - 1}:0] x, y;",
-        f"residual_adder #(.SUBTRACT({subtract}), .X_BITS({bits})) unit",
-        "    (.x(x), .y(y), .multiplier({`ACCELERATOR_MULTIPLIER_BITS{1'b0}}), .shift(6'd0), .sum(sum));",
-    ]
-    return _Source(
-        declarations=declarations,
-        drive=["x = left[n];", "y = right[n];", "#1;"],
-        files={"left.hex": hex_lines(x, bits), "right.hex": hex_lines(y, bits)},
-        sum_bits=bits + 1,
-        adder=(subtract, bits),
-    )
-
-
 def _reader(
-    program: Program, reader: Node, index: int, codes: Mapping[Rounding, np.ndarray], source: _Source
+    program: Program, reader: Node, index: int, codes: Mapping[Rounding, np.ndarray], source: Source
 ) -> tuple[tuple[list[str], list[str]], dict[str, bytes]]:
     """Return declarations and checks of one requantizer with every rounding, and its memories."""
     form: Format = program.formats[reader.output]
@@ -357,8 +232,8 @@ def _reader(
     low, high = attrs["low"], attrs["high"]
     files = {f"multiplier{index}.hex": hex_lines(multiplier, multiplier_bits), f"shift{index}.hex": hex_lines(shift, 6)}
     declarations = [
-        *_memory(f"multiplier{index}", multiplier_bits, multiplier.size),
-        *_memory(f"shift{index}", 6, shift.size),
+        *memory(f"multiplier{index}", multiplier_bits, multiplier.size),
+        *memory(f"shift{index}", 6, shift.size),
         f"reg [{multiplier_bits - 1}:0] m{index};",
         f"reg [5:0] s{index};",
     ]
@@ -372,7 +247,7 @@ def _reader(
         files[f"{name}.hex"] = hex_lines(expected.reshape(-1, 1), bits)
         limits = f".OUT_BITS({bits}), .LOW({low}), .HIGH({high}), .ROUNDING({ROUNDINGS[rounding]})"
         unit = f"y{index}_{rounding.value}"
-        declarations += [*_memory(name, bits, expected.size), f"wire [{bits - 1}:0] {unit};"]
+        declarations += [*memory(name, bits, expected.size), f"wire [{bits - 1}:0] {unit};"]
         if source.adder is None:
             declarations += [
                 f"requantizer #(.IN_BITS(SUM_BITS), .MULTIPLIER_BITS({multiplier_bits}), {limits})",
@@ -402,40 +277,3 @@ def _codes(program: Program, reader: Node, values: Mapping[str, np.ndarray], rou
         return values[reader.output]
     sums = jnp.asarray(values[reader.inputs[0]])
     return np.asarray(ops.requantize(sums, **_requantization(reader) | {"rounding": rounding}))
-
-
-def _patches(
-    x: np.ndarray,
-    window: tuple[int, ...],
-    strides: tuple[int, ...],
-    padding: tuple[tuple[int, int], ...],
-    dilation: tuple[int, ...],
-    fill: int = 0,
-) -> Int[np.ndarray, "batch *space_out taps chan"]:
-    """Return what each window sees."""
-    x = np.pad(x, ((0, 0), *padding, (0, 0)), constant_values=fill)
-    space = [
-        (size - step * (taps - 1) - 1) // stride + 1
-        for size, taps, stride, step in zip(x.shape[1:-1], window, strides, dilation, strict=True)
-    ]
-    seen = []
-    for at in np.ndindex(*window):
-        first = [i * step for i, step in zip(at, dilation, strict=True)]
-        where = [slice(f, f + (n - 1) * s + 1, s) for f, n, s in zip(first, space, strides, strict=True)]
-        seen.append(x[(slice(None), *where)])
-    return np.stack(seen, axis=-2)
-
-
-def _words(
-    values: Int[np.ndarray, "*rows taps chan"], tile: int, lanes: int
-) -> tuple[Int[np.ndarray, "*rows words lanes"], Int[np.ndarray, " words"]]:
-    """Return each row as words of ``lanes`` values, tile by tile, and which words end a tile."""
-    words, ends = [], []
-    for start in range(0, values.shape[-1], tile):
-        part = values[..., start : start + tile]
-        part = part.reshape(*part.shape[:-2], -1)
-        missing = -part.shape[-1] % lanes
-        part = np.pad(part, [(0, 0)] * (part.ndim - 1) + [(0, missing)])
-        words.append(part.reshape(*part.shape[:-1], -1, lanes))
-        ends += [0] * (words[-1].shape[-2] - 1) + [1]
-    return np.concatenate(words, axis=-2), np.asarray(ends)
