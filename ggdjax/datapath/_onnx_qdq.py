@@ -62,24 +62,29 @@ def _layer(program: Program, writer: Writer, node: Node, source: View) -> View:
     channel = kernel.ndim - 1 if node.op == "dense" else 0
     weights = _dequantized(writer, kernel, step, channel if per_channel else None, f"{node.name}/kernel")
     bias = _dequantized(writer, layer.bias, scales, 0 if per_channel else None, f"{node.name}/bias")
-    rank = len(source.axes)
     if node.op == "conv":
-        axes, padding = channels_first(rank), node.attr("padding")
-        output = writer.node(
-            "Conv",
-            [writer.stored(source, axes), weights, bias],
-            node.name,
-            kernel_shape=layer.kernel.shape[:-2],
-            strides=node.attr("strides"),
-            pads=[low for low, _ in padding] + [high for _, high in padding],
-            dilations=node.attr("dilation"),
-            group=node.attr("groups"),
-        )
-        return View(output, axes)
+        return conv_node(writer, node, source, layer.kernel.shape[:-2], weights, bias)
+    rank = len(source.axes)
     inputs, own = [writer.native(source), weights], tuple(range(rank))
     if rank == 2:
         return View(writer.node("Gemm", [*inputs, bias], node.name), own)
     return View(writer.node("Add", [writer.node("MatMul", inputs, node.name), bias], f"{node.name}.bias"), own)
+
+
+def conv_node(writer: Writer, node: Node, source: View, window: tuple[int, ...], weights: str, bias: str) -> View:
+    """Write the convolution itself, channels first, over weights and bias that stand in the file."""
+    axes, padding = channels_first(len(source.axes)), node.attr("padding")
+    output = writer.node(
+        "Conv",
+        [writer.stored(source, axes), weights, bias],
+        node.name,
+        kernel_shape=window,
+        strides=node.attr("strides"),
+        pads=[low for low, _ in padding] + [high for _, high in padding],
+        dilations=node.attr("dilation"),
+        group=node.attr("groups"),
+    )
+    return View(output, axes)
 
 
 def _dequantized(writer: Writer, codes: np.ndarray, step: np.ndarray, axis: int | None, name: str) -> str:

@@ -10,7 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ggdjax._errors import GgdjaxError, near_matches
+from ggdjax._errors import GgdjaxError
+from ggdjax.datapath._fields import from_fields
 
 #: (width in bits or capacity in bytes, energy in pJ), ascending.
 Points = tuple[tuple[int, float], ...]
@@ -108,14 +109,7 @@ class EnergyTable:
             raise GgdjaxError(f"cannot read the energy table {path}: {error}") from None
         if not isinstance(fields, dict):
             raise GgdjaxError(f"{path} must hold one table of fields, got {type(fields).__name__}")
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in fields:
-            if name not in known:
-                raise GgdjaxError(f"{path}: unknown field `{name}`; {near_matches(name, known)}")
-        try:
-            return cls(**fields)
-        except GgdjaxError as error:
-            raise GgdjaxError(f"{path}: {error}") from None
+        return from_fields(cls, fields, path)
 
     def save(self, path: Path | str) -> None:
         """Write every field to a JSON file."""

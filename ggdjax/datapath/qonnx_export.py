@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax._errors import GgdjaxError, UnsupportedError
+from ggdjax.datapath._onnx_qdq import conv_node
 from ggdjax.datapath.formats import bits_of, signed_bits
 from ggdjax.datapath.onnx_export import OPSET
 from ggdjax.network._builder import View
 from ggdjax.network._onnx_export_ops import write_node
-from ggdjax.network.onnx_export import Writer, channels_first, import_onnx
+from ggdjax.network.onnx_export import Writer, import_onnx
 from ggdjax.network.ops import QUANTIZABLE
 
 if TYPE_CHECKING:
@@ -121,22 +122,10 @@ def _layer(program: Program, writer: Writer, node: Node, source: View) -> View:
         kernel, shape = np.moveaxis(kernel, (-1, -2), (0, 1)), (*step.shape, *shape[:-1])
     weights = _constant(writer, f"{node.name}/kernel", kernel, step.reshape(shape if step.size > 1 else ()))
     bias = _constant(writer, f"{node.name}/bias", layer.bias, scales if scales.size > 1 else scales.reshape(()))
-    rank = len(source.axes)
     if node.op == "conv":
-        axes, padding = channels_first(rank), node.attr("padding")
-        output = writer.node(
-            "Conv",
-            [writer.stored(source, axes), weights, bias],
-            node.name,
-            kernel_shape=layer.kernel.shape[:-2],
-            strides=node.attr("strides"),
-            pads=[low for low, _ in padding] + [high for _, high in padding],
-            dilations=node.attr("dilation"),
-            group=node.attr("groups"),
-        )
-        return View(output, axes)
+        return conv_node(writer, node, source, layer.kernel.shape[:-2], weights, bias)
     product = writer.node("MatMul", [writer.native(source), weights], node.name)
-    return View(writer.node("Add", [product, bias], f"{node.name}.bias"), tuple(range(rank)))
+    return View(writer.node("Add", [product, bias], f"{node.name}.bias"), tuple(range(len(source.axes))))
 
 
 def _constant(writer: Writer, name: str, codes: np.ndarray, step: np.ndarray) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggdjax._errors import GgdjaxError, near_matches
+from ggdjax.datapath._fields import from_fields
 from ggdjax.datapath.rounding import Overflow, Requantization, Rounding
 
 if TYPE_CHECKING:
@@ -104,14 +105,7 @@ class Accelerator:
         """
         path = Path(path)
         fields = _read(path)
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in fields:
-            if name not in known:
-                raise GgdjaxError(f"{path}: unknown field `{name}`; {near_matches(name, known)}")
-        try:
-            return cls(**fields)
-        except GgdjaxError as error:
-            raise GgdjaxError(f"{path}: {error}") from None
+        return from_fields(cls, fields, path)
 
     def save(self, path: Path | str) -> None:
         """Write every field to a JSON or TOML file, by its suffix; a ``channel_tile`` of None is left out.
