@@ -21,6 +21,7 @@ _PUBLIC = {
     "calibrate": "ggdjax.quantization",
     "quantize": "ggdjax.quantization",
     "evaluate": "ggdjax.quantization",
+    "GgdjaxError": "ggdjax._errors",
 }
 _ROOMS = ("data", "datapath", "ggd", "network", "quantization", "report", "schemes", "steps", "tune", "zoo")
 
