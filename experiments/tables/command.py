@@ -1,0 +1,165 @@
+"""`python -m experiments tables`: the eight tables and their pictures from the results.
+
+    python -m experiments tables                        all, into experiments/results/tables
+    python -m experiments tables T2 T3 --pdf            some; pictures as PDF too
+    python -m experiments tables --paper printed.csv    the paper's own figures beside ours; none are shipped
+    python -m experiments tables --check                exit 1 if what is there is not what the results give
+
+Each table is a Markdown page, a LaTeX file (packages `booktabs` and `longtable`), a CSV file with one figure per line,
+and a picture. All figures come from `experiments/results`; a cell without one says `not run`. The CSV of `--paper` has
+the columns table, network, scheme, bits, metric, value, named as in the CSV files of the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.tables import (
+    plots,
+    t1_weights,
+    t2_feature_maps,
+    t3_accuracy,
+    t4_tuning,
+    t5_families,
+    t6_cost,
+    t7_overhead,
+    t8_architectures,
+)
+from experiments.tables.content import Content
+from experiments.tables.entries import Entry, to_csv
+from experiments.tables.paper import Paper, read_paper, with_paper
+from experiments.tables.results import FOLDER, Results
+from ggdjax._errors import GgdjaxError
+
+MODULES = (t1_weights, t2_feature_maps, t3_accuracy, t4_tuning, t5_families, t6_cost, t7_overhead, t8_architectures)
+CONTENTS: dict[str, Content] = {module.CONTENT.name: module.CONTENT for module in MODULES}
+COMMAND = "python -m experiments tables"
+
+
+def pages(content: Content, entries: Sequence[Entry]) -> dict[str, str]:
+    """Return file name -> text of one table: Markdown, LaTeX, CSV."""
+    title, made = f"{content.name}. {content.title}", content.tables(entries)
+    metrics = "\n".join(f"- `{metric}`: {text}" for metric, text in content.metrics.items())
+    markdown = [
+        f"# {title}\n\n{content.about}\n\n![{content.caption}]({content.name}.svg)\n\n{content.caption}\n",
+        *(table.to_markdown() for table in made),
+        f"## Files\n\nMade by `{COMMAND}` from {', '.join(f'`{name}`' for name in content.sources)}. The same figures: "
+        f"[CSV]({content.name}.csv), [LaTeX]({content.name}.tex). Metrics in the CSV file:\n\n{metrics}\n",
+    ]
+    latex = [f"% {title}: {COMMAND}\n% needs booktabs and longtable\n", *(table.to_latex() for table in made)]
+    return {
+        f"{content.name}.md": "\n".join(markdown),
+        f"{content.name}.tex": "\n".join(latex),
+        f"{content.name}.csv": to_csv(entries),
+    }
+
+
+def index(results: Results) -> str:
+    """Return the page that names all tables and where their figures were measured."""
+    used = {name: [c.name for c in CONTENTS.values() if name in c.sources] for name, *_ in results.sources()}
+    for name in used:
+        if name.startswith("peers/"):
+            used[name] = ["T3", "T7"]
+    lines = [
+        "# Tables",
+        "",
+        f"`{COMMAND}` makes all of this from the results files, in a minute; `--check` says whether it is up to date.",
+        "",
+        "| table | | files |",
+        "|---|---|---|",
+    ]
+    for name, content in CONTENTS.items():
+        files = ", ".join(f"[{kind}]({name}.{suffix})" for kind, suffix in (("LaTeX", "tex"), ("CSV", "csv")))
+        lines.append(
+            f"| [{name}]({name}.md) | {content.title} | {files}, picture: [SVG]({name}.svg), [PNG]({name}.png) |"
+        )
+    lines += [
+        "",
+        "Where the figures come from:",
+        "",
+        "| results | tables | made by | device | day |",
+        "|---|---|---|---|---|",
+    ]
+    for name, command, device, day in results.sources():
+        if used[name]:
+            lines.append(f"| [`{name}`](../{name}) | {', '.join(used[name])} | `{command}` | {device} | {day} |")
+    missing = [
+        name for content in CONTENTS.values() for name in content.sources if not (results.folder / name).is_file()
+    ]
+    if missing:
+        lines += ["", f"Not there: {', '.join(f'`{name}`' for name in dict.fromkeys(missing))}."]
+    return "\n".join(lines) + "\n"
+
+
+def stale(folder: Path, texts: dict[str, str]) -> list[str]:
+    """Return one line per file that is not what the results give. The day of a commit changes nothing."""
+    found = []
+    for name, text in texts.items():
+        path = folder / name
+        if not path.is_file():
+            found.append(f"{path} is missing: run {COMMAND}")
+        elif _without_days(path.read_text(encoding="utf-8")) != _without_days(text):
+            found.append(f"{path} is not what the results give: run {COMMAND}")
+    return found
+
+
+def _without_days(text: str) -> str:
+    return re.sub(r"committed \d{4}-\d{2}-\d{2}|not recorded", "", text)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line; write the tables, or check them.
+
+    Raises:
+        SystemExit: 1 where `--check` finds a difference, 2 for a mistake of the user, each with one line.
+    """
+    parser = argparse.ArgumentParser(
+        prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("tables", nargs="*", metavar="T1 … T8", help="only these (default: all)")
+    parser.add_argument("--paper", type=Path, help="CSV of figures that the paper prints")
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the results")
+    parser.add_argument("--out", type=Path, help="where the tables go (default: tables in that folder)")
+    parser.add_argument("--pdf", action="store_true", help="pictures as PDF too")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a text differs (pictures apart)")
+    args = parser.parse_args(argv)
+    unknown = [name for name in args.tables if name not in CONTENTS]
+    if unknown:
+        parser.error(f"no table {unknown[0]}; known: {', '.join(CONTENTS)}")
+    try:
+        _run(args)
+    except GgdjaxError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _run(args: argparse.Namespace) -> None:
+    results, out = Results(args.results), args.out or args.results / "tables"
+    if not args.results.is_dir():
+        raise GgdjaxError(f"`--results`: no folder {args.results}")
+    metrics = {name: content.metrics for name, content in CONTENTS.items()}
+    paper: dict[str, Paper] = read_paper(args.paper, metrics) if args.paper else {}
+    chosen = {name: CONTENTS[name] for name in args.tables or CONTENTS}
+    entries = {n: with_paper(content.entries(results), paper.get(n, {})) for n, content in chosen.items()}
+    texts = {} if args.tables else {"README.md": index(results)}
+    for name, content in chosen.items():
+        texts |= pages(content, entries[name])
+    if args.check:
+        lines = stale(out, texts)
+        print("\n".join(lines) or f"{len(texts)} files in {out} are what the results give")
+        raise SystemExit(1 if lines else 0)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8")
+    import matplotlib as mpl
+
+    for name, content in chosen.items():
+        with mpl.rc_context(plots.STYLE):
+            plots.save(
+                content.draw(entries[name]), out / name, (".svg", ".png", ".pdf") if args.pdf else (".svg", ".png")
+            )
+        print(f"{out / name}.md: {content.title}", flush=True)

@@ -1,0 +1,192 @@
+"""T3, accuracy: top-1 and top-5 of every scheme on every network at every width, and what other tools reach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from experiments.real_networks import NETWORKS
+from experiments.tables.content import Content
+from experiments.tables.entries import Cell, Entry, accuracies, lookup, networks_of, percentages, pivot, select
+from experiments.tables.plots import GREEN, GREY, LIGHT, ORANGE, label_ends, new_figure, says_not_run
+from experiments.tables.results import Results
+from experiments.tables.t2_feature_maps import BITS, NAMED
+from experiments.tables.table import Table
+from ggdjax import schemes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+METRICS = {"top1": "top-1, fraction", "top5": "top-5, fraction"}
+WIDTHS = tuple(f"{bits}/{bits}" for bits in BITS)
+#: Widths of weights and feature maps that other tools were measured at.
+PEER_WIDTHS = ("8/8", "6/6", "5/5", "4/4", "8/6", "8/4")
+FLOAT = "float"
+OURS = "ggdjax, tensor"
+GRADIENT, SEARCHED = "ggd, gradient tuning", "ggd, backward-forward"
+
+
+def entries(results: Results) -> list[Entry]:
+    """Return our schemes, then ours beside other tools (`item` is the tool and what shares a weight step)."""
+    found = {
+        (row["network"], row["scheme"], _pair(row["bits"])): row
+        for row in results.rows("schemes_on_networks.jsonl")
+        if row["kind"] == "accuracy"
+    }
+    names = list(dict.fromkeys([*NETWORKS, *(network for network, _, _ in found)]))
+    made = []
+    for name in names:
+        made += _of(found.get((name, FLOAT, FLOAT)), network=name, scheme=FLOAT, bits=FLOAT)
+        for scheme in schemes.names():
+            for widths in WIDTHS:
+                made += _of(found.get((name, scheme, widths)), network=name, scheme=scheme, bits=widths)
+    for name in names:
+        beside = _ours(results, name, found) | _peers(results, name)
+        for item, scheme in dict.fromkeys((item, scheme) for item, scheme, _ in beside):
+            for widths in PEER_WIDTHS:
+                row = beside.get((item, scheme, widths))
+                made += _of(row, network=name, item=item, scheme=scheme, bits=widths)
+    return made
+
+
+def _pair(bits: int | str) -> str:
+    return FLOAT if bits == 32 else f"{bits}/{bits}"
+
+
+def _of(row: dict[str, Any] | None, **key: str) -> list[Entry]:
+    row = row or {}
+    images = row.get("held_out_images", row.get("evaluation_images"))
+    images = None if images is None else int(images)
+    return accuracies(top1=row.get("top1"), top5=row.get("top5"), images=images, **key)
+
+
+def _ours(results: Results, name: str, found: dict) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """Return the default scheme at every pair of widths, and tuned."""
+    rows = {(OURS, "ggd", widths): row for widths in PEER_WIDTHS if (row := found.get((name, "ggd", widths)))}
+    for row in results.rows("gradient_tuning.json"):
+        if row["network"] == name and row["method"] == "before":
+            rows.setdefault((OURS, "ggd", row["bits"]), row)
+        if row["network"] == name and row["method"] == "gradient":
+            rows[OURS, GRADIENT, row["bits"]] = row
+    for row in results.rows("backward_forward.jsonl"):
+        if row["network"] == name and row["objective"] == "top1":
+            rows[OURS, SEARCHED, row["widths"]] = row["stages"]["forward"]
+    return rows
+
+
+def _peers(results: Results, name: str) -> dict[tuple[str, str, str], dict[str, Any]]:
+    return {
+        (f"{row['tool']}, {row['weights_per']}", row["scheme"], row["widths"]): row
+        for row in results.peers()
+        if row["network"] == name
+    }
+
+
+def tables(found: Sequence[Entry]) -> list[Table]:
+    """Return, per network, our schemes and the other tools."""
+    made = []
+    for name in networks_of(found):
+        own = [e for e in select(found, network=name) if not e.item]
+        most = max((e.images or 0 for e in select(found, network=name)), default=0)
+        real = {e.metric: e for e in own if e.bits == FLOAT}
+        text = percentages(real) + (f" on {real['top1'].images:,} held-out images" if real["top1"].images else "")
+        if own:
+            made.append(
+                pivot(
+                    [e for e in own if e.bits != FLOAT],
+                    title=f"{name}: top-1 / top-5, %; float {text}",
+                    rows={"scheme": "scheme"},
+                    columns="bits",
+                    heads={widths: f"W{widths.replace('/', 'A')}" for widths in WIDTHS},
+                    cell=lambda cell, most=most: accuracy(cell, most),
+                )
+            )
+        beside = [e for e in select(found, network=name) if e.item]
+        if beside:
+            made.append(
+                pivot(
+                    beside,
+                    title=f"{name}: beside other tools, top-1 / top-5, %",
+                    rows={"tool, a weight step per": "item", "scheme": "scheme"},
+                    columns="bits",
+                    heads={widths: f"W{widths.replace('/', 'A')}" for widths in PEER_WIDTHS},
+                    cell=lambda cell, most=most: accuracy(cell, most),
+                    best=lambda cell: cell["top1"].value if "top1" in cell else None,
+                )
+            )
+    return made
+
+
+def accuracy(cell: Cell, most: int) -> str:
+    """Return accuracies in %, and the number of images where it is not that of the others."""
+    images = cell["top1"].images if "top1" in cell else None
+    return percentages(cell) + (f" ({images:,} images)" if images and images != most else "")
+
+
+def draw(found: Sequence[Entry]) -> Figure:
+    """Draw top-1 against widths: our schemes as lines, other tools as dots."""
+    names = networks_of(found)
+    figure = new_figure(10, 3.2 * ((len(names) + 1) // 2) + 0.4)
+    panels = figure.subplots((len(names) + 1) // 2, 2, squeeze=False).ravel()
+    for axes, name in zip(panels, names, strict=False):
+        _panel(axes, select(found, network=name, metric="top1"), name)
+    for axes in panels[len(names) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def _panel(axes: Axes, found: Sequence[Entry], name: str) -> None:
+    order = WIDTHS[::-1]
+    # Accuracies on fewer images than the others are not comparable.
+    most = max((e.images or 0 for e in found), default=0)
+    own = lookup([e for e in found if not e.item and e.images == most], "scheme", "bits")
+    axes.set_title(f"{name}: top-1, %")
+    axes.set_xticks(range(len(order)), [f"W{widths.replace('/', 'A')}" for widths in order], fontsize=8)
+    axes.set_xlim(-0.3, len(order) - 0.7)
+    axes.grid(alpha=0.3)
+    if not own:
+        says_not_run(axes)
+        return
+    ends = []
+    if (FLOAT, FLOAT) in own:
+        axes.axhline(100 * own[FLOAT, FLOAT], color="black", lw=0.8, ls=":")
+        ends.append((100 * own[FLOAT, FLOAT], "float", "black"))
+    for scheme in sorted({scheme for scheme, _ in own} - {FLOAT}, key=lambda scheme: scheme == "ggd"):
+        points = [(i, 100 * own[scheme, widths]) for i, widths in enumerate(order) if (scheme, widths) in own]
+        style = {"color": NAMED.get(scheme, LIGHT), "lw": 2.6 if scheme == "ggd" else 0.9}
+        axes.plot(*zip(*points, strict=True), zorder=3 if scheme == "ggd" else 1 + (scheme in NAMED), **style)
+        if scheme in ("ggd", "max-abs") or (scheme == "kl" and points[-1][0] == len(order) - 1):
+            ends.append((points[-1][1], scheme, NAMED[scheme]))
+    beside = [e for e in found if e.item and e.value is not None and e.bits in order]
+    tools = [e for e in beside if e.item != OURS]
+    axes.plot(
+        [order.index(e.bits) for e in tools], [100 * e.value for e in tools], ".", color=GREY, ms=5, alpha=0.7, zorder=0
+    )
+    for scheme, colour, marker in ((GRADIENT, GREEN, "D"), (SEARCHED, ORANGE, "^")):
+        tuned = select(beside, item=OURS, scheme=scheme)
+        axes.plot([order.index(e.bits) for e in tuned], [100 * e.value for e in tuned], marker, color=colour, ms=5)
+    label_ends(axes, len(order) - 1, ends, 0.08)
+
+
+CONTENT = Content(
+    name="T3",
+    title="Accuracy: every scheme, network and width, and other tools",
+    about=(
+        "W6A4: weights of 6 bits, feature maps of 4; biases 16 bits, one step per tensor, weights in fixed point. "
+        "CIFAR-10: 512 calibration images, all 10,000 test images; ImageNet sample: 100 and 900. A cell measured on "
+        "other images than the network's most says how many. 95 % intervals (Wilson) are in the CSV file: about ±0.8 "
+        "points at 10,000 images and ±3 at 900. Bold: the highest top-1 of a width beside other tools, whatever it "
+        "costs. The tools place their quantizers as they see fit (see `peers/README.md`); tuned networks are judged on "
+        "images that did not tune."
+    ),
+    sources=("schemes_on_networks.jsonl", "gradient_tuning.json", "backward_forward.jsonl"),
+    metrics=METRICS,
+    entries=entries,
+    tables=tables,
+    draw=draw,
+    caption=(
+        "Top-1 against widths: `ggd` bold, other schemes grey, other tools as dots, `ggd` tuned by gradients as green "
+        "diamonds and by the backward-forward search as orange triangles."
+    ),
+)

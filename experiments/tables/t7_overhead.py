@@ -1,0 +1,257 @@
+"""T7, overhead: what every step of the method costs beside running the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from experiments.real_networks import NETWORKS
+from experiments.tables.content import Content
+from experiments.tables.entries import NOT_RUN, Cell, Entry, lookup, networks_of, number, pivot, select
+from experiments.tables.plots import BLUE, GREY, LIGHT, ORANGE, new_figure, says_not_run
+from experiments.tables.results import Results
+from experiments.tables.table import Table
+from ggdjax import schemes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+METRICS = {
+    "seconds": "seconds, compiled",
+    "over_float_pass": "the same over one float pass over the calibration images",
+    "first_call_seconds": "seconds of the first call, which compiles",
+    "images_per_second": "images per second",
+    "cpu_over_float": "CPU time over that of the float network",
+    "figure": "as the row says",
+    "over_float_pass_low": "seconds of calibration over one float pass by ONNX Runtime, from",
+    "over_float_pass_high": "the same, to",
+}
+PASS, COUNT, TUNE = "float pass over the calibration images", "counting every feature map", "tuning"
+CHOOSE = "choosing every step: "
+#: What of the single operations is shown: row -> results file, keys, factor, digits.
+OPERATIONS = {
+    "fits of 1,000 histograms in one call, per second (order 0)": ("fit_throughput.json", "fits_per_second_order_0"),
+    "the same at order 2": ("fit_throughput.json", "fits_per_second_order_2"),
+    "closed-form steps, a million in one call, per second": ("steps_throughput.json", "closed_form", "per_second"),
+    "solutions of the support equation, per second": ("steps_throughput.json", "support", "per_second"),
+    "exact minima at 8 bits, per second": ("steps_throughput.json", "optimal", "per_second"),
+    "best powers of two at 8 bits, per second": ("steps_throughput.json", "power_of_two", "per_second"),
+    "seconds of `scipy.stats.gengamma.fit`, one tensor": ("fit_against_scipy.json", "scipy_seconds_per_tensor"),
+    "seconds of `fit` on the same samples": ("fit_against_scipy.json", "seconds_per_tensor_samples"),
+    "seconds of `fit` on their histogram": ("fit_against_scipy.json", "seconds_per_tensor_histogram"),
+    "peak memory of calibration with 100 images, MiB": ("calibration_memory.json", "folder", "100"),
+    "the same with 3,000 images": ("calibration_memory.json", "folder", "3000"),
+    "backward-forward: seconds of a naive search on 4 layers": ("backward_forward_cost.json", "naive_seconds"),
+    "the same by suffixes and screening": ("backward_forward_cost.json", "seconds"),
+}
+RATES = {
+    "float": "float network",
+    "fake_quantized": "fake-quantized network",
+    "simulator_multiplier_31": "integer simulator",
+    "simulator_multiplier_16": "integer simulator, 16-bit multipliers",
+    "onnxruntime_qdq": "ONNX Runtime, exported QDQ file",
+    "onnxruntime_integer": "ONNX Runtime, exported integer file",
+}
+ANY = "any"
+
+
+def entries(results: Results) -> list[Entry]:
+    """Return steps of the method, rates, single operations and the calibration of other tools."""
+    return [*_steps(results), *_rates(results), *_operations(results), *_peers(results)]
+
+
+def _steps(results: Results) -> Iterator[Entry]:
+    choose = results.read("time_to_choose.json")
+    gradient = {(r["network"], r["bits"]): r for r in results.rows("gradient_tuning.json") if r["method"] == "gradient"}
+    search = {
+        (r["network"], r["widths"]): r for r in results.rows("backward_forward.jsonl") if r["objective"] == "top1"
+    }
+    for name in dict.fromkeys([*NETWORKS, *(key for key, value in choose.items() if "schemes" in dict(value))]):
+        row = choose.get(name, {})
+        one = row.get("float_pass_seconds")
+        counting = row["counting_seconds"] - one if row else None
+        steps: list[tuple[str, float | None, float | None]] = [(PASS, one, None), (COUNT, counting, None)]
+        for scheme in schemes.names():
+            taken = row.get("schemes", {}).get(scheme, {})
+            steps.append((CHOOSE + scheme, taken.get("seconds"), taken.get("first")))
+        steps.append((f"{TUNE}: gradients, W4A4", gradient.get((name, "4/4"), {}).get("tuning_seconds"), None))
+        steps.append((f"{TUNE}: backward-forward, W4A4", search.get((name, "4/4"), {}).get("seconds"), None))
+        for step, seconds, first in steps:
+            key = {"network": name, "scheme": step}
+            yield Entry(**key, metric="seconds", value=seconds)
+            ratio = seconds / one if seconds is not None and one else None
+            yield Entry(**key, metric="over_float_pass", value=ratio)
+            if step.startswith(CHOOSE):
+                yield Entry(**key, metric="first_call_seconds", value=first)
+
+
+def _rates(results: Results) -> Iterator[Entry]:
+    rows = {row["network"]: row for row in results.rows("simulator_throughput.json")}
+    passes = results.read("float_throughput.json")
+    for name in NETWORKS:
+        for key, label in RATES.items():
+            value = rows.get(name, {}).get(f"{key}_images_per_second")
+            yield Entry(network=name, scheme=label, metric="images_per_second", value=value)
+        cpu = passes.get(name, {}).get("cpu_ms", {})
+        for key, label in (("observe", "observing pass"), ("onnxruntime", "ONNX Runtime, float")):
+            value = cpu[key] / cpu["float"] if cpu else None
+            yield Entry(network=name, scheme=label, metric="cpu_over_float", value=value)
+
+
+def _operations(results: Results) -> Iterator[Entry]:
+    counting = results.read("fit_throughput.json")
+    per_value = 1e9 / counting["values"] if counting else None
+    for label, key in (
+        ("counting pass, ns per value", "histogram_seconds"),
+        ("`jnp.log(x).sum()`, ns per value", "log_sum_seconds"),
+    ):
+        yield Entry(network=ANY, scheme=label, metric="figure", value=per_value * counting[key] if per_value else None)
+    for label, (file, *keys) in OPERATIONS.items():
+        value = results.read(file)
+        for key in keys:
+            value = value.get(key, {})
+        yield Entry(network=ANY, scheme=label, metric="figure", value=value or None)
+
+
+def _peers(results: Results) -> Iterator[Entry]:
+    found: dict[tuple[str, str, str], tuple[float, float]] = {}
+    for row in results.peers():
+        if "calibration_over_float_pass_low" in row:
+            key = (row["network"], f"{row['tool']}, {row['weights_per']}", row["scheme"])
+            found[key] = (row["calibration_over_float_pass_low"], row["calibration_over_float_pass_high"])
+    for (name, item, scheme), ends in found.items():
+        for metric, value in zip(("over_float_pass_low", "over_float_pass_high"), ends, strict=True):
+            yield Entry(network=name, item=item, scheme=scheme, metric=metric, value=value)
+
+
+def tables(found: Sequence[Entry]) -> list[Table]:
+    """Return steps, rates, single operations, other tools."""
+    made = [
+        pivot(
+            select(found, metric=("seconds", "over_float_pass")),
+            title="Steps of the method: times one float pass over the calibration images (seconds)",
+            rows={"step": "scheme"},
+            columns="network",
+            cell=_ratio,
+        ),
+        pivot(
+            select(found, metric="first_call_seconds"),
+            title="Choosing every step: seconds of the first call, which compiles",
+            rows={"step": "scheme"},
+            columns="network",
+            cell=lambda cell: number(cell, "first_call_seconds", 1),
+        ),
+        pivot(
+            select(found, metric="images_per_second"),
+            title="Images per second",
+            rows={"what runs": "scheme"},
+            columns="network",
+            cell=lambda cell: number(cell, "images_per_second", 0),
+        ),
+        pivot(
+            select(found, metric="cpu_over_float"),
+            title="CPU time over that of our float network",
+            rows={"what runs": "scheme"},
+            columns="network",
+            cell=lambda cell: number(cell, "cpu_over_float"),
+        ),
+        pivot(
+            select(found, metric="figure"),
+            title="Single operations",
+            rows={"operation": "scheme"},
+            columns="metric",
+            heads={"figure": "figure"},
+            cell=_figure,
+        ),
+    ]
+    beside = select(found, metric=("over_float_pass_low", "over_float_pass_high"))
+    if beside:
+        made.append(
+            pivot(
+                beside,
+                title="Calibration of other tools, over one float pass by ONNX Runtime (from, to)",
+                rows={"tool, a weight step per": "item", "scheme": "scheme"},
+                columns="network",
+                cell=_span,
+            )
+        )
+    return made
+
+
+def _ratio(cell: Cell) -> str:
+    ratio, seconds = (cell[m].value if m in cell else None for m in ("over_float_pass", "seconds"))
+    if seconds is None and ratio is None:
+        return NOT_RUN
+    shown = "–" if ratio is None else f"{ratio:.3g}" if ratio < 1000 else f"{ratio:,.0f}"
+    return f"{shown} ({seconds:.3g})" if seconds is not None else shown
+
+
+def _figure(cell: Cell) -> str:
+    value = cell["figure"].value
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _span(cell: Cell) -> str:
+    ends = [number(cell, f"over_float_pass_{end}", 1) for end in ("low", "high")]
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+
+
+def draw(found: Sequence[Entry]) -> Figure:
+    """Draw what each step takes, in float passes, on a logarithmic axis."""
+    names = networks_of([e for e in found if e.network != ANY])
+    ratio = lookup(select(found, metric="over_float_pass"), "network", "scheme")
+    shown = [COUNT, *(CHOOSE + s for s in ("max-abs", "ggd-plain", "ggd-tail", "ggd", "mse-search", "kl"))]
+    shown += [f"{TUNE}: gradients, W4A4", f"{TUNE}: backward-forward, W4A4"]
+    labels = ["count feature maps", *(f"choose: {step.removeprefix(CHOOSE)}" for step in shown[1:7])]
+    labels += ["tune: gradients, W4A4", "tune: search, W4A4"]
+    figure = new_figure(10, 2.5 * ((len(names) + 1) // 2) + 0.4)
+    panels = figure.subplots((len(names) + 1) // 2, 2, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, name in zip(panels, names, strict=False):
+        axes.set_title(f"{name}: over one float pass")
+        axes.set_xscale("log")
+        axes.set_xlim(1e-3, 1e4)
+        axes.axvline(1.0, color=GREY, lw=0.8, ls=":")
+        if not any((name, step) in ratio for step in shown):
+            says_not_run(axes)
+        for place, step in enumerate(shown):
+            value = ratio.get((name, step))
+            ours = step == COUNT or "ggd" in step
+            if value is None:
+                axes.text(1.2e-3, place, NOT_RUN, va="center", fontsize=7, color=GREY)
+                continue
+            axes.barh(place, value, color=BLUE if ours else ORANGE if step.startswith(TUNE) else LIGHT)
+            axes.text(value, place, f" {value:.2g}" if value < 100 else f" {value:.0f}", va="center", fontsize=8)
+        axes.set_yticks(range(len(shown)), labels)
+    for axes in panels[len(names) :]:
+        axes.set_visible(False)
+    panels[0].invert_yaxis()
+    return figure
+
+
+CONTENT = Content(
+    name="T7",
+    title="Overhead: what every step of the method costs",
+    about=(
+        "The unit is one pass of our own float network over the calibration images in memory (CIFAR-10 512, ImageNet "
+        "sample 100), without counting. Steps are chosen from histograms, at 8 bits, by compiled programs, the least "
+        "of three runs. Tuning is wall time with compiling, on whatever else the machine did, over the same unit. "
+        "Images per second: one batch, the fastest of several runs."
+    ),
+    sources=(
+        "time_to_choose.json",
+        "gradient_tuning.json",
+        "backward_forward.jsonl",
+        "simulator_throughput.json",
+        "float_throughput.json",
+        "fit_throughput.json",
+        "steps_throughput.json",
+        "fit_against_scipy.json",
+        "calibration_memory.json",
+        "backward_forward_cost.json",
+    ),
+    metrics=METRICS,
+    entries=entries,
+    tables=tables,
+    draw=draw,
+    caption="Each step over one float pass over the calibration images (dotted: as long as that pass), logarithmic.",
+)

@@ -1,0 +1,137 @@
+"""T8, architectures and data sets: float, quantized, and the SQNR, for every network there are figures of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from experiments.benchmarks.shipped_networks import OPENERS
+from experiments.real_networks import CIFAR10, NETWORKS
+from experiments.tables.content import Content
+from experiments.tables.entries import Cell, Entry, accuracies, lookup, networks_of, number, percentages, pivot, select
+from experiments.tables.plots import heat_map, new_figure
+from experiments.tables.results import Results
+from experiments.tables.table import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+METRICS = {
+    "top1": "top-1, fraction",
+    "top5": "top-5, fraction",
+    "mean_sqnr_db": "mean SQNR of the feature maps, dB",
+    "parameters": "parameters, normalizations folded",
+    "macs": "multiply-accumulates of one image",
+}
+SCHEME, FLOAT = "ggd", "float"
+WIDTHS = ("8", "6", "5", "4")
+#: Network -> the images it was judged on.
+DATA = {name: "CIFAR-10" if real.images == CIFAR10 else "ImageNet sample" for name, real in NETWORKS.items()}
+DATA |= {name: about["data"] for name, (_, about) in OPENERS.items()}
+
+
+def entries(results: Results) -> list[Entry]:
+    """Return sizes, accuracies and SQNR of the default scheme."""
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    sizes: dict[str, dict[str, Any]] = {}
+    for row in results.rows("schemes_on_networks.jsonl"):
+        if row["scheme"] in (SCHEME, FLOAT):
+            bits = FLOAT if row["scheme"] == FLOAT else str(row["bits"])
+            rows[row["network"], bits, row["kind"]] = row
+    for row in results.rows("cost_of_networks.json"):
+        if row["widths"] == "float32":
+            sizes[row["network"]] = {"macs": row["macs"], "parameters": row["weight_bytes"] // 4}
+    for row in results.rows("shipped_networks.json"):
+        if row["scheme"] == SCHEME:
+            for kind in ("accuracy", "sqnr"):
+                rows[row["network"], str(row["bits"]), kind] = row
+            real = {"top1": row["float_top1"], "top5": row["float_top5"], "held_out_images": row["held_out_images"]}
+            rows[row["network"], FLOAT, "accuracy"] = real
+            sizes[row["network"]] = row
+    made = []
+    for name in DATA:
+        for metric in ("parameters", "macs"):
+            key = {"network": name, "scheme": FLOAT, "bits": FLOAT}
+            made.append(Entry(**key, metric=metric, value=sizes.get(name, {}).get(metric)))
+        for bits in (FLOAT, *WIDTHS):
+            key = {"network": name, "scheme": FLOAT if bits == FLOAT else SCHEME, "bits": bits}
+            row = rows.get((name, bits, "accuracy"), {})
+            made += accuracies(top1=row.get("top1"), top5=row.get("top5"), images=row.get("held_out_images"), **key)
+            if bits != FLOAT:
+                value = rows.get((name, bits, "sqnr"), {}).get("mean_sqnr_db")
+                made.append(Entry(**key, metric="mean_sqnr_db", value=value))
+    return made
+
+
+def tables(found: Sequence[Entry]) -> list[Table]:
+    """Return, per data set, accuracies with SQNR, and sizes."""
+    made = []
+    for data in dict.fromkeys(DATA.get(name, "other") for name in networks_of(found)):
+        names = [name for name in networks_of(found) if DATA.get(name, "other") == data]
+        of = select(found, network=names)
+        made.append(
+            pivot(
+                select(of, metric=("top1", "top5", "mean_sqnr_db")),
+                title=f"{data}: top-1 / top-5, % (mean SQNR, dB)",
+                rows={"architecture": "network"},
+                columns="bits",
+                heads={FLOAT: "float"} | {bits: f"W{bits}A{bits}" for bits in WIDTHS},
+                cell=_judged,
+            )
+        )
+    made.append(
+        pivot(
+            select(found, metric=("parameters", "macs")),
+            title="Sizes",
+            rows={"architecture": "network"},
+            columns="metric",
+            cell=lambda cell: number(cell, next(iter(cell)), 0),
+        )
+    )
+    return made
+
+
+def _judged(cell: Cell) -> str:
+    sqnr = f" ({number(cell, 'mean_sqnr_db', 1)})" if "mean_sqnr_db" in cell else ""
+    return percentages(cell) + sqnr
+
+
+def draw(found: Sequence[Entry]) -> Figure:
+    """Draw top-1, coloured by what quantization costs, and SQNR, architectures against widths."""
+    names = [name for name in networks_of(found) if name in DATA]
+    figure = new_figure(10, 0.5 * len(names) + 1.0)
+    left, right = figure.subplots(1, 2, width_ratios=(1.2, 1), sharey=True)
+    top1 = lookup(select(found, metric="top1"), "network", "bits")
+    sqnr = lookup(select(found, metric="mean_sqnr_db"), "network", "bits")
+    columns = (FLOAT, *WIDTHS)
+    heads = ["float", *(f"W{bits}A{bits}" for bits in WIDTHS)]
+    labels = [f"{name}\n{DATA[name]}" for name in names]
+    loss = [
+        [100 * (top1[n, b] - top1[n, FLOAT]) if (n, b) in top1 and (n, FLOAT) in top1 else None for b in columns]
+        for n in names
+    ]
+    texts = [[f"{100 * top1[n, b]:.2f}" if (n, b) in top1 else "not run" for b in columns] for n in names]
+    heat_map(left, loss, labels, heads, texts, colours="cividis", low=-20, high=0)
+    left.set_title("top-1, %; dark: 20 points or more below float")
+    values = [[sqnr.get((n, b)) for b in WIDTHS] for n in names]
+    texts = [["not run" if v is None else f"{v:.1f}" for v in row] for row in values]
+    heat_map(right, values, labels, [f"{bits} bits" for bits in WIDTHS], texts, colours="cividis", low=15, high=50)
+    right.set_title("mean SQNR of the feature maps, dB")
+    return figure
+
+
+CONTENT = Content(
+    name="T8",
+    title="Architectures and data sets: the default scheme on every network there are figures of",
+    about=(
+        "Scheme `ggd`, weights and feature maps of the same width, biases 16 bits, one step per tensor. Held-out "
+        "images: 10,000 of CIFAR-10, 900 of the ImageNet sample, 500 digits. `digits` and `resnet20-shipped` come with "
+        "the package; the others are the networks of `experiments/real_networks.py`."
+    ),
+    sources=("schemes_on_networks.jsonl", "shipped_networks.json", "cost_of_networks.json"),
+    metrics=METRICS,
+    entries=entries,
+    tables=tables,
+    draw=draw,
+    caption="Left: top-1, dark where quantizing costs 20 points or more. Right: mean SQNR of the feature maps.",
+)
