@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "tune": {"ggd", "steps", "schemes", "network", "quantization"},
     "datapath": {"network", "quantization", "schemes"},
     "zoo": {"network", "data"},
-    "report": {"ggd", "steps", "schemes", "network", "quantization", "tune", "data", "zoo"},
+    "report": {"ggd", "steps", "schemes", "network", "quantization", "tune", "datapath", "data", "zoo"},
 }
 
 
@@ -58,7 +58,7 @@ def rooms_of(source: str) -> set[str]:
         else:
             continue
         found |= {name.split(".")[1] for name in names if name and name.startswith("ggdjax.")}
-    return found - {"_errors"}
+    return found - {"_errors", "_lock", "_whole"}
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)

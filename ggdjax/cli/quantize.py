@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -123,8 +123,14 @@ class Quantize:
         if self.batch_size < 1:
             raise GgdjaxError(f"`--batch-size` must be at least 1, got {self.batch_size}")
         self._check_tuning()
+        with nullcontext() if self.out is None else report.new_run_folder(self.out) as folder:
+            self._run(config, folder, console)
         if self.out is not None:
-            report.check_run_folder(self.out)
+            console.print(f"Written to {self.out}: result.json, parameters, pictures", soft_wrap=True)
+
+    def _run(self, config: QuantConfig, folder: Path | None, console: Console) -> None:
+        from ggdjax import report
+
         clock = _Clock()
         with clock("load"):
             net, images = self._open(console)
@@ -145,10 +151,15 @@ class Quantize:
         console.print(report.weight_table(quantized))
         for name, (_, measured) in results.items():
             console.print(*([name] if len(results) > 1 else []), report.accuracy_lines(measured), sep="\n")
-        if self.out is not None:
-            with clock("write"), report.new_run_folder(self.out) as folder:
+        if folder is None:
+            return
+        try:
+            with clock("write"):
                 self._write(folder, results, images, parts, tuning, console, clock)
-            console.print(f"Written to {self.out}: result.json, parameters, pictures", soft_wrap=True)
+        except OSError as error:
+            raise GgdjaxError(f"`--out` {self.out} cannot be written ({error}): choose another place") from None
+        if self._checkpoint is not None:
+            self._checkpoint.unlink(missing_ok=True)
 
     def _config(self) -> QuantConfig:
         from ggdjax import schemes
@@ -189,6 +200,11 @@ class Quantize:
             presets = ", ".join(data.PRESETS)
             raise GgdjaxError(f"say how images become inputs: `--preset` ({presets}) or --size, --mean, --std, …")
         return data.Preprocessing(**given)
+
+    @property
+    def _checkpoint(self) -> Path | None:
+        """The file from which the tuning of a killed run goes on; it goes when the run is written."""
+        return None if self.out is None else Path(f"{self.out.resolve()}.tuning")
 
     def _check_tuning(self) -> None:
         for name in ("tune_images", "tune_sweeps", "gradient_steps"):
@@ -264,14 +280,15 @@ class Quantize:
                 f"Tuning {planned.candidates} candidates on {len(x)} images, {self.tune_sweeps} sweeps: "
                 f"at most {planned.float_passes:.0f} passes of the network over them"
             )
-            # A killed run goes on from here; the file goes when the run is written.
-            checkpoint = None if self.out is None else self.out.with_name(self.out.name + ".tuning")
             with clock("tune"), progress_bar(console, "Tuning", planned.visits) as advance:
                 quantized = tune.backward_forward(
-                    quantized, x, labels, config, checkpoint=checkpoint, progress=lambda done, total, score: advance(1)
+                    quantized,
+                    x,
+                    labels,
+                    config,
+                    checkpoint=self._checkpoint,
+                    progress=lambda done, total, score: advance(1),
                 )
-            if checkpoint is not None:
-                checkpoint.unlink(missing_ok=True)
         if self.gradient_steps:
             config = tune.GradientConfig(
                 steps=self.gradient_steps, batch_size=min(self.batch_size, len(x)), seed=self.seed
@@ -286,6 +303,7 @@ class Quantize:
 
         (quantized, evaluation), *beside = results.values()
         quantized.params.save(folder / "parameters")
+        quantized.calibration.histograms.save(folder / report.HISTOGRAMS_FILE)
         with progress_bar(console, "Drawing feature maps", len(quantized.calibration.names)) as advance:
             # One picture per feature map shows one step: that of the whole feature map.
             per_tensor = results.get("steps per tensor", (quantized, evaluation))[0]

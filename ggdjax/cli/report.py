@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._whole import whole_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +37,6 @@ class Report:
 
         page = html_page(self.run_folder)
         out = self.run_folder / "report.html" if self.out is None else self.out
-        part = out.with_name(out.name + ".part")
-        try:
+        with whole_file(out, "--out") as part:
             part.write_text(page, encoding="utf-8")
-            os.replace(part, out)
-        except OSError as error:
-            raise GgdjaxError(f"`--out` {out} cannot be written: {error.strerror}") from None
         print(f"Written to {out} ({len(page) / 1e6:.1f} MB)")

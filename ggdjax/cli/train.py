@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ggdjax._errors import GgdjaxError
+from ggdjax._lock import exclusive
+from ggdjax._whole import whole_file
 from ggdjax.zoo.recipe import Recipe  # Tyro reads the annotation when the command line is built
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ class Train:
         Raises:
             GgdjaxError: whatever a user can mend, before training starts.
         """
+        with exclusive(self.out, "--out"):
+            self._check_out()
+            self._train()
+
+    def _train(self) -> None:
         import jax
         import numpy as np
         from rich.console import Console
@@ -77,7 +83,6 @@ class Train:
         from ggdjax.report import environment
 
         console = Console()
-        self._check_out()
         net, images = self._open()
         train, held_out = _parts(images, self.recipe.seed)
         sample = held_out[: min(SAMPLE, len(held_out))]
@@ -85,10 +90,8 @@ class Train:
         started = time.perf_counter()
 
         def write_log(history: list[dict[str, Any]]) -> None:
-            self.out.mkdir(parents=True, exist_ok=True)
-            partial = log.with_suffix(".partial")
-            partial.write_text("".join(json.dumps(_rounded(record)) + "\n" for record in history), encoding="utf-8")
-            partial.replace(log)
+            with whole_file(log, "--out") as part:
+                part.write_text("".join(json.dumps(_rounded(record)) + "\n" for record in history), encoding="utf-8")
             console.print(", ".join(f"{key} {value}" for key, value in _rounded(history[-1]).items()))
 
         steps = self.recipe.epochs * (len(train) // self.recipe.batch_size)
@@ -125,9 +128,6 @@ class Train:
             raise GgdjaxError(f"`--out` {self.out} is a file: choose a folder")
         if self.out.is_dir() and any(self.out.iterdir()) and not (self.out / "checkpoints").is_dir():
             raise GgdjaxError(f"`--out` {self.out} exists and holds no checkpoints: choose another folder")
-        parent = next(p for p in (self.out.resolve(), *self.out.resolve().parents) if p.exists())
-        if not os.access(parent, os.W_OK):
-            raise GgdjaxError(f"`--out` {self.out} cannot be written: no permission in {parent}")
 
     def _open(self) -> tuple[nnx.Module, ImageSet]:
         from ggdjax import data, zoo
@@ -167,8 +167,9 @@ class Train:
             "held_out_images": str(measured.images),
         }
         zoo.save_weights(net, self.out / "weights.safetensors", metadata)
-        text = json.dumps(metrics, indent=1, ensure_ascii=False)
-        (self.out / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        # Last, since it is what makes the run a finished one.
+        with whole_file(self.out / "metrics.json", "--out") as part:
+            part.write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _parts(images: ImageSet, seed: int) -> tuple[np.ndarray, np.ndarray]:

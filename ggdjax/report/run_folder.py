@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggdjax._errors import GgdjaxError
+from ggdjax._whole import whole_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,44 +22,27 @@ def check_run_folder(out: Path) -> None:
     """Refuse an ``out`` that exists and was not left by an earlier run; a missing or empty folder is fine.
 
     Raises:
-        GgdjaxError: ``out`` is a file, a folder with other content, or lies in a place that cannot be written.
+        GgdjaxError: ``out`` is a file, or a folder with other content.
     """
     if out.is_dir():
         if any(out.iterdir()) and not _is_run_folder(out):
             raise GgdjaxError(f"`--out` {out} exists and is no run folder of ggdjax: choose another folder")
     elif out.exists():
         raise GgdjaxError(f"`--out` {out} is a file: choose a folder")
-    parent = next(p for p in out.resolve().parents if p.exists())
-    if not os.access(parent, os.W_OK):
-        raise GgdjaxError(f"`--out` {out} cannot be created: no permission to write in {parent}")
 
 
 @contextmanager
 def new_run_folder(out: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``out`` that takes its place when the block ends well, and vanishes otherwise.
 
-    An earlier run at ``out`` is replaced as a whole.
+    An earlier run at ``out`` is replaced as a whole. While the block runs, no other process may write the same ``out``.
 
     Raises:
-        GgdjaxError: see :func:`check_run_folder`.
+        GgdjaxError: ``out`` is another process's, or see :func:`check_run_folder`.
     """
     check_run_folder(out)
-    out = out.resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    try:
-        yield partial
-        partial.chmod(0o755)
-        if out.exists():
-            # A rename cannot replace a full folder: the old run steps aside first, and goes when the new one stands.
-            aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
-            out.rename(aside / out.name)
-            partial.rename(out)
-            shutil.rmtree(aside)
-        else:
-            partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with whole_folder(out, "--out") as folder:
+        yield folder
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ggdjax._errors import DataError, GgdjaxError
+from ggdjax._lock import exclusive
 from ggdjax.tune import checkpoint as checkpoints
 from ggdjax.tune.candidates import Candidate, candidates_of
 from ggdjax.tune.checkpoint import SearchState
@@ -111,7 +113,7 @@ def backward_forward(
     Raises:
         DataError: labels that the objective needs are missing, out of range or of one class only; no images.
         GgdjaxError: an unknown objective or layer, a budget too small for a single visit, or a checkpoint of another
-            run.
+            run or that another process is writing.
     """
     config = TuneConfig() if config is None else config
     if len(images) == 0:
@@ -121,7 +123,11 @@ def backward_forward(
         config.objective, labels, len(images), int(q.network.output_shape[-1] or 0), few=config.allow_few_images
     )
     q.network.check_input(images[:1])
-    return _Search(q, images, labels, config, mesh or _local_mesh()).run(checkpoint, progress)
+    search = _Search(q, images, labels, config, mesh or _local_mesh())
+    # Of several processes of one search, the first writes.
+    alone = checkpoint is not None and jax.process_index() == 0
+    with exclusive(checkpoint, "checkpoint") if alone else nullcontext():
+        return search.run(checkpoint, progress)
 
 
 class _Search:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ggdjax._errors import GgdjaxError
+from ggdjax._whole import whole_file
 from ggdjax.quantization import QuantParams
 from ggdjax.tune.history import Decision
 
@@ -63,10 +63,8 @@ def save(path: Path, state: SearchState, mark: str) -> None:
 
     record = {"visits": state.visits, "changed": state.changed, "decisions": [vars(d) for d in state.decisions]}
     metadata = {"format": _FORMAT, "fingerprint": mark, "record": json.dumps(record)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    save_file({**state.params.to_arrays(), "score": state.score, "loss": state.loss}, part, metadata=metadata)
-    os.replace(part, path)
+    with whole_file(path, "checkpoint") as part:
+        save_file({**state.params.to_arrays(), "score": state.score, "loss": state.loss}, part, metadata=metadata)
 
 
 def load(path: Path, mark: str) -> SearchState | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggdjax._errors import ModelError
+from ggdjax._whole import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,11 +25,16 @@ def _stored_state(module: nnx.Module) -> tuple[nnx.State, dict[str, nnx.Variable
 
 
 def save_weights(module: nnx.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write parameters and batch statistics of ``module`` to ``path``, with ``metadata`` in its header."""
+    """Write parameters and batch statistics of ``module`` to ``path``, with ``metadata`` in its header.
+
+    Raises:
+        GgdjaxError: the file cannot be written.
+    """
     from safetensors.numpy import save_file
 
     arrays = {name: np.asarray(variable[...]) for name, variable in _stored_state(module)[1].items()}
-    save_file(arrays, path, dict(metadata or {}))
+    with whole_file(path, "path") as part:
+        save_file(arrays, part, dict(metadata or {}))
 
 
 def load_weights(module: nnx.Module, path: Path) -> dict[str, str]:
