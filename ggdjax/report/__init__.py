@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from ggdjax.report.comparison import HISTOGRAMS_FILE, compare_run, compare_schemes
+from ggdjax.report.cost import cost_record, plot_pareto
+from ggdjax.report.distortion import plot_distortion, plot_losses
 from ggdjax.report.page import html_page
 from ggdjax.report.plots import draw_feature_maps, plot_feature_map
 from ggdjax.report.record import environment, feature_map_rows, result_record, weight_rows
@@ -11,15 +14,22 @@ from ggdjax.report.tables import accuracy_lines, feature_map_table, weight_table
 from ggdjax.report.trajectory import plot_trajectory
 
 __all__ = [
+    "HISTOGRAMS_FILE",
     "accuracy_lines",
     "check_run_folder",
+    "compare_run",
+    "compare_schemes",
+    "cost_record",
     "draw_feature_maps",
     "environment",
     "feature_map_rows",
     "feature_map_table",
     "html_page",
     "new_run_folder",
+    "plot_distortion",
     "plot_feature_map",
+    "plot_losses",
+    "plot_pareto",
     "plot_sensitivity",
     "plot_trajectory",
     "result_record",

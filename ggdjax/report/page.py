@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
-import math
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
 from ggdjax._errors import GgdjaxError
+from ggdjax.report._comparisons import cost_section, scheme_sections
+from ggdjax.report._html import drawing, number, picture_file, search_field, section, shade_rules, table
+from ggdjax.report.comparison import compare_run
+from ggdjax.report.distortion import plot_distortion
 from ggdjax.report.run_folder import RESULT_FILE, RESULT_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -44,45 +46,58 @@ _WEIGHT_COLUMNS = {
 }
 
 
-def html_page(folder: Path) -> str:
+def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None) -> str:
     """Return the page of the run in ``folder``; it needs no network and no other file.
+
+    The first page of a run compares all schemes, which takes about half a minute; what was found stays in the folder.
+
+    Args:
+        folder: that `ggdjax quantize --out` wrote.
+        progress: called with one line of text before each piece of work.
 
     Raises:
         GgdjaxError: ``folder`` is no run folder of ggdjax, or its result.json is damaged.
     """
-    path = folder / RESULT_FILE
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise GgdjaxError(
-            f"{folder} holds no {RESULT_FILE}: give a folder that `ggdjax quantize --out` wrote"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise GgdjaxError(f"{path} cannot be read: {error}") from None
-    if RESULT_KEY not in result:
-        raise GgdjaxError(f"{path} was not written by ggdjax: {_WANTED}")
+    result = _read(folder)
+    compared = compare_run(folder, result, progress)
     options = result["options"]
     widths = f"W{options['weight_bits']}A{options['activation_bits']}"
+    filtered = search_field("tr.map, details.map", "feature maps")
     sections = [
-        _section("Feature maps", _filter("tr.map, figure.map", "feature maps"), _maps(result["feature_maps"])),
-        _pictures(folder),
-        _section("Weights and biases", _filter("tr.layer", "layers"), _weights(result["weights"])),
+        section(
+            "Feature maps", filtered, _maps(result["feature_maps"]), *_pictures(folder, result, compared, progress)
+        ),
+        *([] if compared is None else scheme_sections(compared, options["scheme"])),
+        section("Weights and biases", search_field("tr.layer", "layers"), _weights(result["weights"])),
         _picture_section("Where the signal is lost", folder / "sensitivity.png"),
         _tuning(result, folder),
+        cost_section(result, compared),
     ]
-    provenance = {
-        key: result[key] for key in ("versions", "device", "machine", "seed", "seconds", "options", "preprocessing")
-    }
+    provenance = {key: result[key] for key in _PROVENANCE}
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=html.escape(f"{Path(str(result['model'])).name}, {widths}"),
         subtitle=html.escape(
             f"scheme {options['scheme']}; {result['calibration_images']} calibration images, "
             f"{result['held_out_images']} held out"
         ),
+        shades=shade_rules(),
         cards="".join(_cards(result)),
         sections="\n".join(sections),
         provenance=html.escape(json.dumps(provenance, indent=1, ensure_ascii=False)),
     )
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / RESULT_FILE
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise GgdjaxError(f"{folder} holds no {RESULT_FILE}: {_WANTED}") from None
+    except (OSError, ValueError) as error:
+        raise GgdjaxError(f"{path} cannot be read: {error}") from None
+    if RESULT_KEY not in result:
+        raise GgdjaxError(f"{path} was not written by ggdjax: {_WANTED}")
+    return result
 
 
 def _cards(result: dict[str, Any]) -> Iterable[str]:
@@ -97,7 +112,11 @@ def _cards(result: dict[str, Any]) -> Iterable[str]:
         yield _card(title, f"{100 * result[key]:.2f} %", f"95 %: {100 * low:.1f} to {100 * high:.1f}")
     if "untuned" in result:
         yield _card("top-1 before tuning", f"{100 * result['untuned']['quantized_top1']:.2f} %", "same images")
-    yield _card("mean SQNR", f"{_number(result['mean_sqnr_db'])} dB", "feature maps, each alone")
+    yield _card("mean SQNR", f"{number(result['mean_sqnr_db'])} dB", "feature maps, each alone")
+    if "totals" in result.get("cost", {}):
+        energy = {name: record["energy_pj"] for name, record in result["cost"]["at"].items()}
+        saved = energy["float32"] / result["cost"]["totals"]["energy_pj"]
+        yield _card("energy, modelled", f"÷ {saved:.1f}", "against float32")
 
 
 def _card(title: str, value: str, below: str) -> str:
@@ -107,11 +126,11 @@ def _card(title: str, value: str, below: str) -> str:
 
 def _maps(rows: list[dict[str, Any]]) -> str:
     shown = [{**row, "zero_fraction": 100 * row["zero_fraction"]} for row in rows]
-    return _table(shown, _MAP_COLUMNS, "map")
+    return table(shown, _MAP_COLUMNS, "map")
 
 
 def _weights(rows: list[dict[str, Any]]) -> str:
-    return _table(rows, _WEIGHT_COLUMNS, "layer")
+    return table(rows, _WEIGHT_COLUMNS, "layer")
 
 
 def _tuning(result: dict[str, Any], folder: Path) -> str:
@@ -122,70 +141,30 @@ def _tuning(result: dict[str, Any], folder: Path) -> str:
         f"<p>On {len(tuning['images'])} images of their own. On the held-out images {tuning['gained']} were gained and "
         f"{tuning['lost']} lost (McNemar, p = {tuning['mcnemar_p_value']:.2g}).</p>"
     )
-    picture = folder / "tuning.png"
-    return _section("Tuning", text, _figure(picture, "tuning", "") if picture.is_file() else "")
+    return section("Tuning", text, picture_file(folder / "tuning.png", "tuning"))
 
 
-def _pictures(folder: Path) -> str:
-    files = sorted((folder / "feature_maps").glob("*.png"))
-    if not files:
-        return ""
-    figures = "".join(_figure(file, file.stem.partition("_")[2], "map") for file in files)
-    return _section("Values, fit and range of every feature map", f'<div class="pictures">{figures}</div>')
+def _pictures(
+    folder: Path, result: dict[str, Any], compared: Mapping[str, Any] | None, progress: Callable[[str], None]
+) -> Iterable[str]:
+    """Return one fold per feature map with its values and the distortion of its steps; the worst one is open."""
+    rows = result["feature_maps"]
+    known = [row["sqnr_db"] for row in rows if row["sqnr_db"] is not None]
+    worst = next((i for i, row in enumerate(rows) if known and row["sqnr_db"] == min(known)), 0)
+    for index, row in enumerate(rows):
+        progress(f"Drawing: {index + 1} of {len(rows)}, {row['name']}")
+        file = next((folder / "feature_maps").glob(f"{index:03d}_*.png"), None)
+        inside = "" if file is None else picture_file(file, "values, fit and range")
+        if compared is not None:
+            inside += drawing(plot_distortion(compared["feature_maps"][index]), "distortion against step")
+        if inside:
+            name = html.escape(row["name"], quote=True)
+            yield (
+                f'<details class="map" data-name="{name}"{" open" * (index == worst)}><summary>{name}'
+                f' <span class="faint">{number(row["sqnr_db"])} dB</span></summary>'
+                f'<div class="pictures">{inside}</div></details>'
+            )
 
 
 def _picture_section(title: str, file: Path) -> str:
-    return _section(title, _figure(file, title, "")) if file.is_file() else ""
-
-
-def _figure(file: Path, name: str, kind: str) -> str:
-    data = base64.b64encode(file.read_bytes()).decode()
-    name = html.escape(name, quote=True)
-    return (
-        f'<figure class="{kind}" data-name="{name}"><img alt="{name}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{name}</figcaption></figure>"
-    )
-
-
-def _section(title: str, *parts: str) -> str:
-    return f"<h2>{html.escape(title)}</h2>\n" + "\n".join(parts)
-
-
-def _filter(selector: str, what: str) -> str:
-    return f'<input type="search" aria-label="filter {what}" placeholder="filter {what}" data-filters="{selector}">'
-
-
-def _table(rows: list[dict[str, Any]], columns: dict[str, str], kind: str) -> str:
-    heads = "".join(f"<th><button>{html.escape(title)}</button></th>" for title in columns)
-    body = "".join(
-        f'<tr class="{kind}" data-name="{html.escape(row["name"], quote=True)}">'
-        + "".join(_cell(row.get(key)) for key in columns.values())
-        + "</tr>"
-        for row in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _cell(value: Any) -> str:
-    """Return a table cell; numbers keep their value for sorting, a list shows its span."""
-    if isinstance(value, list):
-        return _span(value)
-    if value is None:
-        return "<td>–</td>"
-    if isinstance(value, str):
-        return f"<td>{html.escape(value)}</td>"
-    return f'<td data-value="{value}">{_number(value)}</td>'
-
-
-def _span(values: Sequence[Any]) -> str:
-    if values and all(isinstance(v, int) for v in values):
-        return f'<td data-value="{math.prod(values)}">{"×".join(map(str, values))}</td>'
-    return f"<td>{_number(min(values))} to {_number(max(values))}</td>"
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, int):
-        return str(value)
-    return f"{value:.2f}" if 0.1 <= abs(value) < 1000 else f"{value:.3g}"
+    return section(title, picture_file(file, title)) if file.is_file() else ""

@@ -11,6 +11,7 @@ import numpy as np
 
 from ggdjax.ggd import FitCode
 from ggdjax.quantization import as_range
+from ggdjax.report.cost import cost_record
 
 if TYPE_CHECKING:
     from ggdjax.quantization import Evaluation, FixedPoint, QuantizedNetwork
@@ -86,7 +87,7 @@ def _weight_format(quantizer: FixedPoint | Range) -> dict[str, Any]:
 
 
 def result_record(quantized: QuantizedNetwork, evaluation: Evaluation) -> dict[str, Any]:
-    """Return the figures of a run: accuracies as fractions with 95 % intervals, and both tables."""
+    """Return the figures of a run: accuracies as fractions with 95 % intervals, both tables, and what it costs."""
     real, rounded = evaluation.float_accuracy, evaluation.quantized_accuracy
     return {
         "float_top1": real.top1,
@@ -103,6 +104,7 @@ def result_record(quantized: QuantizedNetwork, evaluation: Evaluation) -> dict[s
         "mean_sqnr_db": evaluation.mean_sqnr_db,
         "feature_maps": feature_map_rows(quantized, evaluation),
         "weights": weight_rows(quantized),
+        "cost": cost_record(quantized),
     }
 
 

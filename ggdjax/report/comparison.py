@@ -1,0 +1,138 @@
+"""What every scheme would have chosen for the feature maps of a run, and what each choice would have cost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ggdjax import schemes
+from ggdjax._errors import GgdjaxError
+from ggdjax.ggd import Histogram, empirical_distortion
+from ggdjax.quantization import sqnr_db
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+#: Histograms of a run's feature maps, and what was found from them.
+HISTOGRAMS_FILE, COMPARISON_FILE = "histograms.npz", "schemes.json"
+#: Widths at which schemes are compared beside the run's own, in bits.
+WIDTHS = (8, 7, 6, 5, 4, 3)
+#: Steps of the drawn curve, and how far it goes on beyond the outermost choice.
+_POINTS, _BEYOND = 96, 1.5
+
+
+def compare_schemes(
+    histograms: Histogram, rows: Sequence[dict[str, Any]], progress: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
+    """Return the choice of every registered scheme for every feature map, judged on the histograms.
+
+    The first call compiles every scheme: about half a minute on two cores.
+
+    Args:
+        histograms: of the feature maps, batch shape ``[tensor]``.
+        rows: theirs from `feature_map_rows`, with one step each: codes and signedness are those of the run.
+        progress: called with one line of text before each scheme.
+
+    Returns:
+        ``feature_maps``: one record each: ``name``, ``choices`` (``step`` and ``sqnr_db`` by scheme, at the run's
+        width), ``own`` (the same of the run's step), ``curve`` (``step`` and ``sqnr_db``, lists). ``mean_sqnr_db``: by
+        scheme, by width in bits, over the feature maps that have one. SQNR in dB; None where nothing is lost.
+
+    Raises:
+        GgdjaxError: there are not as many rows as histograms.
+    """
+    if histograms.batch_shape != (len(rows),):
+        raise GgdjaxError(
+            f"`histograms` has batch shape {histograms.batch_shape}, expected one for each of {len(rows)}"
+        )
+    signed = np.asarray([row["signed"] for row in rows], dtype=bool)
+    low, high = (np.asarray([row[key] - row["zero_point"] for row in rows]) for key in ("qmin", "qmax"))
+    own_bits = np.asarray([(row["qmax"] - row["qmin"]).bit_length() for row in rows])
+    bits = np.stack([own_bits, *(np.full_like(own_bits, width) for width in WIDTHS)])
+    judge = _Judge(histograms)
+    names = schemes.names()
+    steps, sqnr = {}, {}
+    for number, name in enumerate(names, start=1):
+        progress(f"Comparing schemes: {number} of {len(names)}, {name}")
+        chosen = schemes.choose(name, histograms, bits, signed)
+        codes = (chosen.qmax - chosen.zero_point, chosen.zero_point - chosen.qmin)
+        steps[name] = np.asarray(chosen.step)[0]
+        sqnr[name] = judge(*(np.asarray(value).T for value in (chosen.step, *codes)))
+    own = np.asarray([row["step"] for row in rows], np.float32)
+    outermost = np.stack([own, *steps.values()])
+    grid = np.geomspace(outermost.min(0) / _BEYOND, outermost.max(0) * _BEYOND, _POINTS, axis=1).astype(np.float32)
+    curve = judge(np.concatenate([own[:, None], grid], axis=1), high[:, None], -low[:, None])
+    return {
+        "feature_maps": [
+            {
+                "name": row["name"],
+                "own": _choice(own[i], curve[i, 0]),
+                "choices": {name: _choice(steps[name][i], sqnr[name][i, 0]) for name in names},
+                "curve": {"step": _rounded(grid[i]), "sqnr_db": _rounded(curve[i, 1:])},
+            }
+            for i, row in enumerate(rows)
+        ],
+        "mean_sqnr_db": {
+            name: {str(width): _mean(sqnr[name][:, k]) for k, width in enumerate(WIDTHS, start=1)} for name in names
+        },
+    }
+
+
+def compare_run(
+    folder: Path, result: dict[str, Any], progress: Callable[[str], None] = lambda line: None
+) -> dict[str, Any] | None:
+    """Return `compare_schemes` of the run in ``folder``; found once, it is kept there.
+
+    Args:
+        folder: of the run.
+        result: what its result.json holds.
+        progress: called with one line of text before each scheme.
+
+    Returns:
+        None where the folder holds no histograms: the run is an older version's.
+    """
+    kept = folder / COMPARISON_FILE
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(kept.read_text(encoding="utf-8"))
+    if not (folder / HISTOGRAMS_FILE).is_file():
+        return None
+    rows = result.get("steps_per_tensor", result)["feature_maps"]
+    found = compare_schemes(Histogram.load(folder / HISTOGRAMS_FILE), rows, progress)
+    with contextlib.suppress(OSError):  # a folder that cannot be written still has its page
+        kept.write_text(json.dumps(found, allow_nan=False, ensure_ascii=False), encoding="utf-8")
+    return found
+
+
+class _Judge:
+    """SQNR in dB of steps and largest codes, ``[tensor, candidate]``, on the histograms."""
+
+    def __init__(self, histograms: Histogram) -> None:
+        self.histograms = histograms
+        count = np.asarray(histograms.count, np.float64)
+        self.energy = np.asarray(histograms.power_sum(2), np.float64) / np.maximum(count, 1.0)
+
+    def __call__(self, step: np.ndarray, above: np.ndarray, below: np.ndarray) -> np.ndarray:
+        levels = (np.broadcast_to(side, step.shape).astype(np.float32) for side in (above, below))
+        error = np.asarray(empirical_distortion(self.histograms, step, *levels), np.float64)
+        pairs = zip(np.repeat(self.energy, step.shape[1]), error.ravel(), strict=True)
+        return np.asarray([sqnr_db(float(e), float(d)) for e, d in pairs]).reshape(step.shape)
+
+
+def _choice(step: float, sqnr: float) -> dict[str, float | None]:
+    (step,), (sqnr,) = _rounded([step]), _rounded([sqnr])
+    return {"step": step, "sqnr_db": sqnr}
+
+
+def _mean(values: np.ndarray) -> float | None:
+    finite = values[np.isfinite(values)]
+    return round(float(finite.mean()), 3) if finite.size else None
+
+
+def _rounded(values: Sequence[float] | np.ndarray) -> list[float | None]:
+    """Return the values to six digits: enough for every picture, and small."""
+    return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
