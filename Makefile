@@ -1,6 +1,7 @@
 # make demo    set up and quantize the embedded network
 # make test    set up and run the whole test suite
 # make lint    set up and run the linters
+# make docs    set up, run every example of the documentation and build its pages
 # make clean   remove the environment and everything that was built
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/core.stamp
@@ -25,8 +26,12 @@ lint: $(VENV)/dev.stamp
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 
+docs: $(VENV)/docs.stamp
+	@echo "Building the documentation; the pages go to docs/_build/html"
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --doctree-dir docs/_build/doctrees docs docs/_build/html
+
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist docs/_build
 
 $(VENV)/created.stamp:
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) was not found; install Python 3.11 or newer, or name one: make PYTHON=python3.12" >&2; exit 1; }
@@ -47,4 +52,8 @@ $(VENV)/core.stamp: pyproject.toml constraints.txt $(VENV)/created.stamp
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt $(VENV)/created.stamp
 	$(call install,.[dev])
+	@touch $(VENV)/core.stamp
+
+$(VENV)/docs.stamp: pyproject.toml constraints.txt $(VENV)/created.stamp
+	$(call install,.[docs])
 	@touch $(VENV)/core.stamp

@@ -1,0 +1,92 @@
+"""The directive `room`: one package of ggdjax, every name of its `__all__`. Nothing is listed twice by hand.
+
+A name that lies in `__all__` and is not documented, because no page has its room, is a warning.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from typing import TYPE_CHECKING, Any
+
+from sphinx.pycode import ModuleAnalyzer
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+if TYPE_CHECKING:
+    from docutils import nodes
+    from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
+
+PACKAGE = "ggdjax"
+logger = logging.getLogger(__name__)
+
+
+class Room(SphinxDirective):
+    """``.. room:: ggdjax.steps`` documents the package and its public names; ``.. room:: ggdjax`` points to them."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Return the entries of all names, in the order of ``__all__``."""
+        room = self.arguments[0]
+        public = importlib.import_module(room).__all__
+        lines = [f".. automodule:: {room}", "   :no-members:", ""]
+        for name in public:
+            value = getattr(importlib.import_module(room), name)
+            lines += _pointer(name, value) if room == PACKAGE else _entry(room, name, value)
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+def _pointer(name: str, value: Any) -> list[str]:
+    """Return a line that leads from a name of the package itself to the room that documents it."""
+    if isinstance(value, str):
+        return [f"* ``{PACKAGE}.{name}``: {value!r}"]
+    summary = (inspect.getdoc(value) or "").split("\n\n")[0].replace("\n", " ")
+    if inspect.ismodule(value):
+        return [f"* :py:mod:`{PACKAGE}.{name}`: {summary}"]
+    home = ".".join(value.__module__.split(".")[:2])
+    if home.removeprefix(f"{PACKAGE}.").startswith("_"):  # of no room: documented here
+        return ["", *_entry(PACKAGE, name, value)]
+    return [f"* :py:obj:`{PACKAGE}.{name} <{home}.{name}>`: {summary}"]
+
+
+def _entry(room: str, name: str, value: Any) -> list[str]:
+    if inspect.ismodule(value):
+        return [f".. automodule:: {value.__name__}", ""]
+    if inspect.isclass(value):
+        return [f".. autoclass:: {room}.{name}", "   :members:", "   :undoc-members:", ""]
+    if inspect.isroutine(value):
+        return [f".. autofunction:: {room}.{name}", ""]
+    return [f".. py:data:: {room}.{name}", "", f"   {_comment(room, name)}", ""]
+
+
+def _comment(room: str, name: str) -> str:
+    """Return the `#:` comment of a constant, where its module has it."""
+    for module in [m for m in sys.modules if m.startswith(f"{room}.") or m == room]:
+        comments = ModuleAnalyzer.for_module(module).find_attr_docs()
+        if ("", name) in comments:
+            return " ".join(comments["", name])
+    logger.warning("the constant %s.%s has no comment `#:` where it is defined", room, name)
+    return ""
+
+
+def _complain(_: Sphinx, env: BuildEnvironment) -> None:
+    """Warn of every public name that no page documents."""
+    domain = env.domains.python_domain
+    known = {*domain.objects, *domain.modules}
+    for room in importlib.import_module(PACKAGE)._ROOMS:
+        module = importlib.import_module(f"{PACKAGE}.{room}")
+        for name in module.__all__:
+            value = getattr(module, name)
+            full = value.__name__ if inspect.ismodule(value) else f"{module.__name__}.{name}"
+            if full not in known:
+                logger.warning("the public name %s is in no page of the reference", full)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the directive and the check."""
+    app.add_directive("room", Room)
+    app.connect("env-check-consistency", _complain)
+    return {"parallel_read_safe": True}
