@@ -51,10 +51,12 @@ class Bench:
         self.net = network.fold_batch_norm(net)
         pairs = list(images.batches(chosen, size))
         self.images, self.labels = (np.concatenate(part) for part in zip(*pairs, strict=True))
-        self.ids = [images.ids[i] for i in chosen]
-        self.held_out = list(
-            track(images.batches(parts.held_out[:held_out], size), f"{real.name}: load held-out images", None)
-        )
+        judging = parts.held_out[:held_out]
+        self.held_out = list(track(images.batches(judging, size), f"{real.name}: load held-out images", None))
+        self.ids = {
+            name: [images.ids[i] for i in part]
+            for name, part in (("calibration", parts.calibration), ("tuning", chosen), ("held_out", judging))
+        }
 
     def quantized(self, widths: str) -> quantization.QuantizedNetwork:
         """Return the untuned network of these widths."""
@@ -77,18 +79,42 @@ def progress_of(what: str) -> Iterator[Callable[[int, int, float], None]]:
         )
 
 
+def search(
+    bench: Bench, q: quantization.QuantizedNetwork, what: str, config: tune.TuneConfig, checkpoint: Path
+) -> tuple[quantization.QuantizedNetwork, dict[str, quantization.Evaluation]]:
+    """Tune backward, then forward; return the tuned network and the evaluation of both stages."""
+    tuned, stages = q, {}
+    for sweeps, name in ((1, "backward"), (2, "forward")):
+        settings = replace(config, sweeps=sweeps)
+        with progress_of(f"{what} {name}") as progress:
+            tuned = tune.backward_forward(
+                q, bench.images, bench.labels, settings, checkpoint=checkpoint, progress=progress
+            )
+        stages[name] = bench.judge(tuned)
+    return tuned, stages
+
+
+def stage_record(before: quantization.Evaluation, after: quantization.Evaluation) -> dict:
+    """Return the accuracies of one stage, and the paired test against the untuned network."""
+    accuracy = after.quantized_accuracy
+    return {
+        "top1": accuracy.top1,
+        "top5": accuracy.top5,
+        "interval": accuracy.interval(),
+        "held_out_images": accuracy.images,
+        "p_value": tune.mcnemar(before.quantized_correct, after.quantized_correct).p_value,
+    }
+
+
 def cell(bench: Bench, real: RealNetwork, widths: str, config: tune.TuneConfig) -> dict:
-    """Tune one network at one pair of widths: backward, then forward; judge each."""
+    """Tune one network at one pair of widths; return the row to keep."""
     q = bench.quantized(widths)
     stages = {"before": bench.judge(q)}
     mark = f"{real.name}-{widths.replace('/', '-')}-{config.objective}-{config.seed}-{len(bench.images)}.safetensors"
     path = Path(tempfile.gettempdir()) / "ggdjax-backward-forward" / mark
-    start, tuned = time.perf_counter(), q
-    for sweeps, name in ((1, "backward"), (2, "forward")):
-        settings = replace(config, sweeps=sweeps)
-        with progress_of(f"{real.name} {widths} {name}") as progress:
-            tuned = tune.backward_forward(q, bench.images, bench.labels, settings, checkpoint=path, progress=progress)
-        stages[name] = bench.judge(tuned)
+    start = time.perf_counter()
+    tuned, after = search(bench, q, f"{real.name} {widths}", config, path)
+    stages |= after
     history = tuned.history
     row = {
         "network": real.name,
@@ -102,17 +128,8 @@ def cell(bench: Bench, real: RealNetwork, widths: str, config: tune.TuneConfig) 
         "compile_seconds": round(history.compile_seconds, 1),
         "tuning_score": [history.start_score, history.score],
         "changes": [f"{d.sweep}: {d.tensor}: {d.change}" for d in history.decisions if d.change],
-        "stages": {},
+        "stages": {name: stage_record(stages["before"], result) for name, result in stages.items()},
     }
-    for name, result in stages.items():
-        test = tune.mcnemar(stages["before"].quantized_correct, result.quantized_correct)
-        row["stages"][name] = {
-            "top1": result.quantized_accuracy.top1,
-            "top5": result.quantized_accuracy.top5,
-            "interval": result.quantized_accuracy.interval(),
-            "held_out_images": result.quantized_accuracy.images,
-            "p_value": test.p_value,
-        }
     return row | report.environment()
 
 

@@ -37,11 +37,11 @@ BITS = (8, 6, 4, 5, 7, 3)
 class Bench:
     """One network, calibrated once, and its held-out images."""
 
-    def __init__(self, real: RealNetwork) -> None:
+    def __init__(self, real: RealNetwork, calibration_images: int | None = None, seed: int = 0) -> None:
         self.name, self.size = real.name, real.batch_size
         net = real.load()
         self.images = real.open_images(net)
-        self.parts = real.split(self.images)
+        self.parts = real.split(self.images, calibration_images, seed)
         self.calibration = self._observe(net, "calibrate", self.parts.calibration)
         self.held_out = self._observe(net, "observe held-out images", self.parts.held_out).histograms
         self.net = network.fold_batch_norm(net)
@@ -52,13 +52,17 @@ class Bench:
         stream = track(stream, f"{self.name}: {what}", math.ceil(len(part) / self.size))
         return quantization.calibrate(net, (x for x, _ in stream))
 
+    def judging(self, images: int | None) -> np.ndarray:
+        """Return at most so many held-out images (all where None), chosen by their ids alone."""
+        part = self.parts.held_out
+        return part[np.sort(data.hash_order([self.images.ids[i] for i in part], seed=0)[:images])]
+
     def batches(self, images: int) -> list:
-        """Return at most so many held-out images, chosen by their ids alone, decoded once."""
+        """Return at most so many held-out images with their labels, decoded once."""
         if images not in self._loaded:
-            part = self.parts.held_out
-            order = data.hash_order([self.images.ids[i] for i in part], seed=0)[:images]
-            stream = self.images.batches(part[np.sort(order)], self.size)
-            self._loaded[images] = list(track(stream, f"{self.name}: load", math.ceil(len(order) / self.size)))
+            part = self.judging(images)
+            stream = self.images.batches(part, self.size)
+            self._loaded[images] = list(track(stream, f"{self.name}: load", math.ceil(len(part) / self.size)))
         return self._loaded[images]
 
     def sqnr(self, scheme: str, bits: int) -> dict[str, float]:

@@ -1,0 +1,8 @@
+"""Every experiment by name. Your own: a file like those here, and its ``CONFIGS`` in the line below."""
+
+from __future__ import annotations
+
+from experiments.configs import schemes, tuning
+from experiments.experiment import Experiment
+
+CONFIGS: dict[str, Experiment] = schemes.CONFIGS | tuning.CONFIGS

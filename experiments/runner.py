@@ -1,0 +1,95 @@
+"""Run the cells of an experiment, one after the other, and keep each the moment it is finished."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from experiments import display, store
+from experiments.experiment import Cell, Experiment, key_of
+from experiments.plan import plan, seconds_left
+from experiments.provenance import code_version
+from ggdjax import GgdjaxError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from rich.console import Console
+
+
+def run(experiment: Experiment, folder: Path, shard: tuple[int, int] | None, console: Console) -> None:
+    """Run what is not finished of all cells, or of one shard, and print the plan, a bar and the table of the cells.
+
+    Raises:
+        GgdjaxError: another run holds the folder or this shard, or a cell cannot be measured.
+    """
+    lock = store.whole_folder if shard is None else store.shared_folder
+    shard = shard or (1, 1)
+    with lock(folder):
+        planned = plan(experiment, folder, shard)
+        display.print_plan(planned, folder, 1, console)
+        left, rows = planned.todo, list(planned.rows.values())
+        unknown = seconds_left(left, rows)[1]
+        with display.progress_bar(console, len(left)) as update:
+            for number, row in enumerate(finish(experiment, folder, shard), 1):
+                rows.append(row)
+                seconds, still_unknown = seconds_left(left[number:], rows)
+                update(number, seconds)
+                if number == 1 and unknown and not still_unknown:
+                    display.print_estimate(seconds, console)
+    display.print_table(experiment, plan(experiment, folder, shard), console)
+
+
+def finish(experiment: Experiment, folder: Path, shard: tuple[int, int]) -> Iterator[dict[str, Any]]:
+    """Measure what is not finished of a shard; yield each row once it is on the disk.
+
+    Raises:
+        GgdjaxError: another process has this shard, or a cell cannot be measured.
+    """
+    with store.appending(folder, shard) as append:
+        for row in _rows(experiment, folder, plan(experiment, folder, shard).todo):
+            append(row)
+            yield row
+
+
+def _rows(experiment: Experiment, folder: Path, cells: Iterable[Cell]) -> Iterator[dict[str, Any]]:
+    from ggdjax import report
+
+    made_by = {
+        "config_hash": experiment.config_hash,
+        "settings": experiment.settings,
+        "code": code_version(),
+        **report.environment(),
+    }
+    prepared = None
+    for (network, seed), group in groupby(cells, key=lambda cell: (cell["network"], cell["seed"])):
+        del prepared  # the images of one network go before those of the next come
+        prepared, setup_seconds = _timed(f"network={network} seed={seed}", experiment.prepare, network, seed)
+        parts = experiment.image_ids(prepared)
+        images = {part: store.keep_image_ids(folder, ids) for part, ids in parts.items()}
+        for cell in group:
+            key = key_of(cell)
+            figures, seconds = _timed(key, experiment.measure, prepared, cell, folder)
+            yield {
+                "experiment": experiment.NAME,
+                "key": key,
+                **cell,
+                **figures,
+                "seconds": seconds,
+                "setup_seconds": setup_seconds,
+                "images": images,
+                **made_by,
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+
+
+def _timed(what: str, function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    start = time.perf_counter()
+    try:
+        result = function(*arguments)
+    except GgdjaxError as error:
+        raise GgdjaxError(f"{what}: {error}") from error
+    return result, round(time.perf_counter() - start, 3)

@@ -1,0 +1,146 @@
+"""Spread the cells of an experiment over processes of this machine, or over the tasks of a SLURM array.
+
+Every process takes every n-th cell, has its own results file and its own mesh, that of the devices it sees.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from dataclasses import dataclass
+from multiprocessing import connection
+from typing import TYPE_CHECKING, Any, Literal
+
+import rich
+from rich.console import Console
+
+from experiments import display, runner, store
+from experiments.experiment import Experiment
+from experiments.plan import plan, seconds_left
+from ggdjax import GgdjaxError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slurm:
+    """What each task of a SLURM array asks for (`--submit slurm`)."""
+
+    partition: str | None = None
+    """Partition; none: the cluster's default."""
+    minutes: int = 240
+    """Time limit; a task that reaches it is queued again and goes on."""
+    cpus: int = 4
+    """Processors."""
+    gpus: int = 0
+    """Accelerators."""
+    memory_gb: int = 16
+    """Memory."""
+
+
+def run_workers(experiment: Experiment, folder: Path, workers: int, console: Console) -> None:
+    """Run the cells in so many processes, which end with this one, and print the table of the cells.
+
+    Where CUDA_VISIBLE_DEVICES names devices, they are dealt to the processes.
+
+    Raises:
+        GgdjaxError: more processes than devices, another run holds the folder, or a process failed.
+    """
+    devices = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if devices and workers > len(devices):
+        raise GgdjaxError(
+            f"`--workers` is {workers}, but CUDA_VISIBLE_DEVICES names {len(devices)} devices: ask for fewer"
+        )
+    context = multiprocessing.get_context("spawn")
+    with store.whole_folder(folder):
+        planned = plan(experiment, folder)
+        display.print_plan(planned, folder, workers, console)
+        todo = planned.todo
+        messages = context.SimpleQueue()
+        processes = [
+            context.Process(
+                target=_work,
+                args=(experiment, folder, (index + 1, workers), ",".join(devices[index::workers]), messages),
+                daemon=True,
+            )
+            for index in range(workers if todo else 0)
+        ]
+        for process in processes:
+            process.start()
+        with display.progress_bar(console, len(todo)) as update:
+            running = processes
+            while running:
+                connection.wait([process.sentinel for process in running], timeout=1.0)
+                running = [process for process in running if process.exitcode is None]
+                now = plan(experiment, folder)
+                update(len(todo) - len(now.todo), seconds_left(now.todo, list(now.rows.values()))[0] / workers)
+        for number, process in enumerate(processes, 1):
+            if process.exitcode:
+                why = messages.get() if not messages.empty() else f"ended with status {process.exitcode}"
+                raise GgdjaxError(f"process {number} of {workers}: {why}; what is finished is kept")
+    display.print_table(experiment, plan(experiment, folder), console)
+
+
+def _work(experiment: Experiment, folder: Path, shard: tuple[int, int], devices: str, messages: Any) -> None:
+    """Run one shard inside a process of its own, under the parent's lock, and end with the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends the others
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    rich.get_console().quiet = True  # the parent shows the bar
+    if devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices
+    try:
+        for _ in runner.finish(experiment, folder, shard):
+            pass
+    except GgdjaxError as error:
+        messages.put(str(error))
+        raise SystemExit(2) from None
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+class _Task:
+    """One task of an array; one that ran out of time or was preempted is queued again."""
+
+    def __call__(self, experiment: Experiment, folder: Path, shard: tuple[int, int]) -> None:
+        runner.run(experiment, folder, shard, Console(width=160))
+
+    def checkpoint(self, *args: Any) -> Any:
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self, *args)
+
+
+def submit(
+    experiment: Experiment, folder: Path, tasks: int, cluster: Literal["slurm", "local", "debug"], options: Slurm
+) -> list[Any]:
+    """Submit one shard per task by submitit and return its jobs.
+
+    Raises:
+        GgdjaxError: submitit is not installed, or there is no such cluster here.
+    """
+    try:
+        import submitit
+    except ImportError:
+        raise GgdjaxError("`--submit` needs submitit: pip install -c constraints.txt -e '.[slurm]'") from None
+    with store.shared_folder(folder):
+        pass  # a whole run in this folder is told of before anything is submitted
+    try:
+        executor = submitit.AutoExecutor(folder=folder.resolve() / "submitit", cluster=cluster)
+    except RuntimeError as error:
+        raise GgdjaxError(f"`--submit {cluster}` is not possible here: {error}") from None
+    executor.update_parameters(
+        name=experiment.NAME,
+        timeout_min=options.minutes,
+        cpus_per_task=options.cpus,
+        gpus_per_node=options.gpus,
+        mem_gb=options.memory_gb,
+        **({"slurm_partition": options.partition} if options.partition else {}),
+    )
+    shards = [(index + 1, tasks) for index in range(tasks)]
+    return executor.map_array(_Task(), [experiment] * tasks, [folder.resolve()] * tasks, shards)
