@@ -47,9 +47,11 @@ def print_plan(planned: Plan, folder: Path, processes: int, console: Console) ->
         console.print(f"{others} finished cells were made by another version of the code", highlight=False)
 
 
-def print_estimate(seconds: float, console: Console) -> None:
-    """Print what the first cell tells of the others."""
-    console.print(f"By the first cell, the others take about {_duration(seconds)}", highlight=False)
+def print_estimate(cells: int, seconds: float, unlike: int, console: Console) -> None:
+    """Print what the first cell tells of the others, and how many it tells nothing of."""
+    line = f"By the first cell, {cells} cells like it take about {_duration(seconds)}"
+    line += f"; {unlike} are of other networks or kinds" if unlike else ""
+    console.print(line, highlight=False)
 
 
 def print_table(experiment: Experiment, planned: Plan, console: Console) -> None:

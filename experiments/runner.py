@@ -32,14 +32,14 @@ def run(experiment: Experiment, folder: Path, shard: tuple[int, int] | None, con
         planned = plan(experiment, folder, shard)
         display.print_plan(planned, folder, 1, console)
         left, rows = planned.todo, list(planned.rows.values())
-        unknown = seconds_left(left, rows)[1]
+        unknown = len(left) and seconds_left(left, rows)[1] == len(left)
         with display.progress_bar(console, len(left)) as update:
             for number, row in enumerate(finish(experiment, folder, shard), 1):
                 rows.append(row)
-                seconds, still_unknown = seconds_left(left[number:], rows)
+                seconds, unlike = seconds_left(left[number:], rows)
                 update(number, seconds)
-                if number == 1 and unknown and not still_unknown:
-                    display.print_estimate(seconds, console)
+                if number == 1 and unknown and len(left) > 1:
+                    display.print_estimate(len(left) - 1 - unlike, seconds, unlike, console)
     display.print_table(experiment, plan(experiment, folder, shard), console)
 
 
