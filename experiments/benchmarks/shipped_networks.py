@@ -34,7 +34,9 @@ def digits() -> tuple[network.Network, data.ImageSet]:
 def resnet20() -> tuple[network.Network, data.ImageSet]:
     """Return the shipped ResNet-20 and CIFAR-10."""
     net = zoo.load("resnet20")
-    return net, data.open_images(data_folder() / CIFAR10, data.preset("cifar10").for_input(net.input_shape))
+    return net, data.open_images(
+        data_folder() / CIFAR10, data.preset("cifar10", layout="NHWC").for_input(net.input_shape)
+    )
 
 
 #: Name -> its network and images, and what they are.

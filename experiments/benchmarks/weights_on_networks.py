@@ -4,9 +4,9 @@
     python -m experiments.benchmarks.weights_on_networks --network resnet20
 
 Per layer (normalizations folded), one fractional length F per tensor: ours, `best_fractional_length`, and the rule of
-dynamic fixed point, `max_fractional_length`, by which the largest value just fits; and the SQNR of each. Weights at 8,
-6 and 4 bits, biases at these and at 16, the default. Expected: the same F for many tensors at 8 bits, a larger F (finer
-steps, a few values clipped) at 4, and never a lower SQNR. Results: `experiments/results/weights_on_networks.json`.
+dynamic fixed point, `max_fractional_length`, by which the largest value just fits; and the SQNR of each, at 16,
+8, 6 and 4 bits. Expected: the same F for many tensors at 8 bits, a larger F (finer steps, a few values clipped) at 4,
+and never a lower SQNR. Results: `experiments/results/weights_on_networks.json`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from experiments.real_networks import NETWORKS, RealNetwork
 from ggdjax import network, quantization, report, steps
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "weights_on_networks.json"
-WEIGHT_BITS, BIAS_BITS = (8, 6, 4), (16, 8, 6, 4)
+BITS = (16, 8, 6, 4)
 
 
 def compare(values: np.ndarray, widths: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -54,13 +54,13 @@ def measure(real: RealNetwork) -> list[dict[str, Any]]:
     net = network.fold_batch_norm(real.load())
     rows = []
     for node in track(net.graph.quantizable, f"{real.name}: layers"):
-        for kind, role, widths in (("weight", "kernel", WEIGHT_BITS), ("bias", "bias", BIAS_BITS)):
+        for kind, role in (("weight", "kernel"), ("bias", "bias")):
             key = node.param(role)
             if key is None:
                 continue
             values = np.asarray(net.params[key])
             head = {"network": real.name, "layer": node.name, "kind": kind, "shape": list(values.shape)}
-            rows.extend(head | entry for entry in compare(values, widths))
+            rows.extend(head | entry for entry in compare(values, BITS))
     return rows
 
 

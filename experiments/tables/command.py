@@ -60,10 +60,8 @@ def pages(content: Content, entries: Sequence[Entry]) -> dict[str, str]:
 
 def index(results: Results) -> str:
     """Return the page that names all tables and where their figures were measured."""
-    used = {name: [c.name for c in CONTENTS.values() if name in c.sources] for name, *_ in results.sources()}
-    for name in used:
-        if name.startswith("peers/"):
-            used[name] = ["T3", "T7"]
+    sources = results.sources()
+    used = {source.name: [c.name for c in CONTENTS.values() if source.feeds in c.sources] for source in sources}
     lines = [
         "# Tables",
         "",
@@ -84,12 +82,11 @@ def index(results: Results) -> str:
         "| results | tables | made by | device | day |",
         "|---|---|---|---|---|",
     ]
-    for name, command, device, day in results.sources():
-        if used[name]:
-            lines.append(f"| [`{name}`](../{name}) | {', '.join(used[name])} | `{command}` | {device} | {day} |")
-    missing = [
-        name for content in CONTENTS.values() for name in content.sources if not (results.folder / name).is_file()
-    ]
+    for source in sources:
+        if used[source.name]:
+            cells = f"`{source.command}` | {source.device} | {source.day}"
+            lines.append(f"| [`{source.name}`](../{source.name}) | {', '.join(used[source.name])} | {cells} |")
+    missing = [name for content in CONTENTS.values() for name in content.sources if not results.holds(name)]
     if missing:
         lines += ["", f"Not there: {', '.join(f'`{name}`' for name in dict.fromkeys(missing))}."]
     return "\n".join(lines) + "\n"
@@ -159,7 +156,5 @@ def _run(args: argparse.Namespace) -> None:
 
     for name, content in chosen.items():
         with mpl.rc_context(plots.STYLE):
-            plots.save(
-                content.draw(entries[name]), out / name, (".svg", ".png", ".pdf") if args.pdf else (".svg", ".png")
-            )
+            plots.save(content.draw(entries[name]), out / name, pdf=args.pdf)
         print(f"{out / name}.md: {content.title}", flush=True)

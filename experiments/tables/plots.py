@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +23,8 @@ STYLE = {
     "axes.spines.right": False,
     "axes.edgecolor": GREY,
     "svg.hashsalt": "ggdjax",
+    "svg.fonttype": "none",
 }
-FORMATS = {".svg": {"Date": None}, ".png": {"Software": None}, ".pdf": {"CreationDate": None}}
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -32,10 +34,19 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save(figure: Figure, stem: Path, suffixes: Sequence[str]) -> None:
-    """Write the figure; the same figure makes the same bytes."""
-    for suffix in suffixes:
-        figure.savefig(stem.with_suffix(suffix), dpi=110, metadata=FORMATS[suffix])
+def save(figure: Figure, stem: Path, *, pdf: bool) -> None:
+    """Write SVG and PNG, small, and PDF where asked for; the same figure makes the same bytes."""
+    from PIL import Image
+
+    text, pixels = io.StringIO(), io.BytesIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    # A hundredth of a point is seen by nobody.
+    stem.with_suffix(".svg").write_text(re.sub(r"(\d\.\d\d)\d+", r"\1", text.getvalue()), encoding="utf-8")
+    figure.savefig(pixels, format="png", dpi=100)
+    small = Image.open(pixels).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    small.save(stem.with_suffix(".png"), optimize=True)
+    if pdf:
+        figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
 
 
 def says_not_run(axes: Axes) -> None:
@@ -51,8 +62,8 @@ def label_ends(axes: Axes, x: float, labels: Sequence[tuple[float, str, str]], g
     places = [min(max(y, low), high) for y, _, _ in order]
     for i in range(1, len(places)):
         places[i] = max(places[i], places[i - 1] + least)
-    excess = max(0.0, places[-1] - high) if places else 0.0
-    places = [place - excess for place in places]
+    if places:
+        places[-1] = min(places[-1], high)
     for i in range(len(places) - 2, -1, -1):
         places[i] = min(places[i], places[i + 1] - least)
     for place, (y, text, colour) in zip(places, order, strict=True):

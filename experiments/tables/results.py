@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.store import read_rows
 from ggdjax._errors import GgdjaxError
 
 FOLDER = Path(__file__).resolve().parents[1] / "results"
@@ -32,10 +33,23 @@ MADE_BY = {
     "steps_throughput.json": "steps_throughput",
     "time_to_choose.json": "time_to_choose",
     "weights_on_networks.json": "weights_on_networks",
-    "zoo_check.json": "zoo_check",
 }
+#: Results file -> the experiment of the runner whose cells count as more of its rows.
+RUNS = {"schemes_on_networks.jsonl": "schemes", "backward_forward.jsonl": "tuning"}
 PEERS = "peers"
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One file or folder of results and what it says of itself."""
+
+    name: str
+    feeds: str
+    """The results file that a table names as its source."""
+    command: str
+    device: str
+    day: str
 
 
 @dataclass(frozen=True)
@@ -63,19 +77,33 @@ class Results:
             raise GgdjaxError(f"{path} is not JSON ({error}); delete it and run {command_of(name)}") from None
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """Return the rows of a file: its lines, its list, or what it holds under `rows`."""
+        """Return the rows of a file: its lines, its list, or what it holds under `rows`.
+
+        Cells of the runner (`python -m experiments … --out` into a folder beside the file) come first, so that the
+        file has the last word.
+        """
         found = self.read(name)
-        return found if isinstance(found, list) else found.get("rows", [])
+        found = found if isinstance(found, list) else found.get("rows", [])
+        return [row for folder in self._run_folders(name) for row in _cells(folder, RUNS[name])] + found
+
+    def _run_folders(self, name: str) -> list[Path]:
+        if name not in RUNS:
+            return []
+        folders = dict.fromkeys(path.parent for path in sorted(self.folder.glob("*/cells-*.jsonl")))
+        return [folder for folder in folders if _cells(folder, RUNS[name])]
+
+    def _peer_files(self) -> list[Path]:
+        return sorted(path for path in (self.folder / PEERS).glob("*") if path.suffix in (".csv", ".jsonl"))
+
+    def _peer_rows(self, path: Path) -> list[dict[str, Any]]:
+        if path.suffix == ".jsonl":
+            return self.read(f"{PEERS}/{path.name}")
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
 
     def peers(self) -> list[dict[str, Any]]:
         """Return the rows of other tools; empty fields left out, figures as numbers."""
-        rows: list[dict[str, Any]] = []
-        for path in sorted((self.folder / PEERS).glob("*")):
-            if path.suffix == ".csv":
-                with path.open(encoding="utf-8", newline="") as file:
-                    rows += list(csv.DictReader(file))
-            elif path.suffix == ".jsonl":
-                rows += self.read(f"{PEERS}/{path.name}")
+        rows = [row for path in self._peer_files() for row in self._peer_rows(path)]
         whole = (
             "top1",
             "top5",
@@ -89,29 +117,31 @@ class Results:
         except ValueError as error:
             raise GgdjaxError(f"{self.folder / PEERS}: a figure is no number: {error}") from None
 
-    def sources(self) -> list[tuple[str, str, str, str]]:
-        """Return file, command, device with versions, and day, for every source that is there."""
+    def holds(self, name: str) -> bool:
+        """Return whether there is anything of a results file, or of the peers' folder."""
+        return (self.folder / name).exists() or bool(self._run_folders(name))
+
+    def sources(self) -> list[Source]:
+        """Return every source that is there, with command, device, versions and day."""
         found = []
         for name in MADE_BY:
             if (self.folder / name).is_file():
-                said = list(_provenance(self.read(name)))
-                devices = _joined(_device(row) for row in said)
-                days = {row["measured"][:10] for row in said if _DATE.match(str(row.get("measured", "")))}
-                found.append((name, command_of(name), devices, _span(days) or self._committed(name)))
-        for path in sorted((self.folder / PEERS).glob("*")):
-            if path.suffix in (".csv", ".jsonl"):
-                rows = [row for row in self._of_peer(path)]
-                devices = _joined(_device(row) for row in rows)
-                days = {str(row["measured"])[:10] for row in rows if row.get("measured")}
-                name = f"{PEERS}/{path.name}"
-                found.append((name, f"see {PEERS}/README.md", devices, _span(days) or self._committed(name)))
+                found.append(self._source(name, name, command_of(name), self.read(name)))
+            for folder in self._run_folders(name):
+                command = f"python -m experiments {RUNS[name]}"
+                found.append(self._source(folder.name, name, command, _cells(folder, RUNS[name])))
+        for path in self._peer_files():
+            name = f"{PEERS}/{path.name}"
+            found.append(self._source(name, PEERS, f"see {PEERS}/README.md", self._peer_rows(path)))
         return found
 
-    def _of_peer(self, path: Path) -> list[dict[str, Any]]:
-        if path.suffix == ".jsonl":
-            return self.read(f"{PEERS}/{path.name}")
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+    def _source(self, name: str, feeds: str, command: str, held: Any) -> Source:
+        said = list(_provenance(held))
+        devices = "; ".join(dict.fromkeys(map(_device, said))) or "not recorded"
+        days = {str(row.get("finished", row.get("measured", "")))[:10] for row in said}
+        days = sorted(day for day in days if _DATE.fullmatch(day))
+        day = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else self._committed(name)
+        return Source(name=name, feeds=feeds, command=command, device=devices, day=day)
 
     def _committed(self, name: str) -> str:
         """Return the day of the last commit of a file, where git knows it."""
@@ -126,6 +156,11 @@ class Results:
 def command_of(name: str) -> str:
     """Return the command that makes a results file."""
     return f"python -m experiments.benchmarks.{MADE_BY.get(name, name)}"
+
+
+def _cells(folder: Path, experiment: str) -> list[dict[str, Any]]:
+    """Return the finished cells of one experiment, with the first seed alone."""
+    return [row for row in read_rows(folder) if row["experiment"] == experiment and row["seed"] == 0]
 
 
 def _provenance(held: Any) -> Iterator[dict[str, Any]]:
@@ -149,11 +184,3 @@ def _device(row: dict[str, Any]) -> str:
     if "architecture" in machine:
         text += f" ({machine['architecture']})"
     return text + "".join(f", {name} {versions[name]}" for name in ("ggdjax", "jax") if name in versions)
-
-
-def _joined(texts: Iterator[str]) -> str:
-    return "; ".join(dict.fromkeys(texts)) or "not recorded"
-
-
-def _span(days: set[str]) -> str:
-    return " to ".join(dict.fromkeys((min(days), max(days)))) if days else ""

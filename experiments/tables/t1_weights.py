@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.benchmarks.weights_on_networks import BIAS_BITS, WEIGHT_BITS
+from experiments.benchmarks.weights_on_networks import BITS
 from experiments.real_networks import NETWORKS
 from experiments.tables.content import Content
 from experiments.tables.entries import Cell, Entry, lookup, networks_of, number, pivot, select
@@ -26,8 +26,9 @@ METRICS = {
     "sqnr_db": "SQNR of one layer, dB",
 }
 RULES = {"best": "best", "max_rule": "max"}
-#: Kind of tensor -> its widths, the default one first.
-KINDS = {"weight": WEIGHT_BITS, "bias": BIAS_BITS}
+KINDS = ("weight", "bias")
+#: Widths that are drawn.
+DRAWN = ("8", "6", "4")
 
 
 def entries(results: Results) -> list[Entry]:
@@ -35,8 +36,8 @@ def entries(results: Results) -> list[Entry]:
     rows = results.rows("weights_on_networks.json")
     means, layers = [], []
     for name in NETWORKS:
-        for kind, widths in KINDS.items():
-            for bits in widths:
+        for kind in KINDS:
+            for bits in BITS:
                 of = [row for row in rows if (row["network"], row["kind"], row["bits"]) == (name, kind, bits)]
                 head = {"network": name, "bits": str(bits)}
                 for rule, label in RULES.items():
@@ -53,7 +54,8 @@ def entries(results: Results) -> list[Entry]:
                 scheme = f"{kind}, best"
                 means.append(Entry(**head, scheme=scheme, metric="other_length", value=other if of else None))
                 means.append(Entry(**head, scheme=scheme, metric="layers", value=len(of) or None))
-    return means + layers
+    order = {item: place for place, item in enumerate(dict.fromkeys(entry.item for entry in layers))}
+    return means + sorted(layers, key=lambda entry: order[entry.item])
 
 
 def tables(found: Sequence[Entry]) -> list[Table]:
@@ -106,9 +108,9 @@ def draw(found: Sequence[Entry]) -> Figure:
     """Draw the SQNR of every layer's weights by both rules, one panel per network and width."""
     names = networks_of(found) or list(NETWORKS)
     figure = new_figure(10, 2.3 * len(names) + 0.4)
-    panels = figure.subplots(len(names), len(WEIGHT_BITS), sharex="row", sharey="col", squeeze=False)
+    panels = figure.subplots(len(names), len(DRAWN), sharex="row", sharey="col", squeeze=False)
     for row, name in zip(panels, names, strict=True):
-        for axes, bits in zip(row, map(str, WEIGHT_BITS), strict=True):
+        for axes, bits in zip(row, DRAWN, strict=True):
             layers = select(found, network=name, bits=bits, metric="sqnr_db")
             best = lookup(select(layers, scheme="weight, best"), "item")
             other = lookup(select(layers, scheme="weight, max"), "item")

@@ -37,7 +37,9 @@ def entries(results: Results) -> list[Entry]:
     }
     made = []
     for name in dict.fromkeys([*NETWORKS, *(network for network, _, _ in found)]):
-        first = {scheme: found.get((name, scheme, BITS[0]), {}).get("mean_sqnr_db", 0.0) for scheme in schemes.names()}
+        first = {
+            scheme: found.get((name, scheme, BITS[0]), {}).get("mean_sqnr_db") or 0.0 for scheme in schemes.names()
+        }
         for scheme in sorted(first, key=lambda scheme: -first[scheme]):
             for bits in BITS:
                 row = found.get((name, scheme, bits), {})
@@ -87,12 +89,15 @@ def draw(found: Sequence[Entry]) -> Figure:
             colour = NAMED.get(scheme, LIGHT)
             style = {"color": colour, "lw": 2.6 if scheme == "ggd" else 0.9}
             style |= {"zorder": 3 if scheme == "ggd" else 2 if scheme in NAMED else 1}
+            if scheme == "mse-search":
+                style |= {"ls": (0, (3, 3)), "lw": 1.4, "zorder": 4}
             points = [(bits, value[scheme, str(bits)]) for bits in widths if (scheme, str(bits)) in value]
             left.plot(*zip(*points, strict=True), **style)
             loss = [(bits, y - search[bits]) for bits, y in points if search[bits] is not None]
             right.plot(*zip(*loss, strict=True), **style)
-            if scheme in NAMED:
+            if scheme in ("ggd", "max-abs", "sqnr-laplace"):
                 ends["left"].append((points[-1][1], scheme, colour))
+            if scheme in NAMED:
                 ends["right"].append((loss[-1][1], scheme, colour) if loss else (0.0, scheme, colour))
         if not value:
             says_not_run(left)
@@ -102,7 +107,7 @@ def draw(found: Sequence[Entry]) -> Figure:
         for axes, side in ((left, "left"), (right, "right")):
             axes.grid(alpha=0.3)
             axes.set_xticks(widths)
-            label_ends(axes, widths[-1], ends[side], 0.085)
+            label_ends(axes, widths[-1], ends[side], 0.08)
     for axes in panels[-1]:
         axes.set_xlabel("bits")
     return figure

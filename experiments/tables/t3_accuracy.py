@@ -125,7 +125,7 @@ def accuracy(cell: Cell, most: int) -> str:
 
 
 def draw(found: Sequence[Entry]) -> Figure:
-    """Draw top-1 against widths: our schemes as lines, other tools as dots."""
+    """Draw top-1 against widths: our schemes as lines, other tools as crosses."""
     names = networks_of(found)
     figure = new_figure(10, 3.2 * ((len(names) + 1) // 2) + 0.4)
     panels = figure.subplots((len(names) + 1) // 2, 2, squeeze=False).ravel()
@@ -154,18 +154,22 @@ def _panel(axes: Axes, found: Sequence[Entry], name: str) -> None:
         ends.append((100 * own[FLOAT, FLOAT], "float", "black"))
     for scheme in sorted({scheme for scheme, _ in own} - {FLOAT}, key=lambda scheme: scheme == "ggd"):
         points = [(i, 100 * own[scheme, widths]) for i, widths in enumerate(order) if (scheme, widths) in own]
-        style = {"color": NAMED.get(scheme, LIGHT), "lw": 2.6 if scheme == "ggd" else 0.9}
+        style = {"color": NAMED.get(scheme, LIGHT), "lw": 2.6 if scheme == "ggd" else 0.9, "marker": ".", "ms": 4}
         axes.plot(*zip(*points, strict=True), zorder=3 if scheme == "ggd" else 1 + (scheme in NAMED), **style)
         if scheme in ("ggd", "max-abs") or (scheme == "kl" and points[-1][0] == len(order) - 1):
             ends.append((points[-1][1], scheme, NAMED[scheme]))
     beside = [e for e in found if e.item and e.value is not None and e.bits in order]
     tools = [e for e in beside if e.item != OURS]
-    axes.plot(
-        [order.index(e.bits) for e in tools], [100 * e.value for e in tools], ".", color=GREY, ms=5, alpha=0.7, zorder=0
-    )
+    groups = [(tools, "x", GREY, "other tools")]
     for scheme, colour, marker in ((GRADIENT, GREEN, "D"), (SEARCHED, ORANGE, "^")):
-        tuned = select(beside, item=OURS, scheme=scheme)
-        axes.plot([order.index(e.bits) for e in tuned], [100 * e.value for e in tuned], marker, color=colour, ms=5)
+        groups.append((select(beside, item=OURS, scheme=scheme), marker, colour, scheme))
+    for group, marker, colour, label in groups:
+        if group:
+            x = [order.index(e.bits) - 0.08 for e in group]
+            axes.plot(x, [100 * e.value for e in group], marker, color=colour, ms=4.5, label=label)
+    if any(group for group, *_ in groups):
+        axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(0.95, 0.05))
+    axes.set_ylim(bottom=0)
     label_ends(axes, len(order) - 1, ends, 0.08)
 
 
@@ -180,13 +184,13 @@ CONTENT = Content(
         "costs. The tools place their quantizers as they see fit (see `peers/README.md`); tuned networks are judged on "
         "images that did not tune."
     ),
-    sources=("schemes_on_networks.jsonl", "gradient_tuning.json", "backward_forward.jsonl"),
+    sources=("schemes_on_networks.jsonl", "peers", "gradient_tuning.json", "backward_forward.jsonl"),
     metrics=METRICS,
     entries=entries,
     tables=tables,
     draw=draw,
     caption=(
-        "Top-1 against widths: `ggd` bold, other schemes grey, other tools as dots, `ggd` tuned by gradients as green "
-        "diamonds and by the backward-forward search as orange triangles."
+        "Top-1 against widths: `ggd` bold, other schemes grey, other tools as crosses; `ggd` tuned by gradients as "
+        "green diamonds, by the backward-forward search as orange triangles."
     ),
 )

@@ -28,6 +28,8 @@ METRICS = {
 SEARCH, OTHERS = "backward-forward", "gradients and others"
 #: Stage of a search -> how it reads.
 STAGES = {"before": "before", "backward": "after the backward sweep", "forward": "after the forward sweep"}
+#: What the runner may add to a search.
+FINISH = {"gradient": "then by gradients"}
 
 
 def entries(results: Results) -> list[Entry]:
@@ -62,7 +64,8 @@ def _run(row: dict) -> str:
 
 def _search(row: dict, **key: str) -> list[Entry]:
     made = []
-    for stage, label in STAGES.items():
+    finish = {stage: label for stage, label in FINISH.items() if stage in row.get("stages", {})}
+    for stage, label in (STAGES | finish).items():
         judged = row.get("stages", {}).get(stage, {})
         images = judged.get("held_out_images")
         made += accuracies(top1=judged.get("top1"), top5=judged.get("top5"), images=images, scheme=label, **key)
@@ -78,7 +81,7 @@ def tables(found: Sequence[Entry]) -> list[Table]:
     for name in networks_of(found):
         own = select(found, network=name)
         most = max((e.images or 0 for e in own), default=0)
-        layout = {"rows": {"tuning": "item", "network": "scheme"}, "columns": "bits"}
+        layout = {"rows": {"tuning": "item", "state": "scheme"}, "columns": "bits"}
         layout["heads"] = {widths: f"W{widths.replace('/', 'A')}" for widths in WIDTHS}
         made.append(
             pivot(
@@ -122,6 +125,7 @@ def draw(found: Sequence[Entry]) -> Figure:
         axes.set_title(f"{name}: top-1, %")
         if not lines[name]:
             says_not_run(axes)
+            axes.set_xticks([])
             axes.set_yticks([])
             continue
         for place, (_, points, colour) in enumerate(lines[name]):
@@ -143,7 +147,7 @@ def _dumbbells(found: Sequence[Entry]) -> list[tuple[str, list[float], str]]:
     for widths in WIDTHS:
         label = f"W{widths.replace('/', 'A')}"
         for item in dict.fromkeys(e.item for e in found if e.item != OTHERS):
-            points = [value[key] for stage in STAGES.values() if (key := (item, stage, widths)) in value]
+            points = [value[key] for stage in (STAGES | FINISH).values() if (key := (item, stage, widths)) in value]
             if len(points) > 1:
                 made.append((f"{label} {item}", points, BLUE))
         for method in METHODS[1:]:

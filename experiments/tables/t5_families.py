@@ -113,8 +113,8 @@ def draw(found: Sequence[Entry]) -> Figure:
     mean = lookup(select(found, metric="mean_kolmogorov_smirnov"), "network", "scheme")
     values = [[mean.get((name, family)) for name in names] for family in ORDER]
     texts = [["not run" if v is None else f"{v:.4f}" for v in row] for row in values]
-    heat_map(right, values, ORDER, names, texts, colours="cividis_r", low=0.0, high=0.12)
-    right.tick_params(axis="x", labelrotation=12)
+    short = [name.replace("-", "\n", 1) for name in names]
+    heat_map(right, values, ORDER, short, texts, colours="cividis_r", low=0.0, high=0.12)
     right.set_title("mean KS distance")
     return figure
 

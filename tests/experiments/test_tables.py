@@ -1,0 +1,226 @@
+"""The tables: what they say of made-up results, and that the committed ones are what the results give."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from experiments.benchmarks.weights_on_networks import compare
+from experiments.tables import main, plots
+from experiments.tables.command import CONTENTS
+from experiments.tables.results import FOLDER, Results
+from experiments.tables.table import Table
+from ggdjax.quantization import Accuracy
+
+ENVIRONMENT = {
+    "versions": {"ggdjax": "0.1.0", "jax": "0.10.2"},
+    "device": {"kind": "cpu", "platform": "cpu", "count": 1},
+    "machine": {"system": "linux", "architecture": "x86_64"},
+}
+
+
+def scheme_row(kind: str, scheme: str, bits: int, **figures: object) -> dict:
+    return {"kind": kind, "network": "resnet20", "bits": bits, "scheme": scheme, **figures, **ENVIRONMENT}
+
+
+ROWS = (
+    scheme_row("sqnr", "ggd", 8, mean_sqnr_db=42.294, min_sqnr_db=39.934),
+    scheme_row("sqnr", "max-abs", 8, mean_sqnr_db=40.97, min_sqnr_db=38.77),
+    scheme_row("sqnr", "mse-search", 8, mean_sqnr_db=50.0, min_sqnr_db=39.95),
+    scheme_row("accuracy", "float", 32, top1=0.8103, top5=0.9872, held_out_images=10000),
+    scheme_row("accuracy", "ggd", 8, top1=0.811, top5=0.9867, held_out_images=10000),
+    scheme_row("accuracy", "kl", 8, top1=0.8, top5=0.97, held_out_images=300),
+)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Return a small folder of results; the last line is half written."""
+    folder = tmp_path / "results"
+    (folder / "peers").mkdir(parents=True)
+    lines = [json.dumps(row) for row in ROWS]
+    (folder / "schemes_on_networks.jsonl").write_text("\n".join([*lines, lines[0][:40]]))
+    (folder / "peers" / "some.csv").write_text(
+        "network,tool,scheme,weights_per,widths,top1,top5,held_out_images,version,measured,device\n"
+        "resnet20,atool,min_max,channel,8/4,0.6025,,10000,1.0,2026-11-23,two cores\n"
+    )
+    return folder
+
+
+def texts_of(folder: Path, *arguments: str) -> dict[str, str]:
+    """Return the texts that the command writes for some tables, pictures and all."""
+    out = folder.parent / "out"
+    main([*arguments, "--results", str(folder), "--out", str(out)])
+    return {path.name: path.read_text() for path in out.iterdir() if path.suffix in (".md", ".tex", ".csv")}
+
+
+def line_of(text: str, start: str) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {start} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_committed_tables_are_what_the_results_give(capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["--check"])
+    assert done.value.code == 0, capsys.readouterr().out
+
+
+def test_sqnr_table(results):
+    text = texts_of(results, "T2")["T2.md"]
+    # The search does not compete; widths without a result say so.
+    assert line_of(text.split("## squeezenet")[0], "ggd") == ["ggd", "**42.29 (39.93)**", *["not run"] * 5]
+    assert line_of(text.split("## squeezenet")[0], "mse-search")[1] == "50.00 (39.95)"
+    assert set(line_of(text.split("## squeezenet")[1].split("##")[0], "kl")[1:]) == {"not run"}
+
+
+def test_accuracy_table(results):
+    texts = texts_of(results, "T3")
+    first = texts["T3.md"].split("beside other tools")[0]
+    assert "float 81.03 / 98.72 on 10,000 held-out images" in first
+    assert line_of(first, "ggd")[1] == "81.10 / 98.67"
+    assert line_of(first, "kl")[1] == "80.00 / 97.00 (300 images)"
+    assert line_of(texts["T3.md"], "atool, channel") == ["atool, channel", "min_max", *["not run"] * 5, "**60.25**"]
+    rows = list(csv.DictReader(texts["T3.csv"].splitlines()))
+    (row,) = [row for row in rows if (row["scheme"], row["metric"], row["images"]) == ("kl", "top1", "300")]
+    interval = Accuracy(top1=0.8, top5=0.97, images=300).interval()
+    np.testing.assert_allclose([float(row["low"]), float(row["high"])], interval, rtol=1e-8)
+    assert {row["value"] for row in rows if row["network"] == "squeezenet"} == {"not run"}
+
+
+def test_index_names_sources_with_day_and_device(results):
+    main(["--results", str(results)])
+    text = (results / "tables" / "README.md").read_text()
+    assert "| cpu (x86_64), ggdjax 0.1.0, jax 0.10.2 |" in text
+    assert "[`peers/some.csv`](../peers/some.csv) | T3, T7 | `see peers/README.md` | two cores | 2026-11-23 |" in text
+    assert "Not there:" in text
+    assert "`weights_on_networks.json`" in text.split("Not there:")[1]
+    # Every picture was drawn, of whatever there was.
+    assert {path.suffix for path in (results / "tables").iterdir()} == {".md", ".tex", ".csv", ".svg", ".png"}
+    assert len(list((results / "tables").glob("T*.png"))) == len(CONTENTS) == 8
+
+
+def test_check_names_each_file_that_differs(results, capsys):
+    texts_of(results, "T2", "T8")
+    out = results.parent / "out"
+    (out / "T8.md").write_text("old")
+    (out / "T2.csv").unlink()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as done:
+        main(["T2", "T8", "--check", "--results", str(results), "--out", str(out)])
+    lines = capsys.readouterr().out.splitlines()
+    assert done.value.code == 1
+    assert len(lines) == 2
+    assert lines[0].startswith(f"{out / 'T2.csv'} is missing")
+    assert lines[1].startswith(f"{out / 'T8.md'} is not what the results give")
+
+
+def test_cells_of_the_runner_fill_gaps(results):
+    run = results / "run"
+    run.mkdir()
+    provenance = {"experiment": "schemes", "config_hash": "0", "seed": 0, "finished": "2026-11-24T10:00:00+00:00"}
+    rows = [
+        scheme_row("sqnr", "kl", 8, mean_sqnr_db=41.5, min_sqnr_db=39.0),
+        scheme_row("sqnr", "ggd", 8, mean_sqnr_db=1.0, min_sqnr_db=1.0),
+        scheme_row("sqnr", "octav", 8, mean_sqnr_db=2.0, min_sqnr_db=2.0) | {"seed": 1},
+    ]
+    lines = [json.dumps(provenance | row | {"key": str(i)}) + "\n" for i, row in enumerate(rows)]
+    (run / "cells-1-of-1.jsonl").write_text("".join(lines))
+    text = texts_of(results, "T2")["T2.md"].split("## squeezenet")[0]
+    assert line_of(text, "kl")[1] == "41.50 (39.00)"
+    assert line_of(text, "ggd")[1] == "**42.29 (39.93)**"  # the file has the last word
+    assert line_of(text, "octav")[1] == "not run"  # another seed
+    (source,) = [source for source in Results(results).sources() if source.name == "run"]
+    assert (source.day, source.command) == ("2026-11-24", "python -m experiments schemes")
+
+
+def test_figures_of_the_paper_stand_beside_ours(results, tmp_path):
+    paper = tmp_path / "paper.csv"
+    paper.write_text(
+        "table,network,scheme,bits,metric,value\n"
+        "T2,resnet20,max-abs,8,mean_sqnr_db,40.5\nT2,alexnet,ggd,8,mean_sqnr_db,39.25\n"
+    )
+    texts = texts_of(results, "T2", "--paper", str(paper))
+    text = texts["T2.md"]
+    assert "| scheme | 8 bits | 8 bits, paper | 7 bits |" in text
+    assert line_of(text.split("## squeezenet")[0], "max-abs")[1:3] == ["40.97 (38.77)", "40.50"]
+    assert line_of(text.split("## alexnet")[1], "ggd") == ["ggd", "not run", "39.25"]
+    assert [row["paper"] for row in csv.DictReader(texts["T2.csv"].splitlines()) if row["paper"]] == ["40.5", "39.25"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("T2,resnet20,ggd,8,mean_sqnr_db,41\n", "the first line of"),
+        ("table,network,scheme,bits,metric,value\nT9,a,b,8,top1,0.5\n", "line 2: `table` is 'T9'"),
+        ("table,network,scheme,bits,metric,value\nT2,a,b,8,mean_sqnr,1\n", "did you mean `mean_sqnr_db`"),
+        ("table,network,scheme,bits,metric,value\nT3,a,b,8/8,top1,81.0\n", "accuracies are fractions"),
+        ("table,network,scheme,bits,metric,value\nT3,a,b,8/8,top1,nan\n", "expected a number"),
+        ("table,network,scheme,bits,metric,value\nT3,a,b,8/8,top1\n", "line 2: 5 fields, expected 6"),
+        ("table,network,scheme,bits,metric,value\nT3,,b,8/8,top1,0.5\n", "is empty"),
+        ("table,network,scheme,bits,metric,value\n" + 2 * "T3,a,b,8/8,top1,0.5\n", "line 3: a, b, 8/8, top1 is there"),
+    ],
+)
+def test_bad_paper_is_one_line(results, tmp_path, capsys, text, said):
+    paper = tmp_path / "paper.csv"
+    paper.write_text(text)
+    with pytest.raises(SystemExit) as done:
+        main(["T2", "--results", str(results), "--paper", str(paper)])
+    error = capsys.readouterr().err
+    assert done.value.code == 2
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_bad_results_are_one_line(results, capsys):
+    (results / "families_on_networks.json").write_text("{")
+    for arguments in (["T5", "--results", str(results)], ["T5", "--results", str(results / "none")]):
+        with pytest.raises(SystemExit) as done:
+            main(arguments)
+        assert done.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_pictures_are_the_same_bytes_each_time(tmp_path):
+    content = CONTENTS["T8"]
+    entries = content.entries(Results(FOLDER))
+    with mpl.rc_context(plots.STYLE):
+        for name in ("a", "b"):
+            plots.save(content.draw(entries), tmp_path / name, pdf=True)
+    for suffix in (".svg", ".png", ".pdf"):
+        assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_latex():
+    table = Table(title="50 % of x_1", columns=("a|b", "c & d"), rows=(("**`e_f`**", "−1 µJ"),))
+    assert r"\caption{50 \% of x\_1} \\" in table.to_latex()
+    assert r"\textbf{e\_f} & $-$1 \textmu{}J \\" in table.to_latex()
+    assert r"| a\|b | c & d |" in table.to_markdown()
+
+
+def test_labels_at_the_ends_of_lines_keep_apart():
+    axes = plots.new_figure(3, 3).subplots()
+    axes.set_ylim(0, 10)
+    plots.label_ends(axes, 1.0, [(9.9, "a", "red"), (9.9, "b", "red"), (-5.0, "c", "red"), (9.8, "ggd", "blue")], 0.1)
+    places = {text.get_text(): text.xyann[1] for text in axes.texts}
+    assert places["c"] == 0.0
+    np.testing.assert_allclose(np.diff(sorted(places.values()))[1:], 0.1)
+    assert max(places.values()) <= 1.0
+
+
+def test_fractional_lengths_are_the_best_of_all():
+    values = np.random.default_rng(0).standard_t(3, 500).astype(np.float32)
+    for row in compare(values, (8, 4)):
+        half = 2.0 ** (row["bits"] - 1)
+        sqnr = {}
+        for f in range(-20, 30):
+            rounded = np.clip(np.round(values * 2.0**f), -half, half - 1) * 2.0**-f
+            sqnr[f] = 10 * np.log10(np.square(values).sum() / np.square(values - rounded).sum())
+        assert row["best"]["frac_bits"] == max(sqnr, key=sqnr.__getitem__)
+        assert row["best"]["sqnr_db"] == pytest.approx(max(sqnr.values()), abs=1e-3)
+        assert row["max_rule"]["sqnr_db"] == pytest.approx(sqnr[row["max_rule"]["frac_bits"]], abs=1e-3)
+        assert 2.0 ** -row["max_rule"]["frac_bits"] * half >= np.abs(values).max()
