@@ -40,8 +40,9 @@ def save(figure: Figure, stem: Path, *, pdf: bool) -> None:
 
     text, pixels = io.StringIO(), io.BytesIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
-    # A hundredth of a point is seen by nobody.
-    stem.with_suffix(".svg").write_text(re.sub(r"(\d\.\d\d)\d+", r"\1", text.getvalue()), encoding="utf-8")
+    # A hundredth of a point is seen by nobody; what stands between the tags is read.
+    short = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag.group()), text.getvalue())
+    stem.with_suffix(".svg").write_text(short, encoding="utf-8")
     figure.savefig(pixels, format="png", dpi=100)
     small = Image.open(pixels).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     small.save(stem.with_suffix(".png"), optimize=True)
