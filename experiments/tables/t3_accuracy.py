@@ -191,6 +191,6 @@ CONTENT = Content(
     draw=draw,
     caption=(
         "Top-1 against widths: `ggd` bold, other schemes grey, other tools as crosses; `ggd` tuned by gradients as "
-        "green diamonds, by the backward-forward search as orange triangles."
+        "green diamonds, by the backward-forward search as orange triangles, both on the images that did not tune."
     ),
 )

@@ -149,7 +149,8 @@ def _dumbbells(found: Sequence[Entry]) -> list[tuple[str, list[float], str]]:
         for item in dict.fromkeys(e.item for e in found if e.item != OTHERS):
             points = [value[key] for stage in (STAGES | FINISH).values() if (key := (item, stage, widths)) in value]
             if len(points) > 1:
-                made.append((f"{label} {item}", points, BLUE))
+                short = item.replace(f"{SEARCH} on top1", "search")
+                made.append((f"{label} {short}", points, BLUE))
         for method in METHODS[1:]:
             before, after = (value.get((OTHERS, m, widths)) for m in ("before", method))
             if after is not None:

@@ -92,6 +92,25 @@ def test_accuracy_table(results):
     assert {row["value"] for row in rows if row["network"] == "squeezenet"} == {"not run"}
 
 
+def test_tuning_table(results):
+    stages = {
+        name: {"top1": top1, "top5": 0.95, "held_out_images": 10000, "p_value": p}
+        for name, top1, p in (("before", 0.62, 1.0), ("backward", 0.66, 0.01), ("forward", 0.68, 2e-9))
+    }
+    row = {"network": "resnet20", "widths": "4/4", "objective": "top1", "seed": 0, "tuning_images": 1000}
+    row |= {"seconds": 900.4, "float_passes": 212.3, "naive_float_passes": 2900.0, "stages": stages, **ENVIRONMENT}
+    (results / "backward_forward.jsonl").write_text(json.dumps(row) + "\n")
+    lines = [line for line in texts_of(results, "T4")["T4.md"].splitlines() if "on top1, 1,000 images" in line]
+    assert [line.split(" | ")[5] for line in lines] == [
+        "62.00 / 95.00",
+        "66.00 / 95.00, p 0.01",
+        "68.00 / 95.00, p 2e-09",
+        "900 (212 of 2,900)",
+    ]
+    beside = [line for line in texts_of(results, "T3")["T3.md"].splitlines() if "backward-forward" in line]
+    assert any("68.00 / 95.00" in line for line in beside)
+
+
 def test_index_names_sources_with_day_and_device(results):
     main(["--results", str(results)])
     text = (results / "tables" / "README.md").read_text()
