@@ -7,7 +7,8 @@
 Costs follow from shapes and widths alone (see `ggdjax/datapath/dataflow.py` for the formulas, `EnergyTable` for the
 energies): one image, biases 16 bits, integer sums 32 bits, an array, registers and buffer of Eyeriss's size. The table
 and the plot are those of the row-stationary dataflow; the JSON file holds all three. Accuracy is that of the scheme
-`ggd`, weights and feature maps of the same width, where `schemes_on_networks` has measured it; run that, then this.
+`ggd`, weights and feature maps of the same width, where `schemes_on_networks` has measured it, and of the widths per
+layer that `gradient_tuning` has allocated (`mean 4`) and tuned; run those, then this.
 Expected: 8/8 needs a quarter of float32's weights and feature maps, and about a fifth of its energy; halving both
 widths again saves less than half, because sums keep theirs.
 """
@@ -20,13 +21,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from experiments.benchmarks import gradient_tuning
 from experiments.benchmarks.schemes_on_networks import read_results
 from experiments.real_networks import NETWORKS
-from ggdjax import datapath, report
+from ggdjax import datapath, quantization, report
 from ggdjax.datapath import FIXED16, FLOAT32, Dataflow, EnergyTable, Machine, Widths
+from ggdjax.network import fold_batch_norm
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from ggdjax.network import Network
+    from ggdjax.quantization import QuantizedNetwork
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "cost_of_networks.json"
 WIDTHS = (FLOAT32, FIXED16, *(Widths(weight_bits=bits, activation_bits=bits) for bits in (8, 6, 4)))
@@ -41,7 +49,8 @@ def run(machines: dict[Dataflow, Machine]) -> list[dict[str, Any]]:
     }
     rows = []
     for name, real in NETWORKS.items():
-        net = real.load()
+        net = fold_batch_norm(real.load())
+        mixed = mixed_widths(name, net)
         for dataflow, machine in machines.items():
             for widths in WIDTHS:
                 found = datapath.cost(net, machine, widths=widths)
@@ -51,7 +60,29 @@ def run(machines: dict[Dataflow, Machine]) -> list[dict[str, Any]]:
                 measured = {key: accuracy.get(key) for key in ("top1", "top5", "held_out_images")}
                 ratios = {against: asdict(ratio) for against, ratio in found.against().items()}
                 rows.append({**head, **measured, **found.totals(), "against": ratios})
+            for title, (q, accuracy) in mixed.items():
+                found = datapath.cost(q, machine)
+                ratios = {against: asdict(ratio) for against, ratio in found.against().items()}
+                head = {"network": name, "dataflow": dataflow, "widths": title}
+                rows.append({**head, **accuracy, **found.totals(), "against": ratios})
     return rows
+
+
+def mixed_widths(name: str, net: Network) -> dict[str, tuple[QuantizedNetwork, dict[str, Any]]]:
+    """Return the network with the widths per layer that `gradient_tuning` has allocated and tuned, with accuracies."""
+    found = {}
+    for row in gradient_tuning.read_results():
+        if row["network"] != name or not row["method"].startswith("bits"):
+            continue
+        config = quantization.QuantConfig(weight_bits_of=row["weight_bits"], activation_bits_of=row["activation_bits"])
+        # Costs depend on widths alone, so that steps from one image of noise do.
+        noise = np.random.default_rng(0).standard_normal(net.input_shape, dtype=np.float32)
+        q = quantization.quantize(net, quantization.calibrate(net, [noise]), config)
+        mean = row["bits"].partition("/")[0]
+        measured = {"top1": row["top1"], "top5": row["top5"], "held_out_images": row["evaluation_images"]}
+        title = f"mean {mean}, tuned" if row["method"] == gradient_tuning.ALLOCATED_AND_TUNED else f"mean {mean}"
+        found[title] = (q, measured)
+    return found
 
 
 def table(rows: list[dict[str, Any]], dataflow: Dataflow) -> str:

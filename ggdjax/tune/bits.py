@@ -69,7 +69,8 @@ def allocate_bits(
             at most the budget; ``"weight_bytes"``: bytes of all kernels, widths of feature maps stay;
             ``"feature_map_traffic"``: bytes of all quantized feature maps of one image, each counted once, widths of
             weights stay; ``"bops"``: multiply-accumulates × weight width × activation width of one image.
-        widths: the widths to choose from, 2 to 16.
+        widths: the widths to choose from, 2 to 16. Predicted losses of 2 bits are too small, since errors of that size
+            no longer add up: where accuracy matters more than the last bit, ``range(3, 9)``.
         batch_size: images per backward pass; bounds the memory.
         seed: seed of the random signs behind the sensitivities.
 
