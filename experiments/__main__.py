@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import inspect
 import sys
 from collections.abc import Sequence
@@ -66,8 +65,7 @@ def start(name: str, experiment: Experiment, options: Run) -> None:
         jobs = spread.submit(experiment, folder, options.workers, options.submit, options.slurm)
         console.print(f"Submitted {', '.join(job.job_id for job in jobs)}; logs in {folder}/submitit", soft_wrap=True)
         if options.submit == "local":
-            for job in jobs:
-                job.result()
+            spread.wait(jobs)
             display.print_table(experiment, plan(experiment, folder), console)
     elif options.workers > 1:
         spread.run_workers(experiment, folder, options.workers, console)
@@ -99,8 +97,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; exit with status 2 and one line on standard error for whatever a user can mend."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
-        if arguments[0] == "tables" and importlib.util.find_spec("experiments.tables.__main__"):
-            from experiments.tables.__main__ import main as tables
+        if arguments[0] == "tables":
+            from experiments.tables import main as tables
 
             tables(arguments[1:])
             return

@@ -56,6 +56,8 @@ def print_estimate(cells: int, seconds: float, unlike: int, console: Console) ->
 
 def print_table(experiment: Experiment, planned: Plan, console: Console) -> None:
     """Print every cell with its figures; one without a result says so."""
+    if not planned.cells:
+        return  # more shards than cells
     shown = {key: experiment.shown(row) for key, row in planned.rows.items()}
     headings = list(dict.fromkeys(heading for row in shown.values() for heading in row))
     table = Table(*planned.cells[0], *headings or ["figures"])

@@ -40,10 +40,12 @@ def plan(experiment: Experiment, folder: Path, shard: tuple[int, int] = (1, 1)) 
     return Plan(cells=unique[index - 1 :: count], rows=rows)
 
 
-def seconds_left(todo: list[Cell], rows: list[dict[str, Any]]) -> tuple[float, int]:
+def seconds_left(
+    todo: list[Cell], rows: list[dict[str, Any]], ready: tuple[str, int] | None = None
+) -> tuple[float, int]:
     """Return the seconds that cells will take by finished ones of the same network and kind, and how many have none.
 
-    Calibrating a network, once for each seed, counts with them.
+    Calibrating a network counts once for each seed, but not for the network and seed that is ``ready``.
     """
     cell_seconds: dict[Any, list[float]] = defaultdict(list)
     setup_seconds: dict[str, list[float]] = defaultdict(list)
@@ -51,7 +53,7 @@ def seconds_left(todo: list[Cell], rows: list[dict[str, Any]]) -> tuple[float, i
         cell_seconds[_like(row)].append(row["seconds"])
         setup_seconds[row["network"]].append(row["setup_seconds"])
     known = [cell for cell in todo if _like(cell) in cell_seconds]
-    setups = {(cell["network"], cell["seed"]) for cell in known}
+    setups = {(cell["network"], cell["seed"]) for cell in known} - {ready}
     total = sum(fmean(cell_seconds[_like(cell)]) for cell in known)
     return total + sum(fmean(setup_seconds[network]) for network, _ in setups), len(todo) - len(known)
 

@@ -32,11 +32,11 @@ def run(experiment: Experiment, folder: Path, shard: tuple[int, int] | None, con
         planned = plan(experiment, folder, shard)
         display.print_plan(planned, folder, 1, console)
         left, rows = planned.todo, list(planned.rows.values())
-        unknown = len(left) and seconds_left(left, rows)[1] == len(left)
+        unknown = seconds_left(left, rows)[1] == len(left)
         with display.progress_bar(console, len(left)) as update:
             for number, row in enumerate(finish(experiment, folder, shard), 1):
                 rows.append(row)
-                seconds, unlike = seconds_left(left[number:], rows)
+                seconds, unlike = seconds_left(left[number:], rows, ready=(row["network"], row["seed"]))
                 update(number, seconds)
                 if number == 1 and unknown and len(left) > 1:
                     display.print_estimate(len(left) - 1 - unlike, seconds, unlike, console)

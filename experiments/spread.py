@@ -144,3 +144,14 @@ def submit(
     )
     shards = [(index + 1, tasks) for index in range(tasks)]
     return executor.map_array(_Task(), [experiment] * tasks, [folder.resolve()] * tasks, shards)
+
+
+def wait(jobs: list[Any]) -> None:
+    """Wait for submitted jobs.
+
+    Raises:
+        GgdjaxError: one of them failed; names its log.
+    """
+    for job in jobs:
+        if job.exception() is not None:
+            raise GgdjaxError(f"task {job.job_id} failed; its log: {job.paths.stderr}")

@@ -45,7 +45,7 @@ class Bench:
         self.calibration = self._observe(net, "calibrate", self.parts.calibration)
         self.held_out = self._observe(net, "observe held-out images", self.parts.held_out).histograms
         self.net = network.fold_batch_norm(net)
-        self._loaded: dict[int, list] = {}
+        self._loaded: dict[int | None, list] = {}
 
     def _observe(self, net: network.Network, what: str, part: np.ndarray) -> quantization.Calibration:
         stream = self.images.batches(part, self.size)
@@ -57,7 +57,7 @@ class Bench:
         part = self.parts.held_out
         return part[np.sort(data.hash_order([self.images.ids[i] for i in part], seed=0)[:images])]
 
-    def batches(self, images: int) -> list:
+    def batches(self, images: int | None) -> list:
         """Return at most so many held-out images with their labels, decoded once."""
         if images not in self._loaded:
             part = self.judging(images)

@@ -1,0 +1,156 @@
+"""Every config is validated, and a tiny cell of each experiment runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+
+import pytest
+
+from experiments.__main__ import main
+from experiments.configs import CONFIGS
+from experiments.configs.schemes import Schemes
+from experiments.experiment import key_of
+from experiments.store import image_ids, read_rows
+from ggdjax import GgdjaxError
+
+TINY = [name for name in CONFIGS if name.endswith("-tiny")]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_is_valid(name):
+    experiment = dataclasses.replace(CONFIGS[name], networks=("digits",))
+    experiment.check()
+    cells = CONFIGS[name].cells()
+    assert len({key_of(cell) for cell in cells}) == len(cells)
+    assert all({"network", "seed"} <= cell.keys() for cell in cells)
+    order = [(cell["network"], cell["seed"]) for cell in cells]
+    assert order == sorted(order, key=list(dict.fromkeys(order)).index)
+    assert set(experiment.AXES) <= {f.name for f in dataclasses.fields(experiment)}
+    assert pickle.loads(pickle.dumps(experiment)).config_hash == experiment.config_hash
+
+
+def test_every_experiment_has_a_tiny_preset():
+    assert {CONFIGS[name].NAME for name in TINY} == {experiment.NAME for experiment in CONFIGS.values()}
+
+
+def test_axes_leave_the_hash_alone_and_settings_change_it():
+    base = Schemes()
+    assert dataclasses.replace(base, bits=(3,), networks=("digits",), seeds=(7,)).config_hash == base.config_hash
+    assert dataclasses.replace(base, calibration_images=64).config_hash != base.config_hash
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Rows of every tiny preset, run by the command line."""
+    found = {}
+    for name in TINY:
+        folder = tmp_path_factory.mktemp(name)
+        main([name, "--out", str(folder)])
+        found[name] = folder, read_rows(folder)
+    return found
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_cells_run_and_say_how(tiny, name):
+    folder, rows = tiny[name]
+    experiment = CONFIGS[name]
+    assert [row["key"] for row in rows] == [key_of(cell) for cell in experiment.cells()]
+    for row in rows:
+        assert row["experiment"] == experiment.NAME
+        assert row["config_hash"] == experiment.config_hash
+        assert row["seed"] == 0
+        assert row["seconds"] > 0
+        assert row["code"].keys() in ({"commit", "dirty"}, {"version"})
+        assert row["versions"]["jax"]
+        assert row["device"]["platform"]
+        assert row["machine"]["system"]
+        ids = {part: image_ids(folder, said["hash"]) for part, said in row["images"].items()}
+        assert all(len(ids[part]) == said["count"] for part, said in row["images"].items())
+        assert not set(ids["calibration"]) & set(ids["held_out"])
+    assert not list(folder.glob("checkpoints/*"))
+
+
+def test_figures_of_schemes(tiny):
+    rows = tiny["schemes-tiny"][1]
+    sqnr = {(r["scheme"], r["bits"]): r for r in rows if r["kind"] == "sqnr"}
+    for (_, bits), row in sqnr.items():
+        values = row["sqnr_db"].values()
+        assert row["min_sqnr_db"] == min(values)
+        assert row["mean_sqnr_db"] == pytest.approx(sum(values) / len(values))
+        assert row["mean_sqnr_db"] > 5 * bits
+    assert sqnr["max-abs", 8]["mean_sqnr_db"] > sqnr["max-abs", 4]["mean_sqnr_db"] + 20
+    assert sqnr["percentile-99.9", 4]["mean_sqnr_db"] > sqnr["max-abs", 4]["mean_sqnr_db"]
+    accuracy = [r for r in rows if r["kind"] == "accuracy"]
+    assert (accuracy[0]["scheme"], accuracy[0]["bits"]) == ("float", 32)
+    for row in accuracy:
+        low, high = row["top1_interval"]
+        assert low < row["top1"] < high
+        assert 0.9 < row["top1"] <= row["top5"] <= 1
+        assert row["held_out_images"] == row["images"]["accuracy"]["count"] == 100
+
+
+def test_figures_of_tuning(tiny):
+    (row,) = tiny["tuning-tiny"][1]
+    assert list(row["stages"]) == ["before", "backward", "forward", "gradient"]
+    start, end = row["tuning_score"]
+    assert end >= start
+    assert row["gradient_loss"][1] <= row["gradient_loss"][0]
+    assert row["stages"]["before"]["p_value"] == 1
+    assert 0 < row["float_passes"] < row["naive_float_passes"]
+    assert row["tuning_images"] == row["images"]["tuning"]["count"] == 32
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["schemes", "--networks", "digits", "resnet21"], "no network is called `resnet21`"),
+        (["schemes-tiny", "--schemes", "ggd-exakt"], "ggd-exact"),
+        (["schemes-tiny", "--bits", "8", "1"], "from 2 to 16"),
+        (["schemes-tiny", "--seeds", "-1"], "`seeds` must be at least 0"),
+        (["schemes-tiny", "--seeds"], "`seeds` is empty"),
+        (["schemes-tiny", "--held-out-images", "0"], "`held_out_images` must be at least 1"),
+        (["tuning-tiny", "--widths", "4"], "such as 4/8"),
+        (["tuning-tiny", "--widths", "4/40"], "from 2 to 16"),
+        (["tuning-tiny", "--gradient-steps", "-1"], "`gradient_steps` must be at least 0"),
+        (["schemes-tiny", "--workers", "0"], "`--workers` must be at least 1"),
+        (["schemes-tiny", "--shard", "3/2"], "`--shard` is i/n"),
+        (["schemes-tiny", "--shard", "1/2", "--workers", "2"], "`--shard` is one process"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_computed(options, message, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([*options, "--out", str(tmp_path / "out")])
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_data_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GGDJAX_DATA", str(tmp_path))
+    with pytest.raises(SystemExit, match="2"):
+        main(["schemes", "--out", str(tmp_path / "out")])
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "GGDJAX_DATA" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cell_that_fails_names_itself(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["schemes-tiny", "--calibration-images", "9999", "--out", str(tmp_path)])
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "network=digits seed=0" in line
+    assert "9999" in line
+
+
+def test_list_teaches(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([])
+    said = capsys.readouterr().out
+    assert all(name in said for name in CONFIGS)
+    assert "python -m experiments schemes-tiny" in said
+
+
+def test_settings_are_refused_by_name():
+    with pytest.raises(GgdjaxError, match="`bits` is empty"):
+        dataclasses.replace(CONFIGS["schemes-tiny"], bits=()).check()
