@@ -39,6 +39,8 @@ def save(figure: Figure, stem: Path, *, pdf: bool) -> None:
     from PIL import Image
 
     text, pixels = io.StringIO(), io.BytesIO()
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # one layout for all files
     figure.savefig(text, format="svg", metadata={"Date": None})
     # A hundredth of a point is seen by nobody; what stands between the tags is read.
     short = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag.group()), text.getvalue())

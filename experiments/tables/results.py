@@ -102,7 +102,7 @@ class Results:
             return list(csv.DictReader(file))
 
     def peers(self) -> list[dict[str, Any]]:
-        """Return the rows of other tools; empty fields left out, figures as numbers."""
+        """Return the rows of other tools, most images and newest last; empty fields left out, figures as numbers."""
         rows = [row for path in self._peer_files() for row in self._peer_rows(path)]
         whole = (
             "top1",
@@ -113,9 +113,10 @@ class Results:
         )
         kept = [{key: value for key, value in row.items() if value not in ("", None)} for row in rows]
         try:
-            return [row | {key: float(row[key]) for key in whole if key in row} for row in kept]
+            rows = [row | {key: float(row[key]) for key in whole if key in row} for row in kept]
         except ValueError as error:
             raise GgdjaxError(f"{self.folder / PEERS}: a figure is no number: {error}") from None
+        return sorted(rows, key=lambda row: (row.get("held_out_images", 0.0), row.get("measured", "")))
 
     def holds(self, name: str) -> bool:
         """Return whether there is anything of a results file, or of the peers' folder."""

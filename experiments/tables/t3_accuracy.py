@@ -42,7 +42,8 @@ def entries(results: Results) -> list[Entry]:
             for widths in WIDTHS:
                 made += _of(found.get((name, scheme, widths)), network=name, scheme=scheme, bits=widths)
     for name in names:
-        beside = _ours(results, name, found) | _peers(results, name)
+        ours = _ours(results, name, found)
+        beside = ours | _peers(results, name) | ours  # ours come first, and have the last word on themselves
         for item, scheme in dict.fromkeys((item, scheme) for item, scheme, _ in beside):
             for widths in PEER_WIDTHS:
                 row = beside.get((item, scheme, widths))

@@ -117,13 +117,13 @@ def _operations(results: Results) -> Iterator[Entry]:
 
 
 def _peers(results: Results) -> Iterator[Entry]:
-    found: dict[tuple[str, str, str], tuple[float, float]] = {}
+    found: dict[tuple[str, str, str], list[float]] = {}
     for row in results.peers():
         if "calibration_over_float_pass_low" in row:
-            key = (row["network"], f"{row['tool']}, {row['weights_per']}", row["scheme"])
-            found[key] = (row["calibration_over_float_pass_low"], row["calibration_over_float_pass_high"])
-    for (name, item, scheme), ends in found.items():
-        for metric, value in zip(("over_float_pass_low", "over_float_pass_high"), ends, strict=True):
+            ends = [row["calibration_over_float_pass_low"], row["calibration_over_float_pass_high"]]
+            found.setdefault((row["network"], f"{row['tool']}, {row['weights_per']}", row["scheme"]), []).extend(ends)
+    for (name, item, scheme), ratios in found.items():
+        for metric, value in (("over_float_pass_low", min(ratios)), ("over_float_pass_high", max(ratios))):
             yield Entry(network=name, item=item, scheme=scheme, metric=metric, value=value)
 
 
