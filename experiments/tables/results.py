@@ -90,7 +90,7 @@ class Results:
         if name not in RUNS:
             return []
         folders = dict.fromkeys(path.parent for path in sorted(self.folder.glob("*/cells-*.jsonl")))
-        return [folder for folder in folders if _cells(folder, RUNS[name])]
+        return [folder for folder in folders if folder.name != PEERS and _cells(folder, RUNS[name])]
 
     def _peer_files(self) -> list[Path]:
         return sorted(path for path in (self.folder / PEERS).glob("*") if path.suffix in (".csv", ".jsonl"))

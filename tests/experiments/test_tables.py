@@ -93,6 +93,16 @@ def test_accuracy_table(results):
     assert {row["value"] for row in rows if row["network"] == "squeezenet"} == {"not run"}
 
 
+def test_of_two_measurements_of_a_tool_the_newest_on_most_images_counts(results):
+    row = {"network": "resnet20", "tool": "atool", "scheme": "min_max", "weights_per": "channel", "widths": "8/4"}
+    row |= {"top1": 0.7, "held_out_images": 10000, "measured": "2026-11-24", "device": "16 cores"}
+    row |= {"calibration_over_float_pass_low": 2.5, "calibration_over_float_pass_high": 3.5}
+    lines = [json.dumps(row), json.dumps(row | {"top1": 0.9, "held_out_images": 100, "measured": "2026-11-25"})]
+    (results / "peers" / "cells-1-of-1.jsonl").write_text("\n".join(lines) + "\n")
+    assert line_of(texts_of(results, "T3")["T3.md"], "atool, channel")[-1] == "**70.00**"
+    assert line_of(texts_of(results, "T7")["T7.md"], "atool, channel")[2:] == ["2.5 to 3.5"]
+
+
 def test_tuning_table(results):
     stages = {
         name: {"top1": top1, "top5": 0.95, "held_out_images": 10000, "p_value": p}
