@@ -21,9 +21,9 @@ _FULL_SHADE_DB = 6.0
 #: Row of the table of costs -> key, factor, and decimals.
 _COSTS = {
     "energy, µJ": ("energy_pj", 1e-6, 1),
-    "of it multiply-accumulates, µJ": ("mac_pj", 1e-6, 1),
-    "of it buffer, µJ": ("buffer_pj", 1e-6, 1),
-    "of it DRAM, µJ": ("dram_pj", 1e-6, 1),
+    "– arithmetic, µJ": ("mac_pj", 1e-6, 1),
+    "– buffer, µJ": ("buffer_pj", 1e-6, 1),
+    "– DRAM, µJ": ("dram_pj", 1e-6, 1),
     "DRAM traffic, KiB": ("dram_bytes", 1 / 1024, 1),
     "buffer traffic, KiB": ("buffer_bytes", 1 / 1024, 1),
     "weights and biases, KiB": ("weight_bytes", 1 / 1024, 1),

@@ -96,6 +96,8 @@ def number(value: float | None) -> str:
         return "–"
     if isinstance(value, int):
         return str(value)
+    if 1000 <= abs(value) < 1e6:
+        return f"{value:.0f}"
     return f"{value:.2f}" if value == 0 or 0.1 <= abs(value) < 1000 else f"{value:.3g}"
 
 

@@ -9,6 +9,7 @@ from ggdjax import datapath
 from ggdjax._errors import GgdjaxError
 from ggdjax.datapath import FIXED16, FLOAT32, Widths
 from ggdjax.report.comparison import WIDTHS
+from ggdjax.report.distortion import plain_log_scale
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,15 +82,15 @@ def plot_pareto(
             axes.annotate(f"{width}/{width}", (energy[width], value), color=_BLUE, **where)
     if measured_sqnr_db is not None:
         own = (cost["totals"]["energy_pj"] / 1e6, measured_sqnr_db)
-        axes.plot(*own, "*", color=_GREEN, markersize=14, zorder=4, label=f"this run, measured: {label}")
+        axes.plot(*own, "*", color=_GREEN, markersize=14, zorder=4, label=f"this run, measured:\n{label}")
     for name in ("16/16", "float32"):
         axes.axvline(cost["at"][name]["energy_pj"] / 1e6, color="0.5", linestyle="--", linewidth=1)
         at = (cost["at"][name]["energy_pj"] / 1e6, 0.02)
         axes.annotate(name, at, xycoords=("data", "axes fraction"), xytext=(-4, 0), textcoords="offset points",
                       ha="right", rotation=90, fontsize=8, color="0.35")  # fmt: skip
-    axes.set_xscale("log")
+    plain_log_scale(axes)
     axes.set_xlabel("energy per image, µJ (modelled)")
     axes.set_ylabel("mean SQNR of the feature maps, dB")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    axes.legend(fontsize=8, loc="center right")
     return figure

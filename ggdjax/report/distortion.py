@@ -37,20 +37,33 @@ def plot_distortion(compared: Mapping[str, Any]) -> Figure:
         axes.annotate("nothing is lost at any step", (0.5, 0.5), xycoords="axes fraction", ha="center")
         return figure
     axes.plot(*zip(*curve, strict=True), color=_BLUE, linewidth=1.6)
-    axes.set_xscale("log")
+    plain_log_scale(axes)
     axes.set_xlim(curve[0][0], curve[-1][0])
     choices = [(name, c["step"], -c["sqnr_db"]) for name, c in compared["choices"].items() if c["sqnr_db"] is not None]
-    _mark(axes, sorted(choices, key=lambda choice: choice[1]))
+    if choices:
+        _mark(axes, sorted(choices, key=lambda choice: choice[1]))
     own = compared["own"]
     if own["sqnr_db"] is not None:
         axes.axvline(own["step"], color=_GREEN, linestyle="--", linewidth=1.2)
         label = f"this run: Δ = {own['step']:.4g}, {own['sqnr_db']:.2f} dB"
         axes.plot(own["step"], -own["sqnr_db"], "o", color=_GREEN, markersize=7, label=label, zorder=4)
-        axes.legend(fontsize=8, frameon=False, loc="lower right")
+        # Below the curve, on the side of its least value that has more room.
+        right = own["step"] ** 2 < curve[0][0] * curve[-1][0]
+        axes.legend(fontsize=8, frameon=False, loc="lower right" if right else "lower left")
     axes.set_xlabel("step Δ")
     axes.set_ylabel("distortion against signal, dB  (−SQNR)")
     axes.grid(alpha=0.3)
     return figure
+
+
+def plain_log_scale(axes: Axes) -> None:
+    """Make the abscissa logarithmic, with ticks at 1, 2 and 5 written as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _mark(axes: Axes, choices: Sequence[tuple[str, float, float]]) -> None:
@@ -63,20 +76,16 @@ def _mark(axes: Axes, choices: Sequence[tuple[str, float, float]]) -> None:
         axes.annotate(
             name, xy=(step, 1.0), xycoords=("data", "axes fraction"), xytext=(at, 1.07), textcoords="axes fraction",
             rotation=90, ha="center", va="bottom", fontsize=7, color=colour,
-            arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0},
+            arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkB": 0, "relpos": (0.5, 0.0)},
         )  # fmt: skip
 
 
 def _spread(wanted: Sequence[float]) -> list[float]:
-    """Return ascending places near the ascending ``wanted`` ones, at least `_APART` from each other, within 0 to 1."""
-    places: list[float] = []
-    for at in wanted:
-        places.append(max(at, places[-1] + _APART) if places else max(at, 0.0))
-    limit = 1.0
-    for index in range(len(places) - 1, -1, -1):
-        places[index] = min(places[index], limit)
-        limit = places[index] - _APART
-    return places
+    """Return the places nearest to the ascending ``wanted`` ones that are `_APART` from each other, within 0 to 1."""
+    from sklearn.isotonic import isotonic_regression
+
+    offsets = min(_APART, 1.0 / len(wanted)) * np.arange(len(wanted))
+    return list(isotonic_regression(wanted - offsets, y_min=0.0, y_max=1.0 - offsets[-1]) + offsets)
 
 
 def plot_losses(compared: Sequence[Mapping[str, Any]], own: str) -> Figure:
@@ -103,7 +112,7 @@ def plot_losses(compared: Sequence[Mapping[str, Any]], own: str) -> Figure:
     axes.set_xlim(left=-0.01)
     axes.set_yticks(range(len(order)), order, fontsize=8)
     axes.set_xticks([0, 0.1, 1, 10], ["0", "0.1", "1", "10"])
-    axes.set_xlabel("SQNR lost against the best scheme of the feature map, dB (dot: a feature map, bar: mean)")
+    axes.set_xlabel("SQNR lost against the feature map's best scheme, dB\n(dot: a feature map, bar: mean)")
     axes.grid(axis="x", alpha=0.3)
     axes.margins(y=0.02)
     return figure
