@@ -24,6 +24,11 @@ def digits(preprocessing: Preprocessing = PREPROCESSING) -> ArrayImages:
     """Return the digits with the disjoint parts `train` (785), `calibration` (512) and `test` (500).
 
     The parts are fixed for good: they hang on the images' numbers alone (`hash_order`).
+
+    Example:
+        >>> images = gd.data.digits()
+        >>> {name: len(part) for name, part in images.parts.items()}
+        {'train': 785, 'calibration': 512, 'test': 500}
     """
     from sklearn.datasets import load_digits
 

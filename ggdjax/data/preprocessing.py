@@ -167,6 +167,10 @@ def preset(name: str, **overrides: Any) -> Preprocessing:
 
     Raises:
         DataError: an unknown preset or field, or a value out of its range.
+
+    Example:
+        >>> gd.data.preset("imagenet", crop=192).output_size
+        192
     """
     if name not in PRESETS:
         raise DataError(f"unknown preprocessing preset `{name}`: {near_matches(name, PRESETS)}")

@@ -70,6 +70,14 @@ def compile(quantized_network: QuantizedNetwork, accelerator: Accelerator | None
         UnsupportedError: an operation has no integer form (named, with an alternative).
         GgdjaxError: codes, weights, biases or ratios that the accelerator's widths cannot hold, or an accumulator
             that can overflow under ``Overflow.RAISE`` (named, with the width it needs).
+
+    Example:
+        >>> x = jax.random.normal(jax.random.key(0), (64, 4))
+        >>> net = gd.trace(lambda x: jax.nn.relu(x @ jnp.eye(4)) @ jnp.eye(4), jnp.zeros((1, 4)))
+        >>> q = gd.quantize(net, gd.calibrate(net, [x]), gd.QuantConfig(scheme="max-abs"))
+        >>> program = gd.datapath.compile(q)
+        >>> program.integers(x).dtype, program.run(x).overflows
+        (dtype('int32'), 0)
     """
     return _Compiler(quantized_network, accelerator or Accelerator()).program()
 

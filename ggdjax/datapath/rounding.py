@@ -78,6 +78,11 @@ def rounding_shift(x: Int[Array, "..."], shift: Array | np.ndarray | int, roundi
         x: int32.
         shift: 0 to 62, an integer or an int32 array that broadcasts against x.
         rounding: the rule.
+
+    Example:
+        >>> x = jnp.array([-3, -1, 1, 3])
+        >>> [gd.datapath.rounding_shift(x, 1, gd.datapath.Rounding(rule)).tolist() for rule in ("half_even", "floor")]
+        [[-2, 0, 0, 2], [-2, -1, 0, 1]]
     """
     if not isinstance(shift, jax.Array) and np.min(shift) > 0 and np.max(shift) < 32:
         return _shift_word(x, jnp.asarray(shift, jnp.int32), False, rounding)

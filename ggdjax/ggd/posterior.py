@@ -82,8 +82,7 @@ class Posterior:
             function: from the drawn `tail` to an array with the draws on its first axis.
             level: posterior probability inside, in (0, 1).
 
-        Example:
-            >>> sample_posterior(histogram, key).interval(lambda tail: closed_form_step(tail, bits=8))
+        For example ``sample_posterior(histogram, key).interval(lambda tail: closed_form_step(tail, bits=8))``.
         """
         if not 0.0 < level < 1.0:
             raise GgdjaxError(f"`level` is {level}; expected a probability in (0, 1)")

@@ -39,7 +39,12 @@ def node_counts(net: Network) -> tuple[NodeCount, ...]:
 
 
 def count_macs(net: Network) -> int:
-    """Return the multiply-accumulates of ``net`` for one image: the sum over `node_counts`."""
+    """Return the multiply-accumulates of ``net`` for one image: the sum over `node_counts`.
+
+    Example:
+        >>> gd.network.count_macs(gd.trace(lambda x: x @ jnp.ones((4, 3)), jnp.zeros((1, 4))))
+        12
+    """
     return sum(count.macs for count in node_counts(net))
 
 

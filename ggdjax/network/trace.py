@@ -40,6 +40,11 @@ def trace(function: Callable[..., Any] | tuple[Any, Any], example: Any) -> Netwo
       UnsupportedError: an operation outside the set, control flow that depends on the argument, a product of
         activations, random numbers, or a module in training mode: each says what to do.
       GgdjaxError: the function cannot be traced, or what it does depends on the batch size.
+
+    Example:
+        >>> net = gd.trace(lambda x: jax.nn.relu(x @ jnp.ones((4, 3))), jnp.zeros((1, 4)))
+        >>> net.input_shape, net.output_shape
+        ((None, 4), (None, 3))
     """
     from ggdjax.network._trace_walk import walk
     from ggdjax.network.rewrites import simplify

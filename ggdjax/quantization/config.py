@@ -14,6 +14,10 @@ class QuantConfig:
 
     Raises:
         GgdjaxError: a width outside its range, or an unknown ``weights_per`` or ``activations_per``.
+
+    Example:
+        >>> gd.QuantConfig(weight_bits=4, activation_bits=6).scheme
+        'ggd'
     """
 
     weight_bits: int = 8

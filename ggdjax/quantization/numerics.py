@@ -38,6 +38,11 @@ def fake_quantize(x: Real[Array, "..."], quantizer: Range) -> Real[Array, "..."]
     Args:
         x: values of any shape; the quantizer's fields broadcast against its last axis.
         quantizer: step and code range.
+
+    Example:
+        >>> quantizer = gd.schemes.choose("max-abs", jnp.array([0.0, 3.0]), bits=2)
+        >>> gd.quantization.fake_quantize(jnp.array([0.4, 1.6, 5.0]), quantizer).tolist()
+        [0.0, 2.0, 3.0]
     """
     step = quantizer.step.astype(x.dtype)
     zero = quantizer.zero_point.astype(x.dtype)

@@ -118,6 +118,13 @@ def quantize(net: Network, calibration: Calibration, config: QuantConfig | None 
     Raises:
         GgdjaxError: the calibration is another network's or did not count the channels that ``config`` asks for, or
             a scheme is unknown.
+
+    Example:
+        >>> x = jax.random.normal(jax.random.key(0), (256, 4))
+        >>> net = gd.trace(lambda x: jax.nn.relu(x @ jnp.eye(4)) @ jnp.ones((4, 2)), jnp.zeros((1, 4)))
+        >>> q = gd.quantize(net, gd.calibrate(net, [x]), gd.QuantConfig(activation_bits=4, scheme="max-abs"))
+        >>> [int(quantizer.qmax) for quantizer in q.params.activations.values()]
+        [7, 15]
     """
     config = QuantConfig() if config is None else config
     net = fold_batch_norm(net)

@@ -49,6 +49,11 @@ def plot_feature_map(
 
     Raises:
         GgdjaxError: the histogram has batch axes.
+
+    Example:
+        >>> h = gd.Histogram.from_samples(jax.random.exponential(jax.random.key(0), (10_000,)))
+        >>> figure = gd.report.plot_feature_map(h, gd.GeneralizedGamma(1.0, 1.0, 1.0), step=0.5, qmax=15)
+        >>> figure.savefig("feature_map.png")
     """
     from matplotlib.figure import Figure
 

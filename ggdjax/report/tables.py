@@ -64,7 +64,18 @@ def weight_table(quantized: QuantizedNetwork) -> Table:
 
 
 def accuracy_lines(evaluation: Evaluation) -> Text:
-    """Return float and quantized accuracy with their 95 % intervals, ready to print."""
+    """Return float and quantized accuracy with their 95 % intervals, ready to print.
+
+    Example:
+        >>> accuracy = gd.quantization.Accuracy(top1=0.9, top5=1.0, images=100)
+        >>> evaluation = gd.quantization.Evaluation(
+        ...     float_accuracy=accuracy, quantized_accuracy=accuracy, sqnr_db={}, accumulated_sqnr_db={},
+        ...     float_correct=np.ones(100, bool), quantized_correct=np.ones(100, bool))
+        >>> print(gd.report.accuracy_lines(evaluation))
+        float     top-1  90.00 %  [82.56, 94.48]    top-5 100.00 %  [96.30, 100.00]
+        quantized top-1  90.00 %  [82.56, 94.48]    top-5 100.00 %  [96.30, 100.00]
+        100 held-out images; 95 % intervals (Wilson)
+    """
     from rich.text import Text
 
     def line(name: str, accuracy: Accuracy) -> str:

@@ -29,7 +29,12 @@ def register(name: str, *, paper: str, searches_data: bool = False) -> Callable[
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all schemes, in alphabetical order."""
+    """Return the names of all schemes, in alphabetical order.
+
+    Example:
+        >>> [name for name in gd.schemes.names() if name.startswith("ggd")]
+        ['ggd', 'ggd-exact', 'ggd-plain', 'ggd-plain-exact', 'ggd-tail', 'ggd-tail-exact']
+    """
     return tuple(sorted(_SCHEMES))
 
 
@@ -46,5 +51,12 @@ def get(name: str) -> Scheme:
 
 
 def choose(name: str, histogram: Histogram | ArrayLike, bits: ArrayLike, signed: ArrayLike | None = None) -> Range:
-    """Choose the quantizer of every tensor by the scheme ``name``: ``get(name)(histogram, bits, signed)``."""
+    """Choose the quantizer of every tensor by the scheme ``name``: ``get(name)(histogram, bits, signed)``.
+
+    Example:
+        >>> x = jax.random.exponential(jax.random.key(0), (10_000,))
+        >>> chosen = gd.schemes.choose("max-abs", x, bits=8)
+        >>> bool(chosen.highest == x.max()), int(chosen.qmin), int(chosen.qmax)
+        (True, 0, 255)
+    """
     return get(name)(histogram, bits, signed)

@@ -29,6 +29,7 @@ from ggdjax.steps import closed_form, optimal, support
 from ggdjax.steps.distortion import OFFSETS, distortion_parts
 from ggdjax.steps.source import Sides, Source, broadcast, is_concrete, levels_of, sides_of
 
+#: The ways `solve` knows to choose a step.
 METHODS = ("closed_form", "lambert", "support", "optimal", "power_of_two")
 #: Elements solved together: their nodes fit the cache. The result does not depend on it.
 CHUNK = 64
@@ -100,6 +101,11 @@ def closed_form_step(
 
     Raises:
         GgdjaxError: `bits` or `levels` out of range (values that are being traced are not looked at).
+
+    Example:
+        >>> density = gd.GeneralizedGamma(a=1.0, d=1.0, p=1.0)
+        >>> [round(float(step), 3) for step in gd.closed_form_step(density, bits=np.array([4, 6, 8]))]
+        [0.406, 0.137, 0.044]
     """
     return _steps(source, bits, levels, signed, "closed_form" if corrected else "lambert", "mid_tread")
 
@@ -136,6 +142,11 @@ def optimal_step(
         rule: "mid_tread" (levels kΔ) or "mid_rise" (levels (k + ½)Δ: the tables of Max 1960, Paez & Glisson 1972).
 
     Differentiable in the fit and in `levels` by the implicit function theorem. Accuracy 1e-6, float32 as float64.
+
+    Example:
+        >>> gaussian = gd.GeneralizedGamma.half_normal(1.0)
+        >>> round(float(gd.optimal_step(gaussian, levels=4, rule="mid_rise")), 3)  # Max (1960): 0.5860
+        0.586
     """
     return _steps(source, bits, levels, signed, "optimal", rule)
 
@@ -173,6 +184,11 @@ def solve(
 
     Raises:
         GgdjaxError: an unknown method or rule (with the near matches), `bits` or `levels` out of range.
+
+    Example:
+        >>> result = gd.steps.solve(gd.GeneralizedGamma(a=1.0, d=1.0, p=1.0), bits=8, method="optimal")
+        >>> gd.steps.StepCode(int(result.code)).message
+        'converged'
     """
     sides, n = _inputs(source, bits, levels, signed, method, rule)
     return _batched(_Solver(method, OFFSETS[rule], True), sides, n)
@@ -191,6 +207,11 @@ def predict(
 
     Raises:
         GgdjaxError: a step that is not finite and positive, an unknown rule, `bits` or `levels` out of range.
+
+    Example:
+        >>> result = gd.steps.predict(gd.GeneralizedGamma(a=1.0, d=1.0, p=1.0), step=0.1, bits=4)
+        >>> round(float(result.clip_probability), 3)
+        0.212
     """
     sides, n = _inputs(source, bits, levels, signed, "optimal", rule)
     if is_concrete(step) and not (np.isfinite(np.asarray(step)) & (np.asarray(step) > 0)).all():

@@ -82,6 +82,11 @@ def best_fractional_length(
 
     Raises:
         GgdjaxError: `bits` out of range, not whole, or of a shape that does not fit; `axis` out of range; `w` empty.
+
+    Example:
+        >>> w = jnp.array([0.11, -0.24, 0.07, -0.11, 0.13, 1.01])  # clips the last one to 0.875
+        >>> int(gd.steps.best_fractional_length(w, bits=4).frac_bits), int(gd.steps.max_fractional_length(w, bits=4))
+        (3, 2)
     """
     w, bits, axes = checked(w, bits, axis)
     return _search(w, bits, axes=axes)
@@ -115,6 +120,11 @@ def quantize_fixed_point(
 
     Raises:
         GgdjaxError: `bits` or `frac_bits` not whole, out of range, or of a shape that does not fit.
+
+    Example:
+        >>> q, w_hat = gd.steps.quantize_fixed_point(jnp.array([0.3, -0.8, 5.0]), frac_bits=2, bits=4)
+        >>> q.tolist(), w_hat.tolist()
+        ([1, -3, 7], [0.25, -0.75, 1.75])
     """
     w = _as_float(w)
     bits = _whole("bits", bits, BITS_MIN, BITS_MAX)

@@ -25,6 +25,7 @@ from ggdjax._errors import GgdjaxError
 from ggdjax.ggd import GeneralizedGamma, Hurdle, SymmetricGeneralizedGamma, TailWeighted
 from ggdjax.ggd.special import stirling_remainder
 
+#: What a step can be computed from.
 Source = GeneralizedGamma | SymmetricGeneralizedGamma | TailWeighted | Hurdle
 
 BITS_MIN, BITS_MAX = 2, 16

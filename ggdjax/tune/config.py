@@ -16,6 +16,10 @@ class TuneConfig:
 
     Raises:
         GgdjaxError: a value outside its range.
+
+    Example:
+        >>> gd.tune.TuneConfig(objective="kl", sweeps=4).factors[0]
+        0.5
     """
 
     objective: str = "top1"

@@ -35,6 +35,12 @@ def mcnemar(before: ArrayLike, after: ArrayLike) -> PairedTest:
 
     Raises:
         DataError: the two do not have the same shape.
+
+    Example:
+        >>> before, after = np.array([True] * 80 + [False] * 20), np.array([True] * 94 + [False] * 6)
+        >>> test = gd.tune.mcnemar(before, after)
+        >>> test.gained, test.lost, round(test.p_value, 5)
+        (14, 0, 0.00012)
     """
     first, second = np.asarray(before, bool), np.asarray(after, bool)
     if first.shape != second.shape or first.ndim != 1:

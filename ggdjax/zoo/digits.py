@@ -67,6 +67,11 @@ def digits_net(*, pretrained: bool = True, seed: int = 0) -> DigitsNet:
     """Return the network, in inference mode with the shipped weights, or untrained in training mode.
 
     The weights were made by `python -m ggdjax.zoo.train_digits`; they carry their accuracy in the file's metadata.
+
+    Example:
+        >>> net = gd.trace(gd.zoo.digits_net(), jnp.zeros((1, 8, 8, 1)))
+        >>> gd.network.count_parameters(net)
+        16126
     """
     if not pretrained:
         return nnx.jit(lambda: DigitsNet(rngs=nnx.Rngs(seed)))()

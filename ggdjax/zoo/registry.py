@@ -164,7 +164,12 @@ ENTRIES: dict[str, Entry] = {
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of the zoo's networks."""
+    """Return the names of the zoo's networks.
+
+    Example:
+        >>> [name for name in gd.zoo.names() if name.startswith("squeeze")]
+        ['squeezenet1_0', 'squeezenet1_1']
+    """
     return tuple(sorted(ENTRIES))
 
 
