@@ -56,6 +56,8 @@ nb_ipywidgets_js = {}  # sliders need a live kernel; the pages show pictures
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(BUILD / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# One guide runs the experiments of the repository, which are not installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
 # What runs once on a few images need not be optimized; compiling is most of the time.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 os.environ["MATPLOTLIBRC"] = str(HERE / "matplotlibrc")
