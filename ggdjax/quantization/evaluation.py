@@ -98,12 +98,13 @@ def evaluate(
                 total[name] = total.get(name, 0.0) + float(value)
     if not size:
         raise DataError("no images to evaluate on: `batches` is empty")
+    names = [feature_map.tensor for feature_map in net.graph.feature_maps()]  # device_get brings sorted keys
     real_ranks, rounded_ranks = (np.concatenate(ranks[which]) for which in ("float", "quantized"))
     return Evaluation(
         float_accuracy=_accuracy(real_ranks),
         quantized_accuracy=_accuracy(rounded_ranks),
-        sqnr_db={name: sqnr_db(energy[name], error[name]) for name in energy},
-        accumulated_sqnr_db={name: sqnr_db(energy[name], accumulated[name]) for name in energy},
+        sqnr_db={name: sqnr_db(energy[name], error[name]) for name in names},
+        accumulated_sqnr_db={name: sqnr_db(energy[name], accumulated[name]) for name in names},
         float_correct=real_ranks == 0,
         quantized_correct=rounded_ranks == 0,
     )
