@@ -17,8 +17,7 @@ Layout = Literal["NCHW", "NHWC"]
 class Preprocessing:
     """The input ``x = (scale · u − mean) / std`` per channel, ``u`` the pixel after resize, crop and size.
 
-    Geometry, in this order, each step left out where its field is None: the shorter side is resized to
-        ``resize``
+    Geometry, in this order, each step left out where its field is None: the shorter side is resized to ``resize``
     (bilinear, antialiased, aspect kept), the centred ``crop × crop`` square is cut, and that is resized to
     ``size × size`` (bilinear, antialiased). Files are decoded to three channels (one for ``GRAY``): grey,
     palette and transparent images are converted as every loader does.

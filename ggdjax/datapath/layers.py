@@ -33,7 +33,7 @@ class IntegerLayer:
     accumulator: Format
     """Scale, and exact range over all inputs and channels, of the accumulator before any overflow."""
     magnitude: int
-    """Largest Σ |x| |kernel| over the output channels: no partial sum in any order exceeds it, bias left out."""
+    """Largest ``Σ |x| |kernel|`` over the output channels: no partial sum in any order exceeds it, bias left out."""
 
 
 def code_format(q: QuantizedNetwork, tensor: str, accelerator: Accelerator) -> Format:

@@ -202,7 +202,7 @@ class GeneralizedGamma:
 
     @classmethod
     def half_normal(cls, sigma: _Real) -> GeneralizedGamma:
-        """Return the law of |N(0, σ²)|."""
+        """Return the law of ``|N(0, σ²)|``."""
         (sigma,) = as_real(sigma)
         return cls(sigma * math.sqrt(2.0), 1.0, 2.0)
 

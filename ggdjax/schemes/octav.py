@@ -3,12 +3,12 @@
 C. Sakr et al., "Optimal clipping and magnitude-aware differentiation for improved quantization-aware training",
 ICML 2022, eqs. 5 and 6. With N levels on one side, ``Δ = s/N``, the error of a tensor clipped at s is modelled as
 
-    J(s) = s² / (12 N²) · P(0 < |x| ≤ s) + E[(|x| − s)² : |x| > s]
+    ``J(s) = s² / (12 N²) · P(0 < |x| ≤ s) + E[(|x| − s)² : |x| > s]``
 
 (signed: ``1/(12 N²) = 4^(−B)/3``, their eq. 5; unsigned: ``4^(−B)/12``), zeros rounding without error. Newton's
 step on ``J'``, the two probabilities held, is
 
-    s ← E[|x| : |x| > s] / ( P(0 < |x| ≤ s) / (12 N²) + P(|x| > s) )
+    ``s ← E[|x| : |x| > s] / ( P(0 < |x| ≤ s) / (12 N²) + P(|x| > s) )``
 
 from ``s = E[|x| : x ≠ 0]``. ``−E[(|x| − s)₊]`` is concave in s: the recursion rises monotonically to the root. The
 model has no dead zone and no partial top cell, which is where it differs from the exact search. The sums run over

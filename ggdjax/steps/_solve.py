@@ -29,7 +29,7 @@ from ggdjax.steps import closed_form, optimal, support
 from ggdjax.steps.distortion import OFFSETS, distortion_parts
 from ggdjax.steps.source import Sides, Source, broadcast, is_concrete, levels_of, sides_of
 
-#: The ways `solve` knows to choose a step.
+#: The ways that `solve` knows to choose a step.
 METHODS = ("closed_form", "lambert", "support", "optimal", "power_of_two")
 #: Elements solved together: their nodes fit the cache. The result does not depend on it.
 CHUNK = 64
@@ -93,7 +93,7 @@ def closed_form_step(
         source: GeneralizedGamma, TailWeighted or Hurdle, batched.
         bits: whole number(s) from 2 to 16, broadcast against the batch.
         levels: instead of `bits`, the levels N on one side of zero, real, ≥ 2; differentiable.
-        signed: two-sided: N = 2^(bits−1) levels on each side, and with a one-sided source that is a fit of |x|.
+        signed: two-sided: N = 2^(bits−1) levels on each side, and with a one-sided source that is a fit of ``|x|``.
         corrected: use N − ½ for N and the second term of the tail (MATH: losses of hundredths of a dB).
 
     Returns:

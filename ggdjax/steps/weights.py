@@ -33,7 +33,7 @@ def weight_step(
         w: weights, any shape; zeros do not matter, values that are not finite are left out.
         bits: width(s) b, whole, 2 to 24 (2 to 16 for "ggd"); broadcast to the shape of the result.
         method: "mse": least squared error on the weights, by search over ten octaves of steps; "max": the largest
-            magnitude on the top code; "ggd": the closed-form step of the generalized gamma fit of |w|.
+            magnitude on the top code; "ggd": the closed-form step of the generalized gamma fit of ``|w|``.
         axis: axes that share one step, None for all.
 
     Returns:
