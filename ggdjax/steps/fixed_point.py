@@ -98,8 +98,8 @@ def max_fractional_length(
     """Return ``F = b − 1 − ⌈log2 max|w|⌉``, the baseline of dynamic fixed point: the largest value just fits.
 
     P. Gysel, J. Pimentel, M. Motamedi, S. Ghiasi, "Ristretto", IEEE TNNLS 29(11), 2018: the integer part gets
-    ``⌈log2 max|w|⌉`` bits and the sign one. (A value that rounds to 2^(b−1) saturates by one step.) Arguments and errors
-    as `best_fractional_length`; values that are not finite are left out.
+    ``⌈log2 max|w|⌉`` bits and the sign one. (A value that rounds to 2^(b−1) saturates by one step.) Arguments and
+    errors as `best_fractional_length`; values that are not finite are left out.
     """
     w, bits, axes = checked(w, bits, axis)
     return _largest_fits(w, bits, axes=axes)
