@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def exclusive(place: os.PathLike[str] | str, argument: str) -> Iterator[None]:
+def exclusive(place: os.PathLike[str] | str, argument: str, *, wait: bool = False) -> Iterator[None]:
     """Hold ``place``, a file or folder that need not be there yet, for this process alone while the block runs.
 
     The lock is on the file `.NAME.lock` beside it, which goes when the block ends; a killed process leaves the file,
@@ -24,9 +24,10 @@ def exclusive(place: os.PathLike[str] | str, argument: str) -> Iterator[None]:
     Args:
         place: what is about to be written.
         argument: how messages call it.
+        wait: wait for a process that holds the place, instead of refusing.
 
     Raises:
-        GgdjaxError: another process holds the place, or nothing can be written there.
+        GgdjaxError: another process holds the place (unless ``wait``), or nothing can be written there.
     """
     place = Path(place).resolve()
     lock = place.with_name(f".{place.name}.lock")
@@ -34,7 +35,7 @@ def exclusive(place: os.PathLike[str] | str, argument: str) -> Iterator[None]:
     try:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = _locked(lock)
+            descriptor = _locked(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise GgdjaxError(
                 f"`{argument}` {place} cannot be written ({error.strerror}): choose a place with permission and space"
@@ -55,12 +56,12 @@ def exclusive(place: os.PathLike[str] | str, argument: str) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _locked(lock: Path) -> int | None:
+def _locked(lock: Path, how: int) -> int | None:
     """Return a descriptor of the file, locked, or None where another process has it."""
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, how)
             if os.path.samestat(os.fstat(descriptor), lock.stat()):
                 return descriptor
         except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -55,21 +56,27 @@ def whole_folder(folder: os.PathLike[str] | str, argument: str) -> Iterator[Path
     Raises:
         GgdjaxError: another process writes the folder, or nothing can be written there.
     """
+    with exclusive(folder, argument), replaced(folder) as new:
+        yield new
+
+
+@contextmanager
+def replaced(folder: os.PathLike[str] | str) -> Iterator[Path]:
+    """Do what `whole_folder` does, for who holds ``folder`` already and where the folder above it is there."""
     folder = Path(folder).resolve()
-    with exclusive(folder, argument):
-        for left in folder.parent.glob(f".{folder.name}.*.partial"):
-            _clear(left, folder)
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-        new = aside / "new"
-        try:
-            new.mkdir()
-            yield new
-            if folder.exists():
-                # A rename cannot replace a full folder: the old one steps aside first.
-                folder.rename(aside / "old")
-            new.rename(folder)
-        finally:
-            _clear(aside, folder)
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
+        _clear(left, folder)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    new = aside / "new"
+    try:
+        new.mkdir()
+        yield new
+        if folder.exists():
+            # A rename cannot replace a full folder: the old one steps aside first.
+            folder.rename(aside / "old")
+        new.rename(folder)
+    finally:
+        _clear(aside, folder)
 
 
 def _clear(aside: Path, folder: Path) -> None:

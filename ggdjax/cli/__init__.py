@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import re
 import sys
-from typing import TYPE_CHECKING
+from contextlib import redirect_stderr
+from typing import TYPE_CHECKING, Any
 
 from ggdjax._errors import GgdjaxError
 
@@ -21,23 +24,37 @@ Then your own: `ggdjax quantize net.onnx --data images/ --preset imagenet --out 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; exit with status 2 and one line on standard error for whatever a user can mend."""
-    import tyro
-
-    from ggdjax.cli.quantize import Quantize
-    from ggdjax.cli.report import Report
-    from ggdjax.cli.train import Train
-
     try:
-        command = tyro.extras.subcommand_cli_from_dict(
-            {"quantize": Quantize, "report": Report, "train": Train},
-            prog="ggdjax",
-            description=_DESCRIPTION,
-            args=sys.argv[1:] if argv is None else list(argv),
-        )
-        command.run()
+        _parse(sys.argv[1:] if argv is None else list(argv)).run()
     except GgdjaxError as error:
         print(f"ggdjax: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("ggdjax: interrupted; nothing was written", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _parse(words: list[str]) -> Any:
+    """Return the command that the words are; tyro's box about words that are none becomes one line."""
+    import tyro
+
+    from ggdjax.cli.quantize import Quantize
+    from ggdjax.cli.report import Report
+    from ggdjax.cli.train import Train
+
+    box = io.StringIO()
+    try:
+        with redirect_stderr(box):
+            return tyro.extras.subcommand_cli_from_dict(
+                {"quantize": Quantize, "report": Report, "train": Train},
+                prog="ggdjax",
+                description=_DESCRIPTION,
+                args=words,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        # Borders are drawn in Unicode or left out, and rules in either, by the encoding of the output.
+        lines = (line.strip("│ ") for line in box.getvalue().splitlines() if line[:1] not in "╭╰")
+        parts = (part.strip(" .") for part in re.split("[─-]{8,}", " ".join(lines)))
+        raise GgdjaxError("; ".join(part for part in parts if part)) from None

@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -175,8 +175,11 @@ class Quantize:
         from ggdjax.cli._progress import progress_bar
 
         if self.model is None:
-            if self.data is not None:
-                raise GgdjaxError("`--data` needs a MODEL: the embedded network comes with its own images")
+            for name in ("data", "preset", *self._preprocessing_fields()):
+                if getattr(self, name) is not None:
+                    raise GgdjaxError(
+                        f"`--{name.replace('_', '-')}` needs a MODEL: the embedded network comes with its own images"
+                    )
             return network.trace(zoo.digits_net(), np.zeros((1, 8, 8, 1), np.float32)), data.digits()
         if self.data is None:
             raise GgdjaxError("`--data` is missing: name the images to calibrate and evaluate on")
@@ -192,14 +195,20 @@ class Quantize:
     def _preprocessing(self) -> Preprocessing:
         from ggdjax import data
 
-        names = [f.name for f in dataclasses.fields(data.Preprocessing)]
-        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        given = self._preprocessing_fields()
         if self.preset is not None:
             return data.preset(self.preset, **given)
         if not given:
             presets = ", ".join(data.PRESETS)
             raise GgdjaxError(f"say how images become inputs: `--preset` ({presets}) or --size, --mean, --std, …")
         return data.Preprocessing(**given)
+
+    def _preprocessing_fields(self) -> dict[str, Any]:
+        """Return the fields of the preprocessing that were given."""
+        from ggdjax import data
+
+        names = [f.name for f in dataclasses.fields(data.Preprocessing)]
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property
     def _checkpoint(self) -> Path | None:
@@ -227,7 +236,10 @@ class Quantize:
             try:
                 ids = self.calibration_ids.read_text(encoding="utf-8").split("\n")
             except (OSError, UnicodeDecodeError) as error:
-                raise GgdjaxError(f"`--calibration-ids` {self.calibration_ids} cannot be read: {error}") from None
+                raise GgdjaxError(
+                    f"`--calibration-ids` {self.calibration_ids} cannot be read ({error}): "
+                    "give a text file with one id a line"
+                ) from None
             parts = data.split_by_ids(images, [line.strip() for line in ids if line.strip()])
         tuning = None
         if self.tune_images:

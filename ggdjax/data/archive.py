@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tarfile
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggdjax._errors import DataError
+from ggdjax._lock import exclusive
+from ggdjax._whole import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,8 @@ def extract(archive: Path, cache_dir: Path | None = None, progress: Callable[[in
 
     The folder's name carries the archive's name, size and modification time, so that a changed archive is
     unpacked again. It appears by one rename after the last member: an interrupted run leaves nothing that a
-    later one would take for whole. Members that lead out of the folder, links and devices are refused.
+    later one would take for whole; of several processes one unpacks and the others wait. Members that
+    lead out of the folder, links and devices are refused.
 
     Args:
         archive: a tar file, compressed or not.
@@ -56,23 +57,23 @@ def extract(archive: Path, cache_dir: Path | None = None, progress: Callable[[in
     target = cache / f"{archive.name.split('.')[0]}-{mark}"
     if target.is_dir():
         return target
-    partial = None
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.partial-", dir=cache))
-        _unpack(archive, partial, stat.st_size, progress)
-        try:
-            partial.rename(target)
-        except OSError:
-            if not target.is_dir():  # another process was first: its folder is as good
-                raise
+        with exclusive(target, "archive", wait=True):
+            # Another process may have been first.
+            if not target.is_dir():
+                with replaced(target) as partial:
+                    _unpack(archive, partial, stat.st_size, progress)
+    except tarfile.FilterError as error:
+        raise DataError(
+            f"`{archive}` holds `{error.tarinfo.name}`, which leads outside: pack relative names"
+        ) from error
     except (tarfile.TarError, EOFError) as error:
         raise DataError(f"`{archive}` cannot be unpacked: {error}: it is damaged or no tar archive") from error
     except OSError as error:
-        raise DataError(f"`{archive}` cannot be unpacked into `{cache}`: {error}") from error
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
+        raise DataError(
+            f"`{archive}` cannot be unpacked into `{cache}` ({error.strerror}): free space, or set XDG_CACHE_HOME"
+        ) from error
     return target
 
 

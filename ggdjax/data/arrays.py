@@ -59,6 +59,11 @@ def from_arrays(
 
     Raises:
         DataError: shapes, types or labels that do not fit.
+
+    Example:
+        >>> images = gd.data.from_arrays(np.zeros((3, 8, 8, 3), np.uint8), np.array([0, 1, 2]), gd.data.Preprocessing())
+        >>> next(images.batches())[0].shape
+        (3, 3, 8, 8)
     """
     image, label = np.asarray(image), np.asarray(label)
     chan = preprocessing.channels
@@ -77,7 +82,7 @@ def from_arrays(
     if label.dtype.kind not in "ui":
         raise DataError(f"`label` of `{name}` is {label.dtype}, expected whole numbers")
     if not len(image):
-        raise DataError(f"`{name}` holds no images")
+        raise DataError(f"`{name}` holds no images, expected at least one")
     if label.min() < 0:
         raise DataError(f"`label` of `{name}` holds {label.min()}, expected classes from 0 on")
     return ArrayImages(
@@ -116,5 +121,7 @@ def load_npz(path: Path, preprocessing: Preprocessing, *, unreadable_share: floa
     except DataError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"`{path}` cannot be read as .npz: {error}") from error
+        raise DataError(
+            f"`{path}` cannot be read as .npz with `image` and `label` ({error}): write it again by `numpy.savez`"
+        ) from error
     return from_arrays(image, label, preprocessing, name=str(path), unreadable_share=unreadable_share)

@@ -54,7 +54,11 @@ def open_images(
     if path.suffix.lower() == ".npz":
         return load_npz(path, preprocessing, unreadable_share=unreadable_share)
     if is_archive(path):
-        return _open_folder(_top(extract(path, cache_dir, progress)), preprocessing, unreadable_share)
+        folder = _top(extract(path, cache_dir, progress))
+        try:
+            return _open_folder(folder, preprocessing, unreadable_share)
+        except DataError as error:
+            raise DataError(f"`{path}`, unpacked: {error}") from None
     raise DataError(
         f"`{path}` is no image set: expected a folder, an .npz, or an archive ({', '.join(ARCHIVE_SUFFIXES)})"
     )

@@ -54,6 +54,11 @@ def split(images: ImageSet, calibration_images: int = 512, seed: int = 0) -> Spl
 
     Raises:
         DataError: fewer images than asked for, or none left to hold out.
+
+    Example:
+        >>> parts = gd.data.split(gd.data.digits(), calibration_images=100)
+        >>> len(parts.calibration), len(parts.held_out)
+        (100, 500)
     """
     if calibration_images < 1:
         raise DataError(f"`calibration_images` is {calibration_images}, expected at least 1")
@@ -86,7 +91,8 @@ def split_by_ids(images: ImageSet, calibration: Iterable[str], held_out: Iterabl
         unknown = [id_ for id_ in wanted if id_ not in index_of]
         if unknown:
             raise DataError(
-                f"`{argument}` names {len(unknown)} images that `{images.name}` does not hold, first `{unknown[0]}`"
+                f"`{argument}` names {len(unknown)} images that `{images.name}` does not hold, first `{unknown[0]}`: "
+                f"its ids are like `{images.ids[0]}`"
             )
         return np.unique(np.asarray([index_of[id_] for id_ in wanted], np.int64))
 

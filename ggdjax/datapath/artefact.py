@@ -16,14 +16,13 @@ import hashlib
 import json
 import math
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ggdjax._errors import GgdjaxError
+from ggdjax._whole import whole_folder
 from ggdjax.datapath._hex import hex_lines
 from ggdjax.datapath._memories import FACTORS, c_header, memories, read_memory, slug
 from ggdjax.datapath._testbench import simulate, verilog_parameters
@@ -101,9 +100,13 @@ def export(program: Program, folder: os.PathLike[str] | str, images: ArrayLike |
     files[_MANIFEST] = text
     files[_CHECKSUM] = f"{_sha256(text)}  {_MANIFEST}\n".encode()
     try:
-        _write(folder.resolve(), files)
+        with whole_folder(folder, "folder") as new:
+            for name, content in files.items():
+                path = new / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
     except OSError as error:
-        raise GgdjaxError(f"`folder` {folder} cannot be written: {error.strerror}") from error
+        raise GgdjaxError(f"`folder` {folder} cannot be written ({error.strerror}): choose another place") from None
 
 
 def load_artefact(folder: os.PathLike[str] | str) -> Program:
@@ -272,21 +275,3 @@ def _replaceable(folder: Path) -> bool:
         return json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["format"] == FORMAT
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _write(folder: Path, files: dict[str, bytes]) -> None:
-    """Write all files into a new folder beside ``folder``, which takes its place when it is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-    try:
-        part = aside / "new"
-        for name, content in files.items():
-            path = part / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        if folder.exists():
-            # A rename cannot replace a full folder: the old one steps aside first.
-            folder.rename(aside / "old")
-        part.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

@@ -247,6 +247,11 @@ def cost(
         GgdjaxError: the network has no convolution or dense layer, one of them is not quantized, a dimension other
             than the first depends on the batch size, the buffer cannot hold the smallest tile of a layer, or the
             energy table has no floating-point operation of that width.
+
+    Example:
+        >>> report = gd.datapath.cost(gd.trace(lambda x: x @ jnp.ones((64, 10)), jnp.zeros((1, 64))))
+        >>> report.macs
+        640
     """
     machine = Machine() if machine is None else machine
     if isinstance(network, QuantizedNetwork):
@@ -257,7 +262,7 @@ def cost(
         raise GgdjaxError(f"`network` must be a Network or a QuantizedNetwork, got {type(network).__name__}")
     shapes = layer_shapes(net)
     if not shapes:
-        raise GgdjaxError("`network` has no convolution or dense layer: there is nothing to cost")
+        raise GgdjaxError("`network` has no convolution or dense layer, so that nothing costs: give one that has")
     entered = {shape.name: _entered(net.graph, net.graph.node(shape.name).output) for shape in shapes}
     leaving = frozenset(name for name, maps in entered.items() if not maps)
     if isinstance(network, QuantizedNetwork) and widths is None:

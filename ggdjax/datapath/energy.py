@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ggdjax._errors import GgdjaxError
+from ggdjax._whole import whole_file
 from ggdjax.datapath._fields import from_fields
 
 #: (width in bits or capacity in bytes, energy in pJ), ascending.
@@ -112,8 +113,13 @@ class EnergyTable:
         return from_fields(cls, fields, path)
 
     def save(self, path: Path | str) -> None:
-        """Write every field to a JSON file."""
-        Path(path).write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
+        """Write every field to a JSON file.
+
+        Raises:
+            GgdjaxError: the file cannot be written.
+        """
+        with whole_file(path, "path") as part:
+            part.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
 
 
 _LEAST_POINTS = {

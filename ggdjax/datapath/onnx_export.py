@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ggdjax._errors import GgdjaxError, near_matches
-from ggdjax.network.onnx_export import Writer, import_onnx
+from ggdjax.network.onnx_export import Writer, import_onnx, save_model
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -51,23 +50,6 @@ def export_onnx(program: Program, path: str | PathLike[str], *, form: str = "qdq
     writer = Writer(program.network if form == "qdq" else program, OPSET)  # type: ignore[arg-type]
     nodes, outputs = forms[form](program, writer, feature_maps)
     real, whole = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
-    graph = onnx.helper.make_graph(
-        nodes,
-        "ggdjax",
-        [_value(onnx, name, real, program.network.graph.shape(name)) for name in program.graph.inputs],
-        [_value(onnx, name, real if form == "qdq" else whole, shape) for name, shape in outputs],
-        writer.initializers,
-    )
-    imports = [onnx.helper.make_opsetid("", OPSET)]
-    version = onnx.helper.find_min_ir_version_for(imports)
-    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=version, producer_name="ggdjax")
-    onnx.checker.check_model(model)
-    try:
-        Path(path).write_bytes(model.SerializeToString())
-    except OSError as error:
-        raise GgdjaxError(f"`path` {path} cannot be written: {error.strerror}") from error
-
-
-def _value(onnx: Any, name: str, kind: int, shape: tuple[int | None, ...]) -> Any:
-    dims = ["batch" if size is None else size for size in shape]
-    return onnx.helper.make_tensor_value_info(name, kind, dims)
+    inputs = [(name, real, program.network.graph.shape(name)) for name in program.graph.inputs]
+    outputs = [(name, real if form == "qdq" else whole, shape) for name, shape in outputs]
+    save_model(path, writer, nodes, inputs, outputs, opset=OPSET)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ggdjax._errors import GgdjaxError, UnsupportedError
+from ggdjax._errors import UnsupportedError
 from ggdjax.datapath._onnx_qdq import conv_node
 from ggdjax.datapath.formats import bits_of, signed_bits
 from ggdjax.datapath.onnx_export import OPSET
 from ggdjax.network._builder import View
 from ggdjax.network._onnx_export_ops import write_node
-from ggdjax.network.onnx_export import Writer, import_onnx
+from ggdjax.network.onnx_export import Writer, import_onnx, save_model
 from ggdjax.network.ops import QUANTIZABLE
 
 if TYPE_CHECKING:
@@ -52,29 +51,11 @@ def export_qonnx(program: Program, path: str | PathLike[str]) -> None:
             rounded[tensor] = _feature_map(program, writer, tensor)
         writer.views[node.output] = _layer(program, writer, node, rounded[tensor])
     nodes, outputs = writer.finish()
-    shapes = [(name, program.network.graph.shape(name)) for name in program.network.graph.inputs]
-    inputs, results = (
-        [
-            onnx.helper.make_tensor_value_info(
-                name, onnx.TensorProto.FLOAT, ["batch" if size is None else size for size in shape]
-            )
-            for name, shape in values
-        ]
-        for values in (shapes, outputs)
+    real, graph = onnx.TensorProto.FLOAT, program.network.graph
+    inputs = [(name, real, graph.shape(name)) for name in graph.inputs]
+    save_model(
+        path, writer, nodes, inputs, [(name, real, shape) for name, shape in outputs], opset=OPSET, domains=[DOMAIN]
     )
-    graph = onnx.helper.make_graph(nodes, "ggdjax", inputs, results, writer.initializers)
-    standard = onnx.helper.make_opsetid("", OPSET)
-    model = onnx.helper.make_model(
-        graph,
-        opset_imports=[standard, onnx.helper.make_opsetid(DOMAIN, 1)],
-        ir_version=onnx.helper.find_min_ir_version_for([standard]),
-        producer_name="ggdjax",
-    )
-    onnx.checker.check_model(model)
-    try:
-        Path(path).write_bytes(model.SerializeToString())
-    except OSError as error:
-        raise GgdjaxError(f"`path` {path} cannot be written: {error.strerror}") from error
 
 
 def _feature_map(program: Program, writer: Writer, tensor: str) -> View:

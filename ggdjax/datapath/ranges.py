@@ -124,6 +124,8 @@ def _joins(node: Node) -> bool:
 
 
 def _magnitudes(q: QuantizedNetwork) -> dict[str, float]:
+    if q.calibration is None:  # a file brought the steps
+        return {}
     histograms = q.calibration.histograms
     largest = np.maximum(-np.asarray(histograms.minimum), np.asarray(histograms.maximum))
     return dict(zip(q.calibration.names, largest.tolist(), strict=True))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggdjax._errors import GgdjaxError, UnsupportedError
+from ggdjax._whole import whole_file
 from ggdjax.network import fold_batch_norm
 
 if TYPE_CHECKING:
@@ -161,4 +162,5 @@ def export_scale_sim(network: Network, path: Path | str) -> None:
         else:
             names = [name] if shape.groups == 1 else [f"{name}_{group}" for group in range(shape.groups)]
         lines.extend(", ".join(map(str, (one, *fields))) + "," for one in names)
-    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with whole_file(path, "path") as part:
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggdjax._errors import GgdjaxError, near_matches
+from ggdjax._whole import whole_file
 from ggdjax.datapath._fields import from_fields
 from ggdjax.datapath.rounding import Overflow, Requantization, Rounding
 
@@ -41,6 +42,12 @@ class Accelerator:
 
     Raises:
         GgdjaxError: a field is out of its range, or two contradict each other.
+
+    Example:
+        >>> accelerator = gd.datapath.Accelerator(accumulator_bits=24, bias_bits=24, overflow="saturate")
+        >>> accelerator.save("accelerator.toml")
+        >>> gd.datapath.Accelerator.load("accelerator.toml") == accelerator
+        True
     """
 
     activation_bits: int = 8
@@ -111,7 +118,7 @@ class Accelerator:
         """Write every field to a JSON or TOML file, by its suffix; a ``channel_tile`` of None is left out.
 
         Raises:
-            GgdjaxError: the suffix is another.
+            GgdjaxError: the suffix is another, or the file cannot be written.
         """
         path = Path(path)
         fields = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
@@ -121,14 +128,17 @@ class Accelerator:
             text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in fields.items())
         else:
             raise GgdjaxError(f"`path` {path} must end in .json or .toml")
-        path.write_text(text, encoding="utf-8")
+        with whole_file(path, "path") as part:
+            part.write_text(text, encoding="utf-8")
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise GgdjaxError(f"cannot read the accelerator's specification {path}: {error}") from None
+        raise GgdjaxError(
+            f"cannot read the accelerator's specification {path} ({error}): give a JSON or TOML file"
+        ) from None
     if path.suffix not in {".json", ".toml"}:
         raise GgdjaxError(f"`path` {path} must end in .json or .toml")
     try:

@@ -7,7 +7,8 @@ on both sides of zero, without a logarithm and without being told a range.
 
 from __future__ import annotations
 
-import json
+import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from ggdjax._errors import GgdjaxError
+from ggdjax._whole import whole_file
 from ggdjax.ggd.bins import Bins, compress_side, on_device
 from ggdjax.ggd.counting import BINS, Counter
 
@@ -49,6 +51,11 @@ class Histogram:
         zeros: number of values equal to ±0, exactly.
         minimum: smallest finite value, exactly; 0 where there is none.
         maximum: largest finite value, likewise.
+
+    Example:
+        >>> h = gd.Histogram.from_samples(jnp.array([0.0, 1.0, 3.0])) + gd.Histogram.from_samples(jnp.array([2.0]))
+        >>> int(h.count), float(h.zero_fraction), float(h.maximum)
+        (4, 0.25, 3.0)
     """
 
     counts: Int[Array, "... 65536"]
@@ -206,7 +213,14 @@ class Histogram:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Histogram:
-        """Rebuild what `to_dict` returned."""
+        """Rebuild what `to_dict` returned.
+
+        Raises:
+            GgdjaxError: a count that is negative.
+        """
+        for name in ("counts", "zeros"):
+            if np.min(data[name], initial=0) < 0:
+                raise GgdjaxError(f"`{name}` holds {np.min(data[name])}; expected counts of at least 0")
         shape = tuple(data["batch_shape"])
         counts = np.zeros((int(np.prod(shape)), BINS), np.int64)
         counts[np.asarray(data["tensor"], np.int64), np.asarray(data["index"], np.int64)] = data["counts"]
@@ -218,8 +232,13 @@ class Histogram:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the sparse form as `.npz` (no pickle)."""
-        np.savez_compressed(path, **{name: np.asarray(value) for name, value in self.to_dict().items()})
+        """Write the sparse form as `.npz` (no pickle).
+
+        Raises:
+            GgdjaxError: the file cannot be written.
+        """
+        with whole_file(path, "path") as part, part.open("wb") as stream:
+            np.savez_compressed(stream, **{name: np.asarray(value) for name, value in self.to_dict().items()})
 
     @classmethod
     def load(cls, path: str | Path) -> Histogram:
@@ -227,7 +246,7 @@ class Histogram:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 return cls.from_dict({name: stored[name] for name in stored.files})
-        except (KeyError, ValueError, IndexError, OSError, json.JSONDecodeError) as error:
+        except (KeyError, ValueError, IndexError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise GgdjaxError(f"`path` {path} is no saved histogram ({error}); write it with `save`") from error
 
 

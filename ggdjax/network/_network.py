@@ -27,6 +27,13 @@ class Network:
     ``net(x)`` runs in float32, compiled once per batch size; ``x`` and the result have the layout of the
     model's own input and output (batch first; channels first for an ONNX file), whatever the graph does
     inside.
+
+    Example:
+        >>> net = gd.trace(lambda x: jax.nn.relu(x @ jnp.ones((4, 3))), jnp.zeros((1, 4)))
+        >>> net(jnp.ones((2, 4))).tolist()
+        [[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]]
+        >>> [node.op for node in net.graph.nodes]
+        ['dense', 'relu']
     """
 
     graph: Graph = field(metadata={"static": True})
@@ -49,7 +56,10 @@ class Network:
             e is not None and n != e for n, e in zip(x.shape, expected, strict=True)
         ):
             wanted = ", ".join("batch" if e is None else str(e) for e in expected)
-            raise DataError(f"`x` has shape {tuple(x.shape)}; the network expects ({wanted})")
+            raise DataError(
+                f"`x` has shape {tuple(x.shape)}; the network expects ({wanted}): give images of that shape (`size` in "
+                "their preprocessing resizes them)"
+            )
 
     def __call__(self, x: ArrayLike) -> Any:
         """Return the network's output for the batch ``x`` in float32.

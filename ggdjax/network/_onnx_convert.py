@@ -94,7 +94,9 @@ class Call:
             return None
         value = np.asarray(value, np.float32)
         if not np.isfinite(value).all():
-            raise ModelError(f"tensor `{self.node.input[index]}` (node `{self.name}`) holds NaN or infinity")
+            raise ModelError(
+                f"tensor `{self.node.input[index]}` (node `{self.name}`) holds NaN or infinity: repair the model"
+            )
         return value
 
     def shape(self, view: View) -> Probes:

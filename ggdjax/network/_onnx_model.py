@@ -34,18 +34,23 @@ def read_model(path: str | PathLike[str]) -> Any:
     onnx = import_onnx()
     path = Path(path)
     if not path.is_file():
-        raise ModelError(f"no model file `{path}`")
+        kind = " but a folder" if path.is_dir() else ""
+        raise ModelError(f"no model file `{path}`{kind}: name an ONNX file")
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:
-        raise ModelError(f"`{path}` cannot be read as ONNX: it is another kind of file, or truncated") from error
+        raise ModelError(
+            f"`{path}` cannot be read as ONNX: it is another kind of file, or truncated; export it again"
+        ) from error
     if not model.graph.output or not model.opset_import:
-        raise ModelError(f"`{path}` cannot be read as ONNX: it holds no graph with an output")
+        raise ModelError(f"`{path}` cannot be read as ONNX: it holds no graph with an output; export it again")
     try:
         onnx.load_external_data_for_model(model, str(path.resolve().parent))
     except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"external data of `{path}` is missing or damaged: {reason}") from error
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ModelError(
+            f"external data of `{path}` is missing or damaged: {reason}; keep its files beside it"
+        ) from error
     if opset(model) < OLDEST_OPSET:
         raise ModelError(
             f"`{path}` uses operator set {opset(model)}; {OLDEST_OPSET} is the oldest that can be read: "

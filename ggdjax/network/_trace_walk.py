@@ -252,5 +252,7 @@ def walk(first: Any, second: Any, paths: Mapping[int, str]) -> Network:
     x = tracer.builder.add_input("input", probes)
     results = tracer.body((first.jaxpr, second.jaxpr), constants(first.consts, second.consts, tracer.label), [x])
     if not results or not all(isinstance(value, View) for value in results):
-        raise GgdjaxError("a result of `function` does not depend on its argument, or is no number")
+        raise GgdjaxError(
+            "a result of `function` does not depend on its argument, or is no number: return what it computes"
+        )
     return tracer.builder.finish(results)

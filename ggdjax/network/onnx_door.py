@@ -36,6 +36,11 @@ def load_onnx(
       ModelError: the file is missing, damaged, no ONNX, or holds NaN or infinity; several outputs and no
         choice.
       UnsupportedError: an operator outside the set; all are named before anything is computed.
+
+    Example:
+        >>> gd.network.export_onnx(gd.trace(jax.nn.relu, jnp.zeros((1, 3))), "net.onnx")
+        >>> gd.load_onnx("net.onnx")(jnp.array([[-1.0, 0.5, 2.0]])).tolist()
+        [[0.0, 0.5, 2.0]]
     """
     return load_with_grids(path, output, input_shape=input_shape)[0]
 
@@ -57,7 +62,10 @@ def load_with_grids(
         _check_shape(tuple(input_shape), image, shape)
         shape = (None, *input_shape[1:])
     if shape is None or len(shape) < 2 or None in shape[1:]:
-        raise ModelError(f"input `{image.name}` of `{path}` has open dimensions {shape}: give `input_shape`")
+        raise ModelError(
+            f"input `{image.name}` of `{path}` has open dimensions {shape}: give `input_shape` to `load_onnx`, or "
+            "export the model with fixed sizes"
+        )
     probes = tuple((batch, *shape[1:]) for batch in PROBE_BATCHES)
     net = simplify(convert(model, {image.name: probes}, [_choose_output(model.graph, output)], grids))
     return net, grids
@@ -68,7 +76,9 @@ def _only_input(graph: Any) -> Any:
     inputs = [value for value in graph.input if value.name not in weights]
     if len(inputs) != 1:
         names = ", ".join(f"`{value.name}`" for value in inputs) or "none"
-        raise ModelError(f"a network has one input, a batch of images; this model's inputs: {names}")
+        raise ModelError(
+            f"a network has one input, a batch of images; this model's inputs: {names}; export it with one"
+        )
     return inputs[0]
 
 

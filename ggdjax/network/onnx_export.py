@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ggdjax._errors import GgdjaxError
+from ggdjax._whole import whole_file
 from ggdjax.network._builder import View
 from ggdjax.network._onnx_model import import_onnx
 
@@ -46,26 +46,44 @@ def export_onnx(net: Network, path: str | PathLike[str], *, opset: int = 17) -> 
     for node in net.graph.nodes:
         writer.views[node.output] = write_node(writer, node)
     nodes, outputs = writer.finish()
+    real = onnx.TensorProto.FLOAT
+    inputs = [(name, real, net.graph.shape(name)) for name in net.graph.inputs]
+    save_model(path, writer, nodes, inputs, [(name, real, shape) for name, shape in outputs], opset=opset)
+
+
+def save_model(
+    path: str | PathLike[str],
+    writer: Writer,
+    nodes: list[Any],
+    inputs: Sequence[tuple[str, int, Shape]],
+    outputs: Sequence[tuple[str, int, Shape]],
+    *,
+    opset: int,
+    domains: Sequence[str] = (),
+) -> None:
+    """Check and write what ``writer`` collected; an input or output is (name, ONNX element type, shape).
+
+    Raises:
+      GgdjaxError: ``path`` cannot be written.
+    """
+    onnx = import_onnx()
+
+    def value(name: str, kind: int, shape: Shape) -> Any:
+        return onnx.helper.make_tensor_value_info(name, kind, ["batch" if size is None else size for size in shape])
+
     graph = onnx.helper.make_graph(
-        nodes,
-        "ggdjax",
-        [_value(onnx, name, net.graph.shape(name)) for name in net.graph.inputs],
-        [_value(onnx, *output) for output in outputs],
-        writer.initializers,
+        nodes, "ggdjax", [value(*v) for v in inputs], [value(*v) for v in outputs], writer.initializers
     )
-    imports = [onnx.helper.make_opsetid("", opset)]
-    version = onnx.helper.find_min_ir_version_for(imports)
-    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=version, producer_name="ggdjax")
+    standard = onnx.helper.make_opsetid("", opset)
+    model = onnx.helper.make_model(
+        graph,
+        opset_imports=[standard, *(onnx.helper.make_opsetid(domain, 1) for domain in domains)],
+        ir_version=onnx.helper.find_min_ir_version_for([standard]),
+        producer_name="ggdjax",
+    )
     onnx.checker.check_model(model)
-    try:
-        Path(path).write_bytes(model.SerializeToString())
-    except OSError as error:
-        raise GgdjaxError(f"`path` {path} cannot be written: {error.strerror}") from error
-
-
-def _value(onnx: Any, name: str, shape: Shape) -> Any:
-    dims = ["batch" if size is None else size for size in shape]
-    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, dims)
+    with whole_file(path, "path") as part:
+        part.write_bytes(model.SerializeToString())
 
 
 def channels_first(rank: int) -> tuple[int, ...]:

@@ -57,7 +57,13 @@ def calibrate(
         per_channel: also count every channel of every feature map by itself (256 KiB each).
 
     Raises:
-        DataError: no batches, or NaN or infinity in a feature map (named).
+        DataError: no batches, images that do not fit the network, or NaN or infinity in a feature map (named).
+
+    Example:
+        >>> net = gd.trace(lambda x: jax.nn.relu(x @ jnp.eye(4)) @ jnp.ones((4, 2)), jnp.zeros((1, 4)))
+        >>> calibration = gd.calibrate(net, [np.ones((8, 4), np.float32), np.zeros((8, 4), np.float32)])
+        >>> calibration.images, [float(share) for share in calibration.histograms.zero_fraction]
+        (16, [0.5, 0.5])
     """
     net = fold_batch_norm(net)
     names = tuple(feature_map.tensor for feature_map in net.graph.feature_maps())
@@ -72,6 +78,7 @@ def calibrate(
     for index, batch in enumerate(batches):
         # While this batch was decoded the one before was counted; never more than these two are held.
         jax.block_until_ready(running)
+        net.check_input(batch)
         part = parts[index % splits]
         part.make_room(len(batch))
         part.counters, by_channel = _observe(net.graph, per_channel, net.params, batch, part.counters)
@@ -81,7 +88,7 @@ def calibrate(
         images += len(batch)
         running = part.counters
     if not images:
-        raise DataError("no images to calibrate on: `batches` is empty")
+        raise DataError("no images to calibrate on: `batches` is empty, give at least one")
     filled = [total for total in (part.total() for part in parts) if total is not None]
     counted = Histogram.stack(filled)
     _refuse_nonfinite(names, counted.merge(0))

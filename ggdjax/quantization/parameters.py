@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax._errors import GgdjaxError
+from ggdjax._whole import whole_file
 from ggdjax.schemes import Range
 from ggdjax.steps import power_of_two
 
@@ -58,13 +59,19 @@ class QuantParams:
     biases: dict[str, FixedPoint]
 
     def save(self, stem: Path) -> None:
-        """Write ``stem.safetensors`` (arrays) and ``stem.json`` (the same, readable)."""
+        """Write ``stem.safetensors`` (arrays) and ``stem.json`` (the same, readable).
+
+        Raises:
+            GgdjaxError: the files cannot be written.
+        """
         from safetensors.numpy import save_file
 
         flat = self.to_arrays()
-        save_file(flat, stem.with_suffix(".safetensors"), metadata={"format": _FORMAT, "version": _VERSION})
+        with whole_file(stem.with_suffix(".safetensors"), "stem") as part:
+            save_file(flat, part, metadata={"format": _FORMAT, "version": _VERSION})
         readable = {"format": _FORMAT, "version": _VERSION, "arrays": {k: v.tolist() for k, v in flat.items()}}
-        stem.with_suffix(".json").write_text(json.dumps(readable, indent=1) + "\n")
+        with whole_file(stem.with_suffix(".json"), "stem") as part:
+            part.write_text(json.dumps(readable, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, stem: Path) -> QuantParams:
@@ -81,11 +88,13 @@ class QuantParams:
                 metadata = file.metadata() or {}
                 flat = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except FileNotFoundError:
-            raise GgdjaxError(f"no quantization parameters at {path}") from None
+            raise GgdjaxError(f"no quantization parameters at {path}: name what `save` wrote") from None
         except (SafetensorError, OSError) as error:
-            raise GgdjaxError(f"{path} is not a readable safetensors file: {error}") from None
+            raise GgdjaxError(f"{path} is not a readable safetensors file ({error}): `save` it again") from None
         if (metadata.get("format"), metadata.get("version")) != (_FORMAT, _VERSION):
-            raise GgdjaxError(f"{path} does not hold {_FORMAT} of version {_VERSION}, but {metadata}")
+            raise GgdjaxError(
+                f"{path} does not hold {_FORMAT} of version {_VERSION}, but {metadata}: name what `save` wrote"
+            )
         return cls.from_arrays(flat)
 
     def to_arrays(self) -> dict[str, np.ndarray]:

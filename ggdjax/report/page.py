@@ -94,8 +94,8 @@ def _read(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise GgdjaxError(f"{folder} holds no {RESULT_FILE}: {_WANTED}") from None
     except (OSError, ValueError) as error:
-        raise GgdjaxError(f"{path} cannot be read: {error}") from None
-    if RESULT_KEY not in result:
+        raise GgdjaxError(f"{path} cannot be read ({error}): {_WANTED}") from None
+    if not isinstance(result, dict) or RESULT_KEY not in result:
         raise GgdjaxError(f"{path} was not written by ggdjax: {_WANTED}")
     return result
 

@@ -117,7 +117,7 @@ def backward_forward(
     """
     config = TuneConfig() if config is None else config
     if len(images) == 0:
-        raise DataError("no images to tune on: `images` is empty")
+        raise DataError("`images` is empty: give some to tune on")
     labels = None if labels is None else np.asarray(labels)
     check_objective(
         config.objective, labels, len(images), int(q.network.output_shape[-1] or 0), few=config.allow_few_images

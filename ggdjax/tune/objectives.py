@@ -64,9 +64,14 @@ def check_objective(objective: str, labels: np.ndarray | None, images: int, clas
     if labels.shape != (images,):
         raise DataError(f"`labels` have shape {labels.shape}; expected ({images},), one per image")
     if labels.min() < 0 or labels.max() >= classes:
-        raise DataError(f"`labels` lie in [{labels.min()}, {labels.max()}], outside the network's {classes} classes")
+        raise DataError(
+            f"`labels` lie in [{labels.min()}, {labels.max()}], outside the network's {classes} classes: check them or "
+            "`label_offset`"
+        )
     if labels.min() == labels.max():
-        raise DataError(f"`labels` are all {labels[0]}: objective {objective!r} cannot be judged on a single class")
+        raise DataError(
+            f"`labels` are all {labels[0]}: objective {objective!r} cannot be judged on a single class; give several"
+        )
     if images < classes and not few:
         raise DataError(
             f"{images} tuning images for {classes} classes: give at least one per class, tune for 'kl', or set "

@@ -24,8 +24,10 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, run: Mapping[str, Any]):
-        import orbax.checkpoint as ocp
-
+        try:
+            import orbax.checkpoint as ocp
+        except ImportError:
+            raise GgdjaxError("keeping checkpoints needs `orbax-checkpoint`: run `pip install ggdjax[train]`") from None
         self._folder, self._run, self._ocp = folder, json.loads(json.dumps(run)), ocp
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
@@ -47,13 +49,13 @@ class Checkpoints:
         """Return the newest state, in the form and on the devices of ``like``, and its notes; None without one.
 
         Raises:
-            GgdjaxError: the folder holds the states of another run.
+            GgdjaxError: the folder holds the states of another run, or the newest is damaged.
         """
         step = self._manager.latest_step()
         if step is None:
             return None
         args = self._ocp.args
-        stored = self._manager.restore(step, args=args.Composite(notes=args.JsonRestore())).notes
+        stored = self._read(step, notes=args.JsonRestore()).notes
         if differing := [key for key in self._run if stored["run"].get(key) != self._run[key]]:
             key = differing[0]
             raise GgdjaxError(
@@ -65,8 +67,17 @@ class Checkpoints:
             str(i): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
             for i, leaf in enumerate(leaves)
         }
-        arrays = self._manager.restore(step, args=args.Composite(state=args.StandardRestore(abstract))).state
+        arrays = self._read(step, state=args.StandardRestore(abstract)).state
         return jax.tree.unflatten(form, [arrays[str(i)] for i in range(len(leaves))]), stored["notes"]
+
+    def _read(self, step: int, **items: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=self._ocp.args.Composite(**items))
+        except Exception as error:  # of many kinds, by what is missing
+            raise GgdjaxError(
+                f"the checkpoint `{self._folder / str(step)}` is damaged ({type(error).__name__}): remove it to go on "
+                "from the one before, or start anew in another folder"
+            ) from error
 
     def close(self) -> None:
         """Finish all writing."""

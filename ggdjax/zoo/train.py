@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -93,7 +94,7 @@ def fit(
     chosen = np.arange(len(images)) if indices is None else np.asarray(list(indices), np.int64)
     batch_size = recipe.batch_size
     if len(chosen) < batch_size:
-        raise GgdjaxError(f"`batch_size` is {batch_size}, but there are {len(chosen)} training images")
+        raise GgdjaxError(f"`batch_size` is {batch_size}, but there are {len(chosen)} training images: lower it")
     # Rebuilt, since its axes must be automatic ones: the compiler then inserts the sums over devices.
     mesh = Mesh(np.asarray(jax.devices()[:1]), ("data",)) if mesh is None else Mesh(mesh.devices, mesh.axis_names)
     if "data" not in mesh.shape or batch_size % mesh.shape["data"]:
@@ -136,7 +137,13 @@ def fit(
         from ggdjax.zoo.checkpoints import Checkpoints
 
         shapes = [list(leaf.shape) for leaf in jax.tree.leaves(params)]
-        run = {**dataclasses.asdict(recipe), "images": len(chosen), "shapes": shapes}
+        run = {
+            **dataclasses.asdict(recipe),
+            "images": len(chosen),
+            "image_ids_sha256": hashlib.sha256("\n".join(images.ids[i] for i in chosen).encode()).hexdigest(),
+            "preprocessing": images.preprocessing.to_dict(),
+            "shapes": shapes,
+        }
         keeper = Checkpoints(checkpoints, run)
         if (kept := keeper.restore(state)) is not None:
             state, notes = kept

@@ -53,7 +53,9 @@ def load_weights(module: nnx.Module, path: Path) -> dict[str, str]:
             metadata = stored.metadata() or {}
             arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"`{path}` cannot be read as safetensors: {error}") from error
+        raise ModelError(
+            f"`{path}` cannot be read as safetensors ({error}): give a file of `save_weights` or a PyTorch state dict"
+        ) from error
     # Names of ours are paths; PyTorch's have dots.
     if any("/" in name for name in arrays):
         _load_own(module, arrays, path)
