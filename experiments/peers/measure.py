@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import platform
 import tempfile
@@ -69,10 +71,10 @@ def measure(
         "versions": {"python": platform.python_version(), **{p: v for p in _PACKAGES if (v := version_of(p))}},
         "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "code": code_version(),
-        "images": {part: store.keep_image_ids(results, ids) for part, ids in work.ids.items()},
         "float_pass_seconds": round(float_pass, 4),
     }
     with store.whole_folder(results), store.appending(results, (1, 1)) as append:
+        made_by["images"] = {part: store.keep_image_ids(results, ids) for part, ids in work.ids.items()}
         for setting in settings:
             try:
                 figures = _figures(tool, work, setting)
@@ -107,7 +109,8 @@ def _figures(tool: Tool, work: Work, setting: Setting) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         for _ in range(1 + tool.compiles):
             start = time.perf_counter()
-            predict = tool.quantize(work, setting, Path(scratch))
+            with contextlib.redirect_stdout(io.StringIO()):  # tools tell of every step
+                predict = tool.quantize(work, setting, Path(scratch))
             seconds.append(round(time.perf_counter() - start, 3))
         top1, top5 = work.accuracy(predict)
     first = {"first_calibration_seconds": seconds[0]} if tool.compiles else {}

@@ -53,7 +53,8 @@ def quantize(work: Work, setting: Setting, folder: Path) -> Callable[[np.ndarray
         weight_type=types[weight_bits][0],
         activation_type=types[activation_bits][1],
     )
-    return onnx_predictor(out)
+    # Its optimizer moves four-bit tensors into operators that do not take them.
+    return onnx_predictor(out, optimize=min(setting.bits) == 8)
 
 
 TOOL = Tool(

@@ -109,6 +109,7 @@ def test_an_environment_that_cannot_decode_says_what_to_do(tmp_path, capsys, mon
     import sys
 
     monkeypatch.setitem(sys.modules, "experiments.networks", None)
+    monkeypatch.delattr("experiments.networks", raising=False)
     with pytest.raises(SystemExit, match="2"):
         peers.main(["onnxruntime", "--network", "digits", "--arrays", str(tmp_path), "--out", str(tmp_path)])
     assert "python -m experiments.peers ggdjax --network digits" in capsys.readouterr().err
