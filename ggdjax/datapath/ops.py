@@ -15,7 +15,7 @@ from jax import lax
 
 from ggdjax.datapath import rounding as rules
 from ggdjax.datapath.rounding import Overflow, Rounding
-from ggdjax.network.ops import PRECISION
+from ggdjax.network import ops as float_ops
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,24 +103,12 @@ def sum_over(x: Int[Array, "..."], *, axes: Ints, keepdims: bool) -> Int[Array, 
 
 def sum_pool(x: Array, *, window: Ints, strides: Ints, padding: Pads, dilation: Ints) -> Array:
     """Return the sum of each window, padded with zeros."""
-    return _pool(x, 0, lax.add, window, strides, padding, dilation)
+    return float_ops.pool(x, 0, lax.add, window, strides, padding, dilation)
 
 
 def max_pool(x: Array, *, window: Ints, strides: Ints, padding: Pads, dilation: Ints) -> Array:
     """Return the maximum of each window; padding never wins."""
-    return _pool(x, -(2**31), lax.max, window, strides, padding, dilation)
-
-
-def _pool(x: Array, start: int, reduce: Callable, window: Ints, strides: Ints, padding: Pads, dilation: Ints) -> Array:
-    return lax.reduce_window(
-        x,
-        jnp.int32(start),
-        reduce,
-        (1, *window, 1),
-        (1, *strides, 1),
-        ((0, 0), *padding, (0, 0)),
-        window_dilation=(1, *dilation, 1),
-    )
+    return float_ops.pool(x, -(2**31), lax.max, window, strides, padding, dilation)
 
 
 def conv(
@@ -226,8 +214,7 @@ def _direct(
 def _by_float32(x: Array, kernel: Array, *, low: int, high: int, **shape: object) -> Array:
     """Convolve in float32: exact while every partial sum stays below 2^24, which compiling has proven."""
     del low, high
-    y = _direct(x.astype(jnp.float32), kernel.astype(jnp.float32), precision=PRECISION, **shape)
-    return y.astype(jnp.int32)
+    return float_ops.conv(x.astype(jnp.float32), kernel=kernel.astype(jnp.float32), **shape).astype(jnp.int32)
 
 
 def _by_int8(x: Array, kernel: Array, *, low: int, high: int, padding: Pads, **shape: object) -> Array:
@@ -299,8 +286,7 @@ def _matrix_product(x: Array, kernel: Array, method: str, low: int, high: int) -
     del low
     numbers = (((x.ndim - 1,), (0,)), ((), ()))
     if method == "float32":
-        y = lax.dot_general(x.astype(jnp.float32), kernel.astype(jnp.float32), numbers, precision=PRECISION)
-        return y.astype(jnp.int32)
+        return float_ops.dense(x.astype(jnp.float32), kernel=kernel.astype(jnp.float32)).astype(jnp.int32)
     return lax.dot_general(x, kernel.astype(jnp.int32), numbers, preferred_element_type=jnp.int32)
 
 
@@ -335,11 +321,10 @@ def method_of(op: str, kernel: np.ndarray, groups: int, low: int, high: int, mag
         high: largest code of the input.
         magnitude: largest Σ |x| |kernel| that an output can have.
     """
-    depthwise = op == "conv" and groups > 1 and kernel.shape[-2] == 1 and kernel.shape[-1] == groups
-    if depthwise:
-        return "shifts"
     if magnitude < 1 << 24:
         return "float32"
+    if op == "conv" and groups > 1 and kernel.shape[-2] == 1 and kernel.shape[-1] == groups:
+        return "shifts"
     if op == "conv" and kernel.dtype == np.int8 and high - low < 256 and low >= -128:
         return "int8"
     return "int32"

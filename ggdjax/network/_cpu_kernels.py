@@ -25,7 +25,8 @@ FEW_INPUTS, FEW_OUTPUTS = 4, 24
 
 def depthwise_by_shifts(x: Array, kernel: Array, *, strides: Ints, padding: Pads, dilation: Ints) -> Array:
     """Depthwise convolution over two axes as a sum of shifted products (``padding`` ≥ 0)."""
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    # Behind the barrier x is an array: whatever made it is not repeated for every position of the window.
+    x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
     batch, _, columns, channels = x.shape
     taps = kernel[:, :, 0, :]
     height, width = (outputs(*axis) for axis in zip(x.shape[1:3], taps.shape[:2], strides, dilation, strict=True))

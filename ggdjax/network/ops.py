@@ -96,10 +96,10 @@ def affine(
 
 def max_pool(x: Array, *, window: Ints, strides: Ints, padding: Pads, dilation: Ints) -> Array:
     """Return the maximum of each window; padding never wins."""
-    return _pool(x, -jnp.inf, lax.max, window, strides, padding, dilation)
+    return pool(x, -jnp.inf, lax.max, window, strides, padding, dilation)
 
 
-def _pool(
+def pool(
     x: Array, start: float, combine: Callable, window: Ints, strides: Ints, padding: Pads, dilation: Ints
 ) -> Array:
     """Combine the elements of each window; padding is ``start``, the neutral element."""
@@ -138,7 +138,7 @@ def average_pool(
     whether padding is.
     """
     padded = [(low, high + over) for (low, high), over in zip(padding, overhang, strict=True)]
-    total = _pool(x, 0.0, lax.add, window, strides, tuple(padded), dilation)
+    total = pool(x, 0.0, lax.add, window, strides, tuple(padded), dilation)
     if not any(overhang) and (count_padding or not any(map(any, padding))):
         return total / prod(window)
     counts = window_counts(x.shape[1:-1], total.shape[1:-1], window, strides, padding, dilation, count_padding)

@@ -61,7 +61,8 @@ def test_method_is_float32_only_where_exact():
     assert method_of("conv", kernel, 1, 0, 255, 2**24 - 1) == "float32"
     assert method_of("conv", kernel, 1, 0, 255, 2**24) == "int8"
     assert method_of("conv", kernel, 1, 0, 1023, 2**24) == "int32"
-    assert method_of("conv", np.ones((3, 3, 1, 8), np.int8), 8, 0, 255, 10) == "shifts"
+    assert method_of("conv", np.ones((3, 3, 1, 8), np.int8), 8, 0, 255, 2**24 - 1) == "float32"
+    assert method_of("conv", np.ones((3, 3, 1, 8), np.int8), 8, 0, 255, 2**24) == "shifts"
 
 
 @pytest.mark.parametrize("tile", [1, 3, 4])
