@@ -148,6 +148,12 @@ def external(w: World) -> None:
     (w.given / "weights.bin").unlink()
 
 
+def batch_norm() -> Any:
+    constants = [helper.make_tensor(n, TensorProto.FLOAT, [3], np.ones(3)) for n in "smvu"]
+    node = helper.make_node("BatchNormalization", ["x", *"smvu"], ["y"], "norm", training_mode=1)
+    return network([node], constants=constants)
+
+
 def lstm() -> Any:
     shapes = {"w": (1, 16, 8), "r": (1, 16, 4)}
     constants = [helper.make_tensor(n, TensorProto.FLOAT, s, np.zeros(s).ravel()) for n, s in shapes.items()]
@@ -155,6 +161,7 @@ def lstm() -> Any:
 
 
 B = "quantize {given}/bad.onnx " + ON
+# fmt: off
 FILES = [
     Case("model missing", "quantize {given}/gone.onnx " + ON, "no model file | gone.onnx | ONNX file"),
     Case("model empty", B, "bad.onnx | cannot be read as ONNX | export it again", file("bad.onnx")),
@@ -162,59 +169,28 @@ FILES = [
     Case("model is text", B, "bad.onnx | another kind of file | export it", file("bad.onnx", "no network\n" * 9)),
     Case("model is a folder", B, "bad.onnx | folder | ONNX file", folder("bad.onnx")),
     Case("external data missing", B, "external data | bad.onnx | weights.bin | beside", external),
-    Case(
-        "operator set too old",
-        B,
-        "operator set 6 | 7 is the oldest | version_converter",
-        network([helper.make_node("Relu", ["x"], ["y"])], opset=6),
-    ),
-    Case(
-        "dynamic shape",
-        B,
-        "`x` | open dimensions | (None, 3, None, None) | `input_shape`",
-        network([helper.make_node("Relu", ["x"], ["y"])], size=("h", "w")),
-    ),
-    Case(
-        "two inputs",
-        B,
-        "`x`, `z` | one input | export",
-        network([helper.make_node("Add", ["x", "z"], ["y"])], inputs=("x", "z")),
-    ),
+    Case("operator set too old", B, "operator set 6 | 7 is the oldest | version_converter",
+         network([helper.make_node("Relu", ["x"], ["y"])], opset=6)),
+    Case("dynamic shape", B, "`x` | open dimensions | (None, 3, None, None) | `input_shape`",
+         network([helper.make_node("Relu", ["x"], ["y"])], size=("h", "w"))),
+    Case("two inputs", B, "`x`, `z` | one input | export",
+         network([helper.make_node("Add", ["x", "z"], ["y"])], inputs=("x", "z"))),
     Case("recurrent layer", B, "recurrent layer | LSTM | feed-forward | `cell`", lstm()),
-    Case(
-        "unsupported operator",
-        B,
-        "unsupported operator | Atan | `angle` | supported:  | Relu",
-        network([helper.make_node("Atan", ["x"], ["y"], "angle")]),
-    ),
-    Case(
-        "batch normalization in training mode",
-        B,
-        "training mode | BatchNormalization | `norm`",
-        network(
-            [helper.make_node("BatchNormalization", ["x", *"smvu"], ["y"], "norm", training_mode=1)],
-            constants=[helper.make_tensor(n, TensorProto.FLOAT, [3], np.ones(3)) for n in "smvu"],
-        ),
-    ),
-    Case(
-        "NaN in the weights",
-        B,
-        "`k` | NaN | repair",
-        lambda w: write_network(w.given / "bad.onnx", kernel_scale=float("nan")),
-    ),
+    Case("unsupported operator", B, "unsupported operator | Atan | `angle` | supported:  | Relu",
+         network([helper.make_node("Atan", ["x"], ["y"], "angle")])),
+    Case("batch normalization in training mode", B, "training mode | BatchNormalization | `norm`",
+         batch_norm()),
+    Case("NaN in the weights", B, "`k` | NaN | repair",
+         lambda w: write_network(w.given / "bad.onnx", kernel_scale=float("nan"))),
     Case("ids missing", Q + " --calibration-ids {given}/gone", "--calibration-ids | gone | one id a line"),
-    Case(
-        "ids in another encoding",
-        Q + " --calibration-ids {given}/ids",
-        "--calibration-ids | ids | text | one id a line",
-        file("ids", b"\xff\xfe\x80"),
-    ),
+    Case("ids in another encoding", Q + " --calibration-ids {given}/ids",
+         "--calibration-ids | ids | text | one id a line", file("ids", b"\xff\xfe\x80")),
     Case("ids is a folder", Q + " --calibration-ids {given}/ids", "--calibration-ids | one id a line", folder("ids")),
-    Case(
-        "ids unknown", Q + " --calibration-ids {given}/ids", "class0/99.png | 0/0.png", file("ids", "class0/99.png\n")
-    ),
+    Case("ids unknown", Q + " --calibration-ids {given}/ids", "class0/99.png | 0/0.png",
+         file("ids", "class0/99.png\n")),
     Case("ids empty", Q + " --calibration-ids {given}/ids", "calibration | give", file("ids")),
 ]
+# fmt: on
 
 
 # Data ---------------------------------------------------------------------------------------------------------------
@@ -302,111 +278,64 @@ ANY = "--calibration-images 12 --out {place}/run"
 F = "quantize {model} --data {given}/set " + OF
 N = "quantize {model} --data {given}/set.npz " + ANY + " --scale 1"
 T = "quantize {model} --data {given}/set.tar.gz " + OF
+# fmt: off
 DATA = [
     Case("images missing", "quantize {model} --data {given}/gone " + OF, "no images at | gone | folder"),
     Case("empty folder", F, "given/set | no images | expected", folder("set")),
     Case("class folders without images", F, "given/set | no images | expected", folder("set/class0")),
-    Case(
-        "flat folder without labels",
-        "quantize {model} --data {images}/class0 " + OF,
-        "class0 | no `labels.csv` | columns `file`, `label`",
-    ),
+    Case("flat folder without labels", "quantize {model} --data {images}/class0 " + OF,
+         "class0 | no `labels.csv` | columns `file`, `label`"),
     Case("labels.csv without a column", F, "name, kind | expected `file`", labelled("name,kind\nall/0.png,0\n")),
     Case("labels.csv is empty", F, "labels.csv | columns none | expected `file`", labelled("")),
     Case("label is no number", F, "line 2 | 'cat' | whole number", labelled("file,label\nall/0.png,cat\n")),
     Case("label negative", F, "-1 | from 0 on", labelled("file,label\nall/0.png,-1\n")),
-    Case(
-        "label out of range",
-        F,
-        "class 7 | all/1.png | 3 classes | `label_offset`",
-        labelled("file,label\nall/0.png,0\nall/1.png,7\n"),
-    ),
+    Case("label out of range", F, "class 7 | all/1.png | 3 classes | `label_offset`",
+         labelled("file,label\nall/0.png,0\nall/1.png,7\n")),
     Case("labelled file missing", F, "gone.png | relative to", labelled("file,label\nall/gone.png,0\n")),
     Case("image named twice", F, "all/0.png | more than once", labelled("file,label\n" + "all/0.png,0\n" * 2)),
     Case("broken images", F, "class0/0.png | unreadable | more than 1.00% | repair or remove", copied(breaks)),
-    Case(
-        "images of different sizes",
-        F.replace("--size 8", "--scale 1"),
-        "given/set | different sizes | give `size`",
-        copied(other_size),
-    ),
+    Case("images of different sizes", F.replace("--size 8", "--scale 1"), "given/set | different sizes | give `size`",
+         copied(other_size)),
     Case("size that the network does not read", Q.replace("--size 8", "--size 9"), "`size` is 9 | 8×8"),
-    Case(
-        "images of another size",
-        N,
-        "(12, 3, 9, 9) | (batch, 3, 8, 8) | `size`",
-        npz(image=np.zeros((30, 9, 9, 3), np.uint8), label=labels()),
-    ),
+    Case("images of another size", N, "(12, 3, 9, 9) | (batch, 3, 8, 8) | `size`",
+         npz(image=np.zeros((30, 9, 9, 3), np.uint8), label=labels())),
     Case("npz with other keys", N, "img, label | no `image`", npz(img=pixels(), label=labels())),
     Case("npz is one array", N, "set.npz | one array | `image` and `label`", _npy),
     Case("npz damaged", N, "set.npz | cannot be read | `image` and `label`", file("set.npz", b"PK\x03\x04 cut")),
     Case("npz of objects", N, "set.npz | cannot be read | `image` and `label`", _objects),
-    Case(
-        "wrong channel count",
-        N,
-        "(30, 8, 8, 2) | [images, height, width, 3]",
-        npz(image=pixels(chan=2), label=labels()),
-    ),
+    Case("wrong channel count", N, "(30, 8, 8, 2) | [images, height, width, 3]",
+         npz(image=pixels(chan=2), label=labels())),
     Case("labels of another length", N, "(29,) | one per image, (30,)", npz(image=pixels(), label=labels(29))),
     Case("labels of a real type", N, "float32 | whole numbers", npz(image=pixels(), label=labels().astype(np.float32))),
-    Case(
-        "NaN pixels",
-        N,
-        "image `0` | NaN | repair or remove",
-        npz(image=pixels(dtype=np.float32) * np.nan, label=labels()),
-    ),
+    Case("NaN pixels", N, "image `0` | NaN | repair or remove",
+         npz(image=pixels(dtype=np.float32) * np.nan, label=labels())),
     Case("npz without images", N, "set.npz | no images | expected", npz(image=pixels(0), label=labels(0))),
     Case("tar without images", T, "set.tar.gz | no images | expected", tar_of(member("readme.txt"))),
     Case("tar damaged", T, "set.tar.gz | damaged or no tar archive", file("set.tar.gz", b"\x1f\x8b cut")),
     Case("tar leads out", T, "set.tar.gz | ../x | outside", tar_of(member("../x"))),
-    Case(
-        "tar holds a link",
-        T,
-        "`a/link` | no plain file | pack plain files",
-        tar_of(member("a/link", 0, type=tarfile.SYMTYPE, linkname="/etc")),
-    ),
-    Case(
-        "another kind of file",
-        "quantize {model} --data {given}/set.zip " + OF,
-        "set.zip | no image set | folder, an .npz",
-        file("set.zip"),
-    ),
-    Case(
-        "set that is not prepared",
-        "quantize {model} --data tfds:gone_set " + OF,
-        "gone_set | not prepared | pip install",
-    ),
+    Case("tar holds a link", T, "`a/link` | no plain file | pack plain files",
+         tar_of(member("a/link", 0, type=tarfile.SYMTYPE, linkname="/etc"))),
+    Case("another kind of file", "quantize {model} --data {given}/set.zip " + OF,
+         "set.zip | no image set | folder, an .npz", file("set.zip")),
+    Case("set that is not prepared", "quantize {model} --data tfds:gone_set " + OF,
+         "gone_set | not prepared | pip install"),
     Case("fewer images than asked for", Q + " --calibration-images 999", "999 | 24 | ask for fewer or give more"),
     Case("no calibration images", Q + " --calibration-images 0", "0 | at least 1"),
     Case("negative count of images", Q + " --calibration-images -5", "-5 | at least 1"),
     Case("no images held out", Q + " --held-out-images 0", "--held-out-images | at least 1 | got 0"),
-    Case(
-        "parts of different classes",
-        F,
-        "`test` | class2 | same class folders",
-        copied(lambda root: [_move(root, "train", (0, 1, 2)), _copy(root, "test", (0, 1))]),
-    ),
-    Case(
-        "unknown id",
-        lambda w: split_by_ids(open_images(w.images, preset("cifar10")), ["class9/0.png"]),
-        "class9/0.png | class0/0.png",
-    ),
-    Case(
-        "share out of range",
-        lambda w: open_images(w.images, preset("cifar10"), unreadable_share=1.5),
-        "`unreadable_share` is 1.5 | from 0 to 1",
-    ),
-    Case(
-        "batch of no images",
-        lambda w: next(open_images(w.images, preset("cifar10")).batches(batch_size=0)),
-        "`batch_size` is 0 | at least 1",
-    ),
-    Case(
-        "channels first arrays",
-        lambda w: from_arrays(np.zeros((2, 3, 8, 8), np.uint8), np.zeros(2, np.int64), preset("cifar10")),
-        "(2, 3, 8, 8) | [images, height, width, 3] | move the channels last",
-    ),
+    Case("parts of different classes", F, "`test` | class2 | same class folders",
+         copied(lambda root: [_move(root, "train", (0, 1, 2)), _copy(root, "test", (0, 1))])),
+    Case("unknown id", lambda w: split_by_ids(open_images(w.images, preset("cifar10")), ["class9/0.png"]),
+         "class9/0.png | class0/0.png"),
+    Case("share out of range", lambda w: open_images(w.images, preset("cifar10"), unreadable_share=1.5),
+         "`unreadable_share` is 1.5 | from 0 to 1"),
+    Case("batch of no images", lambda w: next(open_images(w.images, preset("cifar10")).batches(batch_size=0)),
+         "`batch_size` is 0 | at least 1"),
+    Case("channels first arrays",
+         lambda w: from_arrays(np.zeros((2, 3, 8, 8), np.uint8), np.zeros(2, np.int64), preset("cifar10")),
+         "(2, 3, 8, 8) | [images, height, width, 3] | move the channels last"),
 ]
+# fmt: on
 
 
 # Options and configurations -----------------------------------------------------------------------------------------
@@ -427,6 +356,7 @@ BITS = [
     for option in ("weight_bits", "activation_bits")
     for bits in (1, 17, 0, -3)
 ]
+# fmt: off
 OPTIONS = [
     *BITS,
     Case("bias bits", Q + " --bias-bits 33", "`bias_bits` | from 2 to 32 | got 33"),
@@ -459,36 +389,24 @@ OPTIONS = [
     Case("no epochs", TRAIN + "--epochs 0", "`epochs` is 0 | at least 1"),
     Case("learning rate is NaN", TRAIN + "--learning-rate nan", "`learning_rate` is nan | at least 0"),
     Case("warm-up of more than all", TRAIN + "--warmup 2", "`warmup` is 2.0 | below 1"),
-    Case(
-        "larger batch than images",
-        TRAIN.replace("-size 8", "-size 99"),
-        "`batch_size` is 99 | 27 training images | lower",
-        npz(image=pixels(chan=1), label=labels()),
-    ),
-    Case(
-        "width that is no whole number", lambda w: gd.QuantConfig(weight_bits=8.0), "`weight_bits` | whole number | 8.0"
-    ),
+    Case("larger batch than images", TRAIN.replace("-size 8", "-size 99"),
+         "`batch_size` is 99 | 27 training images | lower", npz(image=pixels(chan=1), label=labels())),
+    Case("width that is no whole number", lambda w: gd.QuantConfig(weight_bits=8.0),
+         "`weight_bits` | whole number | 8.0"),
     Case("unknown granularity", lambda w: gd.QuantConfig(weights_per="row"), "`weights_per` | 'channel' | 'row'"),
-    Case(
-        "unknown layer in the config",
-        lambda w: gd.quantize(w.net, w.calibration, gd.QuantConfig(weight_bits_of={"konv": 4})),
-        "`weight_bits_of` names 'konv' | near: conv",
-    ),
-    Case(
-        "channels that were not counted",
-        lambda w: gd.quantize(w.net, w.calibration, gd.QuantConfig(activations_per="channel", scheme="max-abs")),
-        "`activations_per` is 'channel' | calibrate with `per_channel`",
-    ),
+    Case("unknown layer in the config",
+         lambda w: gd.quantize(w.net, w.calibration, gd.QuantConfig(weight_bits_of={"konv": 4})),
+         "`weight_bits_of` names 'konv' | near: conv"),
+    Case("channels that were not counted",
+         lambda w: gd.quantize(w.net, w.calibration, gd.QuantConfig(activations_per="channel", scheme="max-abs")),
+         "`activations_per` is 'channel' | calibrate with `per_channel`"),
     Case("unknown scheme in Python", lambda w: gd.schemes.get("klx"), "`klx` | did you mean `kl`"),
     Case("unknown objective", lambda w: tune(w, objective="top2"), "'top2' | top1 | kl"),
     Case("no sweeps", lambda w: gd.tune.TuneConfig(sweeps=0), "`sweeps` | at least 1 | got 0"),
     Case("negative factors", lambda w: gd.tune.TuneConfig(factors=(-1.0,)), "`factors` | positive | -1.0"),
     Case("screening out of order", lambda w: gd.tune.TuneConfig(screening=(0.5, 0.2)), "`screening` | rising | 0.5"),
-    Case(
-        "objective without labels",
-        lambda w: tune(w, labels=None),
-        "`labels` are missing | 'top1' | without labels take",
-    ),
+    Case("objective without labels", lambda w: tune(w, labels=None),
+         "`labels` are missing | 'top1' | without labels take"),
     Case("one class only", lambda w: tune(w, labels=np.zeros(6, np.int64)), "all 0 | 'top1' | give"),
     Case("labels beyond the classes", lambda w: tune(w, labels=w.labels + 9), "[9, 11] | 3 classes | `label_offset`"),
     Case("labels of another count", lambda w: tune(w, labels=w.labels[:2]), "(2,) | expected (6,)"),
@@ -496,72 +414,35 @@ OPTIONS = [
     Case("no tuning images", lambda w: tune(w, count=0), "`images` is empty | give"),
     Case("tuning images of another shape", lambda w: tune(w, images=w.x[:, :, :4]), "(1, 3, 4, 8) | (batch, 3, 8, 8)"),
     Case("unknown layer to tune", lambda w: tune(w, layers=("konv",)), "`layers` names 'konv' | conv"),
-    Case(
-        "unknown unit of bits",
-        lambda w: gd.tune.allocate_bits(w.q, w.x, budget=4, unit="bites"),
-        "`bites` | known:  | bops",
-    ),
-    Case(
-        "widths out of range",
-        lambda w: gd.tune.allocate_bits(w.q, w.x, budget=4, widths=(1, 8)),
-        "`widths` | from 2 to 16 | [1, 8]",
-    ),
+    Case("unknown unit of bits", lambda w: gd.tune.allocate_bits(w.q, w.x, budget=4, unit="bites"),
+         "`bites` | known:  | bops"),
+    Case("widths out of range", lambda w: gd.tune.allocate_bits(w.q, w.x, budget=4, widths=(1, 8)),
+         "`widths` | from 2 to 16 | [1, 8]"),
     Case("negative gradient rate", lambda w: gd.tune.GradientConfig(step_rate=-1.0), "`step_rate` | at least 0 | -1.0"),
     Case("unknown gradient objective", lambda w: gd.tune.GradientConfig(objective="kk"), "`kk` | known:  | kl"),
     Case("accelerator's width", lambda w: Accelerator(weight_bits=17), "`weight_bits` | from 2 to 16 | got 17"),
     Case("accelerator's width as a text", lambda w: Accelerator(weight_bits="8"), "`weight_bits` | whole number | '8'"),
-    Case(
-        "bias wider than the accumulator",
-        lambda w: Accelerator(accumulator_bits=16),
-        "`bias_bits` 32 | `accumulator_bits` 16 | lower `bias_bits`",
-    ),
-    Case(
-        "carry narrower than codes",
-        lambda w: Accelerator(activation_bits=16, carry_bits=8),
-        "`carry_bits` 8 | `activation_bits` 16 | raise `carry_bits`",
-    ),
-    Case(
-        "unknown rounding",
-        lambda w: Accelerator(rounding="half_evn"),
-        "`rounding` is 'half_evn' | did you mean `half_even`",
-    ),
-    Case(
-        "specification missing",
-        lambda w: Accelerator.load(w.given / "gone.json"),
-        "gone.json | cannot read | JSON or TOML",
-    ),
+    Case("bias wider than the accumulator", lambda w: Accelerator(accumulator_bits=16),
+         "`bias_bits` 32 | `accumulator_bits` 16 | lower `bias_bits`"),
+    Case("carry narrower than codes", lambda w: Accelerator(activation_bits=16, carry_bits=8),
+         "`carry_bits` 8 | `activation_bits` 16 | raise `carry_bits`"),
+    Case("unknown rounding", lambda w: Accelerator(rounding="half_evn"),
+         "`rounding` is 'half_evn' | did you mean `half_even`"),
+    Case("specification missing", lambda w: Accelerator.load(w.given / "gone.json"),
+         "gone.json | cannot read | JSON or TOML"),
     Case("specification is a folder", lambda w: Accelerator.load(w.given), "specification | JSON or TOML"),
-    Case(
-        "specification of another kind",
-        lambda w: Accelerator.load(w.given / "a.yaml"),
-        "a.yaml | .json or .toml",
-        file("a.yaml"),
-    ),
-    Case(
-        "specification damaged",
-        lambda w: Accelerator.load(w.given / "a.toml"),
-        "a.toml | not valid TOML | line 1",
-        file("a.toml", "x = ="),
-    ),
-    Case(
-        "specification of a list",
-        lambda w: Accelerator.load(w.given / "a.json"),
-        "a.json | table of fields | list",
-        file("a.json", "[8]"),
-    ),
-    Case(
-        "unknown key in a specification",
-        lambda w: Accelerator.load(w.given / "a.json"),
-        "a.json | `weigth_bits` | did you mean `weight_bits`",
-        file("a.json", '{"weigth_bits": 8}'),
-    ),
-    Case(
-        "wrong type in a specification",
-        lambda w: Accelerator.load(w.given / "a.json"),
-        "a.json | `weight_bits` | whole number | '8'",
-        file("a.json", '{"weight_bits": "8"}'),
-    ),
+    Case("specification of another kind", lambda w: Accelerator.load(w.given / "a.yaml"), "a.yaml | .json or .toml",
+         file("a.yaml")),
+    Case("specification damaged", lambda w: Accelerator.load(w.given / "a.toml"), "a.toml | not valid TOML | line 1",
+         file("a.toml", "x = =")),
+    Case("specification of a list", lambda w: Accelerator.load(w.given / "a.json"), "a.json | table of fields | list",
+         file("a.json", "[8]")),
+    Case("unknown key in a specification", lambda w: Accelerator.load(w.given / "a.json"),
+         "a.json | `weigth_bits` | did you mean `weight_bits`", file("a.json", '{"weigth_bits": 8}')),
+    Case("wrong type in a specification", lambda w: Accelerator.load(w.given / "a.json"),
+         "a.json | `weight_bits` | whole number | '8'", file("a.json", '{"weight_bits": "8"}')),
 ]
+# fmt: on
 
 
 # Numbers ------------------------------------------------------------------------------------------------------------
@@ -587,6 +468,7 @@ def _negative(w: World) -> None:
         np.savez(stream, **{**fields, "counts": -fields["counts"]})
 
 
+# fmt: off
 NUMBERS = [
     Case("negative order", lambda w: gd.fit(SOME, order=-1.0), "`order` | negative | ≥ 0"),
     Case("order is NaN", lambda w: gd.fit(SOME, order=float("nan")), "`order` | NaN | ≥ 0"),
@@ -601,43 +483,26 @@ NUMBERS = [
     Case("negative step", lambda w: gd.steps.predict(LAW, jnp.float32(-1.0), 8), "`step` is -1.0 | positive"),
     Case("widths that are real", lambda w: choose(8.0), "`bits` | float | say 8"),
     Case("width out of range", lambda w: choose(40), "`bits` | from 2 to | 40"),
-    Case(
-        "weight without values",
-        lambda w: gd.steps.best_fractional_length(np.zeros(0, np.float32), 8),
-        "(0,) | at least one value",
-    ),
+    Case("weight without values", lambda w: gd.steps.best_fractional_length(np.zeros(0, np.float32), 8),
+         "(0,) | at least one value"),
     Case("weight at 40 bits", lambda w: gd.steps.best_fractional_length(SOME, 40), "`bits` is 40 | from 2 to 32"),
-    Case(
-        "axis beyond the weight",
-        lambda w: gd.steps.best_fractional_length(SOME, 8, axis=3),
-        "`axis` is 3 | distinct axes",
-    ),
+    Case("axis beyond the weight", lambda w: gd.steps.best_fractional_length(SOME, 8, axis=3),
+         "`axis` is 3 | distinct axes"),
     Case("power beyond the second", lambda w: gd.Histogram.from_samples(SOME).power_sum(3), "`power` is 3 | 1 or 2"),
     Case("axis beyond the batch", lambda w: gd.Histogram.from_samples(SOME).merge(2), "`axis` is 2 | batch shape"),
     Case("no histograms", lambda w: gd.Histogram.stack([]), "`histograms` is empty | at least one"),
     Case("no calibration images in Python", lambda w: gd.calibrate(w.net, []), "no images | `batches` is empty | give"),
-    Case(
-        "NaN in a feature map", lambda w: gd.calibrate(w.net, [w.x * np.nan]), "`input | NaN | check the preprocessing"
-    ),
+    Case("NaN in a feature map", lambda w: gd.calibrate(w.net, [w.x * np.nan]),
+         "`input | NaN | check the preprocessing"),
     Case("input of another shape", lambda w: w.net(w.x[:, :2]), "(6, 2, 8, 8) | expects (batch, 3, 8, 8)"),
-    Case(
-        "calibration of another network",
-        lambda w: gd.quantize(dense(), w.calibration),
-        "`calibration` | another network | calibrate this one",
-    ),
-    Case(
-        "histogram file damaged",
-        lambda w: gd.Histogram.load(w.given / "h"),
-        "given/h | no saved histogram | write it with `save`",
-        file("h", "x"),
-    ),
-    Case(
-        "histogram file of negative counts",
-        lambda w: gd.Histogram.load(w.given / "h"),
-        "given/h | no saved histogram",
-        _negative,
-    ),
+    Case("calibration of another network", lambda w: gd.quantize(dense(), w.calibration),
+         "`calibration` | another network | calibrate this one"),
+    Case("histogram file damaged", lambda w: gd.Histogram.load(w.given / "h"),
+         "given/h | no saved histogram | write it with `save`", file("h", "x")),
+    Case("histogram file of negative counts", lambda w: gd.Histogram.load(w.given / "h"),
+         "given/h | no saved histogram", _negative),
 ]
+# fmt: on
 
 
 # Networks -----------------------------------------------------------------------------------------------------------
@@ -663,6 +528,7 @@ def _foreign(w: World) -> None:
     save_file({"conv/kernel": np.zeros(3, np.float32)}, w.given / "w")
 
 
+# fmt: off
 NETWORKS = [
     Case("module in training mode", traced(Dropping()), "training mode | eval()"),
     Case("unsupported operation", traced(jnp.arctan), "`atan` | supported: "),
@@ -673,50 +539,27 @@ NETWORKS = [
     Case("no function", lambda w: gd.trace(3, w.x), "`function` is a int | module"),
     Case("example without a batch", lambda w: gd.trace(jnp.tanh, jnp.zeros(3)), "(3,) | batch first"),
     Case("unknown output", lambda w: gd.load_onnx(w.model, "logit"), "'logit' | did you mean `logits`"),
-    Case(
-        "input shape that contradicts",
-        lambda w: gd.load_onnx(w.model, input_shape=(None, 1, 8, 8)),
-        "(None, 1, 8, 8) | (batch, 3, 8, 8)",
-    ),
-    Case(
-        "operator set out of range",
-        lambda w: gd.network.export_onnx(w.net, w.place / "a.onnx", opset=3),
-        "`opset` is 3 | 13 to 21",
-    ),
-    Case(
-        "network file is not writable",
-        lambda w: gd.network.export_onnx(w.net, w.given / "file" / "a.onnx"),
-        "`path` | file/a.onnx | cannot be written | choose",
-        file("file"),
-    ),
+    Case("input shape that contradicts", lambda w: gd.load_onnx(w.model, input_shape=(None, 1, 8, 8)),
+         "(None, 1, 8, 8) | (batch, 3, 8, 8)"),
+    Case("operator set out of range", lambda w: gd.network.export_onnx(w.net, w.place / "a.onnx", opset=3),
+         "`opset` is 3 | 13 to 21"),
+    Case("network file is not writable", lambda w: gd.network.export_onnx(w.net, w.given / "file" / "a.onnx"),
+         "`path` | file/a.onnx | cannot be written | choose", file("file")),
     Case("no weights shipped", lambda w: gd.zoo.load("vgg16"), '`vgg16` | give `weights` | "published"'),
     Case("unknown zoo network", lambda w: gd.zoo.load("resnet-20"), "'resnet-20' | did you mean `resnet20`"),
     Case("no published weights", lambda w: gd.zoo.load("lenet5", "published"), "`lenet5` | only of | give a file"),
     Case("weights missing", lambda w: gd.zoo.load("lenet5", w.given / "gone"), "gone | cannot be read | safetensors"),
-    Case(
-        "weights damaged",
-        lambda w: gd.zoo.load("lenet5", w.given / "w"),
-        "given/w | cannot be read | safetensors",
-        file("w", "x" * 40),
-    ),
-    Case(
-        "weights of another network",
-        lambda w: gd.zoo.load("lenet5", w.given / "w"),
-        "given/w | names differ | the network's own weights",
-        _foreign,
-    ),
-    Case(
-        "address without checksum",
-        lambda w: gd.zoo.load("lenet5", "https://example.org/w"),
-        "https://example.org/w | give the `sha256`",
-    ),
-    Case(
-        "checksum that is none",
-        lambda w: gd.zoo.load("lenet5", "https://example.org/w", sha256="12"),
-        "`sha256` is '12' | 64 hexadecimal digits",
-    ),
+    Case("weights damaged", lambda w: gd.zoo.load("lenet5", w.given / "w"), "given/w | cannot be read | safetensors",
+         file("w", "x" * 40)),
+    Case("weights of another network", lambda w: gd.zoo.load("lenet5", w.given / "w"),
+         "given/w | names differ | the network's own weights", _foreign),
+    Case("address without checksum", lambda w: gd.zoo.load("lenet5", "https://example.org/w"),
+         "https://example.org/w | give the `sha256`"),
+    Case("checksum that is none", lambda w: gd.zoo.load("lenet5", "https://example.org/w", sha256="12"),
+         "`sha256` is '12' | 64 hexadecimal digits"),
     Case("checksum of a file", lambda w: gd.zoo.load("lenet5", w.given / "w", sha256="12"), "`sha256` | leave it out"),
 ]
+# fmt: on
 
 
 # Checkpoints and artefacts ------------------------------------------------------------------------------------------
@@ -764,137 +607,60 @@ def other_recipe(w: World) -> None:
     keeper.close()
 
 
+# fmt: off
 KEPT = [
-    Case(
-        "checkpoint damaged",
-        lambda w: tune(w, checkpoint=w.place / "c"),
-        "`checkpoint` | cannot be read | remove it",
-        lambda w: (w.place / "c").write_text("x" * 99),
-    ),
-    Case(
-        "checkpoint is a folder",
-        lambda w: tune(w, checkpoint=w.place / "c"),
-        "`checkpoint` | cannot be read | remove it",
-        lambda w: (w.place / "c").mkdir(),
-    ),
-    Case(
-        "checkpoint of another config",
-        lambda w: tune(w, checkpoint=w.place / "c", rows=8, seed=1),
-        "place/c | another network, other images or other settings | remove it",
-        kept(),
-    ),
-    Case(
-        "checkpoint of other images",
-        lambda w: tune(w, checkpoint=w.place / "c", rows=8, images=w.x + 1),
-        "place/c | other images | remove it",
-        kept(),
-    ),
-    Case(
-        "checkpoint of another kind",
-        lambda w: tune(w, checkpoint=w.place / "w"),
-        "place/w | no ggdjax tuning checkpoint | name another",
-        lambda w: [_foreign(w), (w.given / "w").rename(w.place / "w")],
-    ),
-    Case(
-        "checkpoint in use",
-        lambda w: held(w, lambda: tune(w, checkpoint=w.place / "c"), "c"),
-        "`checkpoint` | place/c | another process | wait",
-    ),
-    Case(
-        "training checkpoint damaged",
-        TRAIN,
-        "run/checkpoints/4 | damaged | remove it",
-        lambda w: [trains(w), in_place("run/checkpoints/4/junk")(w)],
-    ),
-    Case(
-        "training checkpoint of another recipe",
-        TRAIN,
-        "run/checkpoints | `epochs` was 9 | same arguments",
-        lambda w: [trains(w), other_recipe(w)],
-    ),
-    Case(
-        "parameters missing",
-        lambda w: QuantParams.load(w.given / "p"),
-        "p.safetensors | no quantization parameters | name",
-    ),
-    Case(
-        "parameters damaged",
-        lambda w: QuantParams.load(w.given / "p"),
-        "p.safetensors | safetensors | `save`",
-        file("p.safetensors", "x" * 30),
-    ),
-    Case(
-        "parameters of another kind",
-        lambda w: QuantParams.load(w.given / "w"),
-        "w.safetensors | quantization parameters | `save`",
-        lambda w: [_foreign(w), (w.given / "w").rename(w.given / "w.safetensors")],
-    ),
+    Case("checkpoint damaged", lambda w: tune(w, checkpoint=w.place / "c"), "`checkpoint` | cannot be read | remove it",
+         lambda w: (w.place / "c").write_text("x" * 99)),
+    Case("checkpoint is a folder", lambda w: tune(w, checkpoint=w.place / "c"),
+         "`checkpoint` | cannot be read | remove it", lambda w: (w.place / "c").mkdir()),
+    Case("checkpoint of another config", lambda w: tune(w, checkpoint=w.place / "c", rows=8, seed=1),
+         "place/c | another network, other images or other settings | remove it", kept()),
+    Case("checkpoint of other images", lambda w: tune(w, checkpoint=w.place / "c", rows=8, images=w.x + 1),
+         "place/c | other images | remove it", kept()),
+    Case("checkpoint of another kind", lambda w: tune(w, checkpoint=w.place / "w"),
+         "place/w | no ggdjax tuning checkpoint | name another",
+         lambda w: [_foreign(w), (w.given / "w").rename(w.place / "w")]),
+    Case("checkpoint in use", lambda w: held(w, lambda: tune(w, checkpoint=w.place / "c"), "c"),
+         "`checkpoint` | place/c | another process | wait"),
+    Case("training checkpoint damaged", TRAIN, "run/checkpoints/4 | damaged | remove it",
+         lambda w: [trains(w), in_place("run/checkpoints/4/junk")(w)]),
+    Case("training checkpoint of another recipe", TRAIN, "run/checkpoints | `epochs` was 9 | same arguments",
+         lambda w: [trains(w), other_recipe(w)]),
+    Case("parameters missing", lambda w: QuantParams.load(w.given / "p"),
+         "p.safetensors | no quantization parameters | name"),
+    Case("parameters damaged", lambda w: QuantParams.load(w.given / "p"), "p.safetensors | safetensors | `save`",
+         file("p.safetensors", "x" * 30)),
+    Case("parameters of another kind", lambda w: QuantParams.load(w.given / "w"),
+         "w.safetensors | quantization parameters | `save`",
+         lambda w: [_foreign(w), (w.given / "w").rename(w.given / "w.safetensors")]),
     Case("no artefact", loads, "given/a | no artefact | `export` wrote", folder("a")),
-    Case(
-        "artefact lacks a file",
-        loads,
-        "program.h | cannot be read | export it again",
-        artefact(lambda a: (a / "program.h").unlink()),
-    ),
-    Case(
-        "artefact corrupted",
-        loads,
-        "program.h | corrupted | export it again",
-        artefact(lambda a: (a / "program.h").write_text("x")),
-    ),
-    Case(
-        "artefact's manifest corrupted",
-        loads,
-        "manifest.json | corrupted | export it again",
-        artefact(lambda a: (a / "manifest.json").write_text("{}")),
-    ),
-    Case(
-        "artefact of another version",
-        loads,
-        "version 9 | version 1 | export it again",
-        manifest(lambda m: m.update(version=9)),
-    ),
-    Case(
-        "artefact over other files",
-        lambda w: gd.datapath.export(w.program, w.place),
-        "`folder` | no artefact | choose another",
-        lambda w: (w.place / "thesis").write_text("x"),
-    ),
-    Case(
-        "artefact below a file",
-        lambda w: gd.datapath.export(w.program, w.place / "f" / "a"),
-        "f/a | cannot be written | choose",
-        lambda w: (w.place / "f").write_text("x"),
-    ),
-    Case(
-        "accumulator too narrow",
-        lambda w: gd.datapath.compile(w.q, Accelerator(accumulator_bits=14, bias_bits=14)),
-        "`conv` | needs | `accumulator_bits` are 14 | raise them",
-    ),
-    Case(
-        "codes wider than the accelerator's",
-        lambda w: gd.datapath.compile(w.q, Accelerator(activation_bits=4)),
-        "8 bits | `activation_bits` are 4 | raise them",
-    ),
-    Case(
-        "shift only",
-        lambda w: gd.datapath.compile(w.q, Accelerator(requantization="shift")),
-        "no power of two | 'multiplier_and_shift'",
-    ),
+    Case("artefact lacks a file", loads, "program.h | cannot be read | export it again",
+         artefact(lambda a: (a / "program.h").unlink())),
+    Case("artefact corrupted", loads, "program.h | corrupted | export it again",
+         artefact(lambda a: (a / "program.h").write_text("x"))),
+    Case("artefact's manifest corrupted", loads, "manifest.json | corrupted | export it again",
+         artefact(lambda a: (a / "manifest.json").write_text("{}"))),
+    Case("artefact of another version", loads, "version 9 | version 1 | export it again",
+         manifest(lambda m: m.update(version=9))),
+    Case("artefact over other files", lambda w: gd.datapath.export(w.program, w.place),
+         "`folder` | no artefact | choose another", lambda w: (w.place / "thesis").write_text("x")),
+    Case("artefact below a file", lambda w: gd.datapath.export(w.program, w.place / "f" / "a"),
+         "f/a | cannot be written | choose", lambda w: (w.place / "f").write_text("x")),
+    Case("accumulator too narrow", lambda w: gd.datapath.compile(w.q, Accelerator(accumulator_bits=14, bias_bits=14)),
+         "`conv` | needs | `accumulator_bits` are 14 | raise them"),
+    Case("codes wider than the accelerator's", lambda w: gd.datapath.compile(w.q, Accelerator(activation_bits=4)),
+         "8 bits | `activation_bits` are 4 | raise them"),
+    Case("shift only", lambda w: gd.datapath.compile(w.q, Accelerator(requantization="shift")),
+         "no power of two | 'multiplier_and_shift'"),
     Case("program's input is NaN", lambda w: w.program(w.x * np.nan), "`x` holds NaN | check the preprocessing"),
     Case("program's input of another shape", lambda w: w.program(w.x[0]), "(3, 8, 8) | expects (batch, 3, 8, 8)"),
     Case("program's input is complex", lambda w: w.program(w.x * 1j), "`x` has type complex64 | real numbers"),
-    Case(
-        "unknown form",
-        lambda w: gd.datapath.export_onnx(w.program, w.place / "a", form="qqd"),
-        "'qqd' | did you mean `qdq`",
-    ),
-    Case(
-        "cost of nothing",
-        lambda w: gd.datapath.cost(gd.trace(jnp.tanh, jnp.zeros((1, 4)))),
-        "`network` | no convolution | give",
-    ),
+    Case("unknown form", lambda w: gd.datapath.export_onnx(w.program, w.place / "a", form="qqd"),
+         "'qqd' | did you mean `qdq`"),
+    Case("cost of nothing", lambda w: gd.datapath.cost(gd.trace(jnp.tanh, jnp.zeros((1, 4)))),
+         "`network` | no convolution | give"),
 ]
+# fmt: on
 
 
 # Environment --------------------------------------------------------------------------------------------------------
@@ -952,61 +718,39 @@ def open_tar(w: World) -> Any:
     return open_images(w.given / "set.tar.gz", preset("cifar10"))
 
 
+# fmt: off
 ENVIRONMENT = [
     Case("out holds something else", Q, "place/run | no run folder | choose another", in_place("run/thesis.tex")),
     Case("out is a file", Q, "place/run | is a file | choose a folder", in_place("run")),
     Case("out below a file", Q.replace("/run", "/f/run"), "f/run | cannot be written | choose", in_place("f")),
     Case("out is not writable", Q.replace("{place}", "/proc/ggdjax"), "/proc/ggdjax/run | cannot be written | choose"),
     Case("out in use", lambda w: held(w, lambda: shell(w, Q)), "place/run | another process | wait"),
-    Case(
-        "training over something else", TRAIN, "place/run | no checkpoints | choose another", in_place("run/thesis.tex")
-    ),
-    Case(
-        "training over a finished run", TRAIN, "place/run | finished run | choose another", in_place("run/metrics.json")
-    ),
+    Case("training over something else", TRAIN, "place/run | no checkpoints | choose another",
+         in_place("run/thesis.tex")),
+    Case("training over a finished run", TRAIN, "place/run | finished run | choose another",
+         in_place("run/metrics.json")),
     Case("training into a file", TRAIN, "place/run | is a file | choose a folder", in_place("run")),
-    Case(
-        "training that runs already", lambda w: held(w, lambda: shell(w, TRAIN)), "place/run | another process | wait"
-    ),
+    Case("training that runs already", lambda w: held(w, lambda: shell(w, TRAIN)),
+         "place/run | another process | wait"),
     Case("training below a file", TRAIN.replace("/run", "/f/run"), "f/run | cannot be written | choose", in_place("f")),
     Case("report of nothing", "report {given}/gone", "gone | no result.json | `ggdjax quantize --out`"),
     Case("report of another folder", "report {images}", "images | no result.json | `ggdjax quantize --out`"),
-    Case(
-        "report of a damaged run",
-        "report {place}",
-        "result.json | cannot be read | ggdjax quantize",
-        in_place("result.json", "{"),
-    ),
-    Case(
-        "report of another program's",
-        "report {place}",
-        "result.json | not written by ggdjax | ggdjax quantize",
-        in_place("result.json", "{}"),
-    ),
+    Case("report of a damaged run", "report {place}", "result.json | cannot be read | ggdjax quantize",
+         in_place("result.json", "{")),
+    Case("report of another program's", "report {place}", "result.json | not written by ggdjax | ggdjax quantize",
+         in_place("result.json", "{}")),
     Case("package onnx missing", without("onnx")(lambda w: shell(w, Q)), "`onnx` | pip install"),
-    Case(
-        "package orbax missing",
-        without("orbax")(lambda w: shell(w, TRAIN)),
-        "`orbax-checkpoint` | pip install",
-        npz(image=pixels(chan=1), label=labels()),
-    ),
-    Case(
-        "Icarus Verilog missing",
-        with_variable("PATH", lambda w: str(w.given), lambda w: gd.datapath.verify_rtl(w.program, w.x)),
-        "`iverilog` was not found | install",
-    ),
-    Case(
-        "GGDJAX_DATA points nowhere",
-        with_variable("GGDJAX_DATA", lambda w: str(w.given / "gone"), data_folder),
-        "given/gone | set GGDJAX_DATA",
-    ),
-    Case(
-        "cache is not writable",
-        with_variable("XDG_CACHE_HOME", lambda w: str(w.given / "f"), open_tar),
-        "set.tar.gz | given/f | XDG_CACHE_HOME",
-        lambda w: [file("f")(w), tar_of(member("a/x.png"))(w)],
-    ),
+    Case("package orbax missing", without("orbax")(lambda w: shell(w, TRAIN)), "`orbax-checkpoint` | pip install",
+         npz(image=pixels(chan=1), label=labels())),
+    Case("Icarus Verilog missing",
+         with_variable("PATH", lambda w: str(w.given), lambda w: gd.datapath.verify_rtl(w.program, w.x)),
+         "`iverilog` was not found | install"),
+    Case("GGDJAX_DATA points nowhere", with_variable("GGDJAX_DATA", lambda w: str(w.given / "gone"), data_folder),
+         "given/gone | set GGDJAX_DATA"),
+    Case("cache is not writable", with_variable("XDG_CACHE_HOME", lambda w: str(w.given / "f"), open_tar),
+         "set.tar.gz | given/f | XDG_CACHE_HOME", lambda w: [file("f")(w), tar_of(member("a/x.png"))(w)]),
 ]
+# fmt: on
 
 
 # The walk -----------------------------------------------------------------------------------------------------------

@@ -156,7 +156,6 @@ class _Search:
         if state is None:
             state = SearchState(params=strong(self.q.params), score=present[0], loss=present[1], decisions=[])
         total, spent, finished = len(units) * config.sweeps, sum(d.float_passes for d in state.decisions), True
-        counts = []
         while state.visits < total:
             sweep, at = divmod(state.visits, len(units))
             if at == 0:
@@ -166,7 +165,6 @@ class _Search:
             backward = sweep % 2 == 0
             unit = units[-1 - at] if backward else units[at]
             candidates = candidates_of(self.segments.units[unit], state.params, config)
-            counts.append(len(candidates))
             expected = _pairs(len(candidates), self.rounds) * self.segments.suffix_share[unit] / len(self.images)
             if config.max_float_passes is not None and spent + expected > config.max_float_passes:
                 if not state.decisions:
@@ -187,13 +185,15 @@ class _Search:
                 checkpoints.save(path, state, mark)
             if progress:
                 progress(state.visits, total, decision.score)
+        # Of all units, not of the visits of this process alone: a search that goes on says the same.
+        counts = [len(candidates_of(self.segments.units[unit], self.q.params, config)) for unit in units]
         history = History(
             objective=config.objective,
             images=len(self.images),
             start_score=start_score,
             start_loss=start_loss,
             decisions=tuple(state.decisions),
-            candidates=round(float(np.mean(counts))) if counts else 0,
+            candidates=round(float(np.mean(counts))),
             compile_seconds=self.segments.compile_seconds,
             finished=finished,
         )
