@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import random
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from ggdjax._errors import GgdjaxError
 from ggdjax._lock import exclusive
 from ggdjax._whole import whole_file, whole_folder
+from ggdjax.cli import main
+from tests.small_onnx import write_images, write_network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+#: Chooses the moments of the kills.
+SEED = 20181030
 
 
 class Stop(Exception):
@@ -40,14 +55,19 @@ def holder(tmp_path):
         started.kill()
 
 
-def test_a_place_that_another_process_writes_is_refused(tmp_path, holder):
+def test_a_place_that_another_process_writes_is_refused(tmp_path, holder, capsys):
     place = tmp_path / "a" / "run"
     with (
         pytest.raises(GgdjaxError, match=r"`--out` \S+/a/run is being written by another process: wait"),
         exclusive(place, "--out"),
     ):
         pass
-    # The refused one left the holder's things alone.
+    with pytest.raises(SystemExit, match="2"):
+        main(["quantize", "--out", str(place)])
+    assert capsys.readouterr().err.endswith(
+        "is being written by another process: wait until that ends, or choose another\n"
+    )
+    # The refused ones left the holder's things alone.
     assert holder.poll() is None
     assert len(list(place.parent.iterdir())) == 2
 
@@ -82,3 +102,87 @@ def test_nothing_stays_of_what_failed(tmp_path):
         part.write_text("half")
         raise Stop
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "before")]
+
+
+def kill(words: list[str], moment: Callable[[], bool], delay: float) -> None:
+    """Start the command line in a process of its own and kill it ``delay`` seconds after ``moment``."""
+    command = [sys.executable, "-c", "from ggdjax.cli import main; main()", *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as started:
+        while not moment():
+            assert started.poll() is None, started.stderr.read().decode()
+            time.sleep(0.002)
+        time.sleep(delay)
+        started.kill()
+    assert started.returncode == -signal.SIGKILL
+
+
+def comparable(run: Path) -> dict:
+    """Return what a run says, but for times and places."""
+    result = json.loads((run / "result.json").read_text())
+    for name in ("seconds", "options", "device", "machine", "versions"):
+        result.pop(name, None)
+    search = result["tuning"]["backward_forward"]
+    search.pop("compile_seconds", None)
+    for decision in search["decisions"]:
+        # What was spent: who goes on runs the network again up to where the other was.
+        decision.pop("seconds")
+        decision.pop("float_passes")
+    return result
+
+
+def test_quantize_and_tune_end_the_same_after_kills(tmp_path):
+    """Killed while it opens and calibrates, while it tunes, and while it writes; each time it is started again."""
+    model, images = write_network(tmp_path / "net.onnx"), write_images(tmp_path / "images")
+    place = tmp_path / "place"
+
+    def words(out: Path) -> list[str]:
+        bits = "--weight-bits 3 --activation-bits 3 --scheme max-abs --size 8 --calibration-images 12 --batch-size 4"
+        return ["quantize", str(model), "--data", str(images), *bits.split(), "--tune-images", "4", "--out", str(out)]
+
+    main(words(tmp_path / "whole"))
+    moments = [
+        lambda: any(place.glob(".run.*.partial/new")),
+        (place / "run.tuning").exists,
+        lambda: any(place.glob(".run.*.partial/new/parameters.json")),
+    ]
+    chance = random.Random(SEED)
+    for moment, longest in zip(moments, (2.0, 0.1, 0.05), strict=True):
+        kill(words(place / "run"), moment, chance.uniform(0, longest))
+        assert not (place / "run").exists()
+    main(words(place / "run"))
+    assert [p.name for p in place.iterdir()] == ["run"]
+    for folder in (place / "run", tmp_path / "whole"):
+        assert {"parameters.safetensors", "parameters.json", "sensitivity.png", "tuning.png"} <= {
+            p.name for p in folder.iterdir()
+        }
+    ended, whole = (
+        json.loads((folder / "parameters.json").read_text()) for folder in (place / "run", tmp_path / "whole")
+    )
+    assert ended == whole
+    assert comparable(place / "run") == comparable(tmp_path / "whole")
+
+
+def test_training_ends_the_same_after_kills(tmp_path):
+    data, place = tmp_path / "set.npz", tmp_path / "place"
+    rng = np.random.default_rng(0)
+    np.savez(data, image=rng.integers(0, 256, (40, 28, 28), np.uint8), label=np.arange(40) % 4)
+
+    def words(out: Path) -> list[str]:
+        sizes = "--preset mnist --epochs 5 --batch-size 8"
+        return ["train", "lenet5", "--data", str(data), *sizes.split(), "--out", str(out)]
+
+    main(words(tmp_path / "whole"))
+    chance = random.Random(SEED)
+    for step in (4, 12):
+        kill(words(place / "run"), (place / "run" / "checkpoints" / str(step)).is_dir, chance.uniform(0, 0.05))
+        assert not (place / "run" / "metrics.json").exists()
+    main(words(place / "run"))
+    assert [p.name for p in place.iterdir()] == ["run"]
+    names = sorted(p.name for p in (place / "run").iterdir())
+    assert names == ["checkpoints", "log.jsonl", "metrics.json", "weights.safetensors"]
+    assert (place / "run" / "log.jsonl").read_bytes() == (tmp_path / "whole" / "log.jsonl").read_bytes()
+    # Of a safetensors file only the order of its header may differ.
+    ended, whole = (load_file(folder / "weights.safetensors") for folder in (place / "run", tmp_path / "whole"))
+    assert ended.keys() == whole.keys()
+    for name, array in whole.items():
+        np.testing.assert_array_equal(ended[name], array)
