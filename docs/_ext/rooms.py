@@ -59,7 +59,7 @@ def _entry(room: str, name: str, value: Any) -> list[str]:
         return [f".. autoclass:: {room}.{name}", "   :members:", "   :undoc-members:", ""]
     if inspect.isroutine(value):
         return [f".. autofunction:: {room}.{name}", ""]
-    return [f".. py:data:: {room}.{name}", "", f"   {_comment(room, name)}", ""]
+    return [f".. py:data:: {name}", f"   :module: {room}", "", f"   {_comment(room, name)}", ""]
 
 
 def _comment(room: str, name: str) -> str:
@@ -85,8 +85,15 @@ def _complain(_: Sphinx, env: BuildEnvironment) -> None:
                 logger.warning("the public name %s is in no page of the reference", full)
 
 
+def _no_type(_: Sphinx, what: str, __: str, ___: object, ____: object, lines: list[str]) -> None:
+    """Keep napoleon from taking what stands before the first colon of a field's docstring for its type."""
+    if what in {"attribute", "data", "property"}:
+        lines.insert(0, "")
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directive and the check."""
     app.add_directive("room", Room)
+    app.connect("autodoc-process-docstring", _no_type, priority=400)  # before napoleon's own, at 500
     app.connect("env-check-consistency", _complain)
     return {"parallel_read_safe": True}
