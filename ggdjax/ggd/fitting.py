@@ -114,8 +114,6 @@ def fit(data: ArrayLike | Histogram, order: ArrayLike | str = 2, *, side: Side |
         >>> result = gd.fit(x, order=2)
         >>> result.messages()
         ['the likelihood has its maximum inside the bracket of p']
-        >>> round(float(result.distribution.p), 1)
-        1.5
     """
     side = "magnitude" if side == "auto" else side
     if side not in ("positive", "negative", "magnitude"):

@@ -33,7 +33,13 @@ class Accuracy:
     images: int
 
     def interval(self, which: str = "top1", z: float = 1.959964) -> tuple[float, float]:
-        """Return Wilson's score interval (Wilson 1927) of ``which``; ``z`` = 1.96 covers 95 %."""
+        """Return Wilson's score interval (Wilson 1927) of ``which``; ``z`` = 1.96 covers 95 %.
+
+        Example:
+            >>> low, high = gd.quantization.Accuracy(top1=0.9, top5=1.0, images=100).interval()
+            >>> round(low, 3), round(high, 3)
+            (0.826, 0.945)
+        """
         p, n = getattr(self, which), self.images
         centre = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -76,6 +82,14 @@ def evaluate(
 
     Raises:
         DataError: no images, or a label that is no class of the network.
+
+    Example:
+        >>> x = jax.random.normal(jax.random.key(0), (256, 4))
+        >>> net = gd.trace(lambda x: jax.nn.relu(x @ jnp.eye(4)) @ jnp.eye(4), jnp.zeros((1, 4)))
+        >>> q = gd.quantize(net, gd.calibrate(net, [x]), gd.QuantConfig(scheme="max-abs"))
+        >>> result = gd.evaluate(q, [(x, np.asarray(net(x)).argmax(axis=1))])
+        >>> result.float_accuracy.top1, result.quantized_accuracy.top1 > 0.9
+        (1.0, True)
     """
     net = quantized.network
     ranks: dict[str, list[np.ndarray]] = {"float": [], "quantized": []}

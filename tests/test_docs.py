@@ -1,0 +1,74 @@
+"""The documentation: examples in docstrings run as they stand, and nothing public is without its page."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ggdjax as gd
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.md"))
+#: What every example may use without importing it; the reference says so.
+NAMES = {"gd": gd, "jax": jax, "jnp": jnp, "np": np}
+
+
+def _examples(module_name: str) -> dict[str, doctest.DocTest]:
+    """Return the examples of the module's public names and of their methods."""
+    module = importlib.import_module(module_name)
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    found = [
+        example
+        for name in module.__all__
+        if callable(value := getattr(module, name))
+        for example in finder.find(value, f"{module_name}.{name}", module=False, globs=NAMES)
+    ]
+    return {example.name: example for example in found if example.examples}
+
+
+@pytest.mark.parametrize("room", gd._ROOMS)
+def test_examples_run(room, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    for example in _examples(f"ggdjax.{room}").values():
+        runner.run(example)
+    assert runner.failures == 0, capsys.readouterr().out
+    assert runner.tries > 0
+
+
+def test_every_everyday_name_has_an_example():
+    everyday = {f"ggdjax.{name}" for name, home in gd._PUBLIC.items() if "._" not in home}
+    assert everyday <= set(_examples("ggdjax"))
+
+
+def test_every_room_is_in_the_reference():
+    # The directive `room` takes the names from `__all__`, and building the pages fails for any that is missing.
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "api").glob("*.rst"))
+    assert set(re.findall(r"\.\. room:: ([\w.]+)", pages)) == {"ggdjax", *(f"ggdjax.{room}" for room in gd._ROOMS)}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_in_the_pages_and_ends_in_an_assertion(path):
+    cells = re.findall(r"```{code-cell}.*?\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert re.search(r"^assert ", cells[-1], flags=re.MULTILINE)
+    assert f"notebooks/{path.stem}\n" in (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+
+
+def test_figures_of_other_tools_are_those_on_record():
+    page = (ROOT / "docs" / "instead.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?!ggdjax)[A-Z].*?\| (?:tensor|channel) \|(.*)\|$", page, flags=re.MULTILINE)
+    (record,) = (ROOT / "experiments" / "results" / "peers").glob("other_tools_*.csv")
+    assert record.name in page
+    known = {line for line in record.read_text(encoding="utf-8").splitlines() if line.startswith("resnet20,")}
+    for row in rows:
+        for widths, figure in zip(("8/8", "6/6", "4/4"), row.split("|"), strict=True):
+            top1 = f"0.{figure.strip().replace('.', '')}"
+            assert not figure.strip() or any(f",{widths},{top1}," in line for line in known), (widths, figure)
+    assert rows
