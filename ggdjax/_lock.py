@@ -38,7 +38,7 @@ def exclusive(place: os.PathLike[str] | str, argument: str, *, wait: bool = Fals
             descriptor = _locked(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise GgdjaxError(
-                f"`{argument}` {place} cannot be written ({error.strerror}): choose a place with permission and space"
+                f"`{argument}` {place} cannot be written: {error.strerror}; choose a place with permission and space"
             ) from None
         if descriptor is None:
             raise GgdjaxError(

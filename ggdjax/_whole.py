@@ -38,7 +38,7 @@ def whole_file(path: os.PathLike[str] | str, argument: str) -> Iterator[Path]:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise GgdjaxError(
-            f"`{argument}` {path} cannot be written ({error.strerror}): choose a place with permission and space"
+            f"`{argument}` {path} cannot be written: {error.strerror}; choose a place with permission and space"
         ) from None
 
 

@@ -106,7 +106,7 @@ def export(program: Program, folder: os.PathLike[str] | str, images: ArrayLike |
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
     except OSError as error:
-        raise GgdjaxError(f"`folder` {folder} cannot be written ({error.strerror}): choose another place") from None
+        raise GgdjaxError(f"`folder` {folder} cannot be written: {error.strerror}; choose another place") from None
 
 
 def load_artefact(folder: os.PathLike[str] | str) -> Program:

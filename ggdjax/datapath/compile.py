@@ -42,6 +42,7 @@ from ggdjax.datapath.spec import Accelerator
 from ggdjax.datapath.tables import TABLES, input_limit, table
 from ggdjax.network import Graph, Node
 from ggdjax.network.ops import QUANTIZABLE, window_counts
+from ggdjax.network.rewrites import scale_and_offset
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -447,18 +448,9 @@ def _scaling(node: Node, params: dict[str, np.ndarray]) -> tuple[np.ndarray, np.
     flat = {role: value.reshape(-1) for role, value in values.items()}
     if node.op == "affine":
         return flat["scale"], flat["offset"]
-    constant = flat["constant"]
-    one, zero = np.ones_like(constant), np.zeros_like(constant)
-    backwards = dict(node.attrs).get("reverse", False)
-    match node.op:
-        case "add":
-            return one, constant
-        case "sub":
-            return (-one, constant) if backwards else (one, -constant)
-        case "mul":
-            return constant, zero
-        case _:
-            return 1 / constant, zero
+    found = scale_and_offset(node, flat["constant"])
+    assert found is not None, "a constant divided by the input was refused before"
+    return found
 
 
 def _low(form: Format) -> int:

@@ -120,8 +120,15 @@ def _as_affine(edit: _Edit, node: Node) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     if edit.graph.shape(node.inputs[0]) != edit.graph.shape(node.output):
         return None
-    constant = np.broadcast_to(constant.reshape(-1), (channels,))
-    one, zero = np.ones(channels), np.zeros(channels)
+    return scale_and_offset(node, np.broadcast_to(constant.reshape(-1), (channels,)))
+
+
+def scale_and_offset(node: Node, constant: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return what an addition, subtraction, product or quotient with a constant multiplies by and adds.
+
+    None for a constant divided by the input, which is no such thing.
+    """
+    one, zero = np.ones(constant.shape), np.zeros(constant.shape)
     backwards = dict(node.attrs).get("reverse", False)
     match node.op:
         case "add":
