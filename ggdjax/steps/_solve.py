@@ -94,7 +94,7 @@ def closed_form_step(
         bits: whole number(s) from 2 to 16, broadcast against the batch.
         levels: instead of `bits`, the levels N on one side of zero, real, ≥ 2; differentiable.
         signed: two-sided: N = 2^(bits−1) levels on each side, and with a one-sided source that is a fit of ``|x|``.
-        corrected: use N − ½ for N and the second term of the tail (MATH: losses of hundredths of a dB).
+        corrected: use N − ½ for N and the next term of the tail: losses of hundredths of a dB.
 
     Returns:
         The step in the units of the data, finite and positive, of the broadcast batch shape. Differentiable.
