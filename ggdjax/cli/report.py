@@ -33,9 +33,13 @@ class Report:
         Raises:
             GgdjaxError: RUN is no run folder, or the page cannot be written.
         """
+        from rich.console import Console
+
         from ggdjax.report import html_page
 
-        page = html_page(self.run_folder)
+        # The first page of a run compares every scheme, which takes about a minute.
+        with Console().status("Reading the run") as status:
+            page = html_page(self.run_folder, status.update)
         out = self.run_folder / "report.html" if self.out is None else self.out
         with whole_file(out, "--out") as part:
             part.write_text(page, encoding="utf-8")
