@@ -87,8 +87,8 @@ def progress_of(what: str) -> Iterator[Callable[[int, int, float], None]]:
 
 def search(
     bench: Bench, q: quantization.QuantizedNetwork, what: str, config: tune.TuneConfig, checkpoint: Path
-) -> tuple[tune.History, float, dict[str, np.ndarray]]:
-    """Tune backward, forward, then by gradients; return the search's history, its seconds, and every stage's ranks."""
+) -> tuple[quantization.QuantizedNetwork, float, dict[str, np.ndarray]]:
+    """Tune backward, then forward; return the tuned network, the seconds taken, and the ranks of both stages."""
     tuned, stages, seconds = q, {}, 0.0
     for sweeps, name in ((1, "backward"), (2, "forward")):
         settings, start = replace(config, sweeps=sweeps), time.perf_counter()
@@ -98,14 +98,17 @@ def search(
             )
         seconds += time.perf_counter() - start
         stages[name] = bench.judge(tuned)
-    history = tuned.history
-    finish = tune.GradientConfig(steps=FINISH, batch_size=min(32, len(bench.images)), seed=config.seed)
-    with progress_of(f"{what} gradient finish") as progress:
-        tuned = tune.gradient(
-            tuned, bench.images, config=finish, progress=lambda step, loss: progress(step, FINISH, loss)
+    return tuned, seconds, stages
+
+
+def finish(
+    bench: Bench, q: quantization.QuantizedNetwork, what: str, config: tune.GradientConfig
+) -> quantization.QuantizedNetwork:
+    """Tune by gradients what the search has found."""
+    with progress_of(f"{what} gradient") as progress:
+        return tune.gradient(
+            q, bench.images, config=config, progress=lambda step, loss: progress(step, config.steps, loss)
         )
-    stages["gradient"] = bench.judge(tuned)
-    return history, seconds, stages
 
 
 def stage_record(before: np.ndarray, after: np.ndarray) -> dict:
@@ -126,8 +129,10 @@ def cell(bench: Bench, real: RealNetwork, widths: str, config: tune.TuneConfig) 
     stages = {"before": bench.judge(q)}
     mark = f"{real.name}-{widths.replace('/', '-')}-{config.objective}-{config.seed}-{len(bench.images)}.safetensors"
     path = Path(tempfile.gettempdir()) / "ggdjax-backward-forward" / mark
-    history, seconds, after = search(bench, q, f"{real.name} {widths}", config, path)
+    tuned, seconds, after = search(bench, q, f"{real.name} {widths}", config, path)
+    history, settings = tuned.history, tune.GradientConfig(steps=FINISH, batch_size=32, seed=config.seed)
     stages |= after
+    stages["gradient"] = bench.judge(finish(bench, tuned, f"{real.name} {widths}", settings))
     row = {
         "network": real.name,
         "widths": widths,

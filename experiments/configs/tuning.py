@@ -86,7 +86,7 @@ class Tuning(Experiment):
 
     def measure(self, prepared: Any, cell: Cell, folder: Path) -> dict[str, Any]:
         """Return the accuracies of every stage and what the search cost."""
-        from experiments.benchmarks.backward_forward import search, stage_record
+        from experiments.benchmarks.backward_forward import finish, search, stage_record
         from ggdjax import tune
 
         mark = "-".join([*(str(value).replace("/", "-") for value in cell.values()), self.config_hash])
@@ -95,12 +95,14 @@ class Tuning(Experiment):
         config = tune.TuneConfig(objective=self.objective, seed=cell["seed"], allow_few_images=True)
         q = prepared.quantized(cell["widths"])
         stages = {"before": prepared.judge(q)}
-        tuned, after = search(prepared, q, f"{cell['network']} {cell['widths']}", config, checkpoint)
+        what = f"{cell['network']} {cell['widths']}"
+        tuned, seconds, after = search(prepared, q, what, config, checkpoint)
         stages |= after
         history = tuned.history
         figures = {
             "tuning_images": len(prepared.images),
             "objective": self.objective,
+            "search_seconds": round(seconds, 2),
             "float_passes": history.float_passes,
             "naive_float_passes": history.naive_float_passes,
             "tuning_score": [history.start_score, history.score],
@@ -110,7 +112,7 @@ class Tuning(Experiment):
             start = time.perf_counter()
             size = min(self.gradient_batch, len(prepared.images))
             settings = tune.GradientConfig(steps=self.gradient_steps, batch_size=size, seed=cell["seed"])
-            tuned = tune.gradient(tuned, prepared.images, config=settings)
+            tuned = finish(prepared, tuned, what, settings)
             stages["gradient"] = prepared.judge(tuned)
             figures["gradient_loss"] = [tuned.history.before, tuned.history.after]
             figures["gradient_seconds"] = round(time.perf_counter() - start, 2)
