@@ -27,7 +27,7 @@ const visible = (selector) => all(selector).filter((part) => !part.hidden).map((
 const type = (field, text) => { field.value = text; field.dispatchEvent(new Event("input")); };
 heads("tr.map")[6].click(); seen.ascending = texts("tr.map", 6);
 heads("tr.map")[6].click(); seen.descending = texts("tr.map", 6);
-heads("tr.judged")[2].click(); seen.judged = texts("tr.judged", 2);
+heads("tr.judged")[1].click(); seen.judged = texts("tr.judged", 1);
 const fields = all("input[type=search]");
 type(fields[0], "second"); seen.maps = visible("tr.map"); seen.folds = visible("details.map");
 type(fields[1], "max"); seen.schemes = visible("tr.scheme");
