@@ -48,7 +48,7 @@ nb_execution_mode = "cache"
 nb_execution_cache_path = str(BUILD / "executed" / _sources())
 nb_execution_in_temp = True
 nb_execution_raise_on_error = False  # a warning, which fails the build after all pages have run
-nb_execution_timeout = 120
+nb_execution_timeout = 600
 nb_merge_streams = True
 nb_ipywidgets_js = {}  # sliders need a live kernel; the pages show pictures
 
