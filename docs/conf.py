@@ -54,7 +54,7 @@ nb_ipywidgets_js = {}  # sliders need a live kernel; the pages show pictures
 
 # Read by the kernels that run the pages: compiled programs are shared, pictures have one look.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(BUILD / "compiled"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # One guide runs the experiments of the repository, which are not installed.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))

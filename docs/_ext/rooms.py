@@ -88,7 +88,7 @@ def _complain(_: Sphinx, env: BuildEnvironment) -> None:
 def _no_type(_: Sphinx, what: str, __: str, ___: object, ____: object, lines: list[str]) -> None:
     """Keep napoleon from taking what stands before the first colon of a field's docstring for its type."""
     if what in {"attribute", "data", "property"}:
-        lines.insert(0, "")
+        lines[:0] = ["..", ""]  # an empty comment: napoleon skips blank lines
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
