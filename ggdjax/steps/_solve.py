@@ -186,7 +186,7 @@ def solve(
         GgdjaxError: an unknown method or rule (with the near matches), `bits` or `levels` out of range.
 
     Example:
-        >>> result = gd.steps.solve(gd.GeneralizedGamma(a=1.0, d=1.0, p=1.0), bits=8, method="optimal")
+        >>> result = gd.steps.solve(gd.GeneralizedGamma(a=1.0, d=1.0, p=1.0), bits=8, method="support")
         >>> gd.steps.StepCode(int(result.code)).message
         'converged'
     """
