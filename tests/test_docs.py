@@ -65,6 +65,12 @@ def test_every_room_is_in_the_reference():
     assert set(re.findall(r"\.\. room:: ([\w.]+)", pages)) == {"ggdjax", *(f"ggdjax.{room}" for room in gd._ROOMS)}
 
 
+def test_the_check_builds_the_pages_after_the_tests():
+    steps = (ROOT / ".ci" / "run").read_text(encoding="utf-8").split("\n")
+    assert steps.index("make test") < steps.index("make docs")
+    assert "-m sphinx --quiet --fail-on-warning" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_is_in_the_pages_and_ends_in_an_assertion(path):
     cells = re.findall(r"```{code-cell}.*?\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
