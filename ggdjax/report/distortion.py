@@ -29,7 +29,7 @@ def plot_distortion(compared: Mapping[str, Any]) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.2))
+    figure = Figure(figsize=(6.4, 4.2), layout="none")
     axes = figure.subplots()
     figure.subplots_adjust(left=0.12, right=0.98, bottom=0.12, top=0.7)  # fixed: a layout engine takes half a second
     curve = [(x, -y) for x, y in zip(*compared["curve"].values(), strict=True) if y is not None]
