@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -91,9 +92,15 @@ def _no_type(_: Sphinx, what: str, __: str, ___: object, ____: object, lines: li
         lines[:0] = ["..", ""]  # an empty comment: napoleon skips blank lines
 
 
+def _alias(_: Sphinx, __: str, ___: str, ____: Any, _____: Any, *signature: str | None) -> tuple[str | None, ...]:
+    """Write an alias inside a union by its name; autodoc leaves the name of its own class around it."""
+    return tuple(part and re.sub(r"TypeAliasForwardRef\('([\w.]+)'\)", r"\1", part) for part in signature)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directive and the check."""
     app.add_directive("room", Room)
     app.connect("autodoc-process-docstring", _no_type, priority=400)  # before napoleon's own, at 500
+    app.connect("autodoc-process-signature", _alias)
     app.connect("env-check-consistency", _complain)
     return {"parallel_read_safe": True}
