@@ -37,7 +37,7 @@ def _examples(module_name: str) -> dict[str, doctest.DocTest]:
 @pytest.fixture(scope="module")
 def quick_compiler():
     """Compile without optimization: an example runs once, on few numbers."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
