@@ -76,7 +76,7 @@ def mixed_widths(name: str, net: Network) -> dict[str, tuple[QuantizedNetwork, d
             continue
         config = quantization.QuantConfig(weight_bits_of=row["weight_bits"], activation_bits_of=row["activation_bits"])
         # Costs depend on widths alone, so that steps from one image of noise do.
-        noise = np.random.default_rng(0).standard_normal(net.input_shape, dtype=np.float32)
+        noise = np.random.default_rng(0).standard_normal((1, *net.input_shape[1:]), np.float32)
         q = quantization.quantize(net, quantization.calibrate(net, [noise]), config)
         mean = row["bits"].partition("/")[0]
         measured = {"top1": row["top1"], "top5": row["top5"], "held_out_images": row["evaluation_images"]}
