@@ -154,9 +154,11 @@ def dense(
 ) -> tuple[Int[Array, "batch *rest cout"], Int[Array, ""]]:
     """Return bias + x · kernel as the accumulator holds it, and how often it overflowed; see `conv`."""
 
+    del low, high  # those of `conv`: a matrix product needs no bounds
+
     def part(start: int) -> Array:
         stop = start + channel_tile
-        return _matrix_product(x[..., start:stop], kernel[start:stop], method, low, high)
+        return _matrix_product(x[..., start:stop], kernel[start:stop], method)
 
     return _accumulate(part, kernel.shape[0], channel_tile, bias, x.ndim, accumulator_bits, overflow)
 
@@ -282,11 +284,10 @@ def _grouped_product(x: Array, kernel: Int[Array, "cin_per_group cout"], groups:
     return jnp.moveaxis(y, 0, -2).reshape(*x.shape[:-1], -1)
 
 
-def _matrix_product(x: Array, kernel: Array, method: str, low: int, high: int) -> Array:
-    del low
-    numbers = (((x.ndim - 1,), (0,)), ((), ()))
+def _matrix_product(x: Array, kernel: Array, method: str) -> Array:
     if method == "float32":
         return float_ops.dense(x.astype(jnp.float32), kernel=kernel.astype(jnp.float32)).astype(jnp.int32)
+    numbers = (((x.ndim - 1,), (0,)), ((), ()))
     return lax.dot_general(x, kernel.astype(jnp.int32), numbers, preferred_element_type=jnp.int32)
 
 
