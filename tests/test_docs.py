@@ -7,6 +7,7 @@ import importlib
 import json
 import re
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ import ggdjax as gd
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.md"))
+ROOMS = [name for name in gd.__all__ if isinstance(getattr(gd, name), ModuleType)]
 #: What every example may use without importing it; the reference says so.
 NAMES = {"gd": gd, "jax": jax, "jnp": jnp, "np": np}
 
@@ -44,7 +46,7 @@ def quick_compiler():
 
 
 @pytest.mark.usefixtures("quick_compiler")
-@pytest.mark.parametrize("room", gd._ROOMS)
+@pytest.mark.parametrize("room", ROOMS)
 def test_examples_run(room, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
@@ -55,14 +57,14 @@ def test_examples_run(room, capsys, tmp_path, monkeypatch):
 
 
 def test_every_everyday_name_has_an_example():
-    everyday = {f"ggdjax.{name}" for name, home in gd._PUBLIC.items() if "._" not in home}
+    everyday = {f"ggdjax.{name}" for name in gd.__all__ if name not in [*ROOMS, "GgdjaxError"]}
     assert everyday <= set(_examples("ggdjax"))
 
 
 def test_every_room_is_in_the_reference():
     # The directive `room` takes the names from `__all__`, and building the pages fails for any that is missing.
     pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "api").glob("*.rst"))
-    assert set(re.findall(r"\.\. room:: ([\w.]+)", pages)) == {"ggdjax", *(f"ggdjax.{room}" for room in gd._ROOMS)}
+    assert set(re.findall(r"\.\. room:: ([\w.]+)", pages)) == {"ggdjax", *(f"ggdjax.{room}" for room in ROOMS)}
 
 
 def test_the_check_builds_the_pages_after_the_tests():

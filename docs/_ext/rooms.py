@@ -77,8 +77,8 @@ def _complain(_: Sphinx, env: BuildEnvironment) -> None:
     """Warn of every public name that no page documents."""
     domain = env.domains.python_domain
     known = {*domain.objects, *domain.modules}
-    for room in importlib.import_module(PACKAGE)._ROOMS:
-        module = importlib.import_module(f"{PACKAGE}.{room}")
+    package = importlib.import_module(PACKAGE)
+    for module in filter(inspect.ismodule, (getattr(package, name) for name in package.__all__)):
         for name in module.__all__:
             value = getattr(module, name)
             full = value.__name__ if inspect.ismodule(value) else f"{module.__name__}.{name}"

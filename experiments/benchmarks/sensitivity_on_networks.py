@@ -6,7 +6,7 @@
 
 "Alone" rounds the float network's own feature map; "accumulated" compares it with the quantized network's, which
 carries the errors of all weights and feature maps before. One step per tensor, and, for the default scheme, one per
-channel beside it. Weights have the width of the feature maps. On at most 500 held-out images; one JSON line per cell is
+channel beside it. Weights have the width of the feature maps. On at most 200 held-out images; one JSON line per cell is
 appended to `experiments/results/sensitivity_on_networks.jsonl`, and finished cells are skipped.
 """
 
@@ -35,7 +35,7 @@ SETTINGS = (
     ("mse-search", "tensor"),
     ("ggd", "channel"),
 )
-IMAGES = 500
+IMAGES = 200
 
 
 def read_results() -> list[dict]:

@@ -1,0 +1,21 @@
+"""The public names of this package and the modules that define them: read at run time, too (`lazy_loader`)."""
+
+from . import (
+    data as data,
+    datapath as datapath,
+    ggd as ggd,
+    network as network,
+    quantization as quantization,
+    report as report,
+    schemes as schemes,
+    steps as steps,
+    tune as tune,
+    zoo as zoo,
+)
+from .ggd import GeneralizedGamma as GeneralizedGamma, Histogram as Histogram, fit as fit
+from .steps import closed_form_step as closed_form_step, optimal_step as optimal_step
+from .network import Network as Network, load_onnx as load_onnx, trace as trace
+from .quantization import QuantConfig as QuantConfig, calibrate as calibrate, quantize as quantize, evaluate as evaluate
+from ._errors import GgdjaxError as GgdjaxError
+
+__version__: str
