@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 if TYPE_CHECKING:
@@ -25,17 +26,15 @@ FEW_INPUTS, FEW_OUTPUTS = 4, 24
 
 def depthwise_by_shifts(x: Array, kernel: Array, *, strides: Ints, padding: Pads, dilation: Ints) -> Array:
     """Depthwise convolution over two axes as a sum of shifted products (``padding`` ≥ 0)."""
-    # Behind the barrier x is an array: whatever made it is not repeated for every position of the window.
-    x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     batch, _, columns, channels = x.shape
-    taps = kernel[:, :, 0, :]
-    height, width = (outputs(*axis) for axis in zip(x.shape[1:3], taps.shape[:2], strides, dilation, strict=True))
+    height, width = (outputs(*axis) for axis in zip(x.shape[1:3], kernel.shape[:2], strides, dilation, strict=True))
     step = dilation[1]
     merged = strides[1] == 1
     if merged:
         # Columns and channels as one axis: long rows without a break.
-        x = x.reshape(batch, -1, 1, columns * channels)
-        taps, step = jnp.tile(taps, (1, 1, width)), step * channels
+        x, step = x.reshape(batch, -1, 1, columns * channels), step * channels
+    taps = _repeated(kernel, width if merged else 1)
     total = None
     for i in range(taps.shape[0]):
         rows = lax.slice_in_dim(x, i * dilation[0], i * dilation[0] + (height - 1) * strides[0] + 1, strides[0], axis=1)
@@ -47,6 +46,18 @@ def depthwise_by_shifts(x: Array, kernel: Array, *, strides: Ints, padding: Pads
             term = window * taps[i, j][None, None, None]
             total = term if total is None else total + term
     return total.reshape(batch, height, width, channels)
+
+
+def _repeated(kernel: Array, columns: int) -> Array:
+    """Return the taps of a depthwise kernel, (rows, columns, channels), repeated for so many columns of a result.
+
+    By a product with rows of the identity: XLA would repeat whatever makes the kernel, such as its rounding, for every
+    element of the result, for neither a broadcast nor a barrier keeps it out of a loop on the CPU.
+    """
+    rows, width, _, channels = kernel.shape
+    identity = np.repeat(np.eye(rows * width, dtype=kernel.dtype), columns, axis=0)
+    taps = jnp.matmul(identity, kernel.reshape(-1, channels), precision=lax.Precision.HIGHEST)
+    return taps.reshape(rows, width, columns * channels)
 
 
 def conv_of_few_channels(
