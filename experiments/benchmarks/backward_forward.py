@@ -53,7 +53,8 @@ class Bench:
         self.net = network.fold_batch_norm(net)
         pairs = list(images.batches(chosen, size))
         self.images, self.labels = (np.concatenate(part) for part in zip(*pairs, strict=True))
-        judging = parts.held_out[:held_out]
+        order = data.hash_order([images.ids[i] for i in parts.held_out], seed=0)[:held_out]
+        judging = parts.held_out[np.sort(order)]
         self.held_out = list(track(images.batches(judging, size), f"{real.name}: load held-out images", None))
         self.ids = {
             name: [images.ids[i] for i in part]

@@ -32,6 +32,7 @@ MADE_BY = {
     "simulator_throughput.json": "simulator_throughput",
     "steps_throughput.json": "steps_throughput",
     "time_to_choose.json": "time_to_choose",
+    "tuning_scaling.json": "tuning_scaling",
     "weights_on_networks.json": "weights_on_networks",
 }
 #: Results file -> the experiment of the runner whose cells count as more of its rows.

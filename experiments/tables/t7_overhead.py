@@ -114,6 +114,9 @@ def _operations(results: Results) -> Iterator[Entry]:
         for key in keys:
             value = value.get(key, {})
         yield Entry(network=ANY, scheme=label, metric="figure", value=value or None)
+    for row in results.rows("tuning_scaling.json"):
+        label = f"backward-forward, part of one sweep, devices: {row['devices']}, processes: {row['processes']}, seconds"
+        yield Entry(network=ANY, scheme=label, metric="figure", value=row["seconds"])
 
 
 def _peers(results: Results) -> Iterator[Entry]:
@@ -251,6 +254,7 @@ CONTENT = Content(
         "fit_against_scipy.json",
         "calibration_memory.json",
         "backward_forward_cost.json",
+        "tuning_scaling.json",
         "peers",
     ),
     metrics=METRICS,
