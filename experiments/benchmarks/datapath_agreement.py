@@ -1,8 +1,8 @@
 """The integer program against the fake-quantized network, code by code, on the real networks.
 
-    python -m experiments.benchmarks.datapath_agreement                  the default widths, 1,000 images
-    python -m experiments.benchmarks.datapath_agreement --widths         and what narrower multipliers and carries cost
+    python -m experiments.benchmarks.datapath_agreement                  the default accelerator, 1,000 images
     python -m experiments.benchmarks.datapath_agreement --network resnet20 --images 10000
+    python -m experiments.benchmarks.datapath_agreement --network resnet20 --variant multiplier-16 --variant carry-24
 
 Weights and feature maps of 8 bits, steps of the GGD scheme, biases rounded to the accumulator's grid in both networks
 (`own-biases`: in the integers only; `power-of-two`: steps rounded to powers of two, where all must be equal).
@@ -31,8 +31,8 @@ from experiments.real_networks import NETWORKS
 from ggdjax import data, datapath, quantization, report
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "datapath_agreement.json"
-#: What each variant changes in the default accelerator.
-DEFAULT = {"default": {}, "float32-sums": {}}
+DEFAULT = ("default", "float32-sums", "own-biases", "power-of-two")
+#: Other variants: what each changes in the default accelerator.
 WIDTHS = {
     "multiplier-24": {"multiplier_bits": 24},
     "multiplier-16": {"multiplier_bits": 16},
@@ -82,9 +82,9 @@ def run(args: argparse.Namespace) -> None:
         batches = [x for x, _ in images.batches(chosen, size)]
         aligned = datapath.align_biases(q)
         jax.config.update("jax_enable_x64", args.double)
-        cases = [(v, aligned, spec) for v, spec in (DEFAULT | (WIDTHS if args.widths else {})).items()]
-        cases += [("own-biases", q, {}), ("power-of-two", datapath.align_biases(power_of_two(q)), {})]
-        for variant, network, spec in cases:
+        networks = {"own-biases": q, "power-of-two": datapath.align_biases(power_of_two(q))}
+        for variant in args.variant or DEFAULT:
+            network, spec = networks.get(variant, aligned), WIDTHS.get(variant, {})
             start = time.perf_counter()
             found = datapath.agreement(
                 datapath.compile(network, datapath.Accelerator(**spec)),
@@ -128,7 +128,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", action="append", choices=list(NETWORKS), help="only this network (repeatable)")
     parser.add_argument("--images", type=int, default=1000, help="at most so many held-out images")
-    parser.add_argument("--widths", action="store_true", help="also narrower multipliers and carries, other roundings")
+    parser.add_argument(
+        "--variant",
+        action="append",
+        choices=[*DEFAULT, *WIDTHS],
+        help="only this variant (repeatable; default: those without another accelerator)",
+    )
     parser.add_argument("--double", action="store_true", help="compare with fake quantization in float64")
     args = parser.parse_args()
     run(args)

@@ -115,7 +115,9 @@ def _operations(results: Results) -> Iterator[Entry]:
             value = value.get(key, {})
         yield Entry(network=ANY, scheme=label, metric="figure", value=value or None)
     for row in results.rows("tuning_scaling.json"):
-        label = f"backward-forward, part of one sweep, devices: {row['devices']}, processes: {row['processes']}, seconds"
+        label = (
+            f"backward-forward, part of one sweep, devices: {row['devices']}, processes: {row['processes']}, seconds"
+        )
         yield Entry(network=ANY, scheme=label, metric="figure", value=row["seconds"])
 
 
