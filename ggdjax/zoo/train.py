@@ -15,6 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ggdjax._errors import GgdjaxError
+from ggdjax.zoo._cpu_training import with_fast_convolutions
 from ggdjax.zoo.recipe import augment, make_optimizer
 
 if TYPE_CHECKING:
@@ -104,7 +105,10 @@ def fit(
         )
     steps_per_epoch = len(chosen) // batch_size
     steps = recipe.epochs * steps_per_epoch
-    graph, params, batch_stats = nnx.split(net, nnx.Param, nnx.BatchStat)
+    plain, params, batch_stats = nnx.split(net, nnx.Param, nnx.BatchStat)
+    # On one device only: the images that `convolve` sums over one by one would be spread over several.
+    one_cpu = mesh.size == 1 and mesh.devices.item().platform == "cpu"
+    graph = nnx.graphdef(with_fast_convolutions(net)) if one_cpu else plain
     optimizer = make_optimizer(recipe, steps)
     state = TrainState(params, batch_stats, optimizer.init(params), jnp.zeros(2))
     everywhere, over_data = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
@@ -125,7 +129,7 @@ def fit(
         sums = state.sums + jnp.stack([loss, top1])
         return TrainState(optax.apply_updates(state.params, updates), stats, optimizer_state, sums)
 
-    def inference(state: TrainState) -> nnx.Module:
+    def inference(state: TrainState, graph: nnx.GraphDef) -> nnx.Module:
         now = nnx.merge(graph, state.params, state.batch_stats, copy=True)
         now.eval()
         return now
@@ -165,7 +169,7 @@ def fit(
                     raise GgdjaxError(
                         f"the loss is {loss} after {epoch + 1} epochs: lower `learning_rate` ({recipe.learning_rate})"
                     )
-                measured = {} if measure is None else measure(inference(state))
+                measured = {} if measure is None else measure(inference(state, graph))
                 history.append({"epoch": epoch + 1, "loss": loss, "train_top1": top1, **measured})
                 state = state._replace(sums=jax.device_put(jnp.zeros(2), everywhere))
             if keeper is not None and (done % CHECKPOINT_EVERY == 0 or done % steps_per_epoch == 0):
@@ -174,7 +178,7 @@ def fit(
             on_epoch(history)
     if keeper is not None:
         keeper.close()
-    return inference(state)
+    return inference(state, plain)
 
 
 def _batches(images: ImageSet, order: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
