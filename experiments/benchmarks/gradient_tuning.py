@@ -32,6 +32,8 @@ from ggdjax.tune import GradientConfig, allocate_bits, correct_biases, equalize,
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "gradient_tuning.json"
 WIDTHS = ("8/8", "6/6", "5/5", "4/4", "8/4")
 ALLOCATED_AND_TUNED = "bits, gradient"
+#: Steps of the weights that are no powers of two, which is not the paper's form but that of most other tools.
+FREE, FREE_AND_TUNED = "free weight steps", "free weight steps, gradient"
 METHODS = (
     "before",
     "bias correction",
@@ -41,6 +43,8 @@ METHODS = (
     "layer by layer",
     "bits",
     ALLOCATED_AND_TUNED,
+    FREE,
+    FREE_AND_TUNED,
 )
 #: Images to tune on, images per gradient step, gradient steps.
 BUDGETS = {"resnet20": (2000, 32, 400), "squeezenet": (200, 16, 100)}
@@ -105,7 +109,11 @@ class Setting:
     def improve(self, bits: str, method: str) -> tuple[quantization.QuantizedNetwork, dict[str, Any]]:
         """Return the network quantized to ``bits`` and improved by ``method``, and what to record of it."""
         weight_bits, activation_bits = map(int, bits.split("/"))
-        config = quantization.QuantConfig(weight_bits=weight_bits, activation_bits=activation_bits)
+        config = quantization.QuantConfig(
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            weight_scheme="mse-search" if method in (FREE, FREE_AND_TUNED) else "fixed-point",
+        )
         _, size, _ = BUDGETS[self.real.name]
         q = self.quantize(config, equalized=method.startswith("equalized"))
         began = time.perf_counter()
@@ -119,7 +127,7 @@ class Setting:
             )
             q = self.quantize(mixed)
             record |= {"weight_bits": chosen.weight_bits_of, "activation_bits": chosen.activation_bits_of}
-        if method in ("gradient", "layer by layer", ALLOCATED_AND_TUNED):
+        if method in ("gradient", "layer by layer", ALLOCATED_AND_TUNED, FREE_AND_TUNED):
             with Progress() as bar:
                 task = bar.add_task(f"{self.real.name} {bits}: {method}", total=self.steps)
                 settings = GradientConfig(steps=self.steps, batch_size=size, per_layer=method == "layer by layer")
