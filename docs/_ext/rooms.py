@@ -42,8 +42,6 @@ class Room(SphinxDirective):
 
 def _pointer(name: str, value: Any) -> list[str]:
     """Return a line that leads from a name of the package itself to the room that documents it."""
-    if isinstance(value, str):
-        return [f"* ``{PACKAGE}.{name}``: {value!r}"]
     summary = (inspect.getdoc(value) or "").split("\n\n")[0].replace("\n", " ")
     if inspect.ismodule(value):
         return [f"* :py:mod:`{PACKAGE}.{name}`: {summary}"]
