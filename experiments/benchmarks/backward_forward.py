@@ -34,8 +34,9 @@ RESULTS = Path(__file__).resolve().parents[1] / "results" / "backward_forward.js
 WIDTHS = ("8/8", "6/6", "5/5", "4/4", "8/4")
 #: Network -> tuning images by default.
 IMAGES = {"resnet20": 1000, "squeezenet": 200}
-#: Gradient steps after the search.
-FINISH = 120
+#: Network -> gradient steps after the search, and images per step; the larger networks' steps take half a minute.
+FINISH = {"resnet20": (120, 32)}
+FEW = (16, 16)
 
 
 class Bench:
@@ -131,7 +132,8 @@ def cell(bench: Bench, real: RealNetwork, widths: str, config: tune.TuneConfig) 
     mark = f"{real.name}-{widths.replace('/', '-')}-{config.objective}-{config.seed}-{len(bench.images)}.safetensors"
     path = Path(tempfile.gettempdir()) / "ggdjax-backward-forward" / mark
     tuned, seconds, after = search(bench, q, f"{real.name} {widths}", config, path)
-    history, settings = tuned.history, tune.GradientConfig(steps=FINISH, batch_size=32, seed=config.seed)
+    steps, size = FINISH.get(real.name, FEW)
+    history, settings = tuned.history, tune.GradientConfig(steps=steps, batch_size=size, seed=config.seed)
     stages |= after
     stages["gradient"] = bench.judge(finish(bench, tuned, f"{real.name} {widths}", settings))
     row = {

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from ggdjax._errors import DataError
-from ggdjax.network.interpreter import Float, run
+from ggdjax.network.interpreter import Float
+from ggdjax.network.lanes import run_in_lanes
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -74,4 +75,4 @@ class Network:
 
 @partial(jax.jit, static_argnums=0)
 def _forward(graph: Graph, params: dict[str, Array], x: Array) -> Any:
-    return run(graph, params, x, Float())
+    return run_in_lanes(graph, params, x, Float)

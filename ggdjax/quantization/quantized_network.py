@@ -15,7 +15,8 @@ import numpy as np
 from ggdjax import schemes, steps
 from ggdjax._errors import GgdjaxError
 from ggdjax.ggd import Histogram, fit
-from ggdjax.network import fold_batch_norm, run
+from ggdjax.network import fold_batch_norm
+from ggdjax.network.lanes import run_in_lanes
 from ggdjax.quantization.config import QuantConfig
 from ggdjax.quantization.evaluation import sqnr_db
 from ggdjax.quantization.numerics import FakeQuant, fake_quantize
@@ -100,7 +101,7 @@ class QuantizedNetwork:
 
 @partial(jax.jit, static_argnums=0)
 def _forward(graph: Graph, params: dict[str, Array], quant: QuantParams, x: Array) -> Any:
-    return run(graph, params, x, FakeQuant(quant))
+    return run_in_lanes(graph, params, x, partial(FakeQuant, quant))
 
 
 def quantize(net: Network, calibration: Calibration, config: QuantConfig | None = None) -> QuantizedNetwork:

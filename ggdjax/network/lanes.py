@@ -1,0 +1,54 @@
+"""A large batch as several independent parts of one program: lanes.
+
+On a CPU lanes run side by side, so that what one operation leaves idle another one uses, and a lane's feature maps are
+read again before they have left the caches. Accelerators fill themselves, and take the batch as it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ggdjax.network.interpreter import Numerics, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from jaxtyping import Array
+
+    from ggdjax.network.graph import Graph
+
+#: More lanes take longer to compile, each a fraction of a second.
+LANES = 4
+#: Values of all tensors of one lane below which the single operations become too short (`float_throughput`).
+LEAST_VALUES = 20_000_000
+
+
+def lanes_of(graph: Graph, images: int) -> list[slice]:
+    """Return the lanes of a batch: one where it is small, or where an output or tensor has no batch axis of its own."""
+    shapes = [shape for _, shape in graph.shapes]
+    if any(None in shape[1:] for shape in shapes) or any(graph.shape(t)[:1] != (None,) for t in graph.outputs):
+        return [slice(0, images)]
+    values = images * sum(math.prod(shape[1:]) for shape in shapes if shape[:1] == (None,))
+    count = max(1, min(LANES, images, values // LEAST_VALUES))
+    ends = [images * i // count for i in range(count + 1)]
+    return [slice(a, b) for a, b in itertools.pairwise(ends)]
+
+
+def run_in_lanes(graph: Graph, params: Mapping[str, Array], x: Array, numerics: Callable[[], Numerics]) -> Any:
+    """Return what `run` does, by lanes on a CPU; ``numerics`` makes the meaning of the nodes of one lane."""
+    lanes = lanes_of(graph, len(x))
+
+    def whole(x: Array) -> Any:
+        return run(graph, params, x, numerics())
+
+    def by_lanes(x: Array) -> Any:
+        parts = [whole(x[lane]) for lane in lanes]
+        return jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
+
+    return whole(x) if len(lanes) == 1 else lax.platform_dependent(x, cpu=by_lanes, default=whole)
