@@ -13,6 +13,8 @@ from ggdjax.network.onnx_export import Writer, channels_first
 from ggdjax.network.ops import QUANTIZABLE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ggdjax.datapath.program import Program
     from ggdjax.network import Node
     from ggdjax.network.graph import Shape
@@ -21,6 +23,16 @@ if TYPE_CHECKING:
 def write_qdq(program: Program, writer: Writer, feature_maps: bool) -> tuple[list[Any], list[tuple[str, Shape]]]:
     """Write every node; convolutions and dense layers read dequantized codes."""
     del feature_maps
+    return write_rounded(program, writer, _quantized, _layer)
+
+
+def write_rounded(
+    program: Program,
+    writer: Writer,
+    feature_map: Callable[[Program, Writer, str], View],
+    layer: Callable[[Program, Writer, Node, View], View],
+) -> tuple[list[Any], list[tuple[str, Shape]]]:
+    """Write the real network: ``feature_map`` rounds, once, what ``layer`` reads, a convolution or dense node."""
     rounded: dict[str, View] = {}
     for node in program.network.graph.nodes:
         if node.op not in QUANTIZABLE:
@@ -28,8 +40,8 @@ def write_qdq(program: Program, writer: Writer, feature_maps: bool) -> tuple[lis
             continue
         tensor = node.inputs[0]
         if tensor not in rounded:
-            rounded[tensor] = _quantized(program, writer, tensor)
-        writer.views[node.output] = _layer(program, writer, node, rounded[tensor])
+            rounded[tensor] = feature_map(program, writer, tensor)
+        writer.views[node.output] = layer(program, writer, node, rounded[tensor])
     return writer.finish()
 
 

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax._errors import UnsupportedError
-from ggdjax.datapath._onnx_qdq import conv_node
+from ggdjax.datapath._onnx_qdq import conv_node, write_rounded
 from ggdjax.datapath.formats import bits_of, signed_bits
 from ggdjax.datapath.onnx_export import OPSET
 from ggdjax.network._builder import View
-from ggdjax.network._onnx_export_ops import write_node
 from ggdjax.network.onnx_export import Writer, import_onnx, save_model
-from ggdjax.network.ops import QUANTIZABLE
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -41,16 +39,7 @@ def export_qonnx(program: Program, path: str | PathLike[str]) -> None:
     """
     onnx = import_onnx()
     writer = Writer(program.network, OPSET)
-    rounded: dict[str, View] = {}
-    for node in program.network.graph.nodes:
-        if node.op not in QUANTIZABLE:
-            writer.views[node.output] = write_node(writer, node)
-            continue
-        tensor = node.inputs[0]
-        if tensor not in rounded:
-            rounded[tensor] = _feature_map(program, writer, tensor)
-        writer.views[node.output] = _layer(program, writer, node, rounded[tensor])
-    nodes, outputs = writer.finish()
+    nodes, outputs = write_rounded(program, writer, _feature_map, _layer)
     real, graph = onnx.TensorProto.FLOAT, program.network.graph
     inputs = [(name, real, graph.shape(name)) for name in graph.inputs]
     save_model(
