@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: More lanes take longer to compile, each a fraction of a second.
 LANES = 4
 #: Values of all tensors of one lane below which the single operations become too short (`float_throughput`).
-LEAST_VALUES = 20_000_000
+LEAST_VALUES = 7_500_000
 
 
 def lanes_of(graph: Graph, images: int) -> list[slice]:
