@@ -62,8 +62,12 @@ def main() -> None:
     parser.add_argument("--network", action="append", choices=list(NETWORKS), help="only this network (repeatable)")
     parser.add_argument("--repeats", type=int, default=5, help="runs of which the fastest counts")
     args = parser.parse_args()
-    rows = [run(name, args.repeats) for name in args.network or NETWORKS]
-    RESULTS.write_text(json.dumps({**report.environment(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    for name in args.network or NETWORKS:
+        row = run(name, args.repeats)
+        old = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
+        rows = [*(other for other in old if other["network"] != name), row]
+        rows.sort(key=lambda row: list(NETWORKS).index(row["network"]))
+        RESULTS.write_text(json.dumps({**report.environment(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
