@@ -44,7 +44,7 @@ def requantize(
 ) -> Int[Array, "..."]:
     """Return clip(round(x · multiplier · 2^(−shift)), low, high); ``shape`` is the factors' shape, last axes of x."""
     factors = (np.asarray(v, np.int32).reshape((1,) * (x.ndim - len(shape)) + shape) for v in (multiplier, shift))
-    return jnp.clip(rules.requantize(x, *factors, rounding), low, high)
+    return rules.requantize(x, *factors, rounding, low, high)
 
 
 def requantize_by_sign(

@@ -91,22 +91,41 @@ def rounding_shift(x: Int[Array, "..."], shift: Array | np.ndarray | int, roundi
 
 
 def requantize(
-    acc: Int[Array, "..."], multiplier: np.ndarray, shift: np.ndarray, rounding: Rounding
+    acc: Int[Array, "..."],
+    multiplier: np.ndarray,
+    shift: np.ndarray,
+    rounding: Rounding,
+    low: int = -(2**31),
+    high: int = 2**31 - 1,
 ) -> Int[Array, "..."]:
-    """Return acc · multiplier · 2^(−shift) rounded, exactly; the result must fit in int32 or saturates to it.
+    """Return clip(round(acc · multiplier · 2^(−shift)), low, high), exactly.
 
     Args:
         acc: int32.
         multiplier: concrete int32 array that broadcasts against acc, 1 to 2^31 − 1.
         shift: concrete int32 array of the multiplier's shape, 0 to 62.
         rounding: the rule.
+        low: least result, int32.
+        high: largest result, int32.
     """
+    return jnp.clip(_scaled(acc, multiplier, shift, rounding, max(-low, high + 1) <= _NARROW), low, high)
+
+
+def _scaled(acc: Array, multiplier: np.ndarray, shift: np.ndarray, rounding: Rounding, narrow: bool) -> Array:
+    """Return the rounded product by the least work; ``narrow``: saturation at ±2^29 will do."""
     if multiplier.max() == multiplier.min() == 1:
         return rounding_shift(acc, shift, rounding)
     if multiplier.max() < 1 << 16 and shift.min() > 16 and shift.max() < 48:
         return _requantize_short(acc, multiplier, shift, rounding)
-    factor = jnp.asarray(multiplier)
-    return _shift_pair(*_product_pair(acc, factor), jnp.asarray(shift), rounding)
+    # The same ratio with its multiplier as long as it gets: more of the product lies in its upper word.
+    spare = 31 - np.frexp(multiplier.astype(np.float64))[1].astype(np.int32)
+    long, far = multiplier << spare, shift + spare
+    upper, lower = _product_pair(acc, jnp.asarray(long))
+    if far.min() > 32 and far.max() < 64:
+        return _shift_word(upper, jnp.asarray(far - 32), lower != 0, rounding)
+    if narrow and far.min() > 2 and far.max() < 34:
+        return _shift_narrow(upper, lower, far, rounding)
+    return _shift_pair(*_product_pair(acc, jnp.asarray(multiplier)), jnp.asarray(shift), rounding)
 
 
 def _requantize_short(acc: Array, multiplier: np.ndarray, shift: np.ndarray, rounding: Rounding) -> Array:
@@ -143,20 +162,30 @@ def _down_at_tie(up: Array, negative: Array, rounding: Rounding) -> Array:
 
 
 def _product_pair(x: Array, m: Array) -> tuple[Array, Array]:
-    """Return the 64-bit product of int32 by non-negative int32 as (upper int32, lower uint32)."""
-    xl, ml = (lax.bitcast_convert_type(v & 0xFFFF, jnp.uint32) for v in (x, m))
+    """Return the 64-bit product of int32 by non-negative int32 as (upper int32, lower uint32).
+
+    By halves of 16 bits (Warren, Hacker's Delight, section 8-2); no sum here leaves int32.
+    """
+    xl, ml = x & 0xFFFF, m & 0xFFFF
     xh, mh = x >> 16, m >> 16
-    low = xl * ml
-    # Two middle terms of weight 2^16: signed·unsigned and unsigned·(15 bits); each fits in int32.
-    first = xh * lax.bitcast_convert_type(ml, jnp.int32)
-    second = lax.bitcast_convert_type(xl, jnp.int32) * mh
-    high = xh * mh
-    for middle in (first, second):
-        shifted = lax.bitcast_convert_type(middle, jnp.uint32) << 16
-        total = low + shifted
-        high = high + (middle >> 16) + (total < low).astype(jnp.int32)
-        low = total
-    return high, low
+    lowest = lax.bitcast_convert_type(xl, jnp.uint32) * lax.bitcast_convert_type(ml, jnp.uint32)
+    middle = xh * ml + lax.bitcast_convert_type(lowest >> 16, jnp.int32)
+    upper = xh * mh + (middle >> 16) + ((xl * mh + (middle & 0xFFFF)) >> 16)
+    return upper, lax.bitcast_convert_type(x * m, jnp.uint32)
+
+
+def _shift_narrow(high: Array, low: Array, shift: np.ndarray, rounding: Rounding) -> Array:
+    """Return the 64-bit number (high, low) / 2^shift rounded, saturated to ±2^29; 3 ≤ shift ≤ 33.
+
+    All but the last two of its fraction's bits are dropped first; what they were only matters at ties.
+    """
+    dropped = jnp.asarray(shift - 2)
+    unsigned = dropped.astype(jnp.uint32)
+    word = (high << (32 - dropped)) | lax.bitcast_convert_type(low >> unsigned, jnp.int32)
+    fits = (high >> dropped) == (word >> 31)
+    word = jnp.where(fits, word, (high >> 31) ^ _INT32_MAX)
+    rest = fits & ((low & ((jnp.uint32(1) << unsigned) - 1)) != 0)
+    return _shift_word(word, jnp.int32(2), rest, rounding)
 
 
 def _shift_pair(high: Array, low: Array, shift: Array, rounding: Rounding) -> Array:
@@ -188,6 +217,8 @@ def _shift_pair(high: Array, low: Array, shift: Array, rounding: Rounding) -> Ar
 
 
 _INT32_MAX, _INT32_MIN = 2**31 - 1, -(2**31)
+#: Results within [−2^29, 2^29) are narrow: they leave room for two bits of fraction in an int32.
+_NARROW = 1 << 29
 
 
 def _ones(count: Int[Array, "..."]) -> UInt[Array, "..."]:

@@ -47,16 +47,27 @@ def test_shift_is_exact(rule, accumulators):
 
 @pytest.mark.parametrize("rule", Rounding)
 def test_requantization_is_exact(rule, accumulators):
-    """Over every pair of multiplier and shift: all four ways to compute it against Python's integers."""
+    """Over every pair of multiplier and shift: all six ways to compute it against Python's integers."""
     cases = list(itertools.product(MULTIPLIERS, SHIFTS))
-    short = [(m, r) for m, r in cases if m < 2**16 and 16 < r < 48]
-    ones = [(m, r) for m, r in cases if m == 1]
+    # By the length of the ratio: at most 1/4, and between 1/2 and 2^28, for which a narrow result is asked.
+    exponents = [r - m.bit_length() for m, r in cases]
+    groups = {
+        "all": cases,
+        "short": [(m, r) for m, r in cases if m < 2**16 and 16 < r < 48],
+        "ones": [(m, r) for m, r in cases if m == 1],
+        "upper word": [case for case, e in zip(cases, exponents, strict=True) if 2 <= e <= 32],
+        "narrow": [case for case, e in zip(cases, exponents, strict=True) if -28 <= e <= 2],
+    }
     column = jnp.asarray(accumulators)[:, None]
-    for group in (cases, short, ones):
+    for name, group in groups.items():
         multiplier, shift = (np.asarray(v, np.int32)[None] for v in zip(*group, strict=True))
-        got = np.asarray(requantize(column, multiplier, shift, rule))
-        want = [[exact_requantize(int(a), m, r, rule) for m, r in group] for a in accumulators]
-        np.testing.assert_array_equal(got, want)
+        want = np.asarray([[exact_requantize(int(a), m, r, rule) for m, r in group] for a in accumulators])
+        got = requantize(column, multiplier, shift, rule)
+        np.testing.assert_array_equal(got, want, err_msg=name)
+        for bits in (30, 8):
+            low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+            limited = requantize(column, multiplier, shift, rule, low, high)
+            np.testing.assert_array_equal(limited, want.clip(low, high), err_msg=f"{name}, {bits} bits")
 
 
 @pytest.mark.parametrize(("policy", "expected"), [(wrap, (-1, 7, -8, 7, -8, 0)), (saturate, (-8, -8, -8, 7, 7, 7))])
