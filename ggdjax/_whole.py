@@ -8,13 +8,15 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ggdjax._errors import GgdjaxError
 from ggdjax._lock import exclusive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 @contextmanager
@@ -40,6 +42,19 @@ def whole_file(path: os.PathLike[str] | str, argument: str) -> Iterator[Path]:
         raise GgdjaxError(
             f"`{argument}` {path} cannot be written: {error.strerror}; choose a place with permission and space"
         ) from None
+
+
+def write_safetensors(
+    path: os.PathLike[str] | str, argument: str, arrays: Mapping[str, Any], metadata: Mapping[str, str]
+) -> None:
+    """Write arrays, and metadata in their header, as `whole_file` does.
+
+    Not by `safetensors.numpy.save_file`, whose files only their owner may read.
+    """
+    from safetensors.numpy import save
+
+    with whole_file(path, argument) as part:
+        part.write_bytes(save({name: np.asarray(array) for name, array in arrays.items()}, dict(metadata)))
 
 
 @contextmanager

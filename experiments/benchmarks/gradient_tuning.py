@@ -5,10 +5,10 @@
     python -m experiments.benchmarks.gradient_tuning --table                            what is there, as Markdown
 
 Three disjoint sets of images. ResNet-20: calibrate on the conventional 512 training images, tune on 2,000 other
-training images, evaluate on the 10,000 test images. SqueezeNet: calibrate on the conventional 100 images, tune on 200
-of the other 900, evaluate on the 700 that are left. Cells are kept in `experiments/results/gradient_tuning.json`;
-finished ones are skipped. Seconds are wall time of the tuning, compilation included, on whatever else the machine was
-doing.
+training images, evaluate on the 10,000 test images. The ImageNet networks: calibrate on the conventional 100 images,
+tune on 200 of the other 900, evaluate on the 700 that are left. Cells are kept in
+`experiments/results/gradient_tuning.json`; finished ones are skipped. Seconds are wall time of the tuning, compilation
+included, on whatever else the machine was doing.
 """
 
 from __future__ import annotations
@@ -47,7 +47,12 @@ METHODS = (
     FREE_AND_TUNED,
 )
 #: Images to tune on, images per gradient step, gradient steps.
-BUDGETS = {"resnet20": (2000, 32, 400), "squeezenet": (200, 16, 100)}
+BUDGETS = {
+    "resnet20": (2000, 32, 400),
+    "squeezenet": (200, 16, 100),
+    "mobilenet-0.25-128": (200, 16, 100),
+    "mobilenet-0.75-192": (200, 16, 100),
+}
 #: The best peer's top-1 in % at the same granularity (one step per tensor), on its own evaluation images.
 PEERS = {
     "resnet20": {"8/8": 81.40, "6/6": 81.08, "5/5": 76.53, "4/4": 69.70, "8/4": 71.48},
@@ -121,7 +126,8 @@ class Setting:
         if method.endswith("bias correction"):
             q = correct_biases(q, self.images["calibrate"])
         if method.startswith("bits"):
-            chosen = allocate_bits(q, self.images["tune"][:256], budget=weight_bits, batch_size=size)
+            widths = range(2, weight_bits + 5)
+            chosen = allocate_bits(q, self.images["tune"][:256], budget=weight_bits, widths=widths, batch_size=size)
             mixed = dataclasses.replace(
                 config, weight_bits_of=chosen.weight_bits_of, activation_bits_of=chosen.activation_bits_of
             )
@@ -187,7 +193,7 @@ def tables() -> None:
             f"\n### {name}: float top-1 {float_row['top1']:.2%}, {float_row['evaluation_images']} evaluation images, "
             f"{float_row['tuning_images']} tuning images\n"
         )
-        print("| W/A | method | top-1 | 95 % interval | top-5 | steps | seconds | best peer's top-1 |")
+        print("| W/A | method | top-1 | 95 % interval | top-5 | steps | seconds | best peer's top-1, % |")
         print("|---|---|---|---|---|---|---|---|")
         rows.sort(key=lambda row: (row["bits"], METHODS.index(row["method"]) if row["method"] in METHODS else -1))
         for row in rows:
@@ -198,7 +204,7 @@ def tables() -> None:
             seconds = "" if row["method"] == "before" else f"{row['tuning_seconds']:.0f}"
             print(
                 f"| {row['bits']} | {row['method']} | {row['top1']:.2%} | {low:.2%} to {high:.2%} | {row['top5']:.2%} "
-                f"| {steps} | {seconds} | {PEERS[name][row['bits']]:.2f} % |"
+                f"| {steps} | {seconds} | {PEERS.get(name, {}).get(row['bits'], '')} |"
             )
 
 

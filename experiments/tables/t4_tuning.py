@@ -46,7 +46,8 @@ def entries(results: Results) -> list[Entry]:
                 made += _search(by_widths.get(widths, {}), network=name, item=item, bits=widths)
     rows = {(row["network"], row["method"], row["bits"]): row for row in results.rows("gradient_tuning.json")}
     for name in dict.fromkeys([*BUDGETS, *(network for network, _, _ in rows)]):
-        for method in METHODS:
+        # Not every method is for every network: one that has run at no width has no line.
+        for method in [m for m in METHODS if any((name, m, widths) in rows for widths in WIDTHS)]:
             for widths in WIDTHS:
                 row = rows.get((name, method, widths), {})
                 key = {"network": name, "item": OTHERS, "scheme": method, "bits": widths}

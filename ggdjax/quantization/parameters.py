@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax._errors import GgdjaxError
-from ggdjax._whole import whole_file
+from ggdjax._whole import whole_file, write_safetensors
 from ggdjax.schemes import Range
 from ggdjax.steps import power_of_two
 
@@ -64,11 +64,8 @@ class QuantParams:
         Raises:
             GgdjaxError: the files cannot be written.
         """
-        from safetensors.numpy import save_file
-
         flat = self.to_arrays()
-        with whole_file(stem.with_suffix(".safetensors"), "stem") as part:
-            save_file(flat, part, metadata={"format": _FORMAT, "version": _VERSION})
+        write_safetensors(stem.with_suffix(".safetensors"), "stem", flat, {"format": _FORMAT, "version": _VERSION})
         readable = {"format": _FORMAT, "version": _VERSION, "arrays": {k: v.tolist() for k, v in flat.items()}}
         with whole_file(stem.with_suffix(".json"), "stem") as part:
             part.write_text(json.dumps(readable, indent=1) + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggdjax._errors import GgdjaxError
-from ggdjax._whole import whole_file
+from ggdjax._whole import write_safetensors
 from ggdjax.quantization import QuantParams
 from ggdjax.tune.history import Decision
 
@@ -59,12 +59,10 @@ def _result_settings(config: TuneConfig) -> dict:
 
 def save(path: Path, state: SearchState, mark: str) -> None:
     """Write the state; a reader sees the old one or the new one, never a part."""
-    from safetensors.numpy import save_file
-
     record = {"visits": state.visits, "changed": state.changed, "decisions": [vars(d) for d in state.decisions]}
     metadata = {"format": _FORMAT, "fingerprint": mark, "record": json.dumps(record)}
-    with whole_file(path, "checkpoint") as part:
-        save_file({**state.params.to_arrays(), "score": state.score, "loss": state.loss}, part, metadata=metadata)
+    arrays = {**state.params.to_arrays(), "score": state.score, "loss": state.loss}
+    write_safetensors(path, "checkpoint", arrays, metadata)
 
 
 def load(path: Path, mark: str) -> SearchState | None:

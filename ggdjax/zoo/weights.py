@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggdjax._errors import ModelError
-from ggdjax._whole import whole_file
+from ggdjax._whole import write_safetensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,11 +30,8 @@ def save_weights(module: nnx.Module, path: Path, metadata: Mapping[str, str] | N
     Raises:
         GgdjaxError: the file cannot be written.
     """
-    from safetensors.numpy import save_file
-
     arrays = {name: np.asarray(variable[...]) for name, variable in _stored_state(module)[1].items()}
-    with whole_file(path, "path") as part:
-        save_file(arrays, part, dict(metadata or {}))
+    write_safetensors(path, "path", arrays, metadata or {})
 
 
 def load_weights(module: nnx.Module, path: Path) -> dict[str, str]:

@@ -84,6 +84,8 @@ def test_inference_does_not_change_the_network(shipped, images):
 def test_weights_survive_a_file(tmp_path, shipped):
     path = tmp_path / "weights.safetensors"
     save_weights(shipped, path, {"note": "x"})
+    (path.parent / "ordinary").touch()
+    assert path.stat().st_mode == (path.parent / "ordinary").stat().st_mode
     net = digits_net(pretrained=False, seed=3)
     assert load_weights(net, path) == {"note": "x"}
     jax.tree.map(np.testing.assert_array_equal, nnx.state(net), nnx.state(shipped))
