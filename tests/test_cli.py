@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from ggdjax import data
 from ggdjax.cli import main
+from ggdjax.cli.train import _parts
 from tests.small_onnx import write_images, write_network
 
 
@@ -219,3 +221,17 @@ def test_bad_tuning_options(capsys, options, message):
     with pytest.raises(SystemExit, match="2"):
         main(["quantize", *options])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("parts", [{}, {"train": range(5, 40)}, {"train": range(30), "test": range(30, 40)}])
+def test_no_held_out_image_is_trained_on(parts):
+    images = data.from_arrays(
+        np.zeros((40, 8, 8, 1), np.uint8),
+        np.arange(40) % 2,
+        data.preset("mnist"),
+        parts={name: np.asarray(part) for name, part in parts.items()},
+    )
+    train, held_out = _parts(images, seed=0)
+    assert not set(train) & set(held_out)
+    assert set(train) | set(held_out) == set(images.parts.get("train", range(40))) | set(parts.get("test", ()))
+    assert len(held_out) == {0: 4, 1: 3, 2: 10}[len(parts)]
