@@ -125,12 +125,12 @@ def _card(title: str, value: str, below: str) -> str:
 
 
 def _maps(rows: list[dict[str, Any]]) -> str:
-    shown = [{**row, "zero_fraction": 100 * row["zero_fraction"]} for row in rows]
+    shown = [{**row, "shape": tuple(row["shape"]), "zero_fraction": 100 * row["zero_fraction"]} for row in rows]
     return table(shown, _MAP_COLUMNS, "map")
 
 
 def _weights(rows: list[dict[str, Any]]) -> str:
-    return table(rows, _WEIGHT_COLUMNS, "layer")
+    return table([{**row, "shape": tuple(row["shape"])} for row in rows], _WEIGHT_COLUMNS, "layer")
 
 
 def _tuning(result: dict[str, Any], folder: Path) -> str:
