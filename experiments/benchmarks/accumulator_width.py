@@ -20,7 +20,6 @@ import numpy as np
 from experiments.benchmarks.datapath_agreement import held_out, quantized
 from experiments.real_networks import NETWORKS
 from ggdjax import datapath, report
-from ggdjax.datapath.formats import signed_bits
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "accumulator_width.json"
 WIDTHS = range(32, 11, -2)
@@ -31,8 +30,8 @@ def run(name: str, bits: int, images_wanted: int, tile: int | None) -> list[dict
     q, images, part, size = quantized(name, bits)
     q = datapath.align_biases(q)
     batches = list(images.batches(held_out(images, part, images_wanted), size))
-    layers = datapath.compile(q).layers.values()
-    worst = max(signed_bits(layer.accumulator.low, layer.accumulator.high) for layer in layers)
+    accumulators = [layer.accumulator for layer in datapath.compile(q).layers.values()]
+    worst = max(form.bits + (not form.signed) for form in accumulators)  # in two's complement
     print(f"{name}, {bits} bits: worst case {worst} bits")
     rows: list[dict] = []
     for width in WIDTHS:

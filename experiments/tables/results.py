@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.store import read_rows
-from ggdjax._errors import GgdjaxError
+from ggdjax import GgdjaxError
 
 FOLDER = Path(__file__).resolve().parents[1] / "results"
 
