@@ -19,6 +19,7 @@ import numpy as np
 
 from experiments.benchmarks.datapath_agreement import held_out, quantized
 from experiments.real_networks import NETWORKS
+from experiments.rows import merged
 from ggdjax import datapath, report
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "accumulator_width.json"
@@ -66,10 +67,8 @@ def main() -> None:
     parser.add_argument("--tile", type=int, help="input channels per partial sum; default: all at once")
     args = parser.parse_args()
     rows = run(args.network, args.bits, args.images, args.tile)
-    old = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
-    keys = ("network", "bits", "channel_tile")
-    kept = [row for row in old if any(row[k] != rows[0][k] for k in keys)]
-    RESULTS.write_text(json.dumps({**report.environment(), "rows": kept + rows}, indent=1) + "\n", encoding="utf-8")
+    rows = merged(RESULTS, rows, "network", "bits", "channel_tile")
+    RESULTS.write_text(json.dumps({**report.environment(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
