@@ -49,7 +49,7 @@ _WEIGHT_COLUMNS = {
 def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None) -> str:
     """Return the page of the run in ``folder``; it needs no network and no other file.
 
-    The first page of a run compares all schemes, which takes about half a minute; what was found stays in the folder.
+    The first page of a run compares all schemes, which takes about a minute; what was found stays in the folder.
 
     Args:
         folder: that `ggdjax quantize --out` wrote.
