@@ -1,1 +1,1 @@
-"""Benchmarks and experiments: everything here uses the public names of ggdjax only."""
+"""Benchmarks and experiments, by the public names of ggdjax (the naive search also asks it for its candidates)."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from ggdjax import __version__
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -13,12 +14,12 @@ _ROOT = Path(__file__).resolve().parents[1]
 def code_version() -> dict[str, Any]:
     """Return the commit and whether tracked files differ from it; without git, the version of the package."""
     if not (_ROOT / ".git").exists():
-        return {"version": metadata.version("ggdjax")}
+        return {"version": __version__}
     try:
         commit, changes = (
             subprocess.run(["git", "-C", str(_ROOT), *what], capture_output=True, text=True, check=True).stdout.strip()
             for what in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )
     except (OSError, subprocess.CalledProcessError):
-        return {"version": metadata.version("ggdjax")}
+        return {"version": __version__}
     return {"commit": commit, "dirty": bool(changes)}

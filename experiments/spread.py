@@ -77,9 +77,12 @@ def run_workers(experiment: Experiment, folder: Path, workers: int, console: Con
                 running = [process for process in running if process.exitcode is None]
                 now = plan(experiment, folder)
                 update(len(todo) - len(now.todo), seconds_left(now.todo, list(now.rows.values()))[0] / workers)
+        said: dict[int, str] = {}
+        while not messages.empty():
+            said.update([messages.get()])
         for number, process in enumerate(processes, 1):
             if process.exitcode:
-                why = messages.get() if not messages.empty() else f"ended with status {process.exitcode}"
+                why = said.get(number, f"ended with status {process.exitcode}")
                 raise GgdjaxError(f"process {number} of {workers}: {why}; what is finished is kept")
     display.print_table(experiment, plan(experiment, folder), console)
 
@@ -95,7 +98,7 @@ def _work(experiment: Experiment, folder: Path, shard: tuple[int, int], devices:
         for _ in runner.finish(experiment, folder, shard):
             pass
     except GgdjaxError as error:
-        messages.put(str(error))
+        messages.put((shard[0], str(error)))
         raise SystemExit(2) from None
 
 

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
+import onnx
 import pytest
+from rich.console import Console
 
+from ggdjax import data
 from ggdjax.cli import main
+from ggdjax.cli.quantize import Quantize
+from ggdjax.cli.train import _parts
 from tests.small_onnx import write_images, write_network
 
 
@@ -219,3 +225,27 @@ def test_bad_tuning_options(capsys, options, message):
     with pytest.raises(SystemExit, match="2"):
         main(["quantize", *options])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("parts", [{}, {"train": range(5, 40)}, {"train": range(30), "test": range(30, 40)}])
+def test_no_held_out_image_is_trained_on(parts):
+    images = data.from_arrays(
+        np.zeros((40, 8, 8, 1), np.uint8),
+        np.arange(40) % 2,
+        data.preset("mnist"),
+        parts={name: np.asarray(part) for name, part in parts.items()},
+    )
+    train, held_out = _parts(images, seed=0)
+    assert not set(train) & set(held_out)
+    assert set(train) | set(held_out) == set(images.parts.get("train", range(40))) | set(parts.get("test", ()))
+    assert len(held_out) == {0: 4, 1: 3, 2: 10}[len(parts)]
+
+
+def test_classes_are_counted_whatever_the_shape_of_the_output(small, tmp_path):
+    model = onnx.load(small[0])
+    del model.graph.node[-2:]  # what is left ends in a pooling: (batch, 4, 1, 1)
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("pool", onnx.TensorProto.FLOAT, None))
+    onnx.save(model, tmp_path / "pooled.onnx")
+    net, images = Quantize(model=tmp_path / "pooled.onnx", data=small[1], size=8)._open(Console(file=io.StringIO()))
+    assert net.output_shape == (None, 4, 1, 1)
+    assert images.label_range == (0, 2)

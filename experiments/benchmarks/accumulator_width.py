@@ -19,8 +19,8 @@ import numpy as np
 
 from experiments.benchmarks.datapath_agreement import held_out, quantized
 from experiments.real_networks import NETWORKS
+from experiments.rows import merged
 from ggdjax import datapath, report
-from ggdjax.datapath.formats import signed_bits
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "accumulator_width.json"
 WIDTHS = range(32, 11, -2)
@@ -31,8 +31,8 @@ def run(name: str, bits: int, images_wanted: int, tile: int | None) -> list[dict
     q, images, part, size = quantized(name, bits)
     q = datapath.align_biases(q)
     batches = list(images.batches(held_out(images, part, images_wanted), size))
-    layers = datapath.compile(q).layers.values()
-    worst = max(signed_bits(layer.accumulator.low, layer.accumulator.high) for layer in layers)
+    accumulators = [layer.accumulator for layer in datapath.compile(q).layers.values()]
+    worst = max(form.bits + (not form.signed) for form in accumulators)  # in two's complement
     print(f"{name}, {bits} bits: worst case {worst} bits")
     rows: list[dict] = []
     for width in WIDTHS:
@@ -67,10 +67,8 @@ def main() -> None:
     parser.add_argument("--tile", type=int, help="input channels per partial sum; default: all at once")
     args = parser.parse_args()
     rows = run(args.network, args.bits, args.images, args.tile)
-    old = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
-    keys = ("network", "bits", "channel_tile")
-    kept = [row for row in old if any(row[k] != rows[0][k] for k in keys)]
-    RESULTS.write_text(json.dumps({**report.environment(), "rows": kept + rows}, indent=1) + "\n", encoding="utf-8")
+    rows = merged(RESULTS, rows, "network", "bits", "channel_tile")
+    RESULTS.write_text(json.dumps({**report.environment(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import numpy as np
 from rich.progress import Progress, track
 
 from experiments.real_networks import NETWORKS, RealNetwork
+from experiments.rows import append_line, read_lines
 from ggdjax import data, network, quantization, report, tune
 from ggdjax.tune.candidates import candidates_of
 
@@ -194,14 +195,9 @@ def naive(bench: Bench, widths: str, visits: int) -> dict:
     } | report.environment()
 
 
-def read_results() -> list[dict]:
-    """Return the finished cells."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
-
-
 def tables() -> None:
     """Print one Markdown table per network."""
-    rows = read_results()
+    rows = read_lines(RESULTS)
     for name in dict.fromkeys(row["network"] for row in rows):
         print(f"\n### {name}: top-1 / top-5 in % on held-out images\n")
         print(
@@ -245,15 +241,13 @@ def main() -> None:
     if not args.tables:
         for name in args.network or list(IMAGES):
             count = args.images or IMAGES.get(name, 200)
-            done = {tuple(row[key] for key in keys) for row in read_results()}
+            done = {tuple(row[key] for key in keys) for row in read_lines(RESULTS)}
             todo = [w for w in args.widths or WIDTHS if (name, w, args.objective, args.seed, count) not in done]
             bench = Bench(NETWORKS[name], count, args.held_out, args.seed) if todo else None
             for widths in todo:
                 # The ImageNet sample has fewer tuning images than classes.
                 config = tune.TuneConfig(objective=args.objective, seed=args.seed, allow_few_images=True)
-                row = cell(bench, NETWORKS[name], widths, config)
-                with RESULTS.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
+                append_line(RESULTS, cell(bench, NETWORKS[name], widths, config))
     tables()
 
 

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.benchmarks import gradient_tuning
-from experiments.benchmarks.schemes_on_networks import read_results
+from experiments.benchmarks import gradient_tuning, schemes_on_networks
 from experiments.real_networks import NETWORKS
+from experiments.rows import read_lines
 from ggdjax import datapath, quantization, report
 from ggdjax.datapath import FIXED16, FLOAT32, Dataflow, EnergyTable, Machine, Widths
 from ggdjax.network import fold_batch_norm
@@ -45,7 +45,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 def run(machines: dict[Dataflow, Machine]) -> list[dict[str, Any]]:
     """Return one row per network, dataflow and width."""
     accuracies = {
-        (row["network"], row["bits"], row["scheme"]): row for row in read_results() if row["kind"] == "accuracy"
+        (row["network"], row["bits"], row["scheme"]): row
+        for row in read_lines(schemes_on_networks.RESULTS)
+        if row["kind"] == "accuracy"
     }
     rows = []
     for name, real in NETWORKS.items():

@@ -28,6 +28,7 @@ import numpy as np
 
 import ggdjax as gd
 from experiments.real_networks import NETWORKS
+from experiments.rows import merged
 from ggdjax import data, datapath, quantization, report
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "datapath_agreement.json"
@@ -117,9 +118,7 @@ def run(args: argparse.Namespace) -> None:
 
 def keep(row: dict) -> None:
     """Put a row into the results file, in place of an older one of the same network, variant and reference."""
-    old = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
-    keys = ("network", "variant", "reference")
-    rows = [other for other in old if any(other[k] != row[k] for k in keys)] + [row]
+    rows = merged(RESULTS, [row], "network", "variant", "reference")
     RESULTS.write_text(json.dumps({**report.environment(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from experiments.feature_maps import calibration, calibration_sizes
 from experiments.real_networks import NETWORKS, RealNetwork
+from experiments.rows import merged
 from ggdjax import report
 from ggdjax.ggd import FAMILIES, compare_families, split_saturation
 
@@ -80,6 +81,8 @@ def main() -> None:
         rows.append(measure(NETWORKS[name], images))
         print_table(rows[-1])
     if not args.quick:
+        rows = merged(RESULTS, rows, "network")
+        rows.sort(key=lambda row: list(NETWORKS).index(row["network"]))
         RESULTS.write_text(json.dumps({"rows": rows, **report.environment()}, indent=1) + "\n", encoding="utf-8")
 
 

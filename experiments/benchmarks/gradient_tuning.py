@@ -73,7 +73,9 @@ class Setting:
         self.calibrations: dict[bool, quantization.Calibration] = {}
         stored = self.folder / f"gradient_tuning_{self.real.name}_{BUDGETS[self.real.name][0]}.npz"
         if not stored.is_file():
-            np.savez(stored, **self._decode())
+            part = stored.with_suffix(".part.npz")
+            np.savez(part, **self._decode())
+            part.replace(stored)  # whole or not at all
         self.images = dict(np.load(stored))
 
     def _decode(self) -> dict[str, np.ndarray]:

@@ -27,6 +27,7 @@ from rich.progress import track
 
 from experiments.feature_maps import FeatureMaps, calibration, calibration_sizes, held_out
 from experiments.real_networks import NETWORKS, RealNetwork
+from experiments.rows import merged
 from ggdjax import report, schemes
 from ggdjax.ggd import Histogram, choose_order, empirical_distortion, fit, split_saturation
 from ggdjax.steps import closed_form_step, optimal_step, saturated_step
@@ -160,6 +161,8 @@ def main() -> None:
     else:
         names = args.network or list(NETWORKS)
         rows = [measure(NETWORKS[name], args.seeds, calibration_sizes(NETWORKS[name]), None) for name in names]
+        rows = merged(RESULTS, rows, "network")
+        rows.sort(key=lambda row: list(NETWORKS).index(row["network"]))
         RESULTS.write_text(json.dumps({"rows": rows, **report.environment()}) + "\n", encoding="utf-8")
     for row in rows:
         print_tables(row)

@@ -24,6 +24,7 @@ from rich.progress import track
 
 from experiments.feature_maps import calibration, held_out
 from experiments.real_networks import CIFAR10, NETWORKS
+from experiments.rows import merged
 from ggdjax import report
 from ggdjax.ggd import TailWeighted, fit, sample_posterior
 from ggdjax.steps import closed_form_step
@@ -122,6 +123,7 @@ def main() -> None:
         rows.append(measure(name, args.order, args.bits, sizes, seeds, args.draws))
         print_tables(rows[-1])
     if not args.quick:
+        rows = merged(RESULTS, rows, "network", "order", "bits")
         RESULTS.write_text(json.dumps({"rows": rows, **report.environment()}, indent=1) + "\n", encoding="utf-8")
 
 

@@ -16,7 +16,6 @@ cell is appended to `experiments/results/schemes_on_networks.jsonl`, so a run th
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from pathlib import Path
@@ -26,12 +25,15 @@ import numpy as np
 from rich.progress import track
 
 from experiments.real_networks import NETWORKS, RealNetwork
+from experiments.rows import append_line, read_lines
 from ggdjax import data, network, quantization, report, schemes
 from ggdjax.ggd import empirical_distortion
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "schemes_on_networks.jsonl"
 #: The widths that other tools report come first.
 BITS = (8, 6, 4, 5, 7, 3)
+#: Schemes that minimise the error on the calibration data themselves: they bound the others.
+SEARCHES = frozenset(name for name in schemes.names() if schemes.get(name).searches_data)
 
 
 class Bench:
@@ -83,27 +85,9 @@ class Bench:
         return quantization.quantize(self.net, self.calibration, config)
 
 
-def read_results() -> list[dict]:
-    """Return the finished cells; a line that a killed run left half written is passed over."""
-    rows = []
-    if RESULTS.is_file():
-        for line in RESULTS.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-    return rows
-
-
-def append(row: dict) -> None:
-    """Add one finished cell."""
-    with RESULTS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-
-
 def run(args: argparse.Namespace) -> None:
     """Compute the missing cells, the widths most compared first."""
-    done = {(row["kind"], row["network"], row["bits"], row["scheme"]) for row in read_results()}
+    done = {(row["kind"], row["network"], row["bits"], row["scheme"]) for row in read_lines(RESULTS)}
     names, chosen = args.network or list(NETWORKS), args.scheme or list(schemes.names())
     cells = [(name, bits, scheme) for bits in args.bits or BITS for name in names for scheme in chosen]
     kinds = ("sqnr",) if args.sqnr_only else ("sqnr", "accuracy")
@@ -124,10 +108,10 @@ def run(args: argparse.Namespace) -> None:
             if ("accuracy", name, 32, "float") not in done:
                 done.add(("accuracy", name, 32, "float"))
                 everything = bench.batches(len(bench.parts.held_out))
-                append({**head, "bits": 32, "scheme": "float", **_accuracy(bench.net, everything)})
+                append_line(RESULTS, {**head, "bits": 32, "scheme": "float", **_accuracy(bench.net, everything)})
             figures = _accuracy(bench.quantized(scheme, bits), batches)
         figures |= {"seconds": round(time.perf_counter() - start, 2), "calibration_images": bench.calibration.images}
-        append(head | figures | report.environment())
+        append_line(RESULTS, head | figures | report.environment())
 
 
 def _accuracy(forward, batches: list) -> dict[str, float]:
@@ -137,7 +121,7 @@ def _accuracy(forward, batches: list) -> dict[str, float]:
 
 def tables() -> None:
     """Print two Markdown tables per network: mean (smallest) SQNR in dB, and top-1 / top-5 in %."""
-    found = {(row["kind"], row["network"], row["scheme"], row["bits"]): row for row in read_results()}
+    found = {(row["kind"], row["network"], row["scheme"], row["bits"]): row for row in read_lines(RESULTS)}
     for name in NETWORKS:
         bits = sorted({b for _, n, s, b in found if n == name and s != "float"}, reverse=True)
         first = {s: row["mean_sqnr_db"] for (k, n, s, b), row in found.items() if (k, n, b) == ("sqnr", name, bits[0])}
@@ -150,13 +134,11 @@ def tables() -> None:
             _table(title, "accuracy", name, order, bits)
 
 
-#: Schemes that minimise the error on the calibration data themselves.
-SEARCHES = ("mse-search", "octav")
-
-
 def summary() -> None:
     """Print mean SQNR in dB of the default, of the best rival that does not search, and of the search; one table."""
-    found = {(r["network"], r["bits"], r["scheme"]): r["mean_sqnr_db"] for r in read_results() if r["kind"] == "sqnr"}
+    found = {
+        (r["network"], r["bits"], r["scheme"]): r["mean_sqnr_db"] for r in read_lines(RESULTS) if r["kind"] == "sqnr"
+    }
     widths = sorted(BITS, reverse=True)
     print("| network | scheme | " + " | ".join(f"{b} bits" for b in widths) + " |\n|---|---|" + "---|" * len(widths))
     won = cells = 0
@@ -180,7 +162,9 @@ def summary() -> None:
 
 def _table(title: str, kind: str, name: str, order: list[str], bits: list[int]) -> None:
     found = {
-        (row["scheme"], row["bits"]): row for row in read_results() if (row["kind"], row["network"]) == (kind, name)
+        (row["scheme"], row["bits"]): row
+        for row in read_lines(RESULTS)
+        if (row["kind"], row["network"]) == (kind, name)
     }
     most = max((row.get("held_out_images", 0) for row in found.values()), default=0)
     print(f"\n### {title}\n\n| scheme | " + " | ".join(f"{b} bits" for b in bits) + " |")

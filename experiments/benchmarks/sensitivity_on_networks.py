@@ -13,7 +13,6 @@ appended to `experiments/results/sensitivity_on_networks.jsonl`, and finished ce
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import numpy as np
 from rich.progress import track
 
 from experiments.real_networks import NETWORKS, RealNetwork
+from experiments.rows import append_line, read_lines
 from ggdjax import data, network, quantization, report
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "sensitivity_on_networks.jsonl"
@@ -36,11 +36,6 @@ SETTINGS = (
     ("ggd", "channel"),
 )
 IMAGES = 200
-
-
-def read_results() -> list[dict]:
-    """Return the finished cells."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
 
 
 def run(real: RealNetwork, bits: list[int], done: set[tuple]) -> None:
@@ -72,13 +67,12 @@ def run(real: RealNetwork, bits: list[int], done: set[tuple]) -> None:
             "float_top1": result.float_accuracy.top1,
             "held_out_images": result.quantized_accuracy.images,
         }
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row | report.environment()) + "\n")
+        append_line(RESULTS, row | report.environment())
 
 
 def tables(*, layers: bool) -> None:
     """Print, per network and width: mean alone, mean and last accumulated SQNR, top-1; with ``layers`` every one."""
-    found = read_results()
+    found = read_lines(RESULTS)
     for name in NETWORKS:
         for bits in sorted({row["bits"] for row in found if row["network"] == name}, reverse=True):
             rows = [row for row in found if (row["network"], row["bits"]) == (name, bits)]
@@ -112,7 +106,7 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="print the tables of what is there and stop")
     args = parser.parse_args()
     if not args.tables:
-        done = {(row["network"], row["bits"], row["scheme"], row["per"]) for row in read_results()}
+        done = {(row["network"], row["bits"], row["scheme"], row["per"]) for row in read_lines(RESULTS)}
         for name in args.network or NETWORKS:
             run(NETWORKS[name], args.bits or list(BITS), done)
     tables(layers=args.layers)

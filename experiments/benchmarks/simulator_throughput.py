@@ -19,6 +19,7 @@ import numpy as np
 
 from experiments.benchmarks.datapath_agreement import quantized
 from experiments.real_networks import NETWORKS
+from experiments.rows import merged
 from experiments.timing import seconds
 from ggdjax import datapath, report
 
@@ -63,9 +64,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="runs of which the fastest counts")
     args = parser.parse_args()
     for name in args.network or NETWORKS:
-        row = run(name, args.repeats)
-        old = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
-        rows = [*(other for other in old if other["network"] != name), row]
+        rows = merged(RESULTS, [run(name, args.repeats)], "network")
         rows.sort(key=lambda row: list(NETWORKS).index(row["network"]))
         RESULTS.write_text(json.dumps({**report.environment(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
 

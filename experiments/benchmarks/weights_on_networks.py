@@ -22,6 +22,7 @@ import numpy as np
 from rich.progress import track
 
 from experiments.real_networks import NETWORKS, RealNetwork
+from experiments.rows import merged
 from ggdjax import network, quantization, report, steps
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "weights_on_networks.json"
@@ -69,8 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", action="append", choices=list(NETWORKS), help="only this network (repeatable)")
     names = parser.parse_args().network or list(NETWORKS)
-    old = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
-    rows = [row for row in old if row["network"] not in names] + [r for n in names for r in measure(NETWORKS[n])]
+    rows = merged(RESULTS, [row for name in names for row in measure(NETWORKS[name])], "network")
     rows.sort(key=lambda row: list(NETWORKS).index(row["network"]))
     RESULTS.write_text(json.dumps({**report.environment(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
     print(

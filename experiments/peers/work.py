@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from ggdjax.data import ImageSet
 
-#: What a tool hands back: from a batch of inputs to logits.
-Predictor = "Callable[[np.ndarray], np.ndarray]"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Work:

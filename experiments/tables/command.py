@@ -33,7 +33,7 @@ from experiments.tables.content import Content
 from experiments.tables.entries import Entry, to_csv
 from experiments.tables.paper import Paper, read_paper, with_paper
 from experiments.tables.results import FOLDER, Results
-from ggdjax._errors import GgdjaxError
+from ggdjax import GgdjaxError
 
 MODULES = (t1_weights, t2_feature_maps, t3_accuracy, t4_tuning, t5_families, t6_cost, t7_overhead, t8_architectures)
 CONTENTS: dict[str, Content] = {module.CONTENT.name: module.CONTENT for module in MODULES}

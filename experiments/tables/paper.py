@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.tables.entries import Entry
-from ggdjax._errors import GgdjaxError, near_matches
+from ggdjax import GgdjaxError
 
 COLUMNS = ("table", "network", "scheme", "bits", "metric", "value")
 
@@ -40,9 +40,9 @@ def read_paper(path: Path, metrics: Mapping[str, Collection[str]]) -> dict[str, 
             raise GgdjaxError(f"{where}: {len(line)} fields, expected {len(COLUMNS)}: {','.join(COLUMNS)}")
         table, network, scheme, bits, metric, value = (cell.strip() for cell in line)
         if table not in metrics:
-            raise GgdjaxError(f"{where}: `table` is {table!r}; {near_matches(table, metrics)}")
+            raise GgdjaxError(f"{where}: `table` is {table!r}; known: {', '.join(metrics)}")
         if metric not in metrics[table]:
-            raise GgdjaxError(f"{where}: `metric` is {metric!r}; {near_matches(metric, metrics[table])}")
+            raise GgdjaxError(f"{where}: `metric` is {metric!r}; known: {', '.join(metrics[table])}")
         if not network or not scheme:
             raise GgdjaxError(f"{where}: `network` or `scheme` is empty")
         key = (network, scheme, bits, metric)

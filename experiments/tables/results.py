@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.rows import read_lines
 from experiments.store import read_rows
-from ggdjax._errors import GgdjaxError
+from ggdjax import GgdjaxError
 
 FOLDER = Path(__file__).resolve().parents[1] / "results"
 
@@ -60,20 +61,16 @@ class Results:
     folder: Path = FOLDER
 
     def read(self, name: str) -> Any:
-        """Return what a JSON file holds, or the list of the lines of a JSON-lines file.
+        """Return what a JSON file holds, or the rows of a JSON-lines file; empty where it is not there.
 
         Raises:
-            GgdjaxError: it is not JSON. (The last line of JSON lines may be half written, and is passed over.)
+            GgdjaxError: it is not JSON.
         """
         path = self.folder / name
-        if not path.is_file():
-            return [] if name.endswith(".jsonl") else {}
-        lines = path.read_text(encoding="utf-8").splitlines()
         try:
-            if not name.endswith(".jsonl"):
-                return json.loads("\n".join(lines))
-            *rows, last = [line for line in lines if line.strip()] or [""]
-            return [json.loads(row) for row in rows] + ([json.loads(last)] if last.endswith("}") else [])
+            if name.endswith(".jsonl"):
+                return read_lines(path)
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         except json.JSONDecodeError as error:
             raise GgdjaxError(f"{path} is not JSON ({error}); delete it and run {command_of(name)}") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from experiments.benchmarks.schemes_on_networks import SEARCHES
 from experiments.real_networks import NETWORKS
 from experiments.tables.content import Content
 from experiments.tables.entries import Cell, Entry, lookup, networks_of, number, pivot, select
@@ -21,8 +22,6 @@ METRICS = {
     "min_sqnr_db": "SQNR of the weakest feature map, dB",
 }
 BITS = ("8", "7", "6", "5", "4", "3")
-#: Schemes that search on the calibration data themselves: they bound the others.
-SEARCHES = ("mse-search", "octav")
 #: Schemes named in the picture; the others are there, without a name.
 NAMED = {"ggd": BLUE, "mse-search": GREEN, "max-abs": ORANGE, "kl": GREY, "ggd-plain": GREY, "sqnr-laplace": GREY}
 NAMED |= {"percentile-99.99": GREY, "aciq-laplace": GREY}

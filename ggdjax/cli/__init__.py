@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"ggdjax: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("ggdjax: interrupted; nothing was written", file=sys.stderr)
+        print("ggdjax: interrupted; nothing is left half written", file=sys.stderr)
         raise SystemExit(130) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -189,7 +190,7 @@ class Quantize:
         with progress_bar(console, f"Opening {self.data.name}", 1) as advance:
             images = data.open_images(self.data, preprocessing)
             advance(1)
-        data.check_labels(images, net.output_shape[-1])
+        data.check_labels(images, math.prod(net.output_shape[1:]))
         return net, images
 
     def _preprocessing(self) -> Preprocessing:

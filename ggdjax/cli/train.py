@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ggdjax.data import ImageSet
 
 #: Held-out images on which each epoch is measured; all of them are, at the end.
-SAMPLE = 1000
+_SAMPLE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,9 @@ class Train:
     """Train a network of the zoo from scratch on labelled images.
 
     Batches are spread over all devices that JAX sees. A checkpoint is kept every 100 steps: the same command goes on
-    where a killed one stopped, and ends with the same weights. Held out is the part `test` of the images, or a tenth
-    of them where they have no such part. The folder gets weights.safetensors, log.jsonl (a line per epoch) and
-    metrics.json.
+    where a killed one stopped, and ends with the same weights. Held out is the part `test` of the images, or, without
+    such a part, a tenth of the part `train` or of all images. The folder gets weights.safetensors, log.jsonl (a line
+    per epoch) and metrics.json.
 
     For example:
         ggdjax train resnet20 --data cifar10.tar.gz --preset cifar10 --out runs/resnet20
@@ -85,7 +85,7 @@ class Train:
         console = Console()
         net, images = self._open()
         train, held_out = _parts(images, self.recipe.seed)
-        sample = held_out[: min(SAMPLE, len(held_out))]
+        sample = held_out[:_SAMPLE]
         log = self.out / "log.jsonl"
         started = time.perf_counter()
 
@@ -146,11 +146,10 @@ class Train:
         from ggdjax.quantization import accuracy
 
         measured = accuracy(jax.jit(net.__call__), images.batches(held_out, 100))
-        low, high = measured.interval()
         metrics = {
             "network": self.name,
             "held_out_top1": measured.top1,
-            "held_out_top1_interval": [low, high],
+            "held_out_top1_interval": list(measured.interval()),
             "held_out_top5": measured.top5,
             "held_out_images": measured.images,
             "train_images": len(train),
@@ -178,14 +177,14 @@ def _parts(images: ImageSet, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
     from ggdjax.data import hash_order
 
-    ids = np.asarray(images.ids)
     order = hash_order(images.ids, seed)
+    train = images.parts.get("train", order)
     if "test" in images.parts:
         held_out = order[np.isin(order, images.parts["test"])]
     else:
-        held_out = order[: max(len(ids) // 10, 1)]
-    rest = np.setdiff1d(np.arange(len(ids)), held_out)
-    return np.asarray(images.parts.get("train", rest)), held_out
+        candidates = order[np.isin(order, train)]
+        held_out = candidates[: max(len(candidates) // 10, 1)]
+    return np.setdiff1d(train, held_out), held_out
 
 
 def _rounded(record: dict[str, Any]) -> dict[str, Any]:

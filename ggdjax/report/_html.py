@@ -72,7 +72,8 @@ def table(
     """Return a table that sorts by a click on a head.
 
     Args:
-        rows: each with a ``name``, by which it is filtered.
+        rows: each with a ``name``, by which it is filtered. A tuple is a shape, and sorts by its size; a list holds
+            one value per channel: its span is shown, and sorts by the least.
         columns: title of the column -> key in a row.
         kind: class of the rows.
         css: class of the table.
@@ -102,18 +103,14 @@ def number(value: float | None) -> str:
 
 
 def _cell(value: Any, shade: int | None = None) -> str:
-    """Return a table cell; numbers keep their value for sorting, a list shows its span."""
+    """Return a table cell; numbers keep their value for sorting."""
+    if isinstance(value, tuple):
+        return f'<td data-value="{math.prod(value)}">{"×".join(map(str, value))}</td>'
     if isinstance(value, list):
-        return _span(value)
+        return f'<td data-value="{min(value)}">{number(min(value))} to {number(max(value))}</td>'
     if value is None:
         return "<td>–</td>"
     if isinstance(value, str):
         return f"<td>{html.escape(value)}</td>"
     shaded = "" if shade is None else f' class="s{shade}"'
     return f'<td data-value="{value}"{shaded}>{number(value)}</td>'
-
-
-def _span(values: Sequence[Any]) -> str:
-    if values and all(isinstance(v, int) for v in values):
-        return f'<td data-value="{math.prod(values)}">{"×".join(map(str, values))}</td>'
-    return f"<td>{number(min(values))} to {number(max(values))}</td>"

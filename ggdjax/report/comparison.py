@@ -31,7 +31,7 @@ def compare_schemes(
 ) -> dict[str, Any]:
     """Return the choice of every registered scheme for every feature map, judged on the histograms.
 
-    The first call compiles every scheme: about half a minute on two cores.
+    The first call compiles every scheme: about a minute on two cores.
 
     Args:
         histograms: of the feature maps, batch shape ``[tensor]``.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ggdjax import datapath
 from ggdjax._errors import GgdjaxError
 from ggdjax.datapath import FIXED16, FLOAT32, Widths
+from ggdjax.report._colours import BLUE, GREEN, ORANGE
 from ggdjax.report.comparison import WIDTHS
 from ggdjax.report.distortion import plain_log_scale
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ggdjax.quantization import QuantizedNetwork
-
-#: Colour-blind safe (Okabe & Ito 2008).
-_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 
 
 def cost_record(quantized: QuantizedNetwork) -> dict[str, Any]:
@@ -69,9 +67,9 @@ def plot_pareto(
     for name, by_width in mean_sqnr_db.items():
         style = {"color": "0.65", "marker": "_", "linestyle": "none", "markersize": 9}
         if name == scheme:
-            style = {"color": _BLUE, "marker": "o", "markersize": 5, "label": f"{name}, predicted", "zorder": 3}
+            style = {"color": BLUE, "marker": "o", "markersize": 5, "label": f"{name}, predicted", "zorder": 3}
         elif name == "max-abs":
-            style = {"color": _ORANGE, "marker": "s", "markersize": 4, "linestyle": ":", "label": name}
+            style = {"color": ORANGE, "marker": "s", "markersize": 4, "linestyle": ":", "label": name}
         points = [(energy[width], by_width[str(width)]) for width in WIDTHS if by_width[str(width)] is not None]
         axes.plot(*zip(*points, strict=True), **style)
     axes.plot([], [], color="0.65", marker="_", linestyle="none", markersize=9, label="every other scheme")
@@ -79,10 +77,10 @@ def plot_pareto(
         value = mean_sqnr_db[scheme][str(width)]
         if value is not None:
             where = {"xytext": (-6, 5), "textcoords": "offset points", "ha": "right", "fontsize": 8}
-            axes.annotate(f"{width}/{width}", (energy[width], value), color=_BLUE, **where)
+            axes.annotate(f"{width}/{width}", (energy[width], value), color=BLUE, **where)
     if measured_sqnr_db is not None:
         own = (cost["totals"]["energy_pj"] / 1e6, measured_sqnr_db)
-        axes.plot(*own, "*", color=_GREEN, markersize=14, zorder=4, label=f"this run, measured:\n{label}")
+        axes.plot(*own, "*", color=GREEN, markersize=14, zorder=4, label=f"this run, measured:\n{label}")
     for name in ("16/16", "float32"):
         axes.axvline(cost["at"][name]["energy_pj"] / 1e6, color="0.5", linestyle="--", linewidth=1)
         at = (cost["at"][name]["energy_pj"] / 1e6, 0.02)

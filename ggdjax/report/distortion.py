@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ggdjax.report._colours import BLUE, GREEN, ORANGE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Colour-blind safe (Okabe & Ito 2008).
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "0.35"
+_GREY = "0.35"
 #: Least distance of two labels, as a share of the width.
 _APART = 0.036
 
@@ -36,7 +37,7 @@ def plot_distortion(compared: Mapping[str, Any]) -> Figure:
     if not curve:
         axes.annotate("nothing is lost at any step", (0.5, 0.5), xycoords="axes fraction", ha="center")
         return figure
-    axes.plot(*zip(*curve, strict=True), color=_BLUE, linewidth=1.6)
+    axes.plot(*zip(*curve, strict=True), color=BLUE, linewidth=1.6)
     plain_log_scale(axes)
     axes.set_xlim(curve[0][0], curve[-1][0])
     choices = [(name, c["step"], -c["sqnr_db"]) for name, c in compared["choices"].items() if c["sqnr_db"] is not None]
@@ -44,9 +45,9 @@ def plot_distortion(compared: Mapping[str, Any]) -> Figure:
         _mark(axes, sorted(choices, key=lambda choice: choice[1]))
     own = compared["own"]
     if own["sqnr_db"] is not None:
-        axes.axvline(own["step"], color=_GREEN, linestyle="--", linewidth=1.2)
+        axes.axvline(own["step"], color=GREEN, linestyle="--", linewidth=1.2)
         label = f"this run: Δ = {own['step']:.4g}, {own['sqnr_db']:.2f} dB"
-        axes.plot(own["step"], -own["sqnr_db"], "o", color=_GREEN, markersize=7, label=label, zorder=4)
+        axes.plot(own["step"], -own["sqnr_db"], "o", color=GREEN, markersize=7, label=label, zorder=4)
         # Below the curve, on the side of its least value that has more room.
         right = own["step"] ** 2 < curve[0][0] * curve[-1][0]
         axes.legend(fontsize=8, frameon=False, loc="lower right" if right else "lower left")
@@ -71,7 +72,7 @@ def _mark(axes: Axes, choices: Sequence[tuple[str, float, float]]) -> None:
     low, high = np.log(axes.get_xlim())
     wanted = [(np.log(step) - low) / (high - low) for _, step, _ in choices]
     for (name, step, distortion), at in zip(choices, _spread(wanted), strict=True):
-        colour = _ORANGE if name == "ggd" else _GREY
+        colour = ORANGE if name == "ggd" else _GREY
         axes.plot(step, distortion, "o", color=colour, markersize=3.5, zorder=3)
         axes.annotate(
             name, xy=(step, 1.0), xycoords=("data", "axes fraction"), xytext=(at, 1.07), textcoords="axes fraction",
@@ -101,13 +102,13 @@ def plot_losses(compared: Sequence[Mapping[str, Any]], own: str) -> Figure:
     from matplotlib.figure import Figure
 
     losses = losses_db(compared)
-    order = sorted(losses, key=lambda name: np.nanmean(losses[name]), reverse=True)
+    order = sorted(losses, key=lambda name: np.mean(losses[name]), reverse=True)
     figure = Figure(figsize=(7.2, 0.24 * len(order) + 1.0), layout="constrained")
     axes = figure.subplots()
     for place, name in enumerate(order):
-        colour = _ORANGE if name == own else _BLUE
+        colour = ORANGE if name == own else BLUE
         axes.plot(losses[name], [place] * len(losses[name]), "o", color=colour, alpha=0.35, markersize=4)
-        axes.plot(np.nanmean(losses[name]), place, "|", color=colour, markersize=12, markeredgewidth=2)
+        axes.plot(np.mean(losses[name]), place, "|", color=colour, markersize=12, markeredgewidth=2)
     axes.set_xscale("symlog", linthresh=0.1)
     axes.set_xlim(left=-0.01)
     axes.set_yticks(range(len(order)), order, fontsize=8)

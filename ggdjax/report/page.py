@@ -49,7 +49,7 @@ _WEIGHT_COLUMNS = {
 def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None) -> str:
     """Return the page of the run in ``folder``; it needs no network and no other file.
 
-    The first page of a run compares all schemes, which takes about half a minute; what was found stays in the folder.
+    The first page of a run compares all schemes, which takes about a minute; what was found stays in the folder.
 
     Args:
         folder: that `ggdjax quantize --out` wrote.
@@ -125,12 +125,12 @@ def _card(title: str, value: str, below: str) -> str:
 
 
 def _maps(rows: list[dict[str, Any]]) -> str:
-    shown = [{**row, "zero_fraction": 100 * row["zero_fraction"]} for row in rows]
+    shown = [{**row, "shape": tuple(row["shape"]), "zero_fraction": 100 * row["zero_fraction"]} for row in rows]
     return table(shown, _MAP_COLUMNS, "map")
 
 
 def _weights(rows: list[dict[str, Any]]) -> str:
-    return table(rows, _WEIGHT_COLUMNS, "layer")
+    return table([{**row, "shape": tuple(row["shape"])} for row in rows], _WEIGHT_COLUMNS, "layer")
 
 
 def _tuning(result: dict[str, Any], folder: Path) -> str:

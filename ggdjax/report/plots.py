@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggdjax._errors import GgdjaxError
+from ggdjax.report._colours import BLUE, GREEN, ORANGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 #: Bars of the drawn histogram. The eye needs no more; the counts behind it are finer.
 _BARS = 160
-#: Colour-blind safe (Okabe & Ito 2008).
-_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 
 
 def plot_feature_map(
@@ -66,7 +65,7 @@ def plot_feature_map(
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     if nonzero:
-        axes.stairs(heights, edges, fill=True, color=_BLUE, alpha=0.35, label="values (zeros apart)")
+        axes.stairs(heights, edges, fill=True, color=BLUE, alpha=0.35, label="values (zeros apart)")
         if density is not None:
             _draw_density(axes, density, edges, share_negative=float(histogram.negative_fraction) / (1.0 - zero))
         floor = heights[heights > 0].min()
@@ -109,12 +108,12 @@ def _draw_density(axes, density, edges: np.ndarray, share_negative: float) -> No
     log_density = density.log_density if hasattr(density, "log_density") else density.log_prob
     y = np.exp(np.asarray(log_density(np.abs(x)), dtype=np.float64))
     y *= np.where(x < 0, share_negative, 1.0 - share_negative)
-    axes.plot(x, y, color=_ORANGE, linewidth=1.5, label="generalized gamma fit")
+    axes.plot(x, y, color=ORANGE, linewidth=1.5, label="generalized gamma fit")
 
 
 def _draw_quantizer(axes, step: float, qmin: int, qmax: int) -> None:
     for code in {qmin, qmax} - {0}:
-        axes.axvline(code * step, color=_GREEN, linestyle="--", linewidth=1.2)
+        axes.axvline(code * step, color=GREEN, linestyle="--", linewidth=1.2)
     axes.annotate(
         f"Δ = {step:.4g}, codes [{qmin}, {qmax}]",
         xy=(qmax * step, 0.04),
@@ -123,7 +122,7 @@ def _draw_quantizer(axes, step: float, qmin: int, qmax: int) -> None:
         textcoords="offset points",
         ha="right",
         fontsize=8,
-        color=_GREEN,
+        color=GREEN,
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggdjax._errors import GgdjaxError
+from ggdjax.report._colours import CYCLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ggdjax.quantization import Evaluation
-
-#: Colour-blind safe (Okabe & Ito 2008).
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def plot_sensitivity(evaluations: Mapping[str, Evaluation]) -> Figure:
@@ -43,7 +41,7 @@ def plot_sensitivity(evaluations: Mapping[str, Evaluation]) -> Figure:
     axes = figure.subplots()
     position = np.arange(len(names))
     for index, (label, evaluation) in enumerate(evaluations.items()):
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = CYCLE[index % len(CYCLE)]
         alone = [evaluation.sqnr_db[name] for name in names]
         accumulated = [evaluation.accumulated_sqnr_db[name] for name in names]
         axes.plot(position, alone, "o-", color=colour, markersize=3, linewidth=1.4, label=f"{label}, alone")

@@ -14,6 +14,7 @@ import pytest
 from counting import Counting
 from rich.console import Console
 
+import ggdjax
 from experiments import provenance, runner, spread, store
 from experiments.__main__ import main
 from experiments.plan import seconds_left
@@ -76,10 +77,8 @@ def test_more_shards_than_cells(tmp_path):
 
 
 def test_code_version_without_git_is_that_of_the_package(tmp_path, monkeypatch):
-    from importlib import metadata
-
     monkeypatch.setattr(provenance, "_ROOT", tmp_path)
-    assert provenance.code_version() == {"version": metadata.version("ggdjax")}
+    assert provenance.code_version() == {"version": ggdjax.__version__}
 
 
 def test_code_version_tells_changed_files(tmp_path, monkeypatch):

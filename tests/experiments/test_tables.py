@@ -197,7 +197,7 @@ def test_figures_of_the_paper_stand_beside_ours(results, tmp_path):
     [
         ("T2,resnet20,ggd,8,mean_sqnr_db,41\n", "the first line of"),
         ("table,network,scheme,bits,metric,value\nT9,a,b,8,top1,0.5\n", "line 2: `table` is 'T9'"),
-        ("table,network,scheme,bits,metric,value\nT2,a,b,8,mean_sqnr,1\n", "did you mean `mean_sqnr_db`"),
+        ("table,network,scheme,bits,metric,value\nT2,a,b,8,mean_sqnr,1\n", "known: mean_sqnr_db, min_sqnr_db"),
         ("table,network,scheme,bits,metric,value\nT3,a,b,8/8,top1,81.0\n", "accuracies are fractions"),
         ("table,network,scheme,bits,metric,value\nT3,a,b,8/8,top1,nan\n", "expected a number"),
         ("table,network,scheme,bits,metric,value\nT3,a,b,8/8,top1\n", "line 2: 5 fields, expected 6"),

@@ -118,6 +118,8 @@ def test_page_needs_nothing_else(folder, capsys):
     assert "conv&lt;1&gt;" in page
     assert "conv<1>" not in page
     assert "79.00 %" in page
+    assert ">3×3×3×8</td>" in page
+    assert ">3 to 9</td>" in page  # fractional lengths per channel are no shape
     assert "report.html" in capsys.readouterr().out
 
 

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import json
+
+from experiments.rows import append_line, merged, read_lines
+
+
+def test_rows_that_agree_in_the_keys_are_replaced(tmp_path):
+    path = tmp_path / "rows.json"
+    new = [{"network": "b", "top1": 2}]
+    assert merged(path, new, "network") == new
+    path.write_text(json.dumps({"rows": [{"network": "a", "top1": 1}, {"network": "b", "top1": 1}]}))
+    assert merged(path, new, "network") == [{"network": "a", "top1": 1}, *new]
+
+
+def test_a_torn_line_is_passed_over_and_replaced(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    assert read_lines(path) == []
+    append_line(path, {"a": 1})
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:4])
+    assert read_lines(path) == [{"a": 1}]
+    append_line(path, {"b": 2})
+    assert path.read_text() == '{"a": 1}\n{"b": 2}\n'
