@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ggdjax._errors import DataError, GgdjaxError
 from ggdjax._lock import exclusive
+from ggdjax.quantization.batches import filled_up
 from ggdjax.tune import checkpoint as checkpoints
 from ggdjax.tune.candidates import Candidate, candidates_of
 from ggdjax.tune.checkpoint import SearchState
@@ -279,8 +280,8 @@ class _Search:
         found = []
         for low, high in self.blocks:
             x = np.asarray(self.prefix.images[low:high], np.float32)
-            padded = np.concatenate([x, np.repeat(x[:1], self.segments.rows - len(x), axis=0)])
-            found.append(np.asarray(self.q.network(padded)).reshape(self.segments.rows, -1)[: len(x)])
+            logits = np.asarray(self.q.network(filled_up(x, self.segments.rows)))
+            found.append(logits.reshape(self.segments.rows, -1)[: len(x)])
         return np.concatenate(found)
 
 

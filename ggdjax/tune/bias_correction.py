@@ -13,6 +13,7 @@ from ggdjax._errors import DataError, GgdjaxError
 from ggdjax.network import Float, run
 from ggdjax.network.ops import QUANTIZABLE
 from ggdjax.quantization import FakeQuant, FixedPoint, QuantParams
+from ggdjax.quantization.batches import batches_of
 from ggdjax.steps import best_fractional_length
 
 if TYPE_CHECKING:
@@ -85,11 +86,8 @@ def _means(
 ) -> dict[str, np.ndarray]:
     """Return the mean of each output channel of each layer over all images; ``sums`` adds it up over a batch."""
     total: dict[str, np.ndarray] = {}
-    for first in range(0, len(images), size):
-        batch = images[first : first + size]
-        valid = np.arange(size) < len(batch)
-        full = np.concatenate([batch, np.repeat(batch[:1], size - len(batch), axis=0)])
-        for name, value in jax.device_get(sums(full, valid)).items():
+    for batch, count in batches_of(images, size):
+        for name, value in jax.device_get(sums(batch, np.arange(size) < count)).items():
             total[name] = total.get(name, 0.0) + value.astype(np.float64)
     return {name: value / len(images) for name, value in total.items()}
 

@@ -1,0 +1,27 @@
+"""Batches of one size, so that each program compiles once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jaxtyping import Shaped
+
+
+def filled_up(rows: Shaped[np.ndarray, "row ..."], size: int) -> Shaped[np.ndarray, "{size} ..."]:
+    """Return at most ``size`` rows, at least one, with the first repeated until there are ``size``."""
+    short = size - len(rows)
+    return np.concatenate([rows, np.repeat(rows[:1], short, axis=0)]) if short else rows
+
+
+def batches_of(
+    images: Shaped[np.ndarray, "image ..."], size: int
+) -> Iterator[tuple[Shaped[np.ndarray, "{size} ..."], int]]:
+    """Yield all images in batches of ``size``, and how many rows of each are images: the last one is filled up."""
+    for first in range(0, len(images), size):
+        batch = images[first : first + size]
+        yield filled_up(batch, size), len(batch)
