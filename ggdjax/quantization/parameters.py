@@ -111,7 +111,8 @@ class QuantParams:
         """Undo `to_arrays`."""
         fields: dict[str, dict[str, dict[str, Array]]] = {room: {} for room in _ROOMS}
         for key, value in arrays.items():
-            room, name, field = key.split("|")
+            room, rest = key.split("|", 1)
+            name, field = rest.rsplit("|", 1)
             fields[room].setdefault(name, {})[field] = jnp.asarray(value)
         rooms: dict[str, Any] = {
             room: {name: (FixedPoint if "frac_bits" in f else Range)(**f) for name, f in quantizers.items()}

@@ -135,10 +135,10 @@ def quantize(net: Network, calibration: Calibration, config: QuantConfig | None 
     histograms = calibration.histograms
     signed = np.asarray(histograms.is_signed)
     widths = np.asarray([config.activation_bits_of.get(name, config.activation_bits) for name in calibration.names])
-    chosen = schemes.choose(config.scheme, histograms, widths, signed)
     if config.activations_per == "channel":
         activations = _per_channel(calibration, config, signed, widths)
     else:
+        chosen = schemes.choose(config.scheme, histograms, widths, signed)
         activations = {name: _pick(chosen, i) for i, name in enumerate(calibration.names)}
     weights, biases = {}, {}
     for node in net.graph.quantizable:

@@ -9,6 +9,7 @@ layer is the same for all its candidates: it is run once, and only the rest of t
 from __future__ import annotations
 
 import difflib
+import math
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from jax.typing import ArrayLike
     from jaxtyping import Float, Int
 
+    from ggdjax.network.graph import Shape
     from ggdjax.quantization import QuantizedNetwork, QuantParams
 
 #: Share of the candidates that a screening round keeps.
@@ -120,9 +122,8 @@ def backward_forward(
     if len(images) == 0:
         raise DataError("`images` is empty: give some to tune on")
     labels = None if labels is None else np.asarray(labels)
-    check_objective(
-        config.objective, labels, len(images), int(q.network.output_shape[-1] or 0), few=config.allow_few_images
-    )
+    classes = _values(q.network.output_shape)
+    check_objective(config.objective, labels, len(images), classes, few=config.allow_few_images)
     q.network.check_input(images[:1])
     search = _Search(q, images, labels, config, mesh or _local_mesh())
     # Of several processes of one search, the first writes.
@@ -219,6 +220,8 @@ class _Search:
             state.score, state.loss, state.changed = score[best], loss[best], True
             self.prefix.forget_after(unit)
         work = rows * float(self.segments.suffix_share[unit]) + self.prefix.rows_run - rows_before
+        # All processes spend one budget, and must end together.
+        work = float(_over_processes(np.asarray([[work]]), (0, 1)).item())
         return Decision(
             sweep=sweep,
             tensor=tensor,
@@ -354,10 +357,15 @@ def _rows(q: QuantizedNetwork, config: TuneConfig, images: int, devices: int) ->
         graph = q.network.graph
         # A node's inputs, its output, and as much again for what the compiler lays out between them.
         peak = max(
-            8 * sum(int(np.prod(graph.shape(t)[1:])) for t in (*node.inputs, node.output)) for node in graph.nodes
+            8 * sum(_values(graph.shape(tensor)) for tensor in (*node.inputs, node.output)) for node in graph.nodes
         )
         rows = min(max(_LEAST_ROWS, images // 8), _MOST_ROWS, max(1, config.memory_bytes // peak))
     return max(1, rows // devices) * devices
+
+
+def _values(shape: Shape) -> int:
+    """Return the values of one image."""
+    return math.prod(size or 1 for size in shape[1:])
 
 
 def _local_mesh() -> Mesh:

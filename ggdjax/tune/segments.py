@@ -1,4 +1,4 @@
-"""A network cut before the first reader of each quantized feature map, run and compiled segment by segment.
+"""A network cut before the first reader of each feature map, run and compiled segment by segment.
 
 Tuning runs suffixes of the network again and again. A suffix is a chain of segments; each is compiled once, and equal
 segments (the blocks of a ResNet) share one program, because a segment names its tensors, nodes and parameters by
@@ -38,7 +38,7 @@ State = dict[str, "Array"]
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """What is tuned together: one quantized feature map and the layers that read it."""
+    """What is tuned together: one feature map and the layers that read it."""
 
     tensor: str
     readers: tuple[str, ...]
@@ -68,7 +68,6 @@ class Segments:
         self._sharding = NamedSharding(mesh, PartitionSpec(AXES))
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self._programs: dict[Any, Any] = {}
-        self._params: tuple[int, Mapping[str, Array]] | None = None
         self.compile_seconds = 0.0
 
     def live(self, unit: int) -> tuple[str, ...]:
@@ -143,8 +142,9 @@ class Segments:
         activations = {}
         for feature_map in graph.feature_maps():
             name = segment.tensors[feature_map.tensor]
-            rank = len(self.network.graph.shape(name))
-            activations[feature_map.tensor] = self._by_row(params.activations[name], factors.get(name), rank)
+            if (quantizer := params.activations.get(name)) is not None:
+                rank = len(self.network.graph.shape(name))
+                activations[feature_map.tensor] = self._by_row(quantizer, factors.get(name), rank)
         quant = QuantParams(
             activations=activations,
             weights=_renamed(params.weights, segment.nodes),

@@ -59,13 +59,15 @@ class Start:
         """Return the point of departure: every group maps names to arrays."""
         steps = {f"x|{name}": jnp.log(x.step) for name, x in self.quant.activations.items()}
         free = {name: w for name, w in self.quant.weights.items() if not isinstance(w, FixedPoint)}
-        nodes = {node.name: dict(node.params) for node in graph.quantizable}
-        return {
-            "steps": steps | {f"w|{name}": jnp.log(w.step) for name, w in free.items()},
-            "offsets": {name: jnp.zeros_like(self.params[keys["kernel"]]) for name, keys in nodes.items()},
-            "biases": {
-                name: jnp.zeros_like(self.params[keys["bias"]]) for name, keys in nodes.items() if "bias" in keys
-            },
+        # What stays in float stays as it is.
+        groups = {"offsets": ("kernel", self.quant.weights), "biases": ("bias", self.quant.biases)}
+        return {"steps": steps | {f"w|{name}": jnp.log(w.step) for name, w in free.items()}} | {
+            group: {
+                node.name: jnp.zeros_like(self.params[dict(node.params)[role]])
+                for node in graph.quantizable
+                if node.name in quantizers
+            }
+            for group, (role, quantizers) in groups.items()
         }
 
     def moved(self, graph: Graph, trainable: Trainable) -> tuple[QuantParams, dict[str, Array]]:
