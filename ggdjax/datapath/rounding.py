@@ -97,7 +97,7 @@ def requantize(
 
     Args:
         acc: int32.
-        multiplier: concrete int32 array that broadcasts against acc, 1 to 2^31 − 1.
+        multiplier: concrete int32 array that broadcasts against acc, 0 to 2^31 − 1.
         shift: concrete int32 array of the multiplier's shape, 0 to 62.
         rounding: the rule.
     """

@@ -65,6 +65,14 @@ def test_narrow_accumulators_overflow_alike(q, images, spec):
 
 
 @needs_icarus
+def test_codes_with_a_zero_point(q, images):
+    first, *_ = q.params.activations
+    shifted = replace(q.params.activations[first], zero_point=jnp.int32(1))
+    q = replace(q, params=replace(q.params, activations=q.params.activations | {first: shifted}))
+    assert datapath.verify_rtl(datapath.compile(q), images[1][:1], layers=["stem/conv"]).wrong == 0
+
+
+@needs_icarus
 def test_groups_strides_and_windows(by_largest):
     program, x = mixed_program(by_largest)
     found = datapath.verify_rtl(program, x[:2], lanes=5)
