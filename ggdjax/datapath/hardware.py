@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggdjax._errors import GgdjaxError, near_matches
-from ggdjax.datapath._testbench import parts, simulate, testbench
+from ggdjax.datapath._testbench import parts, testbench
 from ggdjax.datapath.rounding import Rounding
+from ggdjax.datapath.simulate import simulate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -47,12 +47,13 @@ def fake_quantize(x: Real[Array, "..."], quantizer: Range) -> Real[Array, "..."]
     step = quantizer.step.astype(x.dtype)
     zero = quantizer.zero_point.astype(x.dtype)
     low, high = quantizer.qmin.astype(x.dtype) - zero, quantizer.qmax.astype(x.dtype) - zero
-    step, low, high = (_against_last_axis(v, x.ndim) for v in (step, low, high))
+    step, low, high = (against_last_axis(v, x.ndim) for v in (step, low, high))
     code = jnp.clip(x / step, low, high)
     return step * (code + jax.lax.stop_gradient(jnp.round(code) - code))
 
 
-def _against_last_axis(value: Array, ndim: int) -> Array:
+def against_last_axis(value: Array, ndim: int) -> Array:
+    """Return one number, or one per channel, with axes of size 1 in front: as many as an array of ``ndim`` axes has."""
     return value.reshape((1,) * (ndim - value.ndim) + value.shape) if value.ndim else value
 
 

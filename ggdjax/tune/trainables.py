@@ -14,6 +14,7 @@ import numpy as np
 from ggdjax.network import Float, run
 from ggdjax.network.ops import QUANTIZABLE
 from ggdjax.quantization import FixedPoint, QuantParams, as_range, fake_quantize
+from ggdjax.quantization.numerics import against_last_axis
 from ggdjax.tune.bias_correction import best_format
 
 if TYPE_CHECKING:
@@ -82,8 +83,7 @@ class Start:
             keys = dict(node.params)
             if node.name in trainable["offsets"]:
                 offset = trainable["offsets"][node.name]
-                unit = self.kernel_unit[node.name]
-                unit = unit.reshape((1,) * (offset.ndim - 1) + unit.shape) if unit.ndim else unit
+                unit = against_last_axis(self.kernel_unit[node.name], offset.ndim)
                 params[keys["kernel"]] = params[keys["kernel"]] + unit * offset
             if node.name in trainable["biases"]:
                 params[keys["bias"]] = params[keys["bias"]] + self.bias_unit[node.name] * trainable["biases"][node.name]
