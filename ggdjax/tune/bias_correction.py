@@ -9,18 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ggdjax._errors import DataError, GgdjaxError
+from ggdjax._errors import DataError
 from ggdjax.network import Float, run
 from ggdjax.network.ops import QUANTIZABLE
-from ggdjax.quantization import FakeQuant, FixedPoint, QuantParams
+from ggdjax.quantization import FakeQuant, QuantParams
 from ggdjax.quantization.batches import batches_of
-from ggdjax.steps import best_fractional_length
+from ggdjax.quantization.parameters import best_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from jax.typing import ArrayLike
-    from jaxtyping import Array, Int
+    from jaxtyping import Array
     from jaxtyping import Float as Real
 
     from ggdjax.network import Graph, Node
@@ -54,8 +54,6 @@ def correct_biases(
         GgdjaxError: ``batch_size`` less than 1.
         DataError: no images, or images that do not fit the network.
     """
-    if batch_size < 1:
-        raise GgdjaxError(f"`batch_size` must be at least 1, got {batch_size}")
     images = np.asarray(images, np.float32)
     if not len(images):
         raise DataError("`images` is empty: give at least one to correct biases on")
@@ -74,11 +72,6 @@ def correct_biases(
         if progress is not None:
             progress(done, len(layers))
     return q
-
-
-def best_format(bias: Real[Array, " chan"], bits: Int[Array, ""]) -> FixedPoint:
-    """Return the fixed-point format of least squared error for all of ``bias``."""
-    return FixedPoint(frac_bits=best_fractional_length(bias, bits).frac_bits, bits=bits)
 
 
 def _means(

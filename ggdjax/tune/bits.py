@@ -75,8 +75,8 @@ def allocate_bits(
         seed: seed of the random signs behind the sensitivities.
 
     Raises:
-        GgdjaxError: an unknown unit, a width out of range, a budget that the smallest widths exceed, or a network
-            without a calibration.
+        GgdjaxError: an unknown unit, a width out of range, a budget that the smallest widths exceed, ``batch_size``
+            less than 1, or a network without a calibration.
         DataError: no images, or images that do not fit the network.
     """
     if unit not in UNITS:

@@ -8,6 +8,7 @@ mixture of images and steps, and all calls have one shape.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
     from ggdjax.network import Network
+    from ggdjax.network.graph import Shape
     from ggdjax.quantization import QuantizedNetwork
 
 #: Both axes of the mesh share the rows of a batch: candidates times images.
@@ -76,7 +78,7 @@ class Segments:
 
     def bytes_per_image(self, unit: int) -> int:
         """Return the size of what is known of one image before ``unit``."""
-        return 4 * sum(_size(self.network.graph.shape(tensor)) for tensor in self.live(unit))
+        return 4 * sum(values_of(self.network.graph.shape(tensor)) for tensor in self.live(unit))
 
     @cached_property
     def suffix_share(self) -> np.ndarray:
@@ -203,8 +205,9 @@ def _renamed(quantizers: Mapping[str, Any], names: Mapping[str, str]) -> dict[st
     return {short: quantizers[name] for short, name in names.items() if name in quantizers}
 
 
-def _size(shape: tuple[int | None, ...]) -> int:
-    return int(np.prod([n for n in shape if n is not None]))
+def values_of(shape: Shape) -> int:
+    """Return the values of one image in a tensor of that shape."""
+    return math.prod(size for size in shape if size is not None)
 
 
 def _canonical(graph: Graph, start: int, stop: int) -> _Segment:

@@ -15,7 +15,7 @@ from ggdjax.network import Float, run
 from ggdjax.network.ops import QUANTIZABLE
 from ggdjax.quantization import FixedPoint, QuantParams, as_range, fake_quantize
 from ggdjax.quantization.numerics import against_last_axis
-from ggdjax.tune.bias_correction import best_format
+from ggdjax.quantization.parameters import best_format
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -112,6 +112,9 @@ def test_wrong_arguments_are_refused(program, images, tmp_path, monkeypatch):
         datapath.write_testbenches(program, x, tmp_path, rounding=["nearest"])
     with pytest.raises(GgdjaxError, match="`lanes` must be a positive number"):
         datapath.write_testbenches(program, x, tmp_path, lanes=0)
+    (tmp_path / "file").touch()
+    with pytest.raises(GgdjaxError, match=r"`folder` .* cannot be written"):
+        datapath.write_testbenches(program, x, tmp_path / "file", layers=["stem/conv"])
     monkeypatch.setenv("PATH", "")
     with pytest.raises(GgdjaxError, match="install Icarus Verilog"):
         datapath.verify_rtl(program, x)
