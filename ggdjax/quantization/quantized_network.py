@@ -49,8 +49,8 @@ class QuantizedNetwork:
     fit: FitResult | None
     """The generalized gamma fit of each feature map's nonzero magnitudes, in the order of ``calibration.names``."""
     predicted_sqnr_db: Float[np.ndarray, " tensor"]
-    """SQNR of each feature map that its fit predicts for the chosen step, dB; NaN for steps per channel, and where the
-    zero point is not 0."""
+    """SQNR of each feature map that its fit predicts for the chosen step, dB; NaN where the zero point is not 0, and
+    for all where steps are per channel or a feature map stays in float."""
     weight_sqnr_db: dict[str, float]
     """SQNR of each kernel of ``network`` in dB, by node name; infinite where nothing is lost."""
     bias_sqnr_db: dict[str, float]
@@ -159,8 +159,8 @@ def _predicted(
     """Return the SQNR that the fits predict for the steps of whole feature maps, dB; NaN where they do not tell."""
     if fitted is None or calibration is None:
         return np.full(len(params.activations), np.nan)
-    quantizers = [params.activations[name] for name in calibration.names]
-    if any(q.step.ndim for q in quantizers):
+    quantizers = [params.activations.get(name) for name in calibration.names]
+    if any(q is None or q.step.ndim for q in quantizers):
         return np.full(len(quantizers), np.nan)
     step, zero_point, qmin, qmax = (
         np.asarray([getattr(q, name) for q in quantizers]) for name in ("step", "zero_point", "qmin", "qmax")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import numpy as np
 from ggdjax._errors import DataError
 from ggdjax.network import Float, run
 from ggdjax.network.ops import QUANTIZABLE
-from ggdjax.quantization import FakeQuant, QuantParams
+from ggdjax.quantization import FakeQuant
 from ggdjax.quantization.batches import batches_of
 from ggdjax.quantization.parameters import best_format
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float as Real
 
     from ggdjax.network import Graph, Node
-    from ggdjax.quantization import QuantizedNetwork
+    from ggdjax.quantization import QuantizedNetwork, QuantParams
 
 
 def correct_biases(
@@ -67,8 +68,7 @@ def correct_biases(
         error = jnp.asarray(rounded[node.name] - real[node.name], jnp.float32)
         bias = q.float_params[key] - error
         biases = q.params.biases | {node.name: best_format(bias, q.params.biases[node.name].bits)}
-        params = QuantParams(activations=q.params.activations, weights=q.params.weights, biases=biases)
-        q = q.with_params(params, adjusted=q.adjusted | {key: bias})
+        q = q.with_params(replace(q.params, biases=biases), adjusted=q.adjusted | {key: bias})
         if progress is not None:
             progress(done, len(layers))
     return q

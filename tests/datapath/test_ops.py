@@ -74,7 +74,7 @@ def test_narrow_accumulators(policy, tile, shape):
     bits, half = 14, 1 << 13
     x, kernel, bias = layer(shape, 0, 255)
     got, overflows = conv(
-        *map(jnp.asarray, (x,)),
+        jnp.asarray(x),
         kernel=jnp.asarray(kernel),
         bias=jnp.asarray(bias),
         **shape,

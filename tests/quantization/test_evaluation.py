@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ggdjax._errors import DataError
-from ggdjax.quantization import accuracy, evaluate
+from ggdjax.quantization import accuracy, calibrate, evaluate
 from tests.partly_float import IMAGES, LABELS, partly_float
 
 
@@ -16,6 +17,12 @@ def test_a_feature_map_in_float_has_only_the_errors_before_it() -> None:
     assert [math.isinf(value) for value in found.sqnr_db.values()] == [False, True]
     assert not any(map(math.isinf, found.accumulated_sqnr_db.values()))
     assert found.quantized_accuracy == accuracy(q, [(IMAGES, LABELS)])
+
+
+def test_a_feature_map_in_float_has_no_prediction() -> None:
+    q = partly_float()
+    known = replace(q, calibration=calibrate(q.network, [IMAGES]), fit="not looked at")
+    assert np.isnan(known.with_params(q.params).predicted_sqnr_db).tolist() == [True, True]
 
 
 def test_what_cannot_be_evaluated_is_an_error() -> None:
