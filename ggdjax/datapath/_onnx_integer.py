@@ -187,7 +187,7 @@ class _Integers:
     def bytes_of(self, node: Node) -> Any:
         """Return the layer, if 8-bit products and 32-bit sums give its accumulators."""
         layer = self.program.layers[node.name]
-        if layer.kernel.dtype != np.int8 or layer.source.high - layer.source.low > 255 or layer.source.low < -128:
+        if layer.kernel.dtype != np.int8 or max(layer.source.high, 0) - min(layer.source.low, 0) > 255:
             raise UnsupportedError(
                 f"`{node.name}` ({node.op}) has more than 8 bits, which ONNX's integer products lack"
             )
@@ -199,7 +199,7 @@ class _Integers:
 
     def narrow(self, source: str, node: Node) -> tuple[str, str]:
         """Return codes as uint8, and their zero point."""
-        away = 128 if node.attr("low") < 0 else 0
+        away = max(-node.attr("low"), 0)
         if away:
             source = self.do("Add", source, self.number(away), node.name)
         narrow = self.do("Cast", source, node.name, to=self.kinds.UINT8)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggdjax.datapath._hex import hex_lines
-from ggdjax.datapath.formats import signed_bits
+from ggdjax.datapath.formats import bits_of, signed_bits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +53,7 @@ def layer_source(program: Program, node: Node, x: np.ndarray, lanes: int) -> Sou
     rows = patches.reshape(-1, taps, groups, per_group).transpose(0, 2, 1, 3)
     rows, ends = _words(rows, tile, lanes)
     columns, _ = _words(kernel.reshape(taps, per_group, channels).transpose(2, 0, 1), tile, lanes)
-    words, x_bits = len(ends), max(spec.activation_bits, layer.source.bits)
+    words, x_bits = len(ends), max(spec.activation_bits, bits_of(layer.source.low, layer.source.high))
     files = {
         "rows.hex": hex_lines(rows.reshape(-1, lanes), x_bits),
         "kernel.hex": hex_lines(columns.reshape(-1, lanes), spec.weight_bits),

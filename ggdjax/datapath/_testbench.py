@@ -8,10 +8,8 @@ lie in memory as the rows of its matrix product, zero padding written out, tile 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,19 +17,17 @@ from ggdjax.datapath import ops
 from ggdjax.datapath._hex import hex_lines
 from ggdjax.datapath._rtl_streams import POOLS, Source, adder_source, layer_source, memory, pool_source
 from ggdjax.datapath.rounding import Overflow, Rounding
-from ggdjax.datapath.simulate import Counting
-from ggdjax.network import run
 from ggdjax.network.ops import QUANTIZABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from jaxtyping import Array, Int
+    from jaxtyping import Int
 
     from ggdjax.datapath.formats import Format
     from ggdjax.datapath.program import Program
     from ggdjax.datapath.spec import Accelerator
-    from ggdjax.network import Graph, Node
+    from ggdjax.network import Node
 
 #: Parameter ROUNDING of `rtl/requantizer.v`.
 ROUNDINGS = {rounding: k for k, rounding in enumerate(Rounding)}
@@ -63,24 +59,6 @@ def parts(program: Program) -> dict[str, Part]:
         for node in program.graph.nodes
         if node.op in QUANTIZABLE or node.op in POOLS or node.op in _ADDERS
     }
-
-
-class _Keeping(Counting):
-    """Keep the tensors, and count the overflows of every layer."""
-
-    def __init__(self, keep: tuple[str, ...]) -> None:
-        super().__init__({})
-        self._keep = frozenset(keep)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def simulate(
-    graph: Graph, tensors: tuple[str, ...], params: Mapping[str, Array], x: Array
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Return the integers of some tensors, and the number of overflows of every layer."""
-    numerics = _Keeping(tensors)
-    run(graph, params, x, numerics)
-    return numerics.kept, {name: counts.overflows for name, counts in numerics.counts.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

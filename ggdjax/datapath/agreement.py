@@ -15,6 +15,7 @@ from ggdjax.datapath.simulate import Integer
 from ggdjax.network import Float, run
 from ggdjax.network.ops import QUANTIZABLE
 from ggdjax.quantization import FakeQuant, as_range, fake_quantize
+from ggdjax.quantization.numerics import against_last_axis
 from ggdjax.schemes import Range
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class ExactSums(FakeQuant):
         self.feature_maps[name] = x
         scale = activation.step.astype(inputs[0].dtype) * weights.step.astype(inputs[0].dtype)
         # Dividing gives back the whole numbers that fake_quantize multiplied, up to one rounding.
-        codes = {"kernel": jnp.round(kernel / _last_axis(weights.step.astype(kernel.dtype), kernel.ndim))}
+        codes = {"kernel": jnp.round(kernel / against_last_axis(weights.step.astype(kernel.dtype), kernel.ndim))}
         if "bias" in params:
             b = self.params.biases.get(node.name)
             bias = params["bias"] if b is None else fake_quantize(params["bias"], as_range(b))
@@ -154,11 +155,7 @@ class ExactSums(FakeQuant):
             if b is not None and isinstance(b, Range):
                 codes["bias"] = jnp.round(codes["bias"])
         y = Float().apply(node, codes, jnp.round(x / activation.step.astype(x.dtype)))
-        return y * _last_axis(scale, y.ndim)
-
-
-def _last_axis(value: Array, ndim: int) -> Array:
-    return value.reshape((1,) * (ndim - value.ndim) + value.shape) if value.ndim else value
+        return y * against_last_axis(scale, y.ndim)
 
 
 class _Forced(Integer):

@@ -25,11 +25,12 @@ from ggdjax._errors import GgdjaxError
 from ggdjax._whole import whole_folder
 from ggdjax.datapath._hex import hex_lines
 from ggdjax.datapath._memories import FACTORS, c_header, memories, read_memory, slug
-from ggdjax.datapath._testbench import simulate, verilog_parameters
+from ggdjax.datapath._testbench import verilog_parameters
 from ggdjax.datapath.formats import Format
 from ggdjax.datapath.layers import IntegerLayer
 from ggdjax.datapath.program import Program
 from ggdjax.datapath.rounding import Overflow, Rounding
+from ggdjax.datapath.simulate import simulate
 from ggdjax.datapath.spec import Accelerator
 from ggdjax.network import Graph, Network, Node
 

@@ -203,10 +203,9 @@ class _Compiler:
 
     def _output(self, tensor: str) -> str:
         """Return the network's output: in the units of the sums that make it, or carried where they have many."""
-        node, before = self.producer.get(tensor), tensor
+        node = self.producer.get(tensor)
         while node is not None and node.op in LIMITS | {"reshape", "transpose", "slice"}:
-            before = node.inputs[0]
-            node = self.producer.get(before)
+            node = self.producer.get(node.inputs[0])
         if node is not None and node.op in QUANTIZABLE | {"add", "sub", "mul", "mean", "sum", "average_pool"}:
             sums = self._sums_of(node)
             if len(sums.format.scale) == 1 and sums.weights is None:

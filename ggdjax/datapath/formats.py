@@ -54,13 +54,11 @@ class Format:
         bottom, top = self.activation
         limits = {"low": self.low, "high": self.high}
         if low is not None:
-            code = self.code_of(low, rounding)
-            bottom = bottom or (code >= self.low and low >= self.scale[0] * self.low)
-            limits["low"] = code
+            bottom = bottom or low >= self.scale[0] * self.low
+            limits["low"] = self.code_of(low, rounding)
         if high is not None:
-            code = self.code_of(high, rounding)
             top = top or high <= self.scale[0] * self.high
-            limits["high"] = max(code, limits["low"])
+            limits["high"] = max(self.code_of(high, rounding), limits["low"])
         return replace(self, **limits, activation=(bottom, top))
 
 

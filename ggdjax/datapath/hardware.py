@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggdjax._errors import GgdjaxError, near_matches
-from ggdjax.datapath._testbench import parts, simulate, testbench
+from ggdjax.datapath._testbench import parts, testbench
 from ggdjax.datapath.rounding import Rounding
+from ggdjax.datapath.simulate import simulate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -97,7 +98,7 @@ def write_testbenches(
         The names of the folders, one per layer, in order.
 
     Raises:
-        GgdjaxError: a layer or a rounding is unknown, or ``lanes`` is not positive.
+        GgdjaxError: a layer or a rounding is unknown, ``lanes`` is not positive, or the folder cannot be written.
     """
     names = []
     for name, bench in _testbenches(program, images, layers, rounding, lanes):
@@ -169,11 +170,14 @@ def _testbenches(
 
 
 def _write(bench: Testbench, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for source in RTL.glob("*.v"):
-        shutil.copyfile(source, folder / source.name)
-    for name, content in bench.files.items():
-        (folder / name).write_bytes(content)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for source in RTL.glob("*.v"):
+            shutil.copyfile(source, folder / source.name)
+        for name, content in bench.files.items():
+            (folder / name).write_bytes(content)
+    except OSError as error:
+        raise GgdjaxError(f"`folder` {folder} cannot be written: {error.strerror}; choose another place") from None
 
 
 def _run(folder: Path, name: str, checks: int) -> int:

@@ -73,9 +73,10 @@ def integer_layer(q: QuantizedNetwork, node: Node, source: Format, accelerator: 
     channels = kernel.shape[-1]
     bias = _bias(q, node, np.broadcast_to(scale, (channels,)), accelerator)
     rows = kernel.reshape(-1, channels).astype(np.int64)
-    # Codes include 0, so every partial sum lies in the range of the whole.
-    low = np.minimum(rows * source.low, rows * source.high).sum(axis=0) + bias
-    high = np.maximum(rows * source.low, rows * source.high).sum(axis=0) + bias
+    # Padding is code 0, whether or not the limits hold it; so every partial sum lies in the range of the whole.
+    least, most = min(source.low, 0), max(source.high, 0)
+    low = np.minimum(rows * least, rows * most).sum(axis=0) + bias
+    high = np.maximum(rows * least, rows * most).sum(axis=0) + bias
     lowest, highest = min(int(low.min()), 0), max(int(high.max()), 0)
     _refuse_overflow(node, lowest, highest, accelerator)
     if accelerator.overflow is Overflow.WRAP:
@@ -85,7 +86,7 @@ def integer_layer(q: QuantizedNetwork, node: Node, source: Format, accelerator: 
         kernel=kernel,
         bias=bias.astype(np.int32),
         accumulator=Format(scale=tuple(scale.tolist()), low=lowest, high=highest, role="acc"),
-        magnitude=int(np.abs(rows).sum(axis=0).max()) * max(-source.low, source.high),
+        magnitude=int(np.abs(rows).sum(axis=0).max()) * max(-least, most),
     )
 
 

@@ -220,11 +220,11 @@ def _by_float32(x: Array, kernel: Array, *, low: int, high: int, **shape: object
 
 
 def _by_int8(x: Array, kernel: Array, *, low: int, high: int, padding: Pads, **shape: object) -> Array:
-    """Convolve int8 by int8 into int32; unsigned codes less 128, and 128 · Σ kernel added back.
+    """Convolve int8 by int8 into int32; unsigned codes less 128 (so that the largest is 127), and 128 · Σ kernel added.
 
     Zeros are padded beforehand, as 0 − 128, since the convolution's own padding would mean code 128.
     """
-    away = 128 if high > 127 else 0
+    away = 0 if low >= -128 and high <= 127 else max(high, 0) - 127
     narrow = (x - away).astype(jnp.int8)
     narrow = jnp.pad(narrow, ((0, 0), *padding, (0, 0)), constant_values=-away)
     y = _direct(
@@ -326,6 +326,7 @@ def method_of(op: str, kernel: np.ndarray, groups: int, low: int, high: int, mag
         return "float32"
     if op == "conv" and groups > 1 and kernel.shape[-2] == 1 and kernel.shape[-1] == groups:
         return "shifts"
-    if op == "conv" and kernel.dtype == np.int8 and high - low < 256 and low >= -128:
+    # Padding is code 0, whether or not the limits hold it.
+    if op == "conv" and kernel.dtype == np.int8 and max(high, 0) - min(low, 0) < 256:
         return "int8"
     return "int32"

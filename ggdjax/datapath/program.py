@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax._errors import DataError
-from ggdjax.datapath.simulate import Counting, Integer, LayerCounts
+from ggdjax.datapath.simulate import Counting, Integer, LayerCounts, simulate
 from ggdjax.network import run
 from ggdjax.network.lanes import run_in_lanes
 
@@ -89,11 +89,8 @@ class Program:
 
     def codes(self, x: ArrayLike) -> dict[str, Int[Array, "batch ..."]]:
         """Return the codes of every feature map, int32, channels last; zero points added."""
-        found = _codes(self.graph, tuple(self.feature_maps.values()), self.params, self._checked(x))
-        return {
-            name: codes + self.formats[tensor].zero_point
-            for (name, tensor), codes in zip(self.feature_maps.items(), found, strict=True)
-        }
+        found, _ = simulate(self.graph, tuple(self.feature_maps.values()), self.params, self._checked(x))
+        return {name: found[tensor] + self.formats[tensor].zero_point for name, tensor in self.feature_maps.items()}
 
     def run(self, x: ArrayLike) -> RunResult:
         """Return logits and, per node, the counts of overflows and saturations and the accumulator's range."""
@@ -136,13 +133,6 @@ _LIMITED = frozenset({"quantize", "requantize", "requantize_by_sign", "saturate"
 @partial(jax.jit, static_argnums=0)
 def _outputs(graph: Graph, params: Mapping[str, Array], x: Array) -> Any:
     return run_in_lanes(graph, params, x, Integer)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _codes(graph: Graph, tensors: tuple[str, ...], params: Mapping[str, Array], x: Array) -> list[Array]:
-    numerics = Integer(keep=tensors)
-    run(graph, params, x, numerics)
-    return [numerics.kept[tensor] for tensor in tensors]
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -165,6 +165,8 @@ def bounds_of(node: Node, inputs: list[Bounds], params: Mapping[str, np.ndarray]
         case "average_pool":
             # Padding counts as zeros.
             return min(low, 0.0), max(high, 0.0)
+        case "abs":
+            return 0.0, max(-low, high)
         case "sigmoid" | "hard_sigmoid":
             return 0.0, 1.0
         case "tanh" | "erf":

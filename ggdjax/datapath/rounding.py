@@ -18,7 +18,7 @@ Truth table of a 4-bit accumulator (codes −8 … 7):
     RAISE        refused at compile time as soon as a sum outside −8 … 7 is possible
 
 Everything on arrays is int32 and uint32: no 64-bit type is needed, so that results are the same with and without x64
-and on every backend. The `exact_*` twins state the same in Python's integers of any length.
+and on every backend. `exact_round` states the same of Python's fractions.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def requantize(
 
     Args:
         acc: int32.
-        multiplier: concrete int32 array that broadcasts against acc, 1 to 2^31 − 1.
+        multiplier: concrete int32 array that broadcasts against acc, 0 to 2^31 − 1.
         shift: concrete int32 array of the multiplier's shape, 0 to 62.
         rounding: the rule.
         low: least result, int32.
@@ -238,11 +238,6 @@ def _shift_down(high: Array, low: Array, shift: Array) -> tuple[Array, Array]:
     return jnp.where(beyond, far, near), jnp.where(beyond, high >> 31, high >> s)
 
 
-def exact_rounding_shift(x: int, shift: int, rounding: Rounding) -> int:
-    """Return x / 2^shift rounded, in Python's integers."""
-    return exact_round(Fraction(x, 1 << shift), rounding)
-
-
 def exact_round(x: Fraction, rounding: Rounding) -> int:
     """Return the integer that ``rounding`` makes of ``x``."""
     floor = x.numerator // x.denominator
@@ -260,11 +255,6 @@ def exact_round(x: Fraction, rounding: Rounding) -> int:
         case Rounding.HALF_EVEN:
             up = rest > half or (rest == half and floor % 2 == 1)
     return floor + up
-
-
-def exact_requantize(acc: int, multiplier: int, shift: int, rounding: Rounding) -> int:
-    """Return acc · multiplier · 2^(−shift) rounded and saturated to int32, in Python's integers."""
-    return min(max(exact_rounding_shift(acc * multiplier, shift, rounding), _INT32_MIN), _INT32_MAX)
 
 
 def wrap(x: Int[Array, "..."], bits: int) -> Int[Array, "..."]:

@@ -1,14 +1,16 @@
-"""What the nodes of an integer program mean: one ``numerics`` of the interpreter, and one that also counts."""
+"""What the nodes of an integer program mean: one ``numerics`` of the interpreter, one that also counts; a run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
 from ggdjax.datapath import ops
+from ggdjax.network import run
 from ggdjax.network.ops import OPS, QUANTIZABLE
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Array, Int
 
-    from ggdjax.network import Node
+    from ggdjax.network import Graph, Node
 
 #: Operations that are the same on integers as on real numbers.
 _SHARED = ("broadcast", "concat", "max", "maximum", "minimum", "pad", "reshape", "resize", "slice", "transpose")
@@ -81,8 +83,8 @@ class Integer:
 class Counting(Integer):
     """Integer arithmetic that fills ``counts``; ``limits`` says of each node which of its limits are its width's."""
 
-    def __init__(self, limits: dict[str, tuple[bool, bool]]) -> None:
-        super().__init__()
+    def __init__(self, limits: dict[str, tuple[bool, bool]], keep: tuple[str, ...] = ()) -> None:
+        super().__init__(keep)
         self._limits = limits
         self.counts: dict[str, LayerCounts] = {}
 
@@ -105,3 +107,13 @@ class Counting(Integer):
         self.counts[node.name] = LayerCounts(
             overflows=overflows, saturations=saturations, lowest=jnp.min(output), highest=jnp.max(output)
         )
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def simulate(
+    graph: Graph, tensors: tuple[str, ...], params: Mapping[str, Array], x: Array
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return the integers of some tensors, and the number of overflows of every layer."""
+    numerics = Counting({}, keep=tensors)
+    run(graph, params, x, numerics)
+    return numerics.kept, {name: counts.overflows for name, counts in numerics.counts.items()}

@@ -8,9 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from ggdjax._errors import DataError
+from ggdjax._errors import DataError, GgdjaxError
 from ggdjax.ggd import Counter, Histogram
 from ggdjax.network import fold_batch_norm, run
 from ggdjax.quantization.numerics import Observe
@@ -58,6 +59,7 @@ def calibrate(
 
     Raises:
         DataError: no batches, images that do not fit the network, or NaN or infinity in a feature map (named).
+        GgdjaxError: ``splits`` less than 1.
 
     Example:
         >>> net = gd.trace(lambda x: jax.nn.relu(x @ jnp.eye(4)) @ jnp.ones((4, 2)), jnp.zeros((1, 4)))
@@ -65,6 +67,8 @@ def calibrate(
         >>> calibration.images, [float(share) for share in calibration.histograms.zero_fraction]
         (16, [0.5, 0.5])
     """
+    if splits < 1:
+        raise GgdjaxError(f"`splits` must be at least 1, got {splits}")
     net = fold_batch_norm(net)
     names = tuple(feature_map.tensor for feature_map in net.graph.feature_maps())
     # A bin of a counter holds fewer than 2^31 values: no more images than that before it is read.
@@ -128,7 +132,7 @@ def _observe(
     graph: Graph, per_channel: bool, params: dict[str, Array], x: Array, counters: dict[str, Counter]
 ) -> tuple[dict[str, Counter], dict[str, Histogram]]:
     numerics = Observe(counters, per_channel=per_channel)
-    run(graph, params, x, numerics)
+    run(graph, params, x.astype(jnp.float32), numerics)
     return numerics.counters, numerics.channels
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ggdjax._errors import GgdjaxError
@@ -53,3 +54,13 @@ class QuantConfig:
         for name in ("activations_per", "weights_per"):
             if getattr(self, name) not in ("tensor", "channel"):
                 raise GgdjaxError(f"`{name}` must be 'tensor' or 'channel', got {getattr(self, name)!r}")
+
+
+def refuse_unknown(option: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Raise for the first of ``names`` that is no node or tensor of the network; ``option`` holds them."""
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
+            raise GgdjaxError(
+                f"`{option}` names {name!r}, which the network does not have; near: {', '.join(near) or 'none'}"
+            )

@@ -8,10 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ggdjax._errors import DataError
 from ggdjax.network import run
+from ggdjax.quantization.batches import filled_up
 from ggdjax.quantization.numerics import FakeQuant, Measure
 
 if TYPE_CHECKING:
@@ -81,7 +83,8 @@ def evaluate(
         batches: pairs of input batch (the model's own layout) and class indices.
 
     Raises:
-        DataError: no images, or a label that is no class of the network.
+        DataError: no images, images that do not fit the network, another number of labels than images, or a label that
+            is no class of the network.
 
     Example:
         >>> x = jax.random.normal(jax.random.key(0), (256, 4))
@@ -98,11 +101,17 @@ def evaluate(
     accumulated: dict[str, float] = {}
     size = 0
     for x, labels in batches:
+        net.check_input(x)
         count = len(labels)
         size = size or count
         real, rounded, *sums = jax.device_get(
             _run_both(
-                net.graph, net.params, quantized.float_params, quantized.params, _pad(x, size), np.arange(size) < count
+                net.graph,
+                net.params,
+                quantized.float_params,
+                quantized.params,
+                _pad(x, labels, size),
+                np.arange(size) < count,
             )
         )
         for which, logits in (("float", real), ("quantized", rounded)):
@@ -131,12 +140,12 @@ def accuracy(
     """Return top-1 and top-5 of any network over labelled images; batches are padded to the size of the first.
 
     Raises:
-        DataError: no images, or a label that is no class of the network.
+        DataError: no images, another number of labels than images, or a label that is no class of the network.
     """
     ranks, size = [], 0
     for x, labels in batches:
         size = size or len(labels)
-        logits = np.asarray(forward(_pad(x, size)))
+        logits = np.asarray(forward(_pad(x, labels, size)))
         ranks.append(_rank_of_label(logits.reshape(size, -1)[: len(labels)], np.asarray(labels)))
     if not ranks:
         raise DataError("no images to evaluate on: `batches` is empty")
@@ -147,6 +156,7 @@ def accuracy(
 def _run_both(
     graph: Graph, real_params: dict[str, Array], params: dict[str, Array], quant: QuantParams, x: Array, valid: Array
 ) -> tuple[Any, ...]:
+    x = x.astype(jnp.float32)
     measure = Measure(quant, valid)
     real = run(graph, real_params, x, measure)
     fake = FakeQuant(quant)
@@ -161,11 +171,12 @@ def sqnr_db(energy: float, error: float) -> float:
     return math.inf if error == 0.0 else 10.0 * math.log10(energy / error)
 
 
-def _pad(x: Array, size: int) -> Array | np.ndarray:
-    short = size - len(x)
-    if short < 0:
+def _pad(x: Array, labels: Array, size: int) -> Array | np.ndarray:
+    if len(x) != len(labels):
+        raise DataError(f"a batch holds {len(x)} images, but {len(labels)} labels: give one per image")
+    if len(x) > size:
         raise DataError(f"a batch of {len(x)} images follows one of {size}: the first batch must be the largest")
-    return np.concatenate([x, np.repeat(x[:1], short, axis=0)]) if short else x
+    return filled_up(x, size)
 
 
 def _rank_of_label(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -47,12 +47,13 @@ def fake_quantize(x: Real[Array, "..."], quantizer: Range) -> Real[Array, "..."]
     step = quantizer.step.astype(x.dtype)
     zero = quantizer.zero_point.astype(x.dtype)
     low, high = quantizer.qmin.astype(x.dtype) - zero, quantizer.qmax.astype(x.dtype) - zero
-    step, low, high = (_against_last_axis(v, x.ndim) for v in (step, low, high))
+    step, low, high = (against_last_axis(v, x.ndim) for v in (step, low, high))
     code = jnp.clip(x / step, low, high)
     return step * (code + jax.lax.stop_gradient(jnp.round(code) - code))
 
 
-def _against_last_axis(value: Array, ndim: int) -> Array:
+def against_last_axis(value: Array, ndim: int) -> Array:
+    """Return one number, or one per channel, with axes of size 1 in front: as many as an array of ``ndim`` axes has."""
     return value.reshape((1,) * (ndim - value.ndim) + value.shape) if value.ndim else value
 
 
@@ -85,7 +86,8 @@ class Measure(Float):
 
     ``energy`` and ``error`` map feature map names to Σx² and Σ(x − x_hat)² over the images that ``valid`` marks.
     The signal is the float network's: each feature map is judged alone, not by what earlier layers did to it. For
-    that, ``accumulated_error`` compares with the feature maps that a `FakeQuant` run received.
+    that, ``accumulated_error`` compares with the feature maps that a `FakeQuant` run received. A feature map without
+    an entry in ``params`` has no error of its own.
     """
 
     def __init__(self, params: QuantParams, valid: Bool[Array, " batch"]) -> None:
@@ -98,9 +100,10 @@ class Measure(Float):
         """Measure the node's input if it is quantizable, then compute in float."""
         if node.op in QUANTIZABLE and node.inputs[0] not in self.energy:
             name, x = node.inputs[0], inputs[0]
-            residual = x - fake_quantize(x, self.params.activations[name])
+            quantizer = self.params.activations.get(name)
+            rounded = x if quantizer is None else fake_quantize(x, quantizer)
             self.energy[name] = self._sum_of_squares(x)
-            self.error[name] = self._sum_of_squares(residual)
+            self.error[name] = self._sum_of_squares(x - rounded)
             self._feature_maps[name] = x
         return super().apply(node, params, *inputs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,13 @@ import numpy as np
 from ggdjax._errors import GgdjaxError
 from ggdjax._whole import whole_file, write_safetensors
 from ggdjax.schemes import Range
-from ggdjax.steps import power_of_two
+from ggdjax.steps import best_fractional_length, power_of_two
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from jaxtyping import Array, Int
+    from jaxtyping import Array, Float, Int
 
 _FORMAT = "ggdjax quantization parameters"
 _VERSION = "1"
@@ -108,13 +109,29 @@ class QuantParams:
         """Undo `to_arrays`."""
         fields: dict[str, dict[str, dict[str, Array]]] = {room: {} for room in _ROOMS}
         for key, value in arrays.items():
-            room, name, field = key.split("|")
+            room, rest = key.split("|", 1)
+            name, field = rest.rsplit("|", 1)
             fields[room].setdefault(name, {})[field] = jnp.asarray(value)
         rooms: dict[str, Any] = {
             room: {name: (FixedPoint if "frac_bits" in f else Range)(**f) for name, f in quantizers.items()}
             for room, quantizers in fields.items()
         }
         return cls(**rooms)
+
+
+def best_format(w: Array, bits: int | Int[Array, ""], *, per_channel: bool = False) -> FixedPoint:
+    """Return the format of least squared error for a kernel (output channels last) or bias."""
+    rows = rows_of(w, per_channel=per_channel)
+    # Zeros cost nothing under any format: padded to a power of four, all layers share a few compiled searches.
+    size = 4 ** math.ceil(math.log(max(rows.shape[1], 2), 4))
+    best = best_fractional_length(jnp.pad(rows, ((0, 0), (0, size - rows.shape[1]))), bits, axis=1)
+    frac_bits = best.frac_bits if per_channel else best.frac_bits[0]
+    return FixedPoint(frac_bits=frac_bits, bits=jnp.asarray(bits, jnp.int32))
+
+
+def rows_of(w: Float[Array, "*rest chan"], *, per_channel: bool) -> Float[Array, "row value"]:
+    """Return the values that share one quantizer as rows: one, or one per output channel."""
+    return w.reshape(-1, w.shape[-1]).T if per_channel else w.reshape(1, -1)
 
 
 def as_range(quantizer: FixedPoint | Range) -> Range:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,12 +15,14 @@ from ggdjax._errors import GgdjaxError
 from ggdjax.ggd import Histogram, fit
 from ggdjax.network import fold_batch_norm
 from ggdjax.network.lanes import run_in_lanes
-from ggdjax.quantization.config import QuantConfig
+from ggdjax.quantization.config import QuantConfig, refuse_unknown
 from ggdjax.quantization.evaluation import sqnr_db
 from ggdjax.quantization.numerics import FakeQuant, fake_quantize
-from ggdjax.quantization.parameters import FixedPoint, QuantParams, as_range
+from ggdjax.quantization.parameters import FixedPoint, QuantParams, as_range, best_format, rows_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from jax.typing import ArrayLike
     from jaxtyping import Array, Float
 
@@ -49,12 +49,12 @@ class QuantizedNetwork:
     fit: FitResult | None
     """The generalized gamma fit of each feature map's nonzero magnitudes, in the order of ``calibration.names``."""
     predicted_sqnr_db: Float[np.ndarray, " tensor"]
-    """SQNR of each feature map that its fit predicts for the chosen step, dB; NaN for steps per channel, and where the
-    zero point is not 0."""
+    """SQNR of each feature map that its fit predicts for the chosen step, dB; NaN where the zero point is not 0, and
+    for all where steps are per channel or a feature map stays in float."""
     weight_sqnr_db: dict[str, float]
-    """SQNR of each kernel in dB, by node name; infinite where nothing is lost."""
+    """SQNR of each kernel of ``network`` in dB, by node name; infinite where nothing is lost."""
     bias_sqnr_db: dict[str, float]
-    """SQNR of each bias in dB, by node name."""
+    """SQNR of each bias of ``network`` in dB, by node name."""
     adjusted: dict[str, Array] = field(default_factory=dict)
     """Kernels and biases, by parameter key, that take the place of the float network's before they are rounded: what
     rounding offsets and bias correction changed. The float network stays what it was."""
@@ -70,21 +70,13 @@ class QuantizedNetwork:
         self, params: QuantParams, *, adjusted: dict[str, Array] | None = None, history: Any = None
     ) -> QuantizedNetwork:
         """Return a copy with other quantization parameters; predicted and measured SQNR follow them."""
-        changed = replace(self, params=params, adjusted=self.adjusted if adjusted is None else adjusted)
-        tensors = {node.name: node for node in self.network.graph.quantizable}
-        kernels = {
-            name: _sqnr_of(self.network.params[_key(tensors[name], "kernel")], as_range(quantizer))
-            for name, quantizer in params.weights.items()
-        }
-        biases = {
-            name: _sqnr_of(self.network.params[_key(tensors[name], "bias")], as_range(quantizer))
-            for name, quantizer in params.biases.items()
-        }
         return replace(
-            changed,
+            self,
+            params=params,
+            adjusted=self.adjusted if adjusted is None else adjusted,
             predicted_sqnr_db=_predicted(self.fit, params, self.calibration),
-            weight_sqnr_db=kernels,
-            bias_sqnr_db=biases,
+            weight_sqnr_db=_sqnr_of_all(self.network, params.weights, "kernel"),
+            bias_sqnr_db=_sqnr_of_all(self.network, params.biases, "bias"),
             history=self.history if history is None else history,
         )
 
@@ -131,28 +123,23 @@ def quantize(net: Network, calibration: Calibration, config: QuantConfig | None 
     net = fold_batch_norm(net)
     if tuple(feature_map.tensor for feature_map in net.graph.feature_maps()) != calibration.names:
         raise GgdjaxError("`calibration` belongs to another network: its feature maps differ; calibrate this one")
-    _refuse_unknown(config, net, calibration)
+    refuse_unknown("weight_bits_of", config.weight_bits_of, [node.name for node in net.graph.quantizable])
+    refuse_unknown("activation_bits_of", config.activation_bits_of, calibration.names)
     histograms = calibration.histograms
     signed = np.asarray(histograms.is_signed)
     widths = np.asarray([config.activation_bits_of.get(name, config.activation_bits) for name in calibration.names])
-    chosen = schemes.choose(config.scheme, histograms, widths, signed)
     if config.activations_per == "channel":
         activations = _per_channel(calibration, config, signed, widths)
     else:
+        chosen = schemes.choose(config.scheme, histograms, widths, signed)
         activations = {name: _pick(chosen, i) for i, name in enumerate(calibration.names)}
     weights, biases = {}, {}
     for node in net.graph.quantizable:
-        kernel = net.params[_key(node, "kernel")]
-        weights[node.name] = _weight_quantizer(
-            kernel, replace(config, weight_bits=config.weight_bits_of.get(node.name, config.weight_bits))
-        )
-        if node.param("bias") is not None:
-            biases[node.name] = _fixed_point(net.params[_key(node, "bias")], config.bias_bits, per_channel=False)
-    params = QuantParams(
-        activations=activations,
-        weights={name: fixed for name, (fixed, _) in weights.items()},
-        biases={name: fixed for name, (fixed, _) in biases.items()},
-    )
+        bits = config.weight_bits_of.get(node.name, config.weight_bits)
+        weights[node.name] = _weight_quantizer(net.params[_key(node, "kernel")], bits, config)
+        if (bias := node.param("bias")) is not None:
+            biases[node.name] = best_format(net.params[bias], config.bias_bits)
+    params = QuantParams(activations=activations, weights=weights, biases=biases)
     fitted = fit(histograms)
     return QuantizedNetwork(
         network=net,
@@ -161,23 +148,9 @@ def quantize(net: Network, calibration: Calibration, config: QuantConfig | None 
         calibration=calibration,
         fit=fitted,
         predicted_sqnr_db=_predicted(fitted, params, calibration),
-        weight_sqnr_db={name: sqnr for name, (_, sqnr) in weights.items()},
-        bias_sqnr_db={name: sqnr for name, (_, sqnr) in biases.items()},
+        weight_sqnr_db=_sqnr_of_all(net, weights, "kernel"),
+        bias_sqnr_db=_sqnr_of_all(net, biases, "bias"),
     )
-
-
-def _refuse_unknown(config: QuantConfig, net: Network, calibration: Calibration) -> None:
-    known = {
-        "weight_bits_of": tuple(node.name for node in net.graph.quantizable),
-        "activation_bits_of": calibration.names,
-    }
-    for option, names in known.items():
-        for name in getattr(config, option):
-            if name not in names:
-                near = difflib.get_close_matches(name, names, n=3, cutoff=0.3)
-                raise GgdjaxError(
-                    f"`{option}` names {name!r}, which the network does not have; near: {', '.join(near)}"
-                )
 
 
 def _predicted(
@@ -186,8 +159,8 @@ def _predicted(
     """Return the SQNR that the fits predict for the steps of whole feature maps, dB; NaN where they do not tell."""
     if fitted is None or calibration is None:
         return np.full(len(params.activations), np.nan)
-    quantizers = [params.activations[name] for name in calibration.names]
-    if any(q.step.ndim for q in quantizers):
+    quantizers = [params.activations.get(name) for name in calibration.names]
+    if any(q is None or q.step.ndim for q in quantizers):
         return np.full(len(quantizers), np.nan)
     step, zero_point, qmin, qmax = (
         np.asarray([getattr(q, name) for q in quantizers]) for name in ("step", "zero_point", "qmin", "qmax")
@@ -241,33 +214,21 @@ def _key(node: Node, role: str) -> str:
     return key
 
 
-def _weight_quantizer(kernel: Array, config: QuantConfig) -> tuple[FixedPoint | Range, float]:
-    """Return the quantizer of a kernel (output channels last), and its SQNR in dB."""
+def _weight_quantizer(kernel: Array, bits: int, config: QuantConfig) -> FixedPoint | Range:
+    """Return the quantizer of a kernel (output channels last)."""
     per_channel = config.weights_per == "channel"
     if config.weight_scheme == "fixed-point":
-        return _fixed_point(kernel, config.weight_bits, per_channel=per_channel)
-    rows = _rows(kernel, per_channel=per_channel)
-    free = schemes.choose(config.weight_scheme, Histogram.from_samples(rows, axis=1), config.weight_bits, True)
-    free = free if per_channel else _pick(free, 0)
-    return free, _sqnr_of(kernel, free)
+        return best_format(kernel, bits, per_channel=per_channel)
+    rows = rows_of(kernel, per_channel=per_channel)
+    free = schemes.choose(config.weight_scheme, Histogram.from_samples(rows, axis=1), bits, True)
+    return free if per_channel else _pick(free, 0)
 
 
-def _fixed_point(w: Array, bits: int, *, per_channel: bool) -> tuple[FixedPoint, float]:
-    """Return the best fixed-point format of a kernel (output channels last) or bias, and its SQNR in dB."""
-    rows = _rows(w, per_channel=per_channel)
-    # Zeros cost nothing under any format: padded to a power of four, all layers share a few compiled searches.
-    size = 4 ** math.ceil(math.log(max(rows.shape[1], 2), 4))
-    rows = jnp.pad(rows, ((0, 0), (0, size - rows.shape[1])))
-    best = steps.best_fractional_length(rows, bits, axis=1)
-    frac_bits = best.frac_bits if per_channel else best.frac_bits[0]
-    fixed = FixedPoint(frac_bits=frac_bits, bits=jnp.int32(bits))
-    return fixed, _sqnr_of(w, fixed.as_range())
-
-
-def _rows(w: Array, *, per_channel: bool) -> Array:
-    return w.reshape(-1, w.shape[-1]).T if per_channel else w.reshape(1, -1)
-
-
-def _sqnr_of(w: Array, quantizer: Range) -> float:
-    error = float(jnp.sum(jnp.square(w - fake_quantize(w, quantizer))))
-    return sqnr_db(float(jnp.sum(jnp.square(w))), error)
+def _sqnr_of_all(net: Network, quantizers: Mapping[str, FixedPoint | Range], role: str) -> dict[str, float]:
+    """Return the SQNR of the kernels or biases that have a quantizer, dB."""
+    found = {}
+    for name, quantizer in quantizers.items():
+        w = net.params[_key(net.graph.node(name), role)]
+        error = float(jnp.sum(jnp.square(w - fake_quantize(w, as_range(quantizer)))))
+        found[name] = sqnr_db(float(jnp.sum(jnp.square(w))), error)
+    return found

@@ -8,7 +8,6 @@ layer is the same for all its candidates: it is run once, and only the rest of t
 
 from __future__ import annotations
 
-import difflib
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ggdjax._errors import DataError, GgdjaxError
 from ggdjax._lock import exclusive
+from ggdjax.quantization.batches import filled_up
+from ggdjax.quantization.config import refuse_unknown
 from ggdjax.tune import checkpoint as checkpoints
 from ggdjax.tune.candidates import Candidate, candidates_of
 from ggdjax.tune.checkpoint import SearchState
@@ -28,7 +29,7 @@ from ggdjax.tune.config import TuneConfig
 from ggdjax.tune.history import Decision, History
 from ggdjax.tune.objectives import check_objective, score_and_loss
 from ggdjax.tune.prefix import Prefix
-from ggdjax.tune.segments import AXES, Segments, strong
+from ggdjax.tune.segments import AXES, Segments, strong, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,9 +120,8 @@ def backward_forward(
     if len(images) == 0:
         raise DataError("`images` is empty: give some to tune on")
     labels = None if labels is None else np.asarray(labels)
-    check_objective(
-        config.objective, labels, len(images), int(q.network.output_shape[-1] or 0), few=config.allow_few_images
-    )
+    classes = values_of(q.network.output_shape)
+    check_objective(config.objective, labels, len(images), classes, few=config.allow_few_images)
     q.network.check_input(images[:1])
     search = _Search(q, images, labels, config, mesh or _local_mesh())
     # Of several processes of one search, the first writes.
@@ -218,6 +218,8 @@ class _Search:
             state.score, state.loss, state.changed = score[best], loss[best], True
             self.prefix.forget_after(unit)
         work = rows * float(self.segments.suffix_share[unit]) + self.prefix.rows_run - rows_before
+        # All processes spend one budget, and must end together.
+        work = float(_over_processes(np.asarray([[work]]), (0, 1)).item())
         return Decision(
             sweep=sweep,
             tensor=tensor,
@@ -279,8 +281,8 @@ class _Search:
         found = []
         for low, high in self.blocks:
             x = np.asarray(self.prefix.images[low:high], np.float32)
-            padded = np.concatenate([x, np.repeat(x[:1], self.segments.rows - len(x), axis=0)])
-            found.append(np.asarray(self.q.network(padded)).reshape(self.segments.rows, -1)[: len(x)])
+            logits = np.asarray(self.q.network(filled_up(x, self.segments.rows)))
+            found.append(logits.reshape(self.segments.rows, -1)[: len(x)])
         return np.concatenate(found)
 
 
@@ -339,10 +341,7 @@ def _chosen(segments: Segments, config: TuneConfig) -> list[int]:
     if not config.layers:
         return list(range(len(segments.units)))
     names = {name: i for i, unit in enumerate(segments.units) for name in (unit.tensor, *unit.readers)}
-    for layer in config.layers:
-        if layer not in names:
-            near = difflib.get_close_matches(layer, names, n=3, cutoff=0.3)
-            raise GgdjaxError(f"`layers` names {layer!r}, which the network lacks; near: {', '.join(near) or 'none'}")
+    refuse_unknown("layers", config.layers, names)
     return sorted({names[layer] for layer in config.layers})
 
 
@@ -353,7 +352,7 @@ def _rows(q: QuantizedNetwork, config: TuneConfig, images: int, devices: int) ->
         graph = q.network.graph
         # A node's inputs, its output, and as much again for what the compiler lays out between them.
         peak = max(
-            8 * sum(int(np.prod(graph.shape(t)[1:])) for t in (*node.inputs, node.output)) for node in graph.nodes
+            8 * sum(values_of(graph.shape(tensor)) for tensor in (*node.inputs, node.output)) for node in graph.nodes
         )
         rows = min(max(_LEAST_ROWS, images // 8), _MOST_ROWS, max(1, config.memory_bytes // peak))
     return max(1, rows // devices) * devices

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -9,21 +10,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ggdjax._errors import DataError, GgdjaxError
+from ggdjax._errors import DataError
 from ggdjax.network import Float, run
 from ggdjax.network.ops import QUANTIZABLE
-from ggdjax.quantization import FakeQuant, FixedPoint, QuantParams
-from ggdjax.steps import best_fractional_length
+from ggdjax.quantization import FakeQuant
+from ggdjax.quantization.batches import batches_of
+from ggdjax.quantization.parameters import best_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from jax.typing import ArrayLike
-    from jaxtyping import Array, Int
+    from jaxtyping import Array
     from jaxtyping import Float as Real
 
     from ggdjax.network import Graph, Node
-    from ggdjax.quantization import QuantizedNetwork
+    from ggdjax.quantization import QuantizedNetwork, QuantParams
 
 
 def correct_biases(
@@ -53,8 +55,6 @@ def correct_biases(
         GgdjaxError: ``batch_size`` less than 1.
         DataError: no images, or images that do not fit the network.
     """
-    if batch_size < 1:
-        raise GgdjaxError(f"`batch_size` must be at least 1, got {batch_size}")
     images = np.asarray(images, np.float32)
     if not len(images):
         raise DataError("`images` is empty: give at least one to correct biases on")
@@ -68,16 +68,10 @@ def correct_biases(
         error = jnp.asarray(rounded[node.name] - real[node.name], jnp.float32)
         bias = q.float_params[key] - error
         biases = q.params.biases | {node.name: best_format(bias, q.params.biases[node.name].bits)}
-        params = QuantParams(activations=q.params.activations, weights=q.params.weights, biases=biases)
-        q = q.with_params(params, adjusted=q.adjusted | {key: bias})
+        q = q.with_params(replace(q.params, biases=biases), adjusted=q.adjusted | {key: bias})
         if progress is not None:
             progress(done, len(layers))
     return q
-
-
-def best_format(bias: Real[Array, " chan"], bits: Int[Array, ""]) -> FixedPoint:
-    """Return the fixed-point format of least squared error for all of ``bias``."""
-    return FixedPoint(frac_bits=best_fractional_length(bias, bits).frac_bits, bits=bits)
 
 
 def _means(
@@ -85,11 +79,8 @@ def _means(
 ) -> dict[str, np.ndarray]:
     """Return the mean of each output channel of each layer over all images; ``sums`` adds it up over a batch."""
     total: dict[str, np.ndarray] = {}
-    for first in range(0, len(images), size):
-        batch = images[first : first + size]
-        valid = np.arange(size) < len(batch)
-        full = np.concatenate([batch, np.repeat(batch[:1], size - len(batch), axis=0)])
-        for name, value in jax.device_get(sums(full, valid)).items():
+    for batch, count in batches_of(images, size):
+        for name, value in jax.device_get(sums(batch, np.arange(size) < count)).items():
             total[name] = total.get(name, 0.0) + value.astype(np.float64)
     return {name: value / len(images) for name, value in total.items()}
 

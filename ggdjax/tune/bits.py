@@ -75,7 +75,8 @@ def allocate_bits(
         seed: seed of the random signs behind the sensitivities.
 
     Raises:
-        GgdjaxError: an unknown unit, a width out of range, or a budget that the smallest widths exceed.
+        GgdjaxError: an unknown unit, a width out of range, a budget that the smallest widths exceed, ``batch_size``
+            less than 1, or a network without a calibration.
         DataError: no images, or images that do not fit the network.
     """
     if unit not in UNITS:
@@ -83,6 +84,8 @@ def allocate_bits(
     allowed = sorted(set(widths))
     if not allowed or not 2 <= allowed[0] <= allowed[-1] <= 16:
         raise GgdjaxError(f"`widths` must be whole numbers of bits from 2 to 16, got {allowed}")
+    if q.calibration is None:
+        raise GgdjaxError("`q` has no calibration, only the steps that a file brought: quantize its float network")
     images = np.asarray(images, np.float32)
     if not len(images):
         raise DataError("`images` is empty: give a few hundred to measure sensitivities on")

@@ -43,9 +43,11 @@ class Candidate:
 
     def apply(self, params: QuantParams, tensor: str) -> QuantParams:
         """Return the parameters with the whole change."""
-        quantizer = params.activations[tensor]
+        params = self.fixed_point(params)
+        if (quantizer := params.activations.get(tensor)) is None:
+            return params
         changed = replace(quantizer, step=quantizer.step * self.factor)
-        return replace(self.fixed_point(params), activations={**params.activations, tensor: changed})
+        return replace(params, activations={**params.activations, tensor: changed})
 
 
 def _shifted(quantizers: dict, offsets: tuple[tuple[str, int], ...]) -> dict:
@@ -57,7 +59,8 @@ def _shifted(quantizers: dict, offsets: tuple[tuple[str, int], ...]) -> dict:
 
 def candidates_of(unit: Unit, params: QuantParams, config: TuneConfig) -> list[Candidate]:
     """Return every candidate but the present values; those with equal fractional lengths stand together."""
-    factors = [f for f in config.factors if f != 1.0]
+    # A feature map that stays in float has no step to change.
+    factors = [f for f in config.factors if f != 1.0 and unit.tensor in params.activations]
     found = [Candidate(factor=f) for f in factors]
     for room in ("weights", "biases"):
         for name in unit.readers:

@@ -27,6 +27,7 @@ import numpy as np
 from ggdjax._errors import DataError, GgdjaxError, near_matches
 from ggdjax.network import Float, run
 from ggdjax.quantization import FakeQuant
+from ggdjax.quantization.batches import batches_of
 from ggdjax.tune.layerwise import tune_layers
 from ggdjax.tune.trainables import Pace, Start, Trainable, adam
 
@@ -232,13 +233,8 @@ def _batches(count: int, config: GradientConfig) -> Iterator[np.ndarray]:
 
 
 def _batchwise(function: Callable[[np.ndarray], Array], images: np.ndarray, size: int) -> np.ndarray:
-    """Return one row per image; the last batch is filled up, so that one shape compiles."""
-    rows = []
-    for first in range(0, len(images), size):
-        batch = images[first : first + size]
-        full = np.concatenate([batch, np.repeat(batch[:1], size - len(batch), axis=0)])
-        rows.append(np.asarray(function(full))[: len(batch)])
-    return np.concatenate(rows)
+    """Return one row per image."""
+    return np.concatenate([np.asarray(function(batch))[:count] for batch, count in batches_of(images, size)])
 
 
 @partial(jax.jit, static_argnums=0)

@@ -28,9 +28,10 @@ def score_and_loss(
 ) -> tuple[Float[Array, " row"], Float[Array, " row"]]:
     """Return what to maximise, and what to minimise among equals, per row.
 
-    ``top1``, ``top5``: 1 where the label is among the largest logits; ties by cross-entropy. ``cross_entropy``: minus
-    it. ``agreement``: 1 where the largest logit is the float network's; ties by KL(float ‖ quantized). ``kl``: minus
-    that. ``sqnr``: minus the squared error of the logits, whose sum orders candidates as their SQNR does.
+    ``top1``, ``top5``: 1 where the label is among the largest logits (NaN never is); ties by cross-entropy.
+    ``cross_entropy``: minus it. ``agreement``: 1 where the largest logit is the float network's; ties by
+    KL(float ‖ quantized). ``kl``: minus that. ``sqnr``: minus the squared error of the logits, whose sum orders
+    candidates as their SQNR does.
     """
     if objective in ("top1", "top5", "cross_entropy"):
         own = jnp.take_along_axis(logits, labels[:, None], axis=1)
@@ -39,7 +40,7 @@ def score_and_loss(
             return -loss, loss
         classes = jnp.arange(logits.shape[1], dtype=labels.dtype)[None]
         ahead = (logits > own) | ((logits == own) & (classes < labels[:, None]))
-        rank = ahead.sum(axis=1)
+        rank = jnp.where(jnp.isnan(own[:, 0]), logits.shape[1], ahead.sum(axis=1))
         return (rank < (1 if objective == "top1" else 5)).astype(jnp.float32), loss
     if objective == "sqnr":
         loss = jnp.square(logits - reference).sum(axis=1)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
+from ggdjax.quantization.batches import filled_up
+
 if TYPE_CHECKING:
     from jaxtyping import Float
 
@@ -75,7 +77,8 @@ class Prefix:
         known = [cut for cut in self._kept if cut <= unit]
         if known:
             cut = max(known)
-            state = {name: self.segments.place(self._padded(v)) for name, v in self._kept[cut][block].items()}
+            kept, rows = self._kept[cut][block], self.segments.rows
+            state = {name: self.segments.place(filled_up(value, rows)) for name, value in kept.items()}
         else:
             cut, state = 0, self._start(q, params, block)
         for i in range(cut, unit):
@@ -84,8 +87,8 @@ class Prefix:
 
     def _start(self, q: QuantizedNetwork, params: QuantParams, block: int) -> State:
         low, high = self.blocks[block]
-        images = self.segments.place(self._padded(np.asarray(self.images[low:high], np.float32)))
-        return self.segments.head(q, params, images)
+        images = filled_up(np.asarray(self.images[low:high], np.float32), self.segments.rows)
+        return self.segments.head(q, params, self.segments.place(images))
 
     def _step(self, unit: int, q: QuantizedNetwork, params: QuantParams, state: State) -> State:
         share = self.segments.suffix_share
@@ -96,10 +99,6 @@ class Prefix:
         low, high = self.blocks[block]
         host = {name: np.asarray(state[name])[: high - low] for name in self.segments.live(unit)}
         self._kept.setdefault(unit, {})[block] = host
-
-    def _padded(self, rows: np.ndarray) -> np.ndarray:
-        short = self.segments.rows - len(rows)
-        return np.concatenate([rows, np.repeat(rows[:1], short, axis=0)]) if short else rows
 
     def _bytes(self, unit: int) -> int:
         return len(self.images) * self.segments.bytes_per_image(unit)

@@ -1,4 +1,4 @@
-"""A network cut before the first reader of each quantized feature map, run and compiled segment by segment.
+"""A network cut before the first reader of each feature map, run and compiled segment by segment.
 
 Tuning runs suffixes of the network again and again. A suffix is a chain of segments; each is compiled once, and equal
 segments (the blocks of a ResNet) share one program, because a segment names its tensors, nodes and parameters by
@@ -8,6 +8,7 @@ mixture of images and steps, and all calls have one shape.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
     from ggdjax.network import Network
+    from ggdjax.network.graph import Shape
     from ggdjax.quantization import QuantizedNetwork
 
 #: Both axes of the mesh share the rows of a batch: candidates times images.
@@ -38,7 +40,7 @@ State = dict[str, "Array"]
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """What is tuned together: one quantized feature map and the layers that read it."""
+    """What is tuned together: one feature map and the layers that read it."""
 
     tensor: str
     readers: tuple[str, ...]
@@ -68,7 +70,6 @@ class Segments:
         self._sharding = NamedSharding(mesh, PartitionSpec(AXES))
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self._programs: dict[Any, Any] = {}
-        self._params: tuple[int, Mapping[str, Array]] | None = None
         self.compile_seconds = 0.0
 
     def live(self, unit: int) -> tuple[str, ...]:
@@ -77,7 +78,7 @@ class Segments:
 
     def bytes_per_image(self, unit: int) -> int:
         """Return the size of what is known of one image before ``unit``."""
-        return 4 * sum(_size(self.network.graph.shape(tensor)) for tensor in self.live(unit))
+        return 4 * sum(values_of(self.network.graph.shape(tensor)) for tensor in self.live(unit))
 
     @cached_property
     def suffix_share(self) -> np.ndarray:
@@ -143,8 +144,9 @@ class Segments:
         activations = {}
         for feature_map in graph.feature_maps():
             name = segment.tensors[feature_map.tensor]
-            rank = len(self.network.graph.shape(name))
-            activations[feature_map.tensor] = self._by_row(params.activations[name], factors.get(name), rank)
+            if (quantizer := params.activations.get(name)) is not None:
+                rank = len(self.network.graph.shape(name))
+                activations[feature_map.tensor] = self._by_row(quantizer, factors.get(name), rank)
         quant = QuantParams(
             activations=activations,
             weights=_renamed(params.weights, segment.nodes),
@@ -203,8 +205,9 @@ def _renamed(quantizers: Mapping[str, Any], names: Mapping[str, str]) -> dict[st
     return {short: quantizers[name] for short, name in names.items() if name in quantizers}
 
 
-def _size(shape: tuple[int | None, ...]) -> int:
-    return int(np.prod([n for n in shape if n is not None]))
+def values_of(shape: Shape) -> int:
+    """Return the values of one image in a tensor of that shape."""
+    return math.prod(size for size in shape if size is not None)
 
 
 def _canonical(graph: Graph, start: int, stop: int) -> _Segment:

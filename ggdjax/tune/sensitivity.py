@@ -24,6 +24,7 @@ from ggdjax.ggd import empirical_distortion
 from ggdjax.network import Float, run
 from ggdjax.network.ops import QUANTIZABLE
 from ggdjax.quantization import as_range, fake_quantize, quantize
+from ggdjax.quantization.batches import batches_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -95,11 +96,9 @@ def _sensitivities(
     graph, key = q.network.graph, jax.random.key(seed)
     feature_maps: dict[str, float] = {}
     kernels: dict[str, np.ndarray] = {}
-    for number, first in enumerate(range(0, len(images), size)):
-        batch = images[first : first + size]
-        valid = np.arange(size) < len(batch)
-        full = np.concatenate([batch, np.repeat(batch[:1], size - len(batch), axis=0)])
-        squares = _squared_gradients(graph, q.network.params, full, valid, jax.random.fold_in(key, number))
+    for number, (batch, count) in enumerate(batches_of(images, size)):
+        valid = np.arange(size) < count
+        squares = _squared_gradients(graph, q.network.params, batch, valid, jax.random.fold_in(key, number))
         for name, value in jax.device_get(squares[0]).items():
             feature_maps[name] = feature_maps.get(name, 0.0) + float(value) / len(images)
         for name, value in jax.device_get(squares[1]).items():

@@ -14,7 +14,8 @@ import numpy as np
 from ggdjax.network import Float, run
 from ggdjax.network.ops import QUANTIZABLE
 from ggdjax.quantization import FixedPoint, QuantParams, as_range, fake_quantize
-from ggdjax.tune.bias_correction import best_format
+from ggdjax.quantization.numerics import against_last_axis
+from ggdjax.quantization.parameters import best_format
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,13 +60,15 @@ class Start:
         """Return the point of departure: every group maps names to arrays."""
         steps = {f"x|{name}": jnp.log(x.step) for name, x in self.quant.activations.items()}
         free = {name: w for name, w in self.quant.weights.items() if not isinstance(w, FixedPoint)}
-        nodes = {node.name: dict(node.params) for node in graph.quantizable}
-        return {
-            "steps": steps | {f"w|{name}": jnp.log(w.step) for name, w in free.items()},
-            "offsets": {name: jnp.zeros_like(self.params[keys["kernel"]]) for name, keys in nodes.items()},
-            "biases": {
-                name: jnp.zeros_like(self.params[keys["bias"]]) for name, keys in nodes.items() if "bias" in keys
-            },
+        # What stays in float stays as it is.
+        groups = {"offsets": ("kernel", self.quant.weights), "biases": ("bias", self.quant.biases)}
+        return {"steps": steps | {f"w|{name}": jnp.log(w.step) for name, w in free.items()}} | {
+            group: {
+                node.name: jnp.zeros_like(self.params[dict(node.params)[role]])
+                for node in graph.quantizable
+                if node.name in quantizers
+            }
+            for group, (role, quantizers) in groups.items()
         }
 
     def moved(self, graph: Graph, trainable: Trainable) -> tuple[QuantParams, dict[str, Array]]:
@@ -80,8 +83,7 @@ class Start:
             keys = dict(node.params)
             if node.name in trainable["offsets"]:
                 offset = trainable["offsets"][node.name]
-                unit = self.kernel_unit[node.name]
-                unit = unit.reshape((1,) * (offset.ndim - 1) + unit.shape) if unit.ndim else unit
+                unit = against_last_axis(self.kernel_unit[node.name], offset.ndim)
                 params[keys["kernel"]] = params[keys["kernel"]] + unit * offset
             if node.name in trainable["biases"]:
                 params[keys["bias"]] = params[keys["bias"]] + self.bias_unit[node.name] * trainable["biases"][node.name]

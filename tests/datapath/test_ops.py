@@ -47,7 +47,7 @@ def layer(shape, low, high):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("low", "high"), [(0, 255), (-128, 127)])
+@pytest.mark.parametrize(("low", "high"), [(0, 255), (-128, 127), (-1, 254), (-200, 55), (40, 255)])
 def test_every_method_is_exact(shape, low, high):
     x, kernel, _ = layer(shape, low, high)
     expected = reference(x, kernel, **shape)
@@ -61,6 +61,7 @@ def test_method_is_float32_only_where_exact():
     assert method_of("conv", kernel, 1, 0, 255, 2**24 - 1) == "float32"
     assert method_of("conv", kernel, 1, 0, 255, 2**24) == "int8"
     assert method_of("conv", kernel, 1, 0, 1023, 2**24) == "int32"
+    assert method_of("conv", kernel, 1, 300, 400, 2**24) == "int32"
     assert method_of("conv", np.ones((3, 3, 1, 8), np.int8), 8, 0, 255, 2**24 - 1) == "float32"
     assert method_of("conv", np.ones((3, 3, 1, 8), np.int8), 8, 0, 255, 2**24) == "shifts"
 
@@ -73,7 +74,7 @@ def test_narrow_accumulators(policy, tile, shape):
     bits, half = 14, 1 << 13
     x, kernel, bias = layer(shape, 0, 255)
     got, overflows = conv(
-        *map(jnp.asarray, (x,)),
+        jnp.asarray(x),
         kernel=jnp.asarray(kernel),
         bias=jnp.asarray(bias),
         **shape,

@@ -13,7 +13,11 @@ from flax import nnx
 import ggdjax as gd
 from ggdjax import datapath, zoo
 from ggdjax._errors import DataError, GgdjaxError, UnsupportedError
-from ggdjax.datapath import Accelerator
+from ggdjax.datapath import Accelerator, Format
+from ggdjax.datapath.layers import integer_layer
+from ggdjax.datapath.ranges import bounds_of
+from ggdjax.network import Node
+from tests.partly_float import partly_float
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +129,18 @@ def test_every_operation(by_largest, weights_per):
     assert max(m.largest_given_inputs for m in found.feature_maps.values()) <= 1
     assert found.equal_given_inputs > 0.99
     np.testing.assert_allclose(compiled(x), q(x), atol=0.02 * float(jnp.abs(q(x)).max()))
+
+
+def test_padding_counts_where_the_limits_leave_zero_out():
+    q = partly_float()
+    layer = integer_layer(q, q.network.graph.quantizable[0], Format(scale=(0.5,), low=42, high=255), Accelerator())
+    rows = layer.kernel.astype(int)
+    assert layer.accumulator.low == ((255 * rows).clip(max=0).sum(0) + layer.bias).min()
+    assert layer.accumulator.high == ((255 * rows).clip(min=0).sum(0) + layer.bias).max()
+
+
+def test_magnitudes_are_not_negative():
+    assert bounds_of(Node(name="abs", op="abs", inputs=("x",), output="y"), [(-10.0, 1.0)], {}, 1) == (0.0, 10.0)
 
 
 def test_what_has_no_integer_form_is_refused(by_largest, images):

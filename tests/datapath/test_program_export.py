@@ -60,6 +60,19 @@ def test_integers_are_equal(network, tmp_path, rule):
         np.testing.assert_array_equal(outputs[f"{name}.codes"], codes, err_msg=name)
 
 
+def test_codes_with_a_zero_point_are_equal(network, tmp_path):
+    q, x = network
+    first = next(iter(q.params.activations))
+    quantizer = q.params.activations[first]
+    shifted = replace(quantizer, zero_point=jnp.int32(20), step=quantizer.step / 2)
+    q = replace(q, params=replace(q.params, activations=q.params.activations | {first: shifted}))
+    program = datapath.compile(q)
+    codes = program.codes(x)[first]
+    assert (int(codes.min()), int(codes.max())) == (-128, 127)
+    datapath.export_onnx(program, tmp_path / "program.onnx", form="integer")
+    np.testing.assert_array_equal(*run(tmp_path / "program.onnx", x).values(), program.integers(x))
+
+
 def test_qdq_is_the_fake_quantized_network(network, tmp_path):
     q, x = network
     path = tmp_path / "qdq.onnx"

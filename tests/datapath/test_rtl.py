@@ -65,6 +65,14 @@ def test_narrow_accumulators_overflow_alike(q, images, spec):
 
 
 @needs_icarus
+def test_codes_with_a_zero_point(q, images):
+    first, *_ = q.params.activations
+    shifted = replace(q.params.activations[first], zero_point=jnp.int32(1))
+    q = replace(q, params=replace(q.params, activations=q.params.activations | {first: shifted}))
+    assert datapath.verify_rtl(datapath.compile(q), images[1][:1], layers=["stem/conv"]).wrong == 0
+
+
+@needs_icarus
 def test_groups_strides_and_windows(by_largest):
     program, x = mixed_program(by_largest)
     found = datapath.verify_rtl(program, x[:2], lanes=5)
@@ -104,6 +112,9 @@ def test_wrong_arguments_are_refused(program, images, tmp_path, monkeypatch):
         datapath.write_testbenches(program, x, tmp_path, rounding=["nearest"])
     with pytest.raises(GgdjaxError, match="`lanes` must be a positive number"):
         datapath.write_testbenches(program, x, tmp_path, lanes=0)
+    (tmp_path / "file").touch()
+    with pytest.raises(GgdjaxError, match=r"`folder` .* cannot be written"):
+        datapath.write_testbenches(program, x, tmp_path / "file", layers=["stem/conv"])
     monkeypatch.setenv("PATH", "")
     with pytest.raises(GgdjaxError, match="install Icarus Verilog"):
         datapath.verify_rtl(program, x)

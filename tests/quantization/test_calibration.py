@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ggdjax._errors import DataError
+from ggdjax._errors import DataError, GgdjaxError
 from ggdjax.ggd import Counter, Histogram
 from ggdjax.network import Network, trace
 from ggdjax.quantization import calibrate, calibration
@@ -56,6 +56,13 @@ def test_what_cannot_be_counted_is_an_error(net: Network) -> None:
     broken[1, 2, 3, 0] = np.nan
     with pytest.raises(DataError, match=r"feature map `input` holds 1 NaN or infinite values"):
         calibrate(net, [broken])
+    with pytest.raises(GgdjaxError, match="`splits` must be at least 1, got 0"):
+        calibrate(net, [IMAGES], splits=0)
+
+
+def test_whole_numbers_are_images_too(net: Network) -> None:
+    pixels = (IMAGES > 0).astype(np.uint8)
+    _same(calibrate(net, [pixels]).histograms, calibrate(net, [pixels.astype(np.float32)]).histograms)
 
 
 @pytest.mark.parametrize("size", [5, 8192, 20000])

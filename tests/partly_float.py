@@ -1,0 +1,36 @@
+"""A small network of which one layer and its input stay in float, its classes along the second of four axes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ggdjax.network import trace
+from ggdjax.quantization import FixedPoint, QuantConfig, QuantizedNetwork, QuantParams
+
+IMAGES = np.random.default_rng(0).integers(-8, 9, (12, 4)).astype(np.float32)
+LABELS = np.arange(12) % 3
+
+
+def partly_float() -> QuantizedNetwork:
+    """Return two dense layers, of which the first is quantized, coarsely."""
+    kernel = np.random.default_rng(1).standard_normal((4, 4), np.float32)
+    net = trace(lambda x: (jax.nn.relu(x @ kernel + 1.0) @ kernel[:, :3])[:, :, None, None], jnp.zeros((1, 4)))
+    name = net.graph.quantizable[0].name
+
+    def fixed(frac_bits: int, bits: int) -> FixedPoint:
+        return FixedPoint(frac_bits=jnp.int32(frac_bits), bits=jnp.int32(bits))
+
+    return QuantizedNetwork(
+        network=net,
+        params=QuantParams(
+            activations={"input": fixed(-1, 3).as_range()}, weights={name: fixed(1, 3)}, biases={name: fixed(4, 8)}
+        ),
+        config=QuantConfig(),
+        calibration=None,
+        fit=None,
+        predicted_sqnr_db=np.full(1, np.nan),
+        weight_sqnr_db={},
+        bias_sqnr_db={},
+    )
