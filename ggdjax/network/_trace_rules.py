@@ -90,8 +90,8 @@ def _binary(call: Call) -> View:
         return call.emit(op, [call.builder.stored(view, axes) for view in views], axes)
     which = 0 if isinstance(call.inputs[0], Constant) else 1
     view, constant = call.view(1 - which), _small(call, which)
-    if op in {"maximum", "minimum"} and constant.size == 1 and np.isinf(constant).all():
-        return view  # a maximum with −∞: softmax protects itself against empty axes
+    if op == "maximum" and (constant == -np.inf).all():
+        return view  # softmax protects itself against empty axes
     if op == "div" and which == 1:
         mean = _mean(call, view, constant)
         if mean is not None:
@@ -106,7 +106,7 @@ def _binary(call: Call) -> View:
 def _small(call: Call, index: int) -> np.ndarray:
     """Return a constant operand without the axes along which it only repeats a value (the batch above all)."""
     probes = []
-    for value in call.inputs[index].probes:  # type: ignore[union-attr]
+    for value in call.constants(index):
         small = np.asarray(value, np.float32)
         for axis, size in enumerate(small.shape):
             first = small.take([0], axis)
@@ -214,7 +214,7 @@ def _dot(call: Call) -> View:
     if all(isinstance(value, View) for value in call.inputs):
         raise call.refuse("a product of two activations (attention)")
     which = 0 if isinstance(call.inputs[0], View) else 1
-    if any(batch[0]):
+    if batch[0]:
         raise call.refuse("a batched product")
     view, weight = call.view(which), call.constant(1 - which)
     ours, theirs = contract[which], contract[1 - which]
@@ -280,16 +280,14 @@ def _pool(call: Call) -> View:
 def _reduce(call: Call) -> View:
     view = call.view()
     axes = _ints(call.param("axes"))
-    first, second = call.shape(view)
-    if any(first[axis] != second[axis] for axis in axes):
-        raise call.refuse("a reduction over the batch (batch normalization in training mode?)")
+    call.refuse_batch(view, axes, "a reduction over the batch (batch normalization in training mode?)")
     stored = tuple(sorted(view.axes[axis] for axis in axes))
     kept = [position for axis, position in enumerate(view.axes) if axis not in axes]
     order = [sorted(kept).index(position) for position in kept]
     op = "sum" if call.primitive == "reduce_sum" else "max"
     result = call.emit(op, [view.tensor], order, axes=stored, keepdims=False)
     if op == "sum":
-        count = prod(first[axis] for axis in axes)
+        count = prod(call.shape(view)[0][axis] for axis in axes)
         attrs = {"axes": stored, "keepdims": False, "count": count, "view": view, "reduced": axes}
         call.tracer.sums[result.tensor] = ("sum", view.tensor, attrs)
     return result
@@ -348,9 +346,7 @@ def _concatenate(call: Call) -> View:
     views = [call.view(k) for k in range(len(call.inputs))]
     own = tuple(range(len(views[0].axes)))
     axes = next((view.axes for view in views if view.axes != own), own)
-    first, second = call.shape(views[0])
-    if first[call.param("dimension")] != second[call.param("dimension")]:
-        raise call.refuse("a concatenation along the batch: each image is computed by itself")
+    call.refuse_batch(views[0], [call.param("dimension")], "a concatenation along the batch")
     axis = axes[call.param("dimension")]
     return call.emit("concat", [call.builder.stored(view, axes) for view in views], axes, axis=axis)
 
@@ -359,8 +355,9 @@ def _concatenate(call: Call) -> View:
 def _pad(call: Call) -> View:
     view = call.view(0)
     config = call.param("padding_config")
-    if any(interior for _, _, interior in config) or any(config[0]):
-        raise call.refuse("padding between the elements, or of the batch")
+    if any(interior for _, _, interior in config):
+        raise call.refuse("padding between the elements")
+    call.refuse_batch(view, [axis for axis, amounts in enumerate(config) if any(amounts)], "padding of the batch")
     padding = [(0, 0)] * len(view.axes)
     for axis, (low, high, _) in enumerate(config):
         padding[view.axes[axis]] = (int(low), int(high))
@@ -394,8 +391,7 @@ def _take(call: Call, view: View, starts: Any, limits: Any, steps: Any) -> View:
 @rule("rev")
 def _reverse(call: Call) -> View:
     view, axes = call.view(), call.param("dimensions")
-    if 0 in axes:
-        raise call.refuse("a reversal of the batch")
+    call.refuse_batch(view, axes, "a reversal of the batch")
     slices: list[tuple[int | None, int | None, int]] = [(None, None, 1)] * len(view.axes)
     for axis in axes:
         slices[view.axes[axis]] = (None, None, -1)
