@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 from ggdjax._errors import DataError
-from ggdjax.data.pixels import to_float
+from ggdjax.data.pixels import UnreadableImage, to_float
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,10 +30,6 @@ _AHEAD = 128
 UNREADABLE_SHARE = 0.01
 #: Label of the rows that `padded` adds: no network's argmax.
 PADDING_LABEL = -1
-
-
-class UnreadableImage(Exception):
-    """One image cannot be decoded; the stream counts it and goes on."""
 
 
 @runtime_checkable
@@ -210,6 +206,21 @@ def padded(
             images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])  # noqa: PLW2901
             labels = np.concatenate([labels, np.full(missing, PADDING_LABEL, labels.dtype)])  # noqa: PLW2901
         yield images, labels, count
+
+
+def output_labels(
+    classes: Int[np.ndarray, " image"] | Sequence[int], preprocessing: Preprocessing, source: str
+) -> Int[np.ndarray, " image"]:
+    """Return the data's classes as int32 labels, numbered as the network's outputs; ``source`` names them.
+
+    Raises:
+        DataError: a class that is negative, or too large for int32.
+    """
+    classes, offset = np.asarray(classes), preprocessing.label_offset
+    wrong = classes[(classes < 0) | (classes >= 2**31 - offset)]
+    if wrong.size:
+        raise DataError(f"{source} holds the label {wrong[0]}, expected classes from 0 on")
+    return classes.astype(np.int32) + np.int32(offset)
 
 
 def check_labels(images: ImageSet, outputs: int) -> None:
