@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from ggdjax.network._builder import Constant, View
+from ggdjax.network._builder import Constant, View, common_order, stored_constant
 from ggdjax.network._onnx_convert import Call, handler
 
 _PLAIN = {
@@ -100,7 +100,7 @@ def _of_several(call: Call) -> View:
 def _of_views(call: Call, op: str, *views: View) -> View:
     rank = max(len(view.axes) for view in views)
     raised = [_raised(call, view, rank) for view in views]
-    axes = _common_order(raised)
+    axes = common_order(raised)
     return call.emit(op, [call.builder.stored(view, axes) for view in raised], axes)
 
 
@@ -108,10 +108,7 @@ def _with_constant(call: Call, op: str, view: View, index: int, **attrs: bool) -
     """Append ``op`` of ``view`` and the constant at input ``index``."""
     constant = call.weight(index)
     view = _raised(call, view, max(len(view.axes), constant.ndim))
-    rank = len(view.axes)
-    constant = constant.reshape((1,) * (rank - constant.ndim) + constant.shape)
-    order = sorted(range(rank), key=view.axes.__getitem__)
-    return call.emit(op, [view.tensor], view.axes, {"constant": constant.transpose(order)}, **attrs)
+    return call.emit(op, [view.tensor], view.axes, {"constant": stored_constant(constant, view)}, **attrs)
 
 
 def _raised(call: Call, view: View, rank: int) -> View:
@@ -121,16 +118,10 @@ def _raised(call: Call, view: View, rank: int) -> View:
     return call.reshape(view, extra + first, extra + second) if extra else view
 
 
-def _common_order(views: list[View]) -> tuple[int, ...]:
-    """Return the order in which to store the operands: the first that is not the model's own."""
-    own = tuple(range(len(views[0].axes)))
-    return next((view.axes for view in views if view.axes != own), own)
-
-
 @handler("Concat")
 def _concat(call: Call) -> View:
     views = [call.view(k) for k in range(len(call.node.input))]
-    axes = _common_order(views)
+    axes = common_order(views)
     call.refuse_batch(views[0], [call.attr("axis", 1)], "a concatenation along the batch")
     axis = axes[call.attr("axis", 1)]
     if len(views) == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggdjax.network._builder import View
+from ggdjax.network._builder import View, stored_constant
 from ggdjax.network._onnx_convert import Call, handler
 
 Pads = tuple[tuple[int, int], ...]
@@ -201,7 +201,4 @@ def _resize(call: Call) -> View:
 @handler("PRelu")
 def _prelu(call: Call) -> View:
     view, slope = call.view(), call.weight(1)
-    rank = len(view.axes)
-    slope = slope.reshape((1,) * (rank - slope.ndim) + slope.shape)
-    order = sorted(range(rank), key=view.axes.__getitem__)
-    return call.emit("prelu", [view.tensor], view.axes, {"slope": slope.transpose(order)})
+    return call.emit("prelu", [view.tensor], view.axes, {"slope": stored_constant(slope, view)})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from ggdjax.network._builder import Constant, View, channels_last
+from ggdjax.network._builder import Constant, View, channels_last, common_order, stored_constant
 from ggdjax.network._trace_lrn import note_channel_sum, response_norm
 from ggdjax.network._trace_walk import Call, Comparison, rule
 from ggdjax.network.ops import window_counts
@@ -85,8 +85,7 @@ def _binary(call: Call) -> View:
         views = [call.view(0), call.view(1)]
         if op == "div" and (normalized := response_norm(call, *views)) is not None:
             return normalized
-        own = tuple(range(len(views[0].axes)))
-        axes = next((view.axes for view in views if view.axes != own), own)
+        axes = common_order(views)
         return call.emit(op, [call.builder.stored(view, axes) for view in views], axes)
     which = 0 if isinstance(call.inputs[0], Constant) else 1
     view, constant = call.view(1 - which), _small(call, which)
@@ -97,10 +96,7 @@ def _binary(call: Call) -> View:
         if mean is not None:
             return mean
     attrs = {"reverse": True} if which == 0 and op in {"sub", "div"} else {}
-    rank = len(view.axes)
-    constant = constant.reshape((1,) * (rank - constant.ndim) + constant.shape)
-    order = sorted(range(rank), key=view.axes.__getitem__)
-    return call.emit(op, [view.tensor], view.axes, {"constant": constant.transpose(order)}, **attrs)
+    return call.emit(op, [view.tensor], view.axes, {"constant": stored_constant(constant, view)}, **attrs)
 
 
 def _small(call: Call, index: int) -> np.ndarray:
@@ -129,8 +125,7 @@ def _mean(call: Call, view: View, divisor: np.ndarray) -> View | None:
         return call.emit("mean", [source], view.axes, axes=attrs["axes"], keepdims=attrs["keepdims"])
     if divisor.size == 1 and float(divisor.reshape(-1)[0]) == prod(attrs["window"]):
         return call.emit("average_pool", [source], view.axes, **attrs)
-    order = sorted(range(len(view.axes)), key=view.axes.__getitem__)
-    stored = divisor.reshape((1,) * (len(view.axes) - divisor.ndim) + divisor.shape).transpose(order)
+    stored = stored_constant(divisor, view)
     sizes, sizes_out = (call.builder.stored_shape(tensor)[1:-1] for tensor in (source, view.tensor))
     arguments = [attrs[name] for name in ("window", "strides", "padding", "dilation")]
     counts = window_counts(sizes, sizes_out, *arguments, count_padding=False)[None, ..., None]
@@ -288,7 +283,7 @@ def _reduce(call: Call) -> View:
     result = call.emit(op, [view.tensor], order, axes=stored, keepdims=False)
     if op == "sum":
         count = prod(call.shape(view)[0][axis] for axis in axes)
-        attrs = {"axes": stored, "keepdims": False, "count": count, "view": view, "reduced": axes}
+        attrs = {"axes": stored, "keepdims": False, "count": count, "view": view, "reduced": axes, "result": result}
         call.tracer.sums[result.tensor] = ("sum", view.tensor, attrs)
     return result
 
@@ -318,7 +313,7 @@ def _broadcast(call: Call) -> View:
 def _keep_dims(call: Call, view: View, wanted: tuple) -> View | None:
     """Return the sum that keeps its axes, if `wanted` is what keeping them gives; else None."""
     kind, source, attrs = call.tracer.sums.get(view.tensor, (None, None, None))
-    if kind != "sum" or attrs["keepdims"]:
+    if kind != "sum" or attrs["keepdims"] or view != attrs["result"]:
         return None
     summed = attrs["view"]
     kept = _each(call.shape(summed), lambda s: tuple(1 if axis in attrs["reduced"] else n for axis, n in enumerate(s)))
@@ -344,8 +339,7 @@ def _transpose(call: Call) -> View:
 @rule("concatenate")
 def _concatenate(call: Call) -> View:
     views = [call.view(k) for k in range(len(call.inputs))]
-    own = tuple(range(len(views[0].axes)))
-    axes = next((view.axes for view in views if view.axes != own), own)
+    axes = common_order(views)
     call.refuse_batch(views[0], [call.param("dimension")], "a concatenation along the batch")
     axis = axes[call.param("dimension")]
     return call.emit("concat", [call.builder.stored(view, axes) for view in views], axes, axis=axis)

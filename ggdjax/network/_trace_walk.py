@@ -134,7 +134,7 @@ class Tracer:
     def __init__(self, paths: Mapping[int, str]) -> None:
         self.builder = GraphBuilder()
         self.sums: dict[str, tuple] = {}
-        self.channel_sums: dict[str, tuple[View, int, int]] = {}
+        self.channel_sums: dict[str, tuple[View, View, int, int]] = {}
         self._paths = paths
         self._counts: Counter[str] = Counter()
 

@@ -134,10 +134,10 @@ def _channels_first(x: jax.Array) -> jax.Array:
     return jnp.maximum(y, 0.0).reshape(y.shape[0], -1) @ jnp.ones((y[0].size, 2))
 
 
-def _response_norm(x: jax.Array, axis: int, beta: float) -> jax.Array:
+def _response_norm(x: jax.Array, axis: int, beta: float, order: tuple[int, ...] = (0, 1, 2, 3)) -> jax.Array:
     window = tuple(3 if k == axis else 1 for k in range(4))
     squares = jax.lax.reduce_window(jnp.square(x), 0.0, jax.lax.add, window, (1, 1, 1, 1), "SAME")
-    return x / (2.0 + 0.1 * squares) ** beta
+    return x / (2.0 + 0.1 * squares.transpose(order)) ** beta
 
 
 FUNCTIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], set[str]]] = {
@@ -164,6 +164,14 @@ FUNCTIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], set[str]]] = {
         {"tanh"},
     ),
     "a loop over constants": (lambda x: x * jax.lax.fori_loop(0, 3, lambda _, y: y * 2, jnp.float32(1.0)), {"mul"}),
+    "a sum that keeps its axis, transposed": (
+        lambda x: jnp.expand_dims(x[:, :, :6].sum(3).transpose(0, 2, 1), 3),
+        {"sum"},
+    ),
+    "response normalization by its transpose": (
+        lambda x: _response_norm(x[:, :, :6], 3, 0.5, (0, 2, 1, 3)),
+        {"power", "div"},
+    ),
     "reversal": (lambda x: x[:, ::-1], {"slice"}),
     "gelu": (lambda x: jax.nn.gelu(x, approximate=False), {"erf", "mul"}),
 }
