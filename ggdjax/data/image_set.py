@@ -117,7 +117,10 @@ class StreamedImages:
             DataError: more than ``unreadable_share`` of the indices unreadable, images of different sizes,
                 values that are not finite, or an index outside the set.
         """
-        order = np.arange(len(self)) if indices is None else np.asarray(list(indices), np.int64)
+        order = np.arange(len(self)) if indices is None else np.asarray(list(indices))
+        if order.size and order.dtype.kind not in "iu":
+            raise DataError(f"`indices` holds {order.dtype}, expected whole numbers (of a mask: `numpy.flatnonzero`)")
+        order = order.astype(np.int64)
         if batch_size < 1:
             raise DataError(f"`batch_size` is {batch_size}, expected at least 1")
         if order.size and (order.min() < 0 or order.max() >= len(self)):

@@ -92,7 +92,7 @@ def fit(
         GgdjaxError: fewer images than one batch, a batch that the mesh cannot split evenly, checkpoints of another
             run, or a loss that is no longer finite.
     """
-    chosen = np.arange(len(images)) if indices is None else np.asarray(list(indices), np.int64)
+    chosen = np.arange(len(images)) if indices is None else np.asarray(list(indices))
     batch_size = recipe.batch_size
     if len(chosen) < batch_size:
         raise GgdjaxError(f"`batch_size` is {batch_size}, but there are {len(chosen)} training images: lower it")

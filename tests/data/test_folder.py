@@ -153,7 +153,7 @@ def test_an_image_of_too_many_pixels_is_unreadable(class_tree, monkeypatch):
         list(open_images(class_tree, RAW).batches())
 
 
-@pytest.mark.parametrize("indices", [[12], [-1], [0, 99]])
+@pytest.mark.parametrize("indices", [[12], [-1], [0, 99], [True, False], [0.5]])
 def test_indices_outside_the_set(class_tree, indices):
     with pytest.raises(DataError, match=r"`indices` holds"):
         open_images(class_tree, RAW).batches(indices)
