@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggdjax._errors import DataError
+from ggdjax._errors import DataError, GgdjaxError
 from ggdjax._lock import exclusive
 from ggdjax._whole import replaced
 
@@ -26,9 +26,10 @@ def is_archive(path: Path) -> bool:
 
 
 def default_cache_dir() -> Path:
-    """Return `$XDG_CACHE_HOME/ggdjax`, or `~/.cache/ggdjax`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "ggdjax"
+    """Return where archives and downloads are kept: `$GGDJAX_CACHE`, `$XDG_CACHE_HOME/ggdjax` or `~/.cache/ggdjax`."""
+    if own := os.environ.get("GGDJAX_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ggdjax"
 
 
 def extract(archive: Path, cache_dir: Path | None = None, progress: Callable[[int, int], None] | None = None) -> Path:
@@ -59,7 +60,7 @@ def extract(archive: Path, cache_dir: Path | None = None, progress: Callable[[in
         return target
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with exclusive(target, "archive", wait=True):
+        with exclusive(target, "cache_dir", wait=True):
             # Another process may have been first.
             if not target.is_dir():
                 with replaced(target) as partial:
@@ -68,12 +69,16 @@ def extract(archive: Path, cache_dir: Path | None = None, progress: Callable[[in
         raise DataError(
             f"`{archive}` holds `{error.tarinfo.name}`, which leads outside: pack relative names"
         ) from error
-    except (tarfile.TarError, EOFError) as error:
-        raise DataError(f"`{archive}` cannot be unpacked: {error}: it is damaged or no tar archive") from error
-    except OSError as error:
-        raise DataError(
-            f"`{archive}` cannot be unpacked into `{cache}` ({error.strerror}): free space, or set XDG_CACHE_HOME"
-        ) from error
+    except GgdjaxError:
+        raise
+    except Exception as error:  # of many kinds, by the compression
+        if isinstance(error, OSError) and error.strerror is not None:
+            raise DataError(
+                f"`{archive}` cannot be unpacked into `{cache}` ({error.strerror}): free space, or set GGDJAX_CACHE or "
+                "XDG_CACHE_HOME"
+            ) from error
+        reason = str(error).partition("\n")[0].rstrip(": ") or type(error).__name__
+        raise DataError(f"`{archive}` cannot be unpacked: {reason}: it is damaged or no tar archive") from error
     return target
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggdjax._errors import DataError
-from ggdjax.data.image_set import UNREADABLE_SHARE, StreamedImages
+from ggdjax.data.image_set import StreamedImages, output_labels
 from ggdjax.data.pixels import reshape
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ def from_arrays(
     classes: Sequence[str] | None = None,
     parts: Mapping[str, Int[np.ndarray, " part"]] | None = None,
     name: str = "arrays",
-    unreadable_share: float = UNREADABLE_SHARE,
 ) -> ArrayImages:
     """Return arrays in memory as an image set.
 
@@ -51,14 +50,13 @@ def from_arrays(
             `size` need uint8.
         label: the class of each image, whole numbers from 0 on.
         preprocessing: its channels must be those of ``image``.
-        ids: a name per image; default: its number.
+        ids: a name per image, each its own; default: its number.
         classes: a name per class.
         parts: index arrays of the parts `train`, `calibration`, `test`.
         name: how messages call the set.
-        unreadable_share: kept for the protocol; arrays are always readable.
 
     Raises:
-        DataError: shapes, types or labels that do not fit.
+        DataError: shapes, types, labels or names that do not fit.
 
     Example:
         >>> images = gd.data.from_arrays(np.zeros((3, 8, 8, 3), np.uint8), np.array([0, 1, 2]), gd.data.Preprocessing())
@@ -83,21 +81,23 @@ def from_arrays(
         raise DataError(f"`label` of `{name}` is {label.dtype}, expected whole numbers")
     if not len(image):
         raise DataError(f"`{name}` holds no images, expected at least one")
-    if label.min() < 0:
-        raise DataError(f"`label` of `{name}` holds {label.min()}, expected classes from 0 on")
+    ids = [str(i) for i in range(len(image))] if ids is None else ids
+    if not len(ids) == len(set(ids)) == len(image):
+        raise DataError(
+            f"`ids` of `{name}` holds {len(set(ids))} different names, expected one per image, {len(image)}"
+        )
     return ArrayImages(
         name=name,
         image=image,
         preprocessing=preprocessing,
-        labels=label.astype(np.int32) + np.int32(preprocessing.label_offset),
-        ids=[str(i) for i in range(len(image))] if ids is None else ids,
+        labels=output_labels(label, preprocessing, f"`label` of `{name}`"),
+        ids=ids,
         classes=classes,
         parts=dict(parts or {}),
-        unreadable_share=unreadable_share,
     )
 
 
-def load_npz(path: Path, preprocessing: Preprocessing, *, unreadable_share: float = UNREADABLE_SHARE) -> ArrayImages:
+def load_npz(path: Path, preprocessing: Preprocessing) -> ArrayImages:
     """Return the images of an `.npz` file with `image[n, h, w, c]` (or `[n, h, w]` for grey) and `label[n]`.
 
     The raw arrays are read at once (an `.npz` is no random-access file); converting to float32 is streamed.
@@ -124,4 +124,4 @@ def load_npz(path: Path, preprocessing: Preprocessing, *, unreadable_share: floa
         raise DataError(
             f"`{path}` cannot be read as .npz with `image` and `label` ({error}): write it again by `numpy.savez`"
         ) from error
-    return from_arrays(image, label, preprocessing, name=str(path), unreadable_share=unreadable_share)
+    return from_arrays(image, label, preprocessing, name=str(path))

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 #: Pixels count the set dots of a 4×4 block, 0 to 16: mapped to [0, 1].
 PREPROCESSING = Preprocessing(colour_order="GRAY", scale=1 / 16, layout="NHWC")
-#: Sizes of the disjoint parts; 512 for calibration is the command's default.
-TRAIN, CALIBRATION, TEST = 785, 512, 500
+#: Sizes of the disjoint parts, the rest is for testing; 512 for calibration is the command's default.
+_TRAIN, _CALIBRATION = 785, 512
 _SEED = 0
 
 
@@ -36,7 +36,7 @@ def digits(preprocessing: Preprocessing = PREPROCESSING) -> ArrayImages:
     count = len(stored.target)
     ids = [f"digits/{i:04d}" for i in range(count)]
     order = hash_order(ids, _SEED)
-    ends = np.cumsum([TRAIN, CALIBRATION])
+    ends = np.cumsum([_TRAIN, _CALIBRATION])
     parts = {
         name: np.sort(part) for name, part in zip(("train", "calibration", "test"), np.split(order, ends), strict=True)
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import struct
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggdjax._errors import DataError
-from ggdjax.data.image_set import UNREADABLE_SHARE, StreamedImages, UnreadableImage
+from ggdjax.data.image_set import UNREADABLE_SHARE, StreamedImages, output_labels
 from ggdjax.data.pixels import decode
 
 if TYPE_CHECKING:
     from ggdjax.data.preprocessing import Preprocessing
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 LABELS_FILE = "labels.csv"
 #: Names of `labels.csv`'s columns, in order of preference.
-FILE_COLUMNS = ("file", "filename", "image", "path")
-LABEL_COLUMNS = ("label", "index")
+_FILE_COLUMNS = ("file", "filename", "image", "path")
+_LABEL_COLUMNS = ("label", "index")
 #: Folder name -> part of the set; data sets call their held-out part either way.
 PART_NAMES = {"train": "train", "test": "test", "val": "test", "validation": "test"}
 
@@ -34,14 +34,7 @@ class FolderImages(StreamedImages):
 
     def load(self, index: int) -> np.ndarray:
         """Return the pixels of image ``index`` after resize and crop, or raise `UnreadableImage`."""
-        try:
-            return decode(self.root / self.ids[index], self.preprocessing)
-        except DataError:
-            raise
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-            # Pillow's message repeats the path, which the caller names already.
-            reason = "cannot identify image file" if "cannot identify" in str(error) else str(error)
-            raise UnreadableImage(reason) from error
+        return decode(self.root / self.ids[index], self.preprocessing)
 
 
 def class_folders(
@@ -84,12 +77,12 @@ def class_folders(
             ids.extend(file.relative_to(root).as_posix() for file in files)
             labels.extend([number[class_folder.name]] * len(files))
     if not ids:
-        raise DataError(f"`{root}` holds no images: expected <class>/<image> ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise DataError(f"`{root}` holds no images: expected <class>/<image> ({', '.join(sorted(_IMAGE_SUFFIXES))})")
     return FolderImages(
         name=str(root),
         root=root,
         preprocessing=preprocessing,
-        labels=np.asarray(labels, np.int32) + np.int32(preprocessing.label_offset),
+        labels=output_labels(labels, preprocessing, f"`{root}`"),
         ids=ids,
         classes=classes,
         parts={name: np.asarray(indices, np.int64) for name, indices in parts.items()},
@@ -118,11 +111,13 @@ def labelled_folder(
             rows = list(reader)
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise DataError(f"`{path}` cannot be read as comma-separated text: {error}") from error
-    file_column = _column(path, columns, FILE_COLUMNS, "the image's file")
-    label_column = _column(path, columns, LABEL_COLUMNS, "its class")
+    file_column = _column(path, columns, _FILE_COLUMNS, "the image's file")
+    label_column = _column(path, columns, _LABEL_COLUMNS, "its class")
     ids, labels = [], []
     for line, row in enumerate(rows, start=2):
         file, label = row[file_column], row[label_column]
+        if not file:
+            raise DataError(f"`{path}` line {line} names no file: give one in column `{file_column}`")
         try:
             labels.append(int(label))
         except (TypeError, ValueError):
@@ -130,8 +125,7 @@ def labelled_folder(
         ids.append(file)
     if not ids:
         raise DataError(f"`{path}` names no images: expected one line per image below the header")
-    if len(set(ids)) < len(ids):
-        twice = sorted(id_ for id_ in set(ids) if ids.count(id_) > 1)
+    if twice := sorted(id_ for id_, count in Counter(ids).items() if count > 1):
         raise DataError(f"`{path}` names {len(twice)} files more than once, first `{twice[0]}`")
     missing = [id_ for id_ in ids if not (root / id_).is_file()]
     if missing:
@@ -144,7 +138,7 @@ def labelled_folder(
         name=str(root),
         root=root,
         preprocessing=preprocessing,
-        labels=_label_array(labels, path) + np.int32(preprocessing.label_offset),
+        labels=output_labels(labels, preprocessing, f"`{path}`"),
         ids=ids,
         unreadable_share=unreadable_share,
     )
@@ -153,13 +147,6 @@ def labelled_folder(
 def holds_images(folder: Path) -> bool:
     """Return whether image files lie in ``folder`` itself (not below)."""
     return any(_is_image(file) for file in folder.iterdir())
-
-
-def _label_array(labels: list[int], path: Path) -> np.ndarray:
-    bad = [label for label in labels if not 0 <= label < 2**31 - 2**16]
-    if bad:
-        raise DataError(f"`{path}` holds the label {bad[0]}, expected classes from 0 on")
-    return np.asarray(labels, np.int32)
 
 
 def _column(path: Path, columns: list[str], wanted: tuple[str, ...], meaning: str) -> str:
@@ -181,4 +168,4 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in _IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()

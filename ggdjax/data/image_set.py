@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 from ggdjax._errors import DataError
-from ggdjax.data.pixels import to_float
+from ggdjax.data.pixels import UnreadableImage, to_float
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,10 +30,6 @@ _AHEAD = 128
 UNREADABLE_SHARE = 0.01
 #: Label of the rows that `padded` adds: no network's argmax.
 PADDING_LABEL = -1
-
-
-class UnreadableImage(Exception):
-    """One image cannot be decoded; the stream counts it and goes on."""
 
 
 @runtime_checkable
@@ -121,7 +117,10 @@ class StreamedImages:
             DataError: more than ``unreadable_share`` of the indices unreadable, images of different sizes,
                 values that are not finite, or an index outside the set.
         """
-        order = np.arange(len(self)) if indices is None else np.asarray(list(indices), np.int64)
+        order = np.arange(len(self)) if indices is None else np.asarray(list(indices))
+        if order.size and order.dtype.kind not in "iu":
+            raise DataError(f"`indices` holds {order.dtype}, expected whole numbers (of a mask: `numpy.flatnonzero`)")
+        order = order.astype(np.int64)
         if batch_size < 1:
             raise DataError(f"`batch_size` is {batch_size}, expected at least 1")
         if order.size and (order.min() < 0 or order.max() >= len(self)):
@@ -210,6 +209,21 @@ def padded(
             images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])  # noqa: PLW2901
             labels = np.concatenate([labels, np.full(missing, PADDING_LABEL, labels.dtype)])  # noqa: PLW2901
         yield images, labels, count
+
+
+def output_labels(
+    classes: Int[np.ndarray, " image"] | Sequence[int], preprocessing: Preprocessing, source: str
+) -> Int[np.ndarray, " image"]:
+    """Return the data's classes as int32 labels, numbered as the network's outputs; ``source`` names them.
+
+    Raises:
+        DataError: a class that is negative, or too large for int32.
+    """
+    classes, offset = np.asarray(classes), preprocessing.label_offset
+    wrong = classes[(classes < 0) | (classes >= 2**31 - offset)]
+    if wrong.size:
+        raise DataError(f"{source} holds the label {wrong[0]}, expected classes from 0 on")
+    return classes.astype(np.int32) + np.int32(offset)
 
 
 def check_labels(images: ImageSet, outputs: int) -> None:

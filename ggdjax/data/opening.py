@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ggdjax._errors import DataError
 from ggdjax.data.archive import ARCHIVE_SUFFIXES, extract, is_archive
 from ggdjax.data.arrays import load_npz
-from ggdjax.data.folder import LABELS_FILE, class_folders, holds_images, labelled_folder
+from ggdjax.data.folder import LABELS_FILE, PART_NAMES, class_folders, holds_images, labelled_folder
 from ggdjax.data.image_set import UNREADABLE_SHARE
 from ggdjax.data.tfds import PREFIX, open_tfds
 
@@ -35,7 +35,7 @@ def open_images(
     Args:
         path: the folder or file; or `tfds:NAME`, `tfds:NAME/SPLIT` (see `open_tfds`).
         preprocessing: how an image becomes an input.
-        cache_dir: where archives are unpacked; default `$XDG_CACHE_HOME/ggdjax` or `~/.cache/ggdjax`.
+        cache_dir: where archives are unpacked; default: `default_cache_dir()`.
         unreadable_share: share of unreadable images, 0 to 1, above which a stream stops.
         progress: called with (bytes read, all bytes) while an archive is unpacked.
 
@@ -52,7 +52,7 @@ def open_images(
     if path.is_dir():
         return _open_folder(path, preprocessing, unreadable_share)
     if path.suffix.lower() == ".npz":
-        return load_npz(path, preprocessing, unreadable_share=unreadable_share)
+        return load_npz(path, preprocessing)
     if is_archive(path):
         folder = _top(extract(path, cache_dir, progress))
         try:
@@ -77,9 +77,8 @@ def _open_folder(root: Path, preprocessing: Preprocessing, unreadable_share: flo
 
 def _top(folder: Path) -> Path:
     """Go below the single folder that many archives wrap their content in."""
-    from ggdjax.data.folder import PART_NAMES
-
-    inside = list(folder.iterdir())
+    # Hidden files do not count, here as elsewhere: some systems pack one beside each folder.
+    inside = [f for f in folder.iterdir() if not f.name.startswith(".")]
     if len(inside) == 1 and inside[0].is_dir() and inside[0].name not in PART_NAMES:
         below = list(inside[0].iterdir())
         if any(f.is_dir() or f.name == LABELS_FILE for f in below):

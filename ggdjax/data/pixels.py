@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -19,21 +20,30 @@ if TYPE_CHECKING:
 _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
+class UnreadableImage(Exception):
+    """One image cannot be decoded; the stream counts it and goes on."""
+
+
 def decode(file: Path | BinaryIO, preprocessing: Preprocessing) -> UInt8[np.ndarray, "height width chan"]:
     """Return the pixels of one image file after the geometry of ``preprocessing``, in RGB (or grey) order.
 
     Raises:
-        OSError, SyntaxError, ValueError: whatever Pillow raises on a file that it cannot read.
+        UnreadableImage: Pillow cannot read the file, or it holds more than 8 bits per channel.
         DataError: an image smaller than the crop.
     """
     from PIL import Image
 
-    with Image.open(file) as image:
-        if image.mode in _DEEP_MODES:
-            raise OSError(f"mode {image.mode} holds more than 8 bits per channel")
-        if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # noqa: PLW2901  (a palette's transparency warns)
-        pixels = image.convert("L" if preprocessing.channels == 1 else "RGB")
+    try:
+        with Image.open(file) as image:
+            if image.mode in _DEEP_MODES:
+                raise UnreadableImage(f"mode {image.mode} holds more than 8 bits per channel")
+            if image.mode == "P" and "transparency" in image.info:
+                image = image.convert("RGBA")  # noqa: PLW2901  (a palette's transparency warns)
+            pixels = image.convert("L" if preprocessing.channels == 1 else "RGB")
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        # Pillow's message repeats the path, which the caller names already.
+        reason = "cannot identify image file" if "cannot identify" in str(error) else str(error)
+        raise UnreadableImage(reason) from error
     return _as_array(_reshape(pixels, preprocessing))
 
 

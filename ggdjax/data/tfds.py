@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax._errors import DataError, near_matches
-from ggdjax.data.image_set import UNREADABLE_SHARE, StreamedImages, UnreadableImage
+from ggdjax.data.image_set import UNREADABLE_SHARE, StreamedImages
 from ggdjax.data.pixels import decode
 from ggdjax.data.tfrecord import TfRecords
 
@@ -82,13 +81,7 @@ class TfdsImages(StreamedImages):
     def load_labelled(self, index: int) -> tuple[UInt8[np.ndarray, "height width chan"], int]:
         """Return the pixels and the label of image ``index``, or raise `UnreadableImage`."""
         record = self._record(index)
-        try:
-            pixels = decode(io.BytesIO(record[self._image]), self.preprocessing)
-        except DataError:
-            raise
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-            reason = "cannot identify image file" if "cannot identify" in str(error) else str(error)
-            raise UnreadableImage(reason) from error
+        pixels = decode(io.BytesIO(record[self._image]), self.preprocessing)
         return pixels, int(record[self._label]) + self.preprocessing.label_offset
 
     def _record(self, index: int) -> dict[str, Any]:

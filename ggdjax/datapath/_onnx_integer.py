@@ -9,9 +9,9 @@ import numpy as np
 from ggdjax._errors import UnsupportedError
 from ggdjax.datapath.formats import signed_bits
 from ggdjax.datapath.rounding import Rounding
-from ggdjax.network._builder import View
+from ggdjax.network._builder import View, stored_constant
 from ggdjax.network._onnx_export_ops import write_node
-from ggdjax.network.onnx_export import Writer, channels_first, import_onnx, stored_attributes, stored_constant
+from ggdjax.network.onnx_export import Writer, channels_first, import_onnx, stored_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -80,6 +80,19 @@ def channels_last(rank: int) -> tuple[int, ...]:
     return (0, rank - 1, *range(1, rank - 1)) if rank > 1 else tuple(range(rank))
 
 
+def common_order(views: Sequence[View]) -> tuple[int, ...]:
+    """Return the order in which to store operands of one rank: the first that is not the model's own."""
+    own = tuple(range(len(views[0].axes)))
+    return next((view.axes for view in views if view.axes != own), own)
+
+
+def stored_constant(value: np.ndarray, view: View) -> np.ndarray:
+    """Return a constant in the model's order of axes (or of its last axes) in the order that ``view`` is stored in."""
+    rank = len(view.axes)
+    value = value.reshape((1,) * (rank - value.ndim) + value.shape)
+    return value.transpose(sorted(range(rank), key=view.axes.__getitem__))
+
+
 class GraphBuilder:
     """Collects nodes, parameters and shapes; `finish` makes the network of them."""
 

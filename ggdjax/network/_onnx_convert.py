@@ -11,7 +11,7 @@ from ggdjax.network._builder import Constant, GraphBuilder, Grid, Probes, View, 
 from ggdjax.network._onnx_model import as_float32, import_onnx, opset, read_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ggdjax.network._network import Network
 
@@ -102,6 +102,12 @@ class Call:
     def shape(self, view: View) -> Probes:
         """Return the shape of ``view`` at both probes."""
         return self.builder.shape(view)
+
+    def refuse_batch(self, view: View, axes: Iterable[int], what: str) -> None:
+        """Raise the error that says ``what`` is unsupported if one of the ``axes`` of ``view`` is the batch."""
+        first, second = self.shape(view)
+        if any(first[axis] != second[axis] for axis in axes):
+            raise self.refuse(f"{what}: each image is computed by itself")
 
     def spatial(self, view: View) -> tuple[int, ...]:
         """Return the spatial sizes of a channels-first ``view``."""

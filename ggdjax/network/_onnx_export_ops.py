@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax._errors import UnsupportedError
-from ggdjax.network._builder import View
-from ggdjax.network.onnx_export import Writer, channels_first, stored_attributes, stored_constant
+from ggdjax.network._builder import View, common_order, stored_constant
+from ggdjax.network.onnx_export import Writer, channels_first, stored_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -184,7 +184,7 @@ def _unary(writer: Writer, node: Node) -> View:
 def _binary(writer: Writer, node: Node) -> View:
     operator, constant = _BINARY[node.op], writer.param(node, "constant")
     if constant is None:
-        axes = _common_order([writer.view(node, 0), writer.view(node, 1)])
+        axes = common_order([writer.view(node, 0), writer.view(node, 1)])
         operands = [writer.stored(writer.view(node, k), axes) for k in (0, 1)]
     else:
         view = writer.view(node)
@@ -195,16 +195,10 @@ def _binary(writer: Writer, node: Node) -> View:
     return View(writer.node(operator, operands, node.name), axes)
 
 
-def _common_order(views: Sequence[View]) -> tuple[int, ...]:
-    """Return the order in which to store the operands: the first that is not the graph's own."""
-    own = tuple(range(len(views[0].axes)))
-    return next((view.axes for view in views if view.axes != own), own)
-
-
 @writes("concat")
 def _concat(writer: Writer, node: Node) -> View:
     views = [writer.view(node, k) for k in range(len(node.inputs))]
-    axes = _common_order(views)
+    axes = common_order(views)
     inputs = [writer.stored(view, axes) for view in views]
     return View(writer.node("Concat", inputs, node.name, axis=axes[node.attr("axis")]), axes)
 

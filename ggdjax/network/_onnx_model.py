@@ -68,7 +68,7 @@ def read_tensor(tensor: Any) -> np.ndarray:
     """Return an initializer as an array; every floating type becomes float32.
 
     Raises:
-      ModelError: its data is incomplete, or it holds NaN or infinity.
+      ModelError: its data is incomplete.
     """
     onnx = import_onnx()
     try:
@@ -80,6 +80,6 @@ def read_tensor(tensor: Any) -> np.ndarray:
 
 def as_float32(value: np.ndarray) -> np.ndarray:
     """Return ``value`` in float32 if it is of any floating type, else unchanged."""
-    if value.dtype.kind == "f" or value.dtype.name in {"bfloat16", "float16"}:
+    if value.dtype.kind == "f" or value.dtype.name == "bfloat16":
         return value.astype(np.float32)
     return value

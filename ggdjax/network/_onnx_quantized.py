@@ -6,6 +6,7 @@ import numpy as np
 
 from ggdjax.network._builder import Constant, Grid, View
 from ggdjax.network._onnx_convert import Call, handler
+from ggdjax.network._onnx_model import import_onnx
 
 _INTEGERS = {f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (4, 8, 16, 32)} | {
     f"uint{bits}": (0, 2**bits - 1) for bits in (4, 8, 16)
@@ -16,7 +17,11 @@ _INTEGERS = {f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in
 def _quantize(call: Call) -> View | Constant:
     """Round; the result already stands for the real numbers, which the DequantizeLinear behind it gives."""
     value = call.get(0)
-    integers = np.zeros((), np.uint8) if call.constant(2) is None else call.constant(2)
+    integers = call.constant(2)
+    if integers is None:
+        # 2: unsigned, 8 bits.
+        kind = call.attr("output_dtype", 0) or 2
+        integers = np.zeros((), import_onnx().helper.tensor_dtype_to_np_dtype(kind))
     grid = _grid(call, integers)
     if isinstance(value, Constant):
         scale, zero = _along_axis(call, grid, value.probes[0].ndim)

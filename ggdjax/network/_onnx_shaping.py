@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from math import prod
 
 import numpy as np
 
-from ggdjax.network._builder import Constant, View
+from ggdjax.network._builder import Constant, View, common_order, stored_constant
 from ggdjax.network._onnx_convert import Call, handler
 
 _PLAIN = {
@@ -45,6 +45,8 @@ def _hard_sigmoid(call: Call) -> View:
 
 @handler("Clip")
 def _clip(call: Call) -> View:
+    """Limit; without limits there is nothing to do."""
+
     def limit(index: int, attribute: str) -> float | None:
         value = call.constant(index, attribute)
         if value is None:
@@ -53,7 +55,8 @@ def _clip(call: Call) -> View:
         # The largest numbers of float32 are how old files say "no limit".
         return None if abs(number) >= np.finfo(np.float32).max else number
 
-    return call.same_order("clip", low=limit(1, "min"), high=limit(2, "max"))
+    low, high = limit(1, "min"), limit(2, "max")
+    return call.view() if low is None and high is None else call.same_order("clip", low=low, high=high)
 
 
 @handler("Pow")
@@ -97,7 +100,7 @@ def _of_several(call: Call) -> View:
 def _of_views(call: Call, op: str, *views: View) -> View:
     rank = max(len(view.axes) for view in views)
     raised = [_raised(call, view, rank) for view in views]
-    axes = _common_order(raised)
+    axes = common_order(raised)
     return call.emit(op, [call.builder.stored(view, axes) for view in raised], axes)
 
 
@@ -105,10 +108,7 @@ def _with_constant(call: Call, op: str, view: View, index: int, **attrs: bool) -
     """Append ``op`` of ``view`` and the constant at input ``index``."""
     constant = call.weight(index)
     view = _raised(call, view, max(len(view.axes), constant.ndim))
-    rank = len(view.axes)
-    constant = constant.reshape((1,) * (rank - constant.ndim) + constant.shape)
-    order = sorted(range(rank), key=view.axes.__getitem__)
-    return call.emit(op, [view.tensor], view.axes, {"constant": constant.transpose(order)}, **attrs)
+    return call.emit(op, [view.tensor], view.axes, {"constant": stored_constant(constant, view)}, **attrs)
 
 
 def _raised(call: Call, view: View, rank: int) -> View:
@@ -118,23 +118,11 @@ def _raised(call: Call, view: View, rank: int) -> View:
     return call.reshape(view, extra + first, extra + second) if extra else view
 
 
-def _common_order(views: list[View]) -> tuple[int, ...]:
-    """Return the order in which to store the operands: the first that is not the model's own."""
-    own = tuple(range(len(views[0].axes)))
-    return next((view.axes for view in views if view.axes != own), own)
-
-
-def _refuse_batch(call: Call, view: View, axes: Iterable[int], what: str) -> None:
-    first, second = call.shape(view)
-    if any(first[axis] != second[axis] for axis in axes):
-        raise call.refuse(f"{what}: each image is computed by itself")
-
-
 @handler("Concat")
 def _concat(call: Call) -> View:
     views = [call.view(k) for k in range(len(call.node.input))]
-    axes = _common_order(views)
-    _refuse_batch(call, views[0], [call.attr("axis", 1)], "a concatenation along the batch")
+    axes = common_order(views)
+    call.refuse_batch(views[0], [call.attr("axis", 1)], "a concatenation along the batch")
     axis = axes[call.attr("axis", 1)]
     if len(views) == 1:
         return views[0]
@@ -151,7 +139,7 @@ def _reduce(call: Call) -> View:
             return view
         axes = np.arange(rank)
     axes = sorted({int(axis) % rank for axis in axes.reshape(-1)})
-    _refuse_batch(call, view, axes, "a reduction over the batch")
+    call.refuse_batch(view, axes, "a reduction over the batch")
     stored = tuple(sorted(view.axes[axis] for axis in axes))
     keep = bool(call.attr("keepdims", 1))
     left = view.axes
@@ -168,7 +156,7 @@ def _softmax(call: Call) -> View:
     axis = call.attr("axis", -1 if call.version >= 13 else 1) % rank
     # Before operator set 13 everything from the axis on was one axis.
     axes = [axis] if call.version >= 13 else range(axis, rank)
-    _refuse_batch(call, view, axes, "softmax over the batch")
+    call.refuse_batch(view, axes, "softmax over the batch")
     return call.same_order("softmax", axes=tuple(sorted(view.axes[k] for k in axes)))
 
 
@@ -211,18 +199,22 @@ def _flatten(call: Call) -> View:
 @handler("Reshape")
 def _reshape(call: Call) -> View:
     targets = call.constants(1, "shape")
+    first, second = call.shape(call.view())
 
     def rule(shape: tuple[int, ...], probe: int) -> tuple[int, ...]:
         target = [int(size) for size in targets[probe]]
         if not call.attr("allowzero", 0):
             target = [shape[k] if size == 0 else size for k, size in enumerate(target)]
+        # A file exported at a fixed batch size writes that size down, here and below.
+        if -1 in target[1:] and first[:1] != second[:1]:
+            target[0] = shape[0]
         total = prod(shape)
         if -1 in target:
             rest = -prod(target)
             target[target.index(-1)] = total // rest if rest else 0
-        if prod(target) != total and target and total % max(prod(target[1:]), 1) == 0:
-            # A file exported at a fixed batch size writes that size down: the batch is what does not fit.
-            target[0] = total // prod(target[1:])
+        rest = prod(target[1:])
+        if prod(target) != total and target and rest > 0 and total % rest == 0:
+            target[0] = total // rest
         if prod(target) != total:
             raise call.refuse(f"a reshape from {shape} to {tuple(target)}")
         return tuple(target)
@@ -300,13 +292,12 @@ def _slice(call: Call) -> View:
 def _split(call: Call) -> tuple[View, ...]:
     view = call.view()
     axis = call.attr("axis", 0) % len(view.axes)
-    first, second = call.shape(view)
-    if first[axis] != second[axis]:
-        raise call.refuse("a split of the batch dimension")
+    call.refuse_batch(view, [axis], "a split of the batch")
+    length = call.shape(view)[0][axis]
     sizes = call.constant(1, "split")
     if sizes is None:
-        each = math.ceil(first[axis] / len(call.node.output))
-        sizes = [min(each, first[axis] - k * each) for k in range(len(call.node.output))]
+        each = math.ceil(length / len(call.node.output))
+        sizes = [min(each, length - k * each) for k in range(len(call.node.output))]
     parts, start = [], 0
     for size, output in zip(sizes, call.node.output, strict=True):
         slices: list[tuple[int | None, int | None, int]] = [(None, None, 1)] * len(view.axes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggdjax.network._builder import View
+from ggdjax.network._builder import View, stored_constant
 from ggdjax.network._onnx_convert import Call, handler
 
 Pads = tuple[tuple[int, int], ...]
@@ -141,8 +141,7 @@ def _pad(call: Call) -> View:
     axes = call.constant(3)
     axes = range(rank) if axes is None else [int(k) % rank for k in axes]
     by_axis = dict(zip(axes, zip(pads[: len(axes)], pads[len(axes) :], strict=True), strict=True))
-    if any(by_axis.get(0, (0, 0))):
-        raise call.refuse("padding of the batch dimension")
+    call.refuse_batch(view, [axis for axis, amounts in by_axis.items() if any(amounts)], "padding of the batch")
     padding = [(0, 0)] * rank
     for axis, amounts in by_axis.items():
         padding[view.axes[axis]] = amounts
@@ -161,11 +160,13 @@ def _resize(call: Call) -> View:
     rounding = call.attr("nearest_mode", "round_prefer_floor" if call.version >= 11 else "floor")
     if (
         method not in {"nearest", "linear"}
-        or coordinates == "tf_crop_and_resize"
+        or coordinates in {"tf_crop_and_resize", "tf_half_pixel_for_nn"}
         or call.attr("antialias", 0)
         or call.attr("keep_aspect_ratio_policy", "stretch") != "stretch"
     ):
-        raise call.refuse("resizing other than nearest or linear, stretched, without antialiasing")
+        raise call.refuse(
+            f"resizing other than nearest or linear, stretched, without antialiasing ({method}, {coordinates})"
+        )
     first, second = call.shape(view)
     axes = call.attr("axes", tuple(range(rank)))
     scales = call.constant(2 if call.version >= 11 and call.node.op_type == "Resize" else 1, "scales")
@@ -200,7 +201,4 @@ def _resize(call: Call) -> View:
 @handler("PRelu")
 def _prelu(call: Call) -> View:
     view, slope = call.view(), call.weight(1)
-    rank = len(view.axes)
-    slope = slope.reshape((1,) * (rank - slope.ndim) + slope.shape)
-    order = sorted(range(rank), key=view.axes.__getitem__)
-    return call.emit("prelu", [view.tensor], view.axes, {"slope": slope.transpose(order)})
+    return call.emit("prelu", [view.tensor], view.axes, {"slope": stored_constant(slope, view)})

@@ -20,7 +20,7 @@ def note_channel_sum(call: Call, source: View, total: View) -> None:
     (axis,), size = wide, window[wide[0]]
     before = (size - 1) // 2
     if tuple(call.param("padding")[axis]) == (before, size - 1 - before):
-        call.tracer.channel_sums[total.tensor] = (source, axis, int(size))
+        call.tracer.channel_sums[total.tensor] = (source, total, axis, int(size))
 
 
 def response_norm(call: Call, x: View, divisor: View) -> View | None:
@@ -32,13 +32,13 @@ def response_norm(call: Call, x: View, divisor: View) -> View | None:
     total, scale, offset = builder.scalar_affine(power.inputs[0], call.tracer.channel_sums)
     if total not in call.tracer.channel_sums:
         return None
-    squares, axis, size = call.tracer.channel_sums[total]
+    squares, summed, axis, size = call.tracer.channel_sums[total]
     square = builder.producer(squares.tensor)
     squared = square is not None and (
         (square.op == "mul" and square.inputs == (x.tensor, x.tensor))
         or (square.op == "power" and square.inputs == (x.tensor,) and square.attr("exponent") == 2)
     )
-    if not squared or squares.axes != x.axes:
+    if not squared or squares.axes != x.axes or summed.axes != divisor.axes:
         return None
     order = np.argsort([*(k for k in range(len(x.axes)) if k != axis), axis])
     axes = tuple(int(k) for k in order)

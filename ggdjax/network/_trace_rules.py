@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from ggdjax.network._builder import Constant, View, channels_last
+from ggdjax.network._builder import Constant, View, channels_last, common_order, stored_constant
 from ggdjax.network._trace_lrn import note_channel_sum, response_norm
 from ggdjax.network._trace_walk import Call, Comparison, rule
 from ggdjax.network.ops import window_counts
@@ -85,28 +85,24 @@ def _binary(call: Call) -> View:
         views = [call.view(0), call.view(1)]
         if op == "div" and (normalized := response_norm(call, *views)) is not None:
             return normalized
-        own = tuple(range(len(views[0].axes)))
-        axes = next((view.axes for view in views if view.axes != own), own)
+        axes = common_order(views)
         return call.emit(op, [call.builder.stored(view, axes) for view in views], axes)
     which = 0 if isinstance(call.inputs[0], Constant) else 1
     view, constant = call.view(1 - which), _small(call, which)
-    if op in {"maximum", "minimum"} and constant.size == 1 and np.isinf(constant).all():
-        return view  # a maximum with −∞: softmax protects itself against empty axes
+    if op == "maximum" and (constant == -np.inf).all():
+        return view  # softmax protects itself against empty axes
     if op == "div" and which == 1:
         mean = _mean(call, view, constant)
         if mean is not None:
             return mean
     attrs = {"reverse": True} if which == 0 and op in {"sub", "div"} else {}
-    rank = len(view.axes)
-    constant = constant.reshape((1,) * (rank - constant.ndim) + constant.shape)
-    order = sorted(range(rank), key=view.axes.__getitem__)
-    return call.emit(op, [view.tensor], view.axes, {"constant": constant.transpose(order)}, **attrs)
+    return call.emit(op, [view.tensor], view.axes, {"constant": stored_constant(constant, view)}, **attrs)
 
 
 def _small(call: Call, index: int) -> np.ndarray:
     """Return a constant operand without the axes along which it only repeats a value (the batch above all)."""
     probes = []
-    for value in call.inputs[index].probes:  # type: ignore[union-attr]
+    for value in call.constants(index):
         small = np.asarray(value, np.float32)
         for axis, size in enumerate(small.shape):
             first = small.take([0], axis)
@@ -129,8 +125,7 @@ def _mean(call: Call, view: View, divisor: np.ndarray) -> View | None:
         return call.emit("mean", [source], view.axes, axes=attrs["axes"], keepdims=attrs["keepdims"])
     if divisor.size == 1 and float(divisor.reshape(-1)[0]) == prod(attrs["window"]):
         return call.emit("average_pool", [source], view.axes, **attrs)
-    order = sorted(range(len(view.axes)), key=view.axes.__getitem__)
-    stored = divisor.reshape((1,) * (len(view.axes) - divisor.ndim) + divisor.shape).transpose(order)
+    stored = stored_constant(divisor, view)
     sizes, sizes_out = (call.builder.stored_shape(tensor)[1:-1] for tensor in (source, view.tensor))
     arguments = [attrs[name] for name in ("window", "strides", "padding", "dilation")]
     counts = window_counts(sizes, sizes_out, *arguments, count_padding=False)[None, ..., None]
@@ -214,7 +209,7 @@ def _dot(call: Call) -> View:
     if all(isinstance(value, View) for value in call.inputs):
         raise call.refuse("a product of two activations (attention)")
     which = 0 if isinstance(call.inputs[0], View) else 1
-    if any(batch[0]):
+    if batch[0]:
         raise call.refuse("a batched product")
     view, weight = call.view(which), call.constant(1 - which)
     ours, theirs = contract[which], contract[1 - which]
@@ -280,17 +275,15 @@ def _pool(call: Call) -> View:
 def _reduce(call: Call) -> View:
     view = call.view()
     axes = _ints(call.param("axes"))
-    first, second = call.shape(view)
-    if any(first[axis] != second[axis] for axis in axes):
-        raise call.refuse("a reduction over the batch (batch normalization in training mode?)")
+    call.refuse_batch(view, axes, "a reduction over the batch (batch normalization in training mode?)")
     stored = tuple(sorted(view.axes[axis] for axis in axes))
     kept = [position for axis, position in enumerate(view.axes) if axis not in axes]
     order = [sorted(kept).index(position) for position in kept]
     op = "sum" if call.primitive == "reduce_sum" else "max"
     result = call.emit(op, [view.tensor], order, axes=stored, keepdims=False)
     if op == "sum":
-        count = prod(first[axis] for axis in axes)
-        attrs = {"axes": stored, "keepdims": False, "count": count, "view": view, "reduced": axes}
+        count = prod(call.shape(view)[0][axis] for axis in axes)
+        attrs = {"axes": stored, "keepdims": False, "count": count, "view": view, "reduced": axes, "result": result}
         call.tracer.sums[result.tensor] = ("sum", view.tensor, attrs)
     return result
 
@@ -320,7 +313,7 @@ def _broadcast(call: Call) -> View:
 def _keep_dims(call: Call, view: View, wanted: tuple) -> View | None:
     """Return the sum that keeps its axes, if `wanted` is what keeping them gives; else None."""
     kind, source, attrs = call.tracer.sums.get(view.tensor, (None, None, None))
-    if kind != "sum" or attrs["keepdims"]:
+    if kind != "sum" or attrs["keepdims"] or view != attrs["result"]:
         return None
     summed = attrs["view"]
     kept = _each(call.shape(summed), lambda s: tuple(1 if axis in attrs["reduced"] else n for axis, n in enumerate(s)))
@@ -346,11 +339,8 @@ def _transpose(call: Call) -> View:
 @rule("concatenate")
 def _concatenate(call: Call) -> View:
     views = [call.view(k) for k in range(len(call.inputs))]
-    own = tuple(range(len(views[0].axes)))
-    axes = next((view.axes for view in views if view.axes != own), own)
-    first, second = call.shape(views[0])
-    if first[call.param("dimension")] != second[call.param("dimension")]:
-        raise call.refuse("a concatenation along the batch: each image is computed by itself")
+    axes = common_order(views)
+    call.refuse_batch(views[0], [call.param("dimension")], "a concatenation along the batch")
     axis = axes[call.param("dimension")]
     return call.emit("concat", [call.builder.stored(view, axes) for view in views], axes, axis=axis)
 
@@ -359,8 +349,9 @@ def _concatenate(call: Call) -> View:
 def _pad(call: Call) -> View:
     view = call.view(0)
     config = call.param("padding_config")
-    if any(interior for _, _, interior in config) or any(config[0]):
-        raise call.refuse("padding between the elements, or of the batch")
+    if any(interior for _, _, interior in config):
+        raise call.refuse("padding between the elements")
+    call.refuse_batch(view, [axis for axis, amounts in enumerate(config) if any(amounts)], "padding of the batch")
     padding = [(0, 0)] * len(view.axes)
     for axis, (low, high, _) in enumerate(config):
         padding[view.axes[axis]] = (int(low), int(high))
@@ -394,8 +385,7 @@ def _take(call: Call, view: View, starts: Any, limits: Any, steps: Any) -> View:
 @rule("rev")
 def _reverse(call: Call) -> View:
     view, axes = call.view(), call.param("dimensions")
-    if 0 in axes:
-        raise call.refuse("a reversal of the batch")
+    call.refuse_batch(view, axes, "a reversal of the batch")
     slices: list[tuple[int | None, int | None, int]] = [(None, None, 1)] * len(view.axes)
     for axis in axes:
         slices[view.axes[axis]] = (None, None, -1)

@@ -14,13 +14,15 @@ from ggdjax._errors import GgdjaxError, UnsupportedError
 from ggdjax.network._builder import Constant, GraphBuilder, View
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ggdjax.network._builder import Probes
     from ggdjax.network._network import Network
 
 #: Parameters that hold the body of a call, by which calls are recognised (jit, custom_jvp_call, remat, …).
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+#: Reductions by any function: theirs is a body of two numbers, no call.
+_REDUCTIONS = frozenset({"reduce", "reduce_window"})
 _CONTROL_FLOW = frozenset({"cond", "scan", "while"})
 
 
@@ -64,18 +66,29 @@ class Call:
             raise self.refuse(f"a constant as operand {index}")
         return value
 
-    def constant(self, index: int) -> np.ndarray:
-        """Return input ``index``, which must not depend on the network's input nor on the batch size."""
+    def constants(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return input ``index``, which must not depend on the network's input, at both probes."""
         value = self.inputs[index]
         if not isinstance(value, Constant):
             raise self.refuse(f"operand {index} computed from the network's input; a constant is needed")
-        if not value.is_static:
+        return value.probes
+
+    def constant(self, index: int) -> np.ndarray:
+        """Return input ``index``, which must not depend on the network's input nor on the batch size."""
+        first, second = self.constants(index)
+        if first is not second:
             raise self.refuse("a constant whose values depend on the batch size")
-        return value.probes[0]
+        return first
 
     def shape(self, view: View) -> Probes:
         """Return the shape of ``view`` at both probes."""
         return self.builder.shape(view)
+
+    def refuse_batch(self, view: View, axes: Iterable[int], what: str) -> None:
+        """Raise the error that says ``what`` is unsupported if one of the ``axes`` of ``view`` is the batch."""
+        first, second = self.shape(view)
+        if any(first[axis] != second[axis] for axis in axes):
+            raise self.refuse(f"{what}: each image is computed by itself")
 
     @property
     def out_shape(self) -> Probes:
@@ -121,7 +134,7 @@ class Tracer:
     def __init__(self, paths: Mapping[int, str]) -> None:
         self.builder = GraphBuilder()
         self.sums: dict[str, tuple] = {}
-        self.channel_sums: dict[str, tuple[View, int, int]] = {}
+        self.channel_sums: dict[str, tuple[View, View, int, int]] = {}
         self._paths = paths
         self._counts: Counter[str] = Counter()
 
@@ -175,7 +188,7 @@ class Tracer:
         if name in _CONTROL_FLOW:
             return self._control_flow(pair, inputs)
         bodies = next(([p.params[key] for p in pair] for key in _BODIES if key in pair[0].params), None)
-        if bodies is not None:
+        if bodies is not None and name not in _REDUCTIONS:
             closed = [body if hasattr(body, "consts") else None for body in bodies]
             consts = [] if closed[0] is None else constants(closed[0].consts, closed[1].consts, self.label)
             plain = [body if whole is None else whole.jaxpr for body, whole in zip(bodies, closed, strict=True)]

@@ -191,13 +191,6 @@ class Writer:
         return unique
 
 
-def stored_constant(value: np.ndarray, view: View) -> np.ndarray:
-    """Return a constant of the graph's order of axes (or of its last axes) in the order that ``view`` is stored in."""
-    rank = len(view.axes)
-    value = value.reshape((1,) * (rank - value.ndim) + value.shape)
-    return value.transpose(sorted(range(rank), key=view.axes.__getitem__))
-
-
 def stored_attributes(values: Sequence[Any], view: View) -> list[Any]:
     """Return one value per axis of the graph's order in the order in which ``view`` is stored."""
     return [values[axis] for axis in sorted(range(len(values)), key=view.axes.__getitem__)]

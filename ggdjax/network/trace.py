@@ -59,7 +59,7 @@ def trace(function: Callable[..., Any] | tuple[Any, Any], example: Any) -> Netwo
 
 def _callable(function: Any) -> tuple[Callable[[Any], Any], dict[int, str]]:
     """Return a function of the input alone, and the paths of the parameters by the identity of their arrays."""
-    if isinstance(function, tuple):
+    if isinstance(function, tuple) and len(function) == 2:
         module, variables = function
         return lambda x: module.apply(variables, x), _paths(variables)
     if not callable(function):

@@ -102,7 +102,7 @@ def local_response_norm(x: FeatureMap) -> FeatureMap:
     return x / (1.0 + (1e-4 / 5) * squares) ** 0.75
 
 
-def rounded_width(chan: float, multiple: int = 8) -> int:
+def rounded_width(chan: float) -> int:
     """Return ``chan`` rounded to a multiple of 8, never down by more than 10 % (Sandler et al. 2018, their code)."""
-    rounded = max(multiple, int(chan + multiple / 2) // multiple * multiple)
-    return rounded + multiple if rounded < 0.9 * chan else rounded
+    rounded = max(8, int(chan + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * chan else rounded

@@ -5,42 +5,25 @@ from __future__ import annotations
 from importlib import resources
 from typing import TYPE_CHECKING
 
-import jax.numpy as jnp
 from flax import nnx
 
+from ggdjax.zoo.blocks import ConvBlock, global_average, max_pool
 from ggdjax.zoo.weights import load_weights
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-#: Shape of one batch of its input; values in [0, 1].
-INPUT_SHAPE = (1, 8, 8, 1)
-CLASSES = 10
-
-
-class ConvBlock(nnx.Module):
-    """Convolution 3×3 without bias, batch normalization, and ReLU where ``relu``."""
-
-    def __init__(self, chan_in: int, chan_out: int, *, relu: bool = True, rngs: nnx.Rngs):
-        self.conv = nnx.Conv(chan_in, chan_out, (3, 3), use_bias=False, rngs=rngs)
-        # Momentum 0.9: the running averages must settle within the few hundred steps of the recipe.
-        self.norm = nnx.BatchNorm(chan_out, momentum=0.9, rngs=rngs)
-        self.relu = relu
-
-    def __call__(self, x: Float[Array, "batch height width chan"]) -> Float[Array, "batch height width chan"]:
-        """Return the block's feature map, of the same height and width."""
-        x = self.norm(self.conv(x))
-        return nnx.relu(x) if self.relu else x
+    from ggdjax.zoo.blocks import FeatureMap
 
 
 class ResidualBlock(nnx.Module):
     """Two convolutions and the identity added: relu(x + block(block(x)))."""
 
     def __init__(self, chan: int, *, rngs: nnx.Rngs):
-        self.first = ConvBlock(chan, chan, rngs=rngs)
-        self.second = ConvBlock(chan, chan, relu=False, rngs=rngs)
+        self.first = ConvBlock(chan, chan, 3, rngs=rngs)
+        self.second = ConvBlock(chan, chan, 3, activation=None, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "batch height width chan"]) -> Float[Array, "batch height width chan"]:
+    def __call__(self, x: FeatureMap) -> FeatureMap:
         """Return the block's feature map, of the same shape."""
         return nnx.relu(x + self.second(self.first(x)))
 
@@ -48,19 +31,18 @@ class ResidualBlock(nnx.Module):
 class DigitsNet(nnx.Module):
     """conv – residual – max pool – conv – residual – global average pool – dense; logits of ten digits."""
 
-    def __init__(self, chan: int = 12, *, num_classes: int = CLASSES, rngs: nnx.Rngs):
-        self.stem = ConvBlock(1, chan, rngs=rngs)
+    def __init__(self, chan: int = 12, *, num_classes: int = 10, rngs: nnx.Rngs):
+        self.stem = ConvBlock(1, chan, 3, rngs=rngs)
         self.residual1 = ResidualBlock(chan, rngs=rngs)
-        self.widen = ConvBlock(chan, 2 * chan, rngs=rngs)
+        self.widen = ConvBlock(chan, 2 * chan, 3, rngs=rngs)
         self.residual2 = ResidualBlock(2 * chan, rngs=rngs)
         self.head = nnx.Linear(2 * chan, num_classes, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch 8 8 1"]) -> Float[Array, "batch 10"]:
         """Return the logits of images with values in [0, 1]."""
         x = self.residual1(self.stem(x))
-        x = nnx.max_pool(x, (2, 2), strides=(2, 2))
-        x = self.residual2(self.widen(x))
-        return self.head(jnp.mean(x, axis=(1, 2)))
+        x = self.residual2(self.widen(max_pool(x, 2, 2)))
+        return self.head(global_average(x))
 
 
 def digits_net(*, pretrained: bool = True, seed: int = 0) -> DigitsNet:

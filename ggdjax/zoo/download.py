@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import urllib.error
 import urllib.request
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ggdjax._errors import ModelError
+from ggdjax._lock import exclusive
+from ggdjax.data import default_cache_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,14 +23,7 @@ _CHUNK = 1 << 20
 _TIMEOUT_S = 30.0
 
 
-def cache_folder() -> Path:
-    """Return the folder of downloads: `GGDJAX_CACHE`, else `ggdjax` in `XDG_CACHE_HOME` or in `~/.cache`."""
-    if own := os.environ.get("GGDJAX_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ggdjax"
-
-
-def sha256_of(path: Path) -> str:
+def _sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -39,7 +33,8 @@ def download(url: str, sha256: str, progress: Callable[[int, int | None], None] 
     """Return the cached copy of ``url``, fetched if there is none yet.
 
     What a broken download left is kept beside the cache entry and the rest is asked for by an HTTP range; a server
-    without ranges sends all of it again. A file takes its place only after its checksum agreed.
+    without ranges sends all of it again. A file takes its place only after its checksum agreed. Of several processes
+    one downloads and the others wait.
 
     Args:
       url: an `http` or `https` address.
@@ -55,18 +50,15 @@ def download(url: str, sha256: str, progress: Callable[[int, int | None], None] 
     if not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise ModelError(f"`sha256` is {sha256!r}, expected 64 hexadecimal digits")
     sha256 = sha256.lower()
-    path = cache_folder() / f"{sha256[:16]}-{Path(urlsplit(url).path).name}"
-    if path.is_file() and sha256_of(path) == sha256:
+    path = default_cache_dir() / f"{sha256[:16]}-{Path(urlsplit(url).path).name}"
+    if _is_whole(path, sha256):
         return path
-    part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _fetch(url, part, progress)
-        found = sha256_of(part)
-        if found != sha256:
-            part.unlink()
-            raise ModelError(f"{url} has the SHA-256 {found}, expected {sha256}: the file was discarded, do not use it")
-        part.replace(path)
+        with exclusive(path, "GGDJAX_CACHE", wait=True):
+            # Another process may have been first.
+            if not _is_whole(path, sha256):
+                _fetch_whole(url, path, sha256, progress)
     except urllib.error.HTTPError as error:
         raise ModelError(f"{url} was refused by the server: {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
@@ -78,6 +70,21 @@ def download(url: str, sha256: str, progress: Callable[[int, int | None], None] 
     except OSError as error:
         raise ModelError(f"{url} cannot be kept in `{path.parent}`: {error} (set GGDJAX_CACHE)") from error
     return path
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    return path.is_file() and _sha256_of(path) == sha256
+
+
+def _fetch_whole(url: str, path: Path, sha256: str, progress: Callable[[int, int | None], None] | None) -> None:
+    """Put ``url`` in place at ``path``, by a file beside it that stays where the download breaks off."""
+    part = path.with_name(path.name + ".part")
+    _fetch(url, part, progress)
+    found = _sha256_of(part)
+    if found != sha256:
+        part.unlink()
+        raise ModelError(f"{url} has the SHA-256 {found}, expected {sha256}: the file was discarded, do not use it")
+    part.replace(path)
 
 
 def _fetch(url: str, part: Path, progress: Callable[[int, int | None], None] | None) -> None:

@@ -107,16 +107,21 @@ def load(
       progress: called with (bytes so far, bytes in all or None) while downloading.
 
     Raises:
-      GgdjaxError: an unknown name.
+      GgdjaxError: an unknown name, or a checksum without an address.
       ModelError: no such weights, an address without its checksum, a failed download (see `download`), or weights that
         do not fit the network.
       UnsupportedError: a PyTorch state dict for a family whose names are not known.
     """
-    entry(name)
+    known = entry(name)
+    address = str(weights).startswith(("http://", "https://"))
+    if sha256 is not None and not address:
+        raise GgdjaxError(f"`sha256` is for addresses, but `weights` is {weights!r}: leave it out")
     if weights == "published":
         if name not in PUBLISHED:
-            known = ", ".join(sorted(PUBLISHED))
-            raise ModelError(f"no published weights of `{name}` are known, only of {known}: give a file as `weights`")
+            others = ", ".join(sorted(PUBLISHED))
+            raise ModelError(f"no published weights of `{name}` are known, only of {others}: give a file as `weights`")
+        if num_classes not in {None, known.num_classes}:
+            raise ModelError(f"`num_classes` is {num_classes}, the published `{name}` has {known.num_classes}")
         return load_onnx(download(PUBLISHED[name].url, PUBLISHED[name].sha256, progress))
     module = abstract(name, num_classes=num_classes)
     if weights is None:
@@ -129,19 +134,10 @@ def load(
             )
         with resources.as_file(shipped) as path:
             load_weights(module, path)
-    else:
-        load_weights(module, _local(weights, sha256, progress))
-    return trace(module, jax.ShapeDtypeStruct((1, *entry(name).input_shape), jnp.float32))
-
-
-def _local(
-    weights: str | PathLike[str], sha256: str | None, progress: Callable[[int, int | None], None] | None
-) -> Path:
-    """Return the file that ``weights`` is or leads to."""
-    if not str(weights).startswith(("http://", "https://")):
-        if sha256 is not None:
-            raise GgdjaxError("`sha256` is for addresses, but `weights` is a file: leave it out")
-        return Path(weights)
-    if sha256 is None:
+    elif not address:
+        load_weights(module, Path(weights))
+    elif sha256 is None:
         raise ModelError(f"`weights` is the address {weights}: give the `sha256` of its file, or download it yourself")
-    return download(str(weights), sha256, progress)
+    else:
+        load_weights(module, download(str(weights), sha256, progress))
+    return trace(module, jax.ShapeDtypeStruct((1, *known.input_shape), jnp.float32))

@@ -101,12 +101,20 @@ def augment(
 
     Each image gets ``shift`` zeros on every side; the window, of ``crop`` × ``crop`` pixels or of the image's own
     size, lies anywhere in that, every place equally likely.
+
+    Raises:
+        GgdjaxError: a ``crop`` larger than the image with its zeros.
     """
     place_key, flip_key = jax.random.split(key)
     batch, height, width, chan = images.shape
     size = (height, width) if crop is None else (crop, crop)
     if shift or size != (height, width):
         padded = jnp.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)))
+        if max(size) > min(padded.shape[1:3]) and crop is not None:
+            raise GgdjaxError(
+                f"`crop` is {crop}, but images of {height}×{width} with `shift` = {shift} are {padded.shape[1]}×"
+                f"{padded.shape[2]}: lower it"
+            )
         places = jnp.asarray([height + 2 * shift - size[0] + 1, width + 2 * shift - size[1] + 1])
         corners = jax.random.randint(place_key, (batch, 2), 0, places[None, :])
 

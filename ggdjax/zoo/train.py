@@ -92,7 +92,7 @@ def fit(
         GgdjaxError: fewer images than one batch, a batch that the mesh cannot split evenly, checkpoints of another
             run, or a loss that is no longer finite.
     """
-    chosen = np.arange(len(images)) if indices is None else np.asarray(list(indices), np.int64)
+    chosen = np.arange(len(images)) if indices is None else np.asarray(list(indices))
     batch_size = recipe.batch_size
     if len(chosen) < batch_size:
         raise GgdjaxError(f"`batch_size` is {batch_size}, but there are {len(chosen)} training images: lower it")
@@ -193,7 +193,13 @@ def _batches(images: ImageSet, order: np.ndarray, batch_size: int) -> Iterator[t
 
 
 def top1(net: nnx.Module, images: ImageSet, indices: Iterable[int] | None = None, batch_size: int = 100) -> float:
-    """Return the share of the images ``indices`` (None: all) whose largest logit of ``net`` is their label."""
+    """Return the share of the images ``indices`` (None: all) whose largest logit of ``net`` is their label.
+
+    ``net`` is in inference mode; unreadable images do not count.
+
+    Raises:
+        GgdjaxError: no images.
+    """
     from ggdjax.data import padded
 
     graph, state = nnx.split(net)
@@ -201,6 +207,8 @@ def top1(net: nnx.Module, images: ImageSet, indices: Iterable[int] | None = None
     for pictures, labels, rows in padded(images.batches(indices, batch_size), batch_size):
         right += int(np.sum(np.asarray(_predict(graph, state, pictures)) == labels))
         count += rows
+    if not count:
+        raise GgdjaxError(f"`indices` names no readable images of `{images.name}`: give at least one")
     return right / count
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import tarfile
 
+import numpy as np
 import pytest
 
 from ggdjax._errors import DataError
@@ -29,6 +30,15 @@ def test_an_archive_opens_as_its_folder(tmp_path, parts_tree, suffix, mode, arcn
     assert sum(len(y) for _, y in images.batches()) == 12
 
 
+def test_a_hidden_file_beside_the_wrapping_folder_does_not_count(tmp_path, parts_tree):
+    (parts_tree / "._wrapped").write_bytes(b"x")
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        tar.add(parts_tree / "._wrapped", "._wrapped")
+        tar.add(parts_tree, "wrapped")
+    images = open_images(tmp_path / "set.tar", RAW, cache_dir=tmp_path / "cache")
+    assert set(images.parts) == {"train", "test"}
+
+
 def test_extraction_happens_once_and_again_for_a_changed_archive(tmp_path, class_tree):
     archive, cache = pack(class_tree, tmp_path / "set.tar.gz"), tmp_path / "cache"
     calls = []
@@ -48,6 +58,20 @@ def test_a_damaged_archive_leaves_nothing(tmp_path, class_tree):
         extract(archive, cache)
     assert "\n" not in str(error.value)
     assert not list(cache.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["bz2", "xz"])
+def test_an_archive_with_damage_inside(tmp_path, kind):
+    source, archive = tmp_path / "noise.png", tmp_path / f"set.tar.{kind}"
+    source.write_bytes(np.random.default_rng(0).bytes(60_000))
+    with tarfile.open(archive, f"w:{kind}") as tar:
+        tar.add(source, "a/noise.png")
+    content = bytearray(archive.read_bytes())
+    content[30_000:30_050] = bytes(50)
+    archive.write_bytes(content)
+    with pytest.raises(DataError, match="it is damaged or no tar archive") as error:
+        extract(archive, tmp_path / "cache")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive at all"])
@@ -77,8 +101,11 @@ def test_members_that_lead_out_are_refused(tmp_path, kind):
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_the_cache_follows_xdg(monkeypatch, tmp_path):
+def test_where_the_cache_lies(monkeypatch, tmp_path):
+    monkeypatch.setenv("GGDJAX_CACHE", str(tmp_path / "own"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache_dir() == tmp_path / "own"
+    monkeypatch.delenv("GGDJAX_CACHE")
     assert default_cache_dir() == tmp_path / "ggdjax"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))

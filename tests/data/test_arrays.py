@@ -63,13 +63,20 @@ LABEL = np.zeros(4, np.int64)
         (np.zeros((4, 6, 6, 3), bool), LABEL, "is bool"),
         (np.zeros((4, 6, 6, 3), np.uint8), LABEL[:3], "`label`"),
         (np.zeros((4, 6, 6, 3), np.uint8), LABEL.astype(np.float32), "whole numbers"),
-        (np.zeros((4, 6, 6, 3), np.uint8), LABEL - 1, "holds -1"),
+        (np.zeros((4, 6, 6, 3), np.uint8), LABEL - 1, "holds the label -1"),
+        (np.zeros((4, 6, 6, 3), np.uint8), LABEL + 2**32, "holds the label 4294967296"),
         (np.zeros((0, 6, 6, 3), np.uint8), LABEL[:0], "no images"),
     ],
 )
 def test_arrays_that_do_not_fit(image, label, message):
     with pytest.raises(DataError, match=message):
         from_arrays(image, label, RAW)
+
+
+@pytest.mark.parametrize("ids", [["a", "b"], ["a", "b", "c", "c"]])
+def test_names_that_do_not_fit(ids):
+    with pytest.raises(DataError, match="`ids` of `arrays`"):
+        from_arrays(np.zeros((4, 6, 6, 3), np.uint8), LABEL, RAW, ids=ids)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

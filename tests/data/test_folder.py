@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ggdjax._errors import DataError
 from ggdjax.data import ImageSet, Preprocessing, open_images, padded
@@ -146,7 +147,13 @@ def test_an_image_smaller_than_the_crop_is_named(class_tree):
         list(images.batches())
 
 
-@pytest.mark.parametrize("indices", [[12], [-1], [0, 99]])
+def test_an_image_of_too_many_pixels_is_unreadable(class_tree, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8)
+    with pytest.raises(DataError, match=r"unreadable .*exceeds limit"):
+        list(open_images(class_tree, RAW).batches())
+
+
+@pytest.mark.parametrize("indices", [[12], [-1], [0, 99], [True, False], [0.5]])
 def test_indices_outside_the_set(class_tree, indices):
     with pytest.raises(DataError, match=r"`indices` holds"):
         open_images(class_tree, RAW).batches(indices)
@@ -228,6 +235,7 @@ def test_labels_csv_gives_order_and_labels(tmp_path, text, write_image):
         ("file,label\n", "names no images"),
         ("file,label\na.png,one\n", "line 2: `label` is 'one'"),
         ("file,label\na.png\n", "line 2: `label` is None"),
+        ("label,file\n1\n", "line 2 names no file: give one in column `file`"),
         ("file,label\na.png,-1\n", "holds the label -1"),
         ("file,label\na.png,99999999999\n", "holds the label 99999999999"),
         ("file,label\na.png,1\na.png,1\n", "1 files more than once, first `a.png`"),

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ggdjax._errors import DataError
 from ggdjax.data import PRESETS, Preprocessing, preset
-from ggdjax.data.pixels import decode, reshape, to_float
+from ggdjax.data.pixels import UnreadableImage, decode, reshape, to_float
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_transparent_palette_does_not_warn(tmp_path):
 def test_sixteen_bit_images_are_refused(tmp_path):
     path = tmp_path / "deep.png"
     Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(path)
-    with pytest.raises(OSError, match="8 bits"):
+    with pytest.raises(UnreadableImage, match="8 bits"):
         decode(path, Preprocessing())
 
 

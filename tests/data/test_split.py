@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from ggdjax._errors import DataError
-from ggdjax.data import Preprocessing, digits, from_arrays, open_images, split, split_by_ids, split_every
+from ggdjax.data import (
+    Preprocessing,
+    Split,
+    digits,
+    from_arrays,
+    open_images,
+    split,
+    split_by_ids,
+    split_every,
+    split_tuning,
+)
 from ggdjax.data.split import hash_order
 
 RAW = Preprocessing(scale=1.0)
@@ -94,6 +104,22 @@ def test_splits_that_cannot_be(choose, message):
     with pytest.raises(DataError, match=message) as error:
         choose(numbered(10))
     assert "\n" not in str(error.value)
+
+
+def test_tuning_images_come_from_what_no_part_uses_or_else_from_the_held_out():
+    images = numbered(20)
+    parts = split(images, 5)
+    left, chosen = split_tuning(images, parts, 4)
+    assert len(chosen) == 4
+    np.testing.assert_array_equal(left.held_out, np.setdiff1d(parts.held_out, chosen))
+    spare = Split(calibration=parts.calibration, held_out=parts.held_out[:10])
+    left, chosen = split_tuning(images, spare, 5)
+    np.testing.assert_array_equal(chosen, parts.held_out[10:])
+    np.testing.assert_array_equal(left.held_out, spare.held_out)
+    with pytest.raises(DataError, match=r"15 tuning images .* has 15 beside .*one of which must be held out"):
+        split_tuning(images, parts, 15)
+    with pytest.raises(DataError, match="`count` is 0"):
+        split_tuning(images, parts, 0)
 
 
 def test_too_few_images_in_the_training_part(parts_tree):

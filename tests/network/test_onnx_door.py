@@ -169,6 +169,16 @@ REFUSALS: dict[str, tuple[list[Any], dict[str, np.ndarray], str]] = {
         {"o": np.zeros(1, np.int64), "l": np.ones(1, np.int64)},
         "a slice of the batch dimension",
     ),
+    "batch padded": (
+        [make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2, 3]), make_node("Pad", ["t", "p"], ["y"])],
+        {"p": np.asarray([0, 1, 0, 0, 0, 0, 0, 0])},
+        "padding of the batch",
+    ),
+    "resized by an old rule": (
+        [make_node("Resize", ["x", "", "r"], ["y"], coordinate_transformation_mode="tf_half_pixel_for_nn")],
+        {"r": np.float32([1, 1, 2, 2])},
+        "resizing other than",
+    ),
     "batch softmax": ([make_node("Softmax", ["x"], ["y"], axis=0)], {}, "softmax over the batch"),
     "wrong channels": (
         [make_node("Conv", ["x", "k"], ["y"], "c")],
@@ -200,6 +210,16 @@ def test_refusals(tmp_path: Path, name: str) -> None:
     with pytest.raises(GgdjaxError, match=message) as caught:
         load_onnx(tmp_path / "net.onnx")
     assert "\n" not in str(caught.value)
+
+
+def test_codes_by_output_dtype_alone(tmp_path: Path) -> None:
+    nodes = [
+        make_node("QuantizeLinear", ["x", "s"], ["q"], output_dtype=onnx.TensorProto.INT8),
+        make_node("DequantizeLinear", ["q", "s"], ["y"]),
+    ]
+    onnx.save(make_model(nodes, ("batch", 3), {"s": np.float32(0.5)}, opset=21), tmp_path / "net.onnx")
+    net = load_onnx(tmp_path / "net.onnx")
+    np.testing.assert_array_equal(net(np.float32([[-90.0, -0.5, 90.0]])), [[-64.0, -0.5, 63.5]])
 
 
 def test_damaged_and_foreign_files(tmp_path: Path) -> None:

@@ -134,10 +134,10 @@ def _channels_first(x: jax.Array) -> jax.Array:
     return jnp.maximum(y, 0.0).reshape(y.shape[0], -1) @ jnp.ones((y[0].size, 2))
 
 
-def _response_norm(x: jax.Array, axis: int, beta: float) -> jax.Array:
+def _response_norm(x: jax.Array, axis: int, beta: float, order: tuple[int, ...] = (0, 1, 2, 3)) -> jax.Array:
     window = tuple(3 if k == axis else 1 for k in range(4))
     squares = jax.lax.reduce_window(jnp.square(x), 0.0, jax.lax.add, window, (1, 1, 1, 1), "SAME")
-    return x / (2.0 + 0.1 * squares) ** beta
+    return x / (2.0 + 0.1 * squares.transpose(order)) ** beta
 
 
 FUNCTIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], set[str]]] = {
@@ -164,6 +164,14 @@ FUNCTIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], set[str]]] = {
         {"tanh"},
     ),
     "a loop over constants": (lambda x: x * jax.lax.fori_loop(0, 3, lambda _, y: y * 2, jnp.float32(1.0)), {"mul"}),
+    "a sum that keeps its axis, transposed": (
+        lambda x: jnp.expand_dims(x[:, :, :6].sum(3).transpose(0, 2, 1), 3),
+        {"sum"},
+    ),
+    "response normalization by its transpose": (
+        lambda x: _response_norm(x[:, :, :6], 3, 0.5, (0, 2, 1, 3)),
+        {"power", "div"},
+    ),
     "reversal": (lambda x: x[:, ::-1], {"slice"}),
     "gelu": (lambda x: jax.nn.gelu(x, approximate=False), {"erf", "mul"}),
 }
@@ -189,7 +197,17 @@ def test_functions(name: str) -> None:
         (lambda x: x + jax.random.normal(jax.random.key(0), x.shape), r"random numbers .* one result for one input"),
         (Plain(), r"the Linen module Plain without its variables: give \(module, variables\)"),
         ("digits", "`function` is a str: a function, module"),
+        ((1, 2, 3), "`function` is a tuple: a function, module"),
         (lambda x: x[:1], "slice of the batch"),
+        (lambda x: x[::-1], "reversal of the batch"),
+        (lambda x: jnp.pad(x.T, ((0, 0), (0, 0), (0, 0), (1, 0))).T, "padding of the batch"),
+        (lambda x: jax.lax.dot_general(jnp.ones((6, 4, 3)), x, (((1,), (3,)), ((0,), (1,)))), "batched product"),
+        (lambda x: jax.lax.reduce(x, jnp.float32(0), lambda a, b: a + 2 * b, (3,)), "unsupported operation `reduce`"),
+        (
+            lambda x: jax.lax.reduce_window(x, 0.0, lambda a, b: a + b * b, (1, 2, 2, 1), (1,) * 4, "SAME"),
+            "unsupported operation `reduce_window`",
+        ),
+        (lambda x: jnp.where(x > 2 * x, x, 0.0), "computed from the network's input; a constant is needed"),
         (lambda x: jnp.zeros(3), "does not depend on its argument"),
         (lambda x: x.reshape(5, -1), "cannot be traced"),
         (lambda x: jnp.concatenate([x] * x.shape[0], axis=-1), "another batch size|depends on the batch"),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from ggdjax._errors import ModelError
-from ggdjax.zoo.download import cache_folder, download
+from ggdjax.data import default_cache_dir
+from ggdjax.zoo.download import download
 
 CONTENT = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -69,10 +71,17 @@ def test_a_file_is_fetched_once(server):
     seen = []
     path = download(server.url, SHA256.upper(), lambda done, total: seen.append((done, total)))
     assert path.read_bytes() == CONTENT
-    assert path.parent == cache_folder()
+    assert path.parent == default_cache_dir()
     assert path.name.endswith("-net.bin")
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert download(server.url, SHA256) == path
+    assert len(server.asked) == 1
+
+
+def test_several_at_once_fetch_it_once(server):
+    with ThreadPoolExecutor(4) as pool:
+        paths = set(pool.map(lambda _: download(server.url, SHA256), range(4)))
+    assert [path.read_bytes() for path in paths] == [CONTENT]
     assert len(server.asked) == 1
 
 
@@ -87,11 +96,11 @@ def test_a_broken_download_is_resumed(server, ranges):
     server.stop_after, server.ranges = 100_000, ranges
     with pytest.raises(ModelError, match=r"broke off.*100,000 of 256,000.*call again to resume"):
         download(server.url, SHA256)
-    assert not list(cache_folder().glob("*.bin"))
+    assert not list(default_cache_dir().glob("*.bin"))
     server.stop_after = None
     assert download(server.url, SHA256).read_bytes() == CONTENT
     assert server.asked == [None, "bytes=100000-"]
-    assert not list(cache_folder().glob("*.part"))
+    assert not list(default_cache_dir().glob("*.part"))
 
 
 def test_all_bytes_were_there_before_the_rename(server):
@@ -104,7 +113,7 @@ def test_all_bytes_were_there_before_the_rename(server):
 def test_another_checksum_is_refused_and_the_file_discarded(server):
     with pytest.raises(ModelError, match=f"has the SHA-256 {SHA256}, expected {'0' * 64}"):
         download(server.url, "0" * 64)
-    assert not list(cache_folder().iterdir())
+    assert not list(default_cache_dir().iterdir())
 
 
 def test_refusals_and_no_network(server):
@@ -129,12 +138,3 @@ def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
 def test_addresses_and_checksums_that_are_none(url, sha256, message):
     with pytest.raises(ModelError, match=message):
         download(url, sha256)
-
-
-def test_where_the_cache_lies(tmp_path, monkeypatch):
-    monkeypatch.delenv("GGDJAX_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "ggdjax"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_folder() == tmp_path / "home" / ".cache" / "ggdjax"

@@ -249,9 +249,15 @@ def test_weights_that_are_not_there(arguments, message):
         load(*arguments)
 
 
-def test_a_checksum_of_a_local_file_is_refused():
+@pytest.mark.parametrize("weights", ["x.safetensors", "published", None])
+def test_a_checksum_without_an_address_is_refused(weights):
     with pytest.raises(GgdjaxError, match="`sha256` is for addresses"):
-        load("lenet5", "x.safetensors", sha256="0" * 64)
+        load("vgg16", weights, sha256="0" * 64)
+
+
+def test_other_classes_than_the_published_ones_are_refused():
+    with pytest.raises(ModelError, match="`num_classes` is 10, the published `vgg16` has 1000"):
+        load("vgg16", "published", num_classes=10)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,11 @@ def test_windows_of_a_smaller_size():
     np.testing.assert_array_equal(cut[:, 3, 3, 0] - cut[:, 0, 0, 0], 21.0)
 
 
+def test_a_window_larger_than_the_padded_image_is_refused():
+    with pytest.raises(GgdjaxError, match=r"`crop` is 9, but images of 5×6 with `shift` = 1 are 7×8"):
+        augment(KEY, jnp.ones((2, 5, 6, 1)), shift=1, crop=9)
+
+
 def test_mirroring_is_left_to_right_for_half_of_the_images():
     images = jnp.asarray(np.random.default_rng(0).standard_normal((400, 3, 4, 2), np.float32))
     mirrored = augment(KEY, images, flip=True)

@@ -131,6 +131,8 @@ def test_bad_arguments(images):
     other = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), ("model",))
     with pytest.raises(GgdjaxError, match="expected a multiple of the mesh's axis `data`"):
         fit(tiny(), images, RECIPE, mesh=other)
+    with pytest.raises(GgdjaxError, match="`indices` names no readable images of `stripes`"):
+        top1(tiny(), images, [])
 
 
 def test_a_loss_that_is_not_finite(images):
