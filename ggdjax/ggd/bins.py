@@ -66,11 +66,11 @@ class Bins:
     upper: Float[Array, "... bin"]
 
 
-def on_device(counts: Int[Array, "... 65536"]) -> Array:
-    """Return counts as a device array; int64 on the host becomes float32 (there is no int64 on the device)."""
-    if isinstance(counts, np.ndarray) and counts.dtype != np.int32:
-        counts = counts.astype(np.float32)
-    return jnp.asarray(counts)
+def on_device(leaf: Array) -> Array:
+    """Return a leaf of a histogram as a device array; int64 of the host becomes float32 (the device has no int64)."""
+    if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype == np.int64:
+        leaf = leaf.astype(np.float32)
+    return jnp.asarray(leaf)
 
 
 @partial(jax.jit, static_argnames="side")

@@ -50,8 +50,8 @@ class Counter:
         )
 
     def add(self, x: Float[Array, "..."]) -> Counter:
-        """Return the counts with the values of ``x`` added."""
-        x = x.reshape(-1)
+        """Return the counts with the values of ``x``, converted to float32, added."""
+        x = x.astype(jnp.float32).reshape(-1)
         if x.size == 0:
             return self
         # A CPU gains from blocks that stay in its cache; an accelerator wants one large scatter.

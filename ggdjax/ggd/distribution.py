@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ggdjax._errors import GgdjaxError
+from ggdjax.ggd.arrays import Real, as_real, is_concrete, pad_rank
 from ggdjax.ggd.special import (
     cap_log_ratio,
     expm1_remainder,
@@ -26,28 +27,11 @@ from ggdjax.ggd.upper_gamma import log_upper_gamma
 #: Below this order of the incomplete gamma function, moments go through `log_upper_gamma`.
 _SMALLEST_ORDER = 1e-3
 
-_Real = Any  # what converts to a real array: Python number, numpy or jax array
-
-
-def as_real(*values: _Real) -> tuple[Array, ...]:
-    """Return the values as arrays of one floating type: that of the typed floating ones, else the default."""
-    typed = [jnp.asarray(v).dtype for v in values if hasattr(v, "dtype") and not isinstance(v, float)]
-    floating = [t for t in typed if jnp.issubdtype(t, jnp.floating)]
-    dtype = jnp.result_type(*floating) if floating else jnp.result_type(float)
-    if dtype.itemsize < 4:  # half precision cannot hold these tails
-        dtype = jnp.dtype(jnp.float32)
-    return tuple(jnp.asarray(v, dtype) for v in values)
-
-
-def pad_rank(array: Array, rank: int) -> Array:
-    """Return the array with leading axes of length 1 up to `rank`: numpy broadcasting made explicit."""
-    return array.reshape((1,) * (rank - array.ndim) + array.shape)
-
 
 def _require_positive(**arguments: Array) -> None:
     """Raise on concrete parameters outside ``(0, ∞)``; traced ones cannot be looked at and pass."""
     for name, value in arguments.items():
-        if isinstance(value, jax.core.Tracer):
+        if not is_concrete(value):
             continue
         found = np.asarray(value)
         bad = ~((found > 0) & np.isfinite(found))
@@ -80,7 +64,7 @@ class GeneralizedGamma:
     loc: Float[Array, "..."]
     p: Float[Array, "..."]
 
-    def __init__(self, a: _Real, d: _Real, p: _Real):
+    def __init__(self, a: Real, d: Real, p: Real):
         a, d, p = as_real(a, d, p)
         _require_positive(a=a, d=d, p=p)
         rank = max(a.ndim, d.ndim, p.ndim)
@@ -88,7 +72,7 @@ class GeneralizedGamma:
         self._set(jnp.log(a) + jnp.log(d / p) / p, d, p)
 
     @classmethod
-    def from_loc(cls, loc: _Real, d: _Real, p: _Real) -> GeneralizedGamma:
+    def from_loc(cls, loc: Real, d: Real, p: Real) -> GeneralizedGamma:
         """Return the distribution with log-location ``loc = log a + log(d/p)/p``; exact where `a` would overflow.
 
         Raises GgdjaxError for concrete d or p outside ``(0, ∞)``.
@@ -153,7 +137,7 @@ class GeneralizedGamma:
         return {"a": self.k, "c": self.p, "scale": self.a}
 
     @classmethod
-    def from_scipy(cls, a: _Real, c: _Real, scale: _Real = 1.0) -> GeneralizedGamma:
+    def from_scipy(cls, a: Real, c: Real, scale: Real = 1.0) -> GeneralizedGamma:
         """Return ``scipy.stats.gengamma(a, c, scale=scale)``; a, c, scale > 0 (c < 0 is outside the family)."""
         a, c, scale = as_real(a, c, scale)
         _require_positive(a=a, c=c, scale=scale)
@@ -167,7 +151,7 @@ class GeneralizedGamma:
         return self.loc, 1.0 / (self.p * root), 1.0 / root
 
     @classmethod
-    def from_prentice(cls, mu: _Real, sigma: _Real, Q: _Real) -> GeneralizedGamma:
+    def from_prentice(cls, mu: Real, sigma: Real, Q: Real) -> GeneralizedGamma:
         """Return the distribution with Prentice's parameters; σ, Q > 0 (Q → 0 is the log-normal)."""
         mu, sigma, Q = as_real(mu, sigma, Q)
         _require_positive(sigma=sigma, Q=Q)
@@ -175,7 +159,7 @@ class GeneralizedGamma:
         mu, sigma, Q = (pad_rank(v, rank) for v in (mu, sigma, Q))
         return cls.from_loc(mu, 1.0 / (sigma * Q), Q / sigma)
 
-    def size_biased(self, m: _Real) -> GeneralizedGamma:
+    def size_biased(self, m: Real) -> GeneralizedGamma:
         """Return the law with density ∝ ``xᵐ f(x)``: the same a and p, shape ``d + m > 0``."""
         m, d = as_real(m, self.d)
         rank = max(m.ndim, d.ndim)
@@ -186,40 +170,40 @@ class GeneralizedGamma:
     # ------------------------------------------------------------ special cases
 
     @classmethod
-    def exponential(cls, scale: _Real) -> GeneralizedGamma:
+    def exponential(cls, scale: Real) -> GeneralizedGamma:
         """Return ``exp(−x/scale)/scale``."""
         return cls(scale, 1.0, 1.0)
 
     @classmethod
-    def gamma(cls, shape: _Real, scale: _Real) -> GeneralizedGamma:
+    def gamma(cls, shape: Real, scale: Real) -> GeneralizedGamma:
         """Return the gamma distribution (p = 1)."""
         return cls(scale, shape, 1.0)
 
     @classmethod
-    def weibull(cls, shape: _Real, scale: _Real) -> GeneralizedGamma:
+    def weibull(cls, shape: Real, scale: Real) -> GeneralizedGamma:
         """Return the Weibull distribution (d = p = shape)."""
         return cls(scale, shape, shape)
 
     @classmethod
-    def half_normal(cls, sigma: _Real) -> GeneralizedGamma:
+    def half_normal(cls, sigma: Real) -> GeneralizedGamma:
         """Return the law of ``|N(0, σ²)|``."""
         (sigma,) = as_real(sigma)
         return cls(sigma * math.sqrt(2.0), 1.0, 2.0)
 
     @classmethod
-    def rayleigh(cls, sigma: _Real) -> GeneralizedGamma:
+    def rayleigh(cls, sigma: Real) -> GeneralizedGamma:
         """Return the law of the length of a vector of two N(0, σ²)."""
         (sigma,) = as_real(sigma)
         return cls(sigma * math.sqrt(2.0), 2.0, 2.0)
 
     @classmethod
-    def chi(cls, degrees: _Real) -> GeneralizedGamma:
+    def chi(cls, degrees: Real) -> GeneralizedGamma:
         """Return the law of the length of a vector of `degrees` N(0, 1)."""
         return cls(math.sqrt(2.0), degrees, 2.0)
 
     # ------------------------------------------------------------ density and tails
 
-    def _align(self, *arguments: _Real) -> tuple[GeneralizedGamma, tuple[Array, ...]]:
+    def _align(self, *arguments: Real) -> tuple[GeneralizedGamma, tuple[Array, ...]]:
         """Return self and the arguments with one floating type and equal ranks."""
         loc, d, p, *rest = as_real(self.loc, self.d, self.p, *arguments)
         rank = max(d.ndim, *(r.ndim for r in rest))
@@ -234,7 +218,7 @@ class GeneralizedGamma:
         log_x = jnp.where(inside, jnp.log(safe), self.loc)
         return self.p * (log_x - self.loc), log_x, inside
 
-    def log_prob(self, x: _Real) -> Float[Array, "..."]:
+    def log_prob(self, x: Real) -> Float[Array, "..."]:
         """Return log f(x); −inf for x < 0 and x = ∞, the right limit at 0 (−inf, finite or +inf for d >, =, < 1)."""
         g, (x,) = self._align(x)
         w, log_x, inside = g._log_ratio(x)
@@ -244,11 +228,11 @@ class GeneralizedGamma:
         at_zero = jnp.where(g.d > 1.0, -jnp.inf, jnp.where(g.d < 1.0, jnp.inf, at_one))
         return jnp.where(inside, value, jnp.where(x == 0, at_zero, -jnp.inf))
 
-    def prob(self, x: _Real) -> Float[Array, "..."]:
+    def prob(self, x: Real) -> Float[Array, "..."]:
         """Return f(x)."""
         return jnp.exp(self.log_prob(x))
 
-    def _log_tails(self, x: _Real) -> tuple[Array, Array]:
+    def _log_tails(self, x: Real) -> tuple[Array, Array]:
         """Return log P(X ≤ x) and log P(X > x)."""
         g, (x,) = self._align(x)
         w, _, inside = g._log_ratio(x)
@@ -257,30 +241,30 @@ class GeneralizedGamma:
         log_p = jnp.where(inside, log_p, jnp.where(always, 0.0, -jnp.inf))
         return log_p, jnp.where(inside, log_q, jnp.where(never, 0.0, -jnp.inf))
 
-    def cdf(self, x: _Real) -> Float[Array, "..."]:
+    def cdf(self, x: Real) -> Float[Array, "..."]:
         """Return P(X ≤ x); 0 for x ≤ 0."""
         return jnp.exp(self._log_tails(x)[0])
 
-    def log_cdf(self, x: _Real) -> Float[Array, "..."]:
+    def log_cdf(self, x: Real) -> Float[Array, "..."]:
         """Return log P(X ≤ x), accurate where the probability underflows; −inf for x ≤ 0."""
         return self._log_tails(x)[0]
 
-    def sf(self, x: _Real) -> Float[Array, "..."]:
+    def sf(self, x: Real) -> Float[Array, "..."]:
         """Return P(X > x); 1 for x ≤ 0."""
         return jnp.exp(self._log_tails(x)[1])
 
-    def log_sf(self, x: _Real) -> Float[Array, "..."]:
+    def log_sf(self, x: Real) -> Float[Array, "..."]:
         """Return log P(X > x), accurate where the probability underflows; 0 for x ≤ 0."""
         return self._log_tails(x)[1]
 
-    def icdf(self, q: _Real) -> Float[Array, "..."]:
+    def icdf(self, q: Real) -> Float[Array, "..."]:
         """Return x with P(X ≤ x) = q, q in [0, 1]: 0 at 0, inf at 1. Upper tails: see `isf`."""
         g, (q,) = self._align(q)
         safe = jnp.where((q > 0) & (q < 1), q, 0.5)
         x = g._quantile(jnp.log(safe), jnp.log1p(-safe))
         return jnp.where(q <= 0, 0.0, jnp.where(q >= 1, jnp.inf, x))
 
-    def isf(self, q: _Real) -> Float[Array, "..."]:
+    def isf(self, q: Real) -> Float[Array, "..."]:
         """Return x with P(X > x) = q, q in [0, 1]: inf at 0, 0 at 1."""
         g, (q,) = self._align(q)
         safe = jnp.where((q > 0) & (q < 1), q, 0.5)
@@ -292,7 +276,7 @@ class GeneralizedGamma:
 
     # ------------------------------------------------------------ moments
 
-    def log_moment(self, r: _Real) -> Float[Array, "..."]:
+    def log_moment(self, r: Real) -> Float[Array, "..."]:
         """Return ``log E[xʳ] = r log a + log Γ(k + r/p) − log Γ(k)``; +inf where r ≤ −d.
 
         In terms of loc, with ``t = r/d`` and ``φ(t) = (1+t) log(1+t) − t``, the large parts cancel by hand:
@@ -313,11 +297,11 @@ class GeneralizedGamma:
         value = k * phi - 0.5 * log_1t + stirling_remainder(shifted) - stirling_remainder(k)
         return jnp.where(exists, value, jnp.inf)
 
-    def moment(self, r: _Real) -> Float[Array, "..."]:
+    def moment(self, r: Real) -> Float[Array, "..."]:
         """Return E[xʳ], r > −d real (inf below)."""
         return jnp.exp(self.log_moment(r))
 
-    def log_upper_moment(self, x: _Real, r: _Real) -> Float[Array, "..."]:
+    def log_upper_moment(self, x: Real, r: Real) -> Float[Array, "..."]:
         """Return ``log ∫ₓ^∞ tʳ f(t) dt = log E[tʳ] + log Q(k + r/p, (x/a)ᵖ)``.
 
         Any real r for x > 0 (r ≤ −d through ``Γ(k + r/p, (x/a)ᵖ)``); for x ≤ 0 it is `log_moment`.
@@ -335,7 +319,7 @@ class GeneralizedGamma:
         at_edge = jnp.where(x <= 0, jnp.inf, -jnp.inf)
         return jnp.where(singular, jnp.where(inside, value, at_edge), regular)
 
-    def _log_partial_moments(self, x: _Real, r: _Real) -> tuple[Array, Array]:
+    def _log_partial_moments(self, x: Real, r: Real) -> tuple[Array, Array]:
         """Return the logarithms of ``∫₀ˣ`` and ``∫ₓ^∞`` of ``tʳ f(t) dt``, both +inf for r ≤ −d."""
         g, (x, r) = self._align(x, r)
         total = r * g.loc + g._log_central_moment(r)
@@ -344,11 +328,11 @@ class GeneralizedGamma:
         log_p, log_q = biased._log_tails(x)
         return total + log_p, total + log_q
 
-    def upper_moment(self, x: _Real, r: _Real) -> Float[Array, "..."]:
+    def upper_moment(self, x: Real, r: Real) -> Float[Array, "..."]:
         """Return ``∫ₓ^∞ tʳ f(t) dt``, any real r for x > 0."""
         return jnp.exp(self.log_upper_moment(x, r))
 
-    def lower_moment(self, x: _Real, r: _Real) -> Float[Array, "..."]:
+    def lower_moment(self, x: Real, r: Real) -> Float[Array, "..."]:
         """Return ``∫₀ˣ tʳ f(t) dt``, r > −d; 0 for x ≤ 0."""
         return jnp.exp(self._log_partial_moments(x, r)[0])
 

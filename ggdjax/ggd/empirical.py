@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 from ggdjax._errors import GgdjaxError
-from ggdjax.ggd.bins import Bins
+from ggdjax.ggd.bins import Bins, on_device
 from ggdjax.ggd.histogram import Histogram
 
 #: Candidates evaluated at a time for one tensor: 32 rows of 2048 bins stay in a CPU's second-level cache.
@@ -33,7 +33,7 @@ def empirical_distortion(
         data: a `Histogram` (mean over all finite values), or one side of it as `Bins` (over the values there).
         step: Δ > 0. Its leading axes are the batch shape of ``data``; any further axes are candidates.
         levels_positive: largest code (N − 1), broadcast against ``step``.
-        levels_negative: minus the smallest code, likewise.
+        levels_negative: minus the smallest code, likewise; of no use for one side (`Bins`).
 
     Returns:
         The distortion, of the shape of ``step``; nan where ``step`` is not positive.
@@ -48,11 +48,7 @@ def empirical_distortion(
     step = jnp.asarray(step).astype(sides[0].weight.dtype)
     if step.shape[: len(batch_shape)] != batch_shape:
         raise GgdjaxError(f"`step` has shape {step.shape}; expected it to start with the batch shape {batch_shape}")
-    if isinstance(data, Bins):
-        count = data.weight.sum(-1)
-    else:
-        count = data.count
-        count = jnp.asarray(count.astype(np.float32) if isinstance(count, np.ndarray) else count, dtype=jnp.float32)
+    count = data.weight.sum(-1) if isinstance(data, Bins) else on_device(data.count).astype(jnp.float32)
     total = jnp.zeros_like(step)
     for bins, given in zip(sides, (levels_positive, levels_negative), strict=False):
         levels = jnp.asarray(given).astype(step.dtype)
@@ -60,6 +56,7 @@ def empirical_distortion(
             raise GgdjaxError(f"`levels` have shape {levels.shape}; expected one that broadcasts to {step.shape}")
         levels = levels.reshape((1,) * (step.ndim - levels.ndim) + levels.shape)
         total = total + _squared_error(bins, step, jnp.broadcast_to(levels, step.shape))
+    total = jnp.where(step > 0, total, jnp.nan)
     return total / jnp.maximum(count, 1.0).reshape(batch_shape + (1,) * (step.ndim - len(batch_shape)))
 
 

@@ -43,8 +43,6 @@ class Family:
 
     name: str
     """Registered name."""
-    two_sided: str
-    """Name of its symmetric two-sided form."""
     parameters: int
     """Number of free parameters, for AIC and BIC."""
     fit: Callable[[Array, Array], Distribution]
@@ -66,7 +64,7 @@ class FittedFamily:
     """Number of nonzero values."""
 
 
-def fit_family(histogram: Histogram, name: str, *, side: Side | str = "auto") -> FittedFamily:
+def fit_family(histogram: Histogram, name: str, *, side: Side = "auto") -> FittedFamily:
     """Fit a rival family by maximum likelihood to the nonzero values of every tensor, in one compiled call.
 
     Values count at the centres of the histogram's bins, as in `fit`. Constant data give the narrowest law that the
@@ -75,14 +73,14 @@ def fit_family(histogram: Histogram, name: str, *, side: Side | str = "auto") ->
     Args:
         histogram: one tensor per batch element.
         name: a key of `FAMILIES`.
-        side: as in `fit`: "auto" takes magnitudes.
+        side: as in `fit`.
 
     Raises:
         GgdjaxError: unknown name or side.
     """
     if name not in FAMILIES:
         raise GgdjaxError(f"`name` is {name!r}: {near_matches(name, FAMILIES)}")
-    return fit_bins(histogram.compress("magnitude" if side == "auto" else side), name=name)
+    return fit_bins(histogram.compress(side), name=name)
 
 
 @partial(jax.jit, static_argnames="name")
@@ -229,13 +227,13 @@ def _ggd(c: Array, share: Array) -> GeneralizedGamma:
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        Family(name="half-normal", two_sided="Gaussian", parameters=1, fit=_half_normal),
-        Family(name="exponential", two_sided="Laplace", parameters=1, fit=_exponential),
-        Family(name="gamma", two_sided="two-sided gamma", parameters=2, fit=_gamma),
-        Family(name="weibull", two_sided="two-sided Weibull", parameters=2, fit=_weibull),
-        Family(name="log-normal", two_sided="two-sided log-normal", parameters=2, fit=_log_normal),
-        Family(name="generalized-normal", two_sided="generalized normal", parameters=2, fit=_generalized_normal),
-        Family(name="pareto", two_sided="two-sided Lomax (Pareto tail)", parameters=2, fit=_pareto),
-        Family(name="ggd", two_sided="symmetric generalized gamma", parameters=3, fit=_ggd),
+        Family(name="half-normal", parameters=1, fit=_half_normal),
+        Family(name="exponential", parameters=1, fit=_exponential),
+        Family(name="gamma", parameters=2, fit=_gamma),
+        Family(name="weibull", parameters=2, fit=_weibull),
+        Family(name="log-normal", parameters=2, fit=_log_normal),
+        Family(name="generalized-normal", parameters=2, fit=_generalized_normal),
+        Family(name="pareto", parameters=2, fit=_pareto),
+        Family(name="ggd", parameters=3, fit=_ggd),
     )
 }

@@ -20,9 +20,10 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ggdjax._errors import GgdjaxError
+from ggdjax.ggd.arrays import is_concrete, pad_rank
 from ggdjax.ggd.bins import BINS_PER_SIDE, compress_side, on_device
 from ggdjax.ggd.distribution import GeneralizedGamma
-from ggdjax.ggd.histogram import Histogram, Side, histogram_counts
+from ggdjax.ggd.histogram import Histogram, Side, checked_side, histogram_counts
 from ggdjax.ggd.hurdle import Hurdle
 from ggdjax.ggd.profile import P_MAX, P_MIN, Root, evaluate, maximize, polish
 from ggdjax.ggd.standard_errors import StandardErrors, standard_errors
@@ -34,7 +35,7 @@ _FEWEST = 5
 _BLOCK = 1 << 17
 #: Standard deviation and minus the mean of log x for a standard Weibull variable (π/√6 and Euler's constant),
 #: the one-parameter shape that stands in where the data do not determine the fit.
-_WEIBULL_DEVIATION, _EULER = 1.2825498301618641, 0.5772156649015329
+WEIBULL_DEVIATION, EULER = 1.2825498301618641, 0.5772156649015329
 
 
 class FitCode(IntEnum):
@@ -96,7 +97,7 @@ class FitResult:
         return [FitCode(int(code)).message for code in np.asarray(self.code).reshape(-1)]
 
 
-def fit(data: ArrayLike | Histogram, order: ArrayLike | str = 2, *, side: Side | str = "auto") -> FitResult:
+def fit(data: ArrayLike | Histogram, order: ArrayLike | str = 2, *, side: Side = "auto") -> FitResult:
     """Fit a generalized gamma distribution to the nonzero values by tail-weighted maximum likelihood.
 
     Args:
@@ -104,10 +105,13 @@ def fit(data: ArrayLike | Histogram, order: ArrayLike | str = 2, *, side: Side |
             batch elements is one tensor. A histogram is fitted with its values at the centres of 128 bins per
             octave; samples are fitted exactly, and the result is differentiable in them.
         order: the order m ≥ 0 of the weights ``x^m``: one number, one per tensor, or "auto" (see `choose_order`).
-        side: which side of zero: "positive", "negative", or "magnitude", which takes ``|x|``. "auto" is the
-            positive side where there are no negative values and else the magnitude.
+        side: which side of zero: "positive", "negative", or "magnitude", which takes ``|x|``: the positive side
+            where nothing is negative. "auto" is another name for it.
 
-    Infinities and NaNs are left out. Raises GgdjaxError for an unknown side, a negative order, an empty array.
+    Infinities and NaNs are left out, half precision and integers are fitted in float32.
+
+    Raises:
+        GgdjaxError: an unknown side, an order that is negative or does not broadcast to the tensors, no samples.
 
     Example:
         >>> x = jax.random.exponential(jax.random.key(0), (10_000,))
@@ -115,9 +119,8 @@ def fit(data: ArrayLike | Histogram, order: ArrayLike | str = 2, *, side: Side |
         >>> result.messages()
         ['the likelihood has its maximum inside the bracket of p']
     """
-    side = "magnitude" if side == "auto" else side
-    if side not in ("positive", "negative", "magnitude"):
-        raise GgdjaxError(f"`side` is {side!r}; expected 'auto', 'positive', 'negative' or 'magnitude'")
+    side = checked_side(side)
+    data = data if isinstance(data, Histogram) else as_samples(data)
     if isinstance(order, str):
         from ggdjax.ggd.order import choose_order
 
@@ -125,18 +128,38 @@ def fit(data: ArrayLike | Histogram, order: ArrayLike | str = 2, *, side: Side |
             raise GgdjaxError(f"`order` is {order!r}; expected a number ≥ 0, an array of them, or 'auto'")
         histogram = data if isinstance(data, Histogram) else Histogram.from_samples(data, axis=-1)
         order = choose_order(histogram, side=side)
-    if not isinstance(order, jax.core.Tracer) and np.any(~(np.asarray(order) >= 0)):
-        raise GgdjaxError("`order` holds a negative number or NaN; expected numbers ≥ 0 (2 weights by energy)")
     if isinstance(data, Histogram):
         extremes = (jnp.asarray(e) for e in (data.minimum, data.maximum))
-        order = _per_tensor(order, data.batch_shape, jnp.float32)
+        order = checked_order(order, data.batch_shape, jnp.float32)
         return _fit_histogram(on_device(data.counts), *extremes, order, side=side)
+    return _fit_samples(data, checked_order(order, data.shape[:-1], data.dtype), side=side)
+
+
+def as_samples(data: ArrayLike) -> Float[Array, "... n"]:
+    """Return samples as float32, or float64 where that is given; none at all raises `GgdjaxError`."""
     data = jnp.asarray(data)
-    if not jnp.issubdtype(data.dtype, jnp.floating):
+    if not jnp.issubdtype(data.dtype, jnp.floating) or data.dtype.itemsize < 4:
         data = data.astype(jnp.float32)
     if data.ndim == 0 or data.size == 0:
         raise GgdjaxError(f"`data` has shape {data.shape}; expected at least one sample on the last axis")
-    return _fit_samples(data, _per_tensor(order, data.shape[:-1], data.dtype), side=side)
+    return data
+
+
+def log_samples(
+    x: Float[Array, "... n"], side: str
+) -> tuple[Float[Array, "... n"], Float[Array, "... n"], Float[Array, "..."]]:
+    """Return the magnitudes on one side (0 where a value does not count), log x less log_scale (0 there), log_scale.
+
+    The scale is the largest magnitude, held in differentiation.
+    """
+    x = {"positive": x, "negative": -x, "magnitude": jnp.abs(x)}[side]
+    # Subnormal numbers count as zeros here: XLA's logarithm of them is −inf.
+    used = (x >= float(jnp.finfo(x.dtype).tiny)) & jnp.isfinite(x)
+    magnitude = jnp.where(used, x, 0.0)
+    top = lax.stop_gradient(magnitude.max(-1, keepdims=True))
+    top = jnp.where(top > 0, top, 1.0)
+    log_scale = jnp.log(top)
+    return magnitude, jnp.log(jnp.where(used, x, top)) - log_scale, log_scale[..., 0]
 
 
 def fit_weighted(
@@ -154,7 +177,8 @@ def fit_weighted(
     log_x, weight = jnp.asarray(log_x), jnp.asarray(weight)
     shape = jnp.broadcast_shapes(log_x.shape, weight.shape)
     log_x, weight = jnp.broadcast_to(log_x, shape), jnp.broadcast_to(weight, shape)
-    return _fit_weighted(log_x, weight, *(_per_tensor(v, shape[:-1], log_x.dtype) for v in (order, log_scale)))
+    order = checked_order(order, shape[:-1], log_x.dtype)
+    return _fit_weighted(log_x, weight, order, _per_tensor("log_scale", log_scale, shape[:-1], log_x.dtype))
 
 
 def fit_sides(histogram: Histogram, order: ArrayLike = 2) -> Hurdle:
@@ -163,16 +187,12 @@ def fit_sides(histogram: Histogram, order: ArrayLike = 2) -> Hurdle:
     An empty side has weight 0 and a harmless distribution.
     """
     shape = (*histogram.batch_shape, 2)
-    orders = jnp.broadcast_to(_per_tensor(order, histogram.batch_shape, jnp.float32)[..., None], shape)
+    orders = jnp.broadcast_to(checked_order(order, histogram.batch_shape, jnp.float32)[..., None], shape)
     sides = [histogram.compress(side) for side in ("positive", "negative")]
     bins = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=len(shape) - 1), *sides)
     result = fit_weighted(bins.log_x, bins.weight, orders, log_scale=bins.log_scale)
     values = bins.weight.sum(-1)
-    zeros = jnp.asarray(
-        np.asarray(histogram.zeros, np.float32)
-        if isinstance(histogram.zeros, np.ndarray)
-        else histogram.zeros.astype(jnp.float32)
-    )
+    zeros = on_device(histogram.zeros).astype(jnp.float32)
     total = jnp.maximum(values.sum(-1) + zeros, 1.0)
     empty = values.sum(-1) + zeros == 0.0
     return Hurdle(
@@ -182,12 +202,19 @@ def fit_sides(histogram: Histogram, order: ArrayLike = 2) -> Hurdle:
     )
 
 
-def _per_tensor(value: ArrayLike, batch_shape: tuple[int, ...], dtype: Any) -> Array:
+def checked_order(order: ArrayLike, batch_shape: tuple[int, ...], dtype: Any) -> Array:
+    """Return the order of every tensor; what is negative or does not broadcast raises `GgdjaxError`."""
+    if is_concrete(order) and np.any(~(np.asarray(order) >= 0)):
+        raise GgdjaxError("`order` holds a negative number or NaN; expected numbers ≥ 0 (2 weights by energy)")
+    return _per_tensor("order", order, batch_shape, dtype)
+
+
+def _per_tensor(name: str, value: ArrayLike, batch_shape: tuple[int, ...], dtype: Any) -> Array:
     value = jnp.asarray(value).astype(dtype)
-    if value.ndim > len(batch_shape):
-        raise GgdjaxError(f"`order` has shape {value.shape}; expected one number per tensor, {batch_shape}")
-    value = value.reshape((1,) * (len(batch_shape) - value.ndim) + value.shape)
-    return jnp.broadcast_to(value, batch_shape)
+    padded = pad_rank(value, len(batch_shape))
+    if padded.ndim > len(batch_shape) or any(n not in (1, m) for n, m in zip(padded.shape, batch_shape, strict=True)):
+        raise GgdjaxError(f"`{name}` has shape {value.shape}; expected one number per tensor, {batch_shape}")
+    return jnp.broadcast_to(padded, batch_shape)
 
 
 def _by_tensor(function: Callable[..., FitResult], size: int, *arrays: Array) -> FitResult:
@@ -225,25 +252,18 @@ def _fit_bins(log_x: Array, weight: Array, order: Array, log_scale: Array) -> Fi
 
 def _fit_values(x: Array, order: Array, *, side: str) -> FitResult:
     """Search the maximum on the histogram of the samples, then polish on the samples themselves."""
-    x = {"positive": x, "negative": -x, "magnitude": jnp.abs(x)}[side]
-    # Subnormal numbers count as zeros here: XLA's logarithm of them is −inf.
-    used = (x >= float(jnp.finfo(x.dtype).tiny)) & jnp.isfinite(x)
-    top = lax.stop_gradient(jnp.where(used, x, 0.0).max(-1, keepdims=True))
-    safe = jnp.where(used, x, jnp.where(top > 0, top, 1.0))
-    log_scale = jnp.log(jnp.where(top > 0, top, 1.0))
-    log_x = jnp.log(safe) - log_scale
-    weight = used.astype(x.dtype)
+    magnitude, log_x, log_scale = log_samples(x, side)
+    weight = (magnitude > 0).astype(x.dtype)
     c, share, center, log_moment = _centre(log_x, weight, order)
 
-    counted = lax.stop_gradient(jnp.where(used, x, 0.0)).astype(jnp.float32)
-    bins = histogram_counts(counted, axis=-1).compress("positive")
+    bins = histogram_counts(lax.stop_gradient(magnitude), axis=-1).compress("positive")
     # Relative to the same scale as the samples.
-    shift = bins.log_scale.astype(x.dtype)[..., None] - log_scale
+    shift = (bins.log_scale.astype(x.dtype) - log_scale)[..., None]
     binned = _centre(bins.log_x.astype(x.dtype) + shift, bins.weight.astype(x.dtype), order)
     root = maximize(*binned[:2])
     occupied = (bins.weight > 0).sum(-1)
     count = weight.sum(-1)
-    return _result(root, c, share, center, log_moment, log_scale[..., 0], order, occupied, count, steps=2)
+    return _result(root, c, share, center, log_moment, log_scale, order, occupied, count, steps=2)
 
 
 def _centre(log_x: Array, weight: Array, order: Array) -> tuple[Array, Array, Array, Array]:
@@ -287,10 +307,10 @@ def _result(
 
     few: Bool[Array, "..."] = occupied < _FEWEST
     deviation = jnp.sqrt((share * c * c).sum(-1) + 1e-12)
-    weibull = jnp.clip(_WEIBULL_DEVIATION / deviation, P_MIN, P_MAX)
+    weibull = jnp.clip(WEIBULL_DEVIATION / deviation, P_MIN, P_MAX)
     p = jnp.where(few, weibull, p)
     k = jnp.where(few, 1.0, point.k)
-    loc = jnp.where(few, _EULER / weibull, loc)
+    loc = jnp.where(few, EULER / weibull, loc)
     errors, log_likelihood = standard_errors(
         c, share, order, count, log_moment=log_moment - order * center, loc=loc, k=k, p=p
     )

@@ -87,17 +87,17 @@ class QuantilePairs:
     """Quantiles of the fitted law."""
 
 
-def goodness_of_fit(histogram: Histogram, fitted: FittedFamily, *, side: Side | str = "auto") -> GoodnessOfFit:
+def goodness_of_fit(histogram: Histogram, fitted: FittedFamily, *, side: Side = "auto") -> GoodnessOfFit:
     """Return the distances between a histogram's nonzero values and a law fitted to them (by `fit_family`).
 
     One law per tensor of the histogram. `fitted` may stem from another histogram, for example from calibration
     images while `histogram` is that of held-out ones.
     """
-    return _judge(histogram.compress("magnitude" if side == "auto" else side), fitted)
+    return _judge(histogram.compress(side), fitted)
 
 
 def compare_families(
-    histogram: Histogram, families: tuple[str, ...] | None = None, *, side: Side | str = "auto"
+    histogram: Histogram, families: tuple[str, ...] | None = None, *, side: Side = "auto"
 ) -> FamilyComparison:
     """Fit several families (default: all of `FAMILIES`) to every tensor and judge each fit by every criterion.
 
@@ -107,7 +107,7 @@ def compare_families(
     for name in families:
         if name not in FAMILIES:
             raise GgdjaxError(f"`families` names {name!r}: {near_matches(name, FAMILIES)}")
-    bins = histogram.compress("magnitude" if side == "auto" else side)
+    bins = histogram.compress(side)
     fitted = tuple(fit_bins(bins, name=name) for name in families)
     goodness = [_judge(bins, one) for one in fitted]
     return FamilyComparison(
@@ -116,13 +116,13 @@ def compare_families(
 
 
 def quantile_pairs(
-    histogram: Histogram, fitted: FittedFamily, levels: ArrayLike, *, side: Side | str = "auto"
+    histogram: Histogram, fitted: FittedFamily, levels: ArrayLike, *, side: Side = "auto"
 ) -> QuantilePairs:
     """Return the quantiles of the histogram's nonzero values and of the fitted law at levels in (0, 1)."""
     levels = jnp.asarray(levels, jnp.float32)
     if levels.ndim != 1 or not bool(jnp.all((levels > 0) & (levels < 1))):
         raise GgdjaxError("`levels` must be a vector of numbers in (0, 1)")
-    bins = histogram.compress("magnitude" if side == "auto" else side)
+    bins = histogram.compress(side)
     return QuantilePairs(level=levels, data=_quantiles(bins, levels), model=_model_quantiles(fitted, levels))
 
 

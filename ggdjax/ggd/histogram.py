@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,18 +22,15 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from ggdjax._errors import GgdjaxError
 from ggdjax._whole import whole_file
+from ggdjax.ggd.arrays import checked_axes, is_concrete
 from ggdjax.ggd.bins import Bins, compress_side, on_device
 from ggdjax.ggd.counting import BINS, Counter
 
-Side = Literal["positive", "negative", "magnitude"]
+#: "magnitude" takes ``|x|``, the positive side where nothing is negative; "auto" is another name for it.
+Side = Literal["auto", "positive", "negative", "magnitude"]
 
 #: Bins of one side, and the first of its bins that holds no finite value (exponent 255: infinities and NaNs).
 SIDE_BINS, FINITE_BINS = 1 << 15, 255 << 7
-
-
-def is_concrete(x: Any) -> bool:
-    """Whether ``x`` holds numbers, not a tracer of `jit`, `vmap` or `grad`."""
-    return not isinstance(x, jax.core.Tracer)
 
 
 @jax.tree_util.register_dataclass
@@ -69,7 +66,7 @@ class Histogram:
     def from_samples(cls, x: ArrayLike, axis: int | tuple[int, ...] | None = None) -> Histogram:
         """Count the values of ``x`` (converted to float32) over ``axis``; the other axes become the batch.
 
-        Works inside and outside of `jit`; see `histogram_counts` for the traced form.
+        Works inside and outside of `jit`; see `histogram_counts` for the traced form, and for what is refused.
         """
         x = x if isinstance(x, jax.Array) else np.asarray(x, dtype=np.float32)
         if x.size < 2**31 or not is_concrete(x):
@@ -112,6 +109,22 @@ class Histogram:
         if not 0 <= axis < len(self.batch_shape):
             raise GgdjaxError(f"`axis` is {axis}; the histogram's batch shape is {self.batch_shape}")
         return _merge([self], lambda leaves, total: total.reduce(leaves[0], axis=axis))
+
+    def aligned_splits(self, axis: int, fewest: int) -> tuple[Histogram, Histogram]:
+        """Return what the splits along a batch axis merge to, and the splits with its extremes: bins that align.
+
+        Raises:
+            GgdjaxError: `split_axis` names no axis of at least ``fewest`` splits.
+        """
+        shape = self.batch_shape
+        if not 0 <= axis < len(shape) or shape[axis] < fewest:
+            raise GgdjaxError(f"`split_axis` {axis} of batch shape {shape} is no axis of at least {fewest} splits")
+        merged = self.merge(axis)
+        minimum, maximum = (
+            jnp.broadcast_to(jnp.expand_dims(jnp.asarray(extreme), axis), shape)
+            for extreme in (merged.minimum, merged.maximum)
+        )
+        return merged, replace(self, minimum=minimum, maximum=maximum)
 
     # ------------------------------------------------------------------------------------------ reading
 
@@ -172,28 +185,10 @@ class Histogram:
             mean32 = np.minimum(mean, np.finfo(np.float32).max).astype(np.float32)
         return both.astype(jnp.float32) @ jnp.asarray(mean32)
 
-    def side(self, side: Side) -> Histogram:
-        """Return one side of zero as a histogram of positive values (zeros kept).
-
-        The extremes that zero or the other side hides are replaced by 0 (minimum).
-        """
-        half = self.counts[..., :SIDE_BINS], self.counts[..., SIDE_BINS:]
-        xp = np if is_concrete(self.counts) else jnp
-        up, down = xp.maximum(self.maximum, 0.0), xp.maximum(-self.minimum, 0.0)
-        inner_up, inner_down = xp.maximum(self.minimum, 0.0), xp.maximum(-self.maximum, 0.0)
-        parts = {
-            "positive": (half[0], inner_up, up),
-            "negative": (half[1], inner_down, down),
-            "magnitude": (half[0] + half[1], xp.maximum(inner_up, inner_down), xp.maximum(up, down)),
-        }
-        counts, minimum, maximum = parts[_checked_side(side)]
-        counts = xp.concatenate([counts, xp.zeros_like(counts)], axis=-1)
-        return Histogram(counts=counts, zeros=self.zeros, minimum=minimum, maximum=maximum)
-
     def compress(self, side: Side = "magnitude") -> Bins:
         """Return one side in 2048 bins aligned to its largest value, for numerics; see `Bins`."""
         extremes = (jnp.asarray(e) for e in (self.minimum, self.maximum))
-        return compress_side(on_device(self.counts), *extremes, side=_checked_side(side))
+        return compress_side(on_device(self.counts), *extremes, side=checked_side(side))
 
     # ------------------------------------------------------------------------------------------ storing
 
@@ -250,9 +245,11 @@ class Histogram:
             raise GgdjaxError(f"`path` {path} is no saved histogram ({error}); write it with `save`") from error
 
 
-def _checked_side(side: str) -> str:
+def checked_side(side: Side) -> str:
+    """Return "positive", "negative" or "magnitude"; anything else raises `GgdjaxError`."""
+    side = "magnitude" if side == "auto" else side
     if side not in ("positive", "negative", "magnitude"):
-        raise GgdjaxError(f"`side` is {side!r}; expected 'positive', 'negative' or 'magnitude'")
+        raise GgdjaxError(f"`side` is {side!r}; expected 'auto', 'positive', 'negative' or 'magnitude'")
     return side
 
 
@@ -297,10 +294,12 @@ def _merge(histograms: list[Histogram], combine: Any) -> Histogram:
 
 @partial(jax.jit, static_argnames="axis")
 def histogram_counts(x: Float[Array, "..."], axis: int | tuple[int, ...] | None = None) -> Histogram:
-    """Count the values of ``x`` (fewer than 2³¹) over ``axis`` (default: all); int32 leaves, for use in `jit`."""
-    x = x.astype(jnp.float32)
-    axes = tuple(range(x.ndim)) if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
-    axes = tuple(a % x.ndim for a in axes)
+    """Count the values of ``x`` (fewer than 2³¹) over ``axis`` (default: all); int32 leaves, for use in `jit`.
+
+    Raises:
+        GgdjaxError: ``axis`` is out of range or named twice.
+    """
+    axes = checked_axes("x", x.ndim, axis)
     batch = tuple(a for a in range(x.ndim) if a not in axes)
     batch_shape = tuple(x.shape[a] for a in batch)
     if not batch:

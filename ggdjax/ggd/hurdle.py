@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ggdjax.ggd.distribution import GeneralizedGamma, as_real
+from ggdjax.ggd.arrays import as_real, pad_rank
+from ggdjax.ggd.distribution import GeneralizedGamma
 from ggdjax.ggd.symmetric import SymmetricGeneralizedGamma
 from ggdjax.ggd.tail import TailWeighted, as_tail
 
@@ -55,26 +57,23 @@ class Hurdle:
         """Shape of `zero_probability`."""
         return self.zero_probability.shape
 
-    def _by_side(self, x: Float[Array, "..."] | float, log_function: str) -> tuple[Array, Array, Array]:
+    def _by_side(
+        self, x: Float[Array, "..."] | float, log_function: Callable[[TailWeighted, Array], Array]
+    ) -> tuple[Array, Array, Array]:
         """Return x, and for each side its weight times the exponential of a function of |x| of that side."""
         (x,) = as_real(x)
         magnitude = jnp.where(x == 0, 1.0, jnp.abs(x))
 
         def one(side: int) -> Array:
-            tail = self.tail[..., side]
-            if log_function == "density":
-                value = tail.log_density(magnitude)
-            else:
-                value = tail.log_upper_moment(magnitude, 0.0)
-            weight = self.weight[..., side]
-            return weight.reshape((1,) * (value.ndim - weight.ndim) + weight.shape) * jnp.exp(value)
+            value = log_function(self.tail[..., side], magnitude)
+            return pad_rank(self.weight[..., side], value.ndim) * jnp.exp(value)
 
-        return x, one(0), one(1)
+        positive, negative = one(0), one(1)
+        return pad_rank(x, positive.ndim), positive, negative
 
     def density(self, x: Float[Array, "..."] | float) -> Float[Array, "..."]:
         """Return the density of the continuous part at x ≠ 0 (at 0: 0; the mass there is `zero_probability`)."""
-        x, positive, negative = self._by_side(x, "density")
-        x = x.reshape((1,) * (positive.ndim - x.ndim) + x.shape)
+        x, positive, negative = self._by_side(x, TailWeighted.log_density)
         return jnp.where(x > 0, positive, jnp.where(x < 0, negative, 0.0))
 
     def cdf(self, x: Float[Array, "..."] | float) -> Float[Array, "..."]:
@@ -82,10 +81,8 @@ class Hurdle:
 
         Bounded to [0, 1]: a tail-weighted fit need not integrate to 1 in the body.
         """
-        x, positive, negative = self._by_side(x, "upper_moment")
-        x = x.reshape((1,) * (positive.ndim - x.ndim) + x.shape)
-        at_zero = 1.0 - self.weight[..., 0]
-        at_zero = at_zero.reshape((1,) * (positive.ndim - at_zero.ndim) + at_zero.shape)
+        x, positive, negative = self._by_side(x, lambda tail, magnitude: tail.log_upper_moment(magnitude, 0.0))
+        at_zero = pad_rank(1.0 - self.weight[..., 0], positive.ndim)
         return jnp.clip(jnp.where(x > 0, 1.0 - positive, jnp.where(x < 0, negative, at_zero)), 0.0, 1.0)
 
     def moment(self, r: float) -> Float[Array, "*batch"]:

@@ -16,11 +16,10 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.ggd.distribution import GeneralizedGamma
-from ggdjax.ggd.histogram import Histogram, Side
+from ggdjax.ggd.fitting import EULER, WEIBULL_DEVIATION, as_samples, log_samples
+from ggdjax.ggd.histogram import Histogram, Side, checked_side
 from ggdjax.ggd.tail import TailWeighted
 
-#: Standard deviation of the logarithm of a standard Weibull variable (π/√6), and Euler's constant: the start.
-_WEIBULL_DEVIATION, _EULER = 1.2825498301618641, 0.5772156649015329
 #: Bounds of log p and log k: beyond them the density is one of its limits to float32.
 _LOG_P, _LOG_K = (-4.6, 6.9), (-11.0, 13.0)
 #: Newton steps after the minimizer, and the largest derivative of the loss that counts as none.
@@ -52,7 +51,7 @@ def fit_likelihood(
     order: float = 0,
     *,
     penalty: Callable[[GeneralizedGamma], Float[Array, ""]] | None = None,
-    side: Side = "magnitude",
+    side: Side = "auto",
     max_steps: int = 256,
 ) -> LikelihoodFit:
     """Minimize ``−E_w[log f(x)] + penalty(f)`` with weights ``w ∝ x^order`` by BFGS (optimistix) and Newton steps.
@@ -66,29 +65,21 @@ def fit_likelihood(
         order: the order m ≥ 0 of the weights ``x^m``.
         penalty: added to the loss per value; a function of one (unbatched) distribution, the size-biased one. Its scale
             is that of ``data``. Jittable and differentiable.
-        side: "positive", "negative" or "magnitude", as in `fit`.
+        side: as in `fit`.
         max_steps: of the minimizer, per tensor.
 
     Raises:
-        GgdjaxError: a negative order, or no samples.
+        GgdjaxError: a negative order, an unknown side, or no samples.
     """
     if not order >= 0:
         raise GgdjaxError(f"`order` is {order}; expected a number ≥ 0")
-    histogram = data if isinstance(data, Histogram) else None
-    if histogram is None:
-        x = jnp.asarray(data)
-        if x.ndim == 0 or x.size == 0:
-            raise GgdjaxError(f"`data` has shape {x.shape}; expected at least one sample on the last axis")
-        x = {"positive": x, "negative": -x, "magnitude": jnp.abs(x)}[side]
-        used = (x >= float(jnp.finfo(x.dtype).tiny)) & jnp.isfinite(x)
-        top = jnp.where(used, x, 0.0).max(-1)
-        log_scale = jnp.log(jnp.where(top > 0, top, 1.0))
-        log_x = jnp.log(jnp.where(used, x, 1.0)) - log_scale[..., None]
-        log_x, weight = jnp.where(used, log_x, 0.0), used.astype(x.dtype)
-    else:
-        bins = histogram.compress(side)
+    if isinstance(data, Histogram):
+        bins = data.compress(side)
         # Empty bins far below would underflow to x = 0, where the density may be anything.
         log_x, weight, log_scale = jnp.where(bins.weight > 0, bins.log_x, 0.0), bins.weight, bins.log_scale
+    else:
+        magnitude, log_x, log_scale = log_samples(as_samples(data), checked_side(side))
+        weight = (magnitude > 0).astype(magnitude.dtype)
     shape = log_scale.shape
     flat = (log_x.reshape(-1, log_x.shape[-1]), weight.reshape(-1, weight.shape[-1]), log_scale.reshape(-1))
     result = _fit(*flat, float(order), penalty=penalty, max_steps=max_steps)
@@ -124,9 +115,9 @@ def _fit_one(
     share = tilted / total
     mean = (share * log_x).sum()
     deviation = jnp.sqrt((share * jnp.square(log_x - mean)).sum() + 1e-12)
-    start_p = jnp.clip(_WEIBULL_DEVIATION / deviation, 0.02, 50.0)
+    start_p = jnp.clip(WEIBULL_DEVIATION / deviation, 0.02, 50.0)
     # Location in units of the deviation of log x, so that all three coordinates are of one size.
-    start = jnp.stack([mean / deviation + _EULER / _WEIBULL_DEVIATION, jnp.zeros_like(mean), jnp.log(start_p)])
+    start = jnp.stack([mean / deviation + EULER / WEIBULL_DEVIATION, jnp.zeros_like(mean), jnp.log(start_p)])
 
     def distribution(free: Array, shift: Array) -> GeneralizedGamma:
         location, log_k, log_p = free

@@ -12,7 +12,8 @@ from numpyro.distributions import Distribution, constraints, kl_divergence
 from numpyro.distributions.batch_util import vmap_over
 from numpyro.distributions.util import promote_shapes, validate_sample
 
-from ggdjax.ggd.distribution import GeneralizedGamma, as_real
+from ggdjax.ggd.arrays import as_real
+from ggdjax.ggd.distribution import GeneralizedGamma
 
 
 class GeneralizedGammaDistribution(Distribution):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.ggd.bins import Bins
 from ggdjax.ggd.empirical import empirical_distortion
 from ggdjax.ggd.fitting import fit_weighted
-from ggdjax.ggd.histogram import SIDE_BINS, Histogram, Side, is_concrete
+from ggdjax.ggd.histogram import Histogram, Side
 from ggdjax.ggd.tail import TailWeighted
 
 #: Orders tried. Above the default one the fit hangs on so few of the largest values that a gain on the calibration data
@@ -29,7 +29,7 @@ _BELOW, _ABOVE, _PER_OCTAVE = 12, 6, 32
 def choose_order(
     histogram: Histogram,
     *,
-    side: Side = "magnitude",
+    side: Side = "auto",
     bits: tuple[int, ...] = (4, 6, 8),
     split_axis: int | None = None,
 ) -> Float[Array, "..."]:
@@ -47,36 +47,21 @@ def choose_order(
         bits: bit widths the order is chosen for: one width, or several to share one order.
         split_axis: batch axis of splits of the images. If given, each split in turn is left out of the fit and
             judges it (cross-validation), and the result has the batch shape without that axis.
+
+    Raises:
+        GgdjaxError: an unknown side, no bit width or one below 2, `split_axis` without at least 2 splits.
     """
-    if side not in ("positive", "negative", "magnitude"):
-        raise GgdjaxError(f"`side` is {side!r}; expected 'positive', 'negative' or 'magnitude'")
     if not bits or min(bits) < 2:
         raise GgdjaxError(f"`bits` is {bits!r}; expected at least one bit width ≥ 2")
     if split_axis is None:
-        whole = held_out = histogram.compress(side)
-        signed = _has_negative(histogram)
+        merged = histogram
+        train = test = histogram.compress(side)
     else:
-        if not 0 <= split_axis < len(histogram.batch_shape) or histogram.batch_shape[split_axis] < 2:
-            raise GgdjaxError(
-                f"`split_axis` {split_axis} of batch shape {histogram.batch_shape} is no axis of ≥ 2 splits"
-            )
-        merged = histogram.merge(split_axis)
-        signed = _has_negative(merged)
-        # One alignment for all splits, so that the bins of the rest are those of the whole minus those left out.
-        minimum, maximum = (
-            jnp.broadcast_to(jnp.expand_dims(jnp.asarray(extreme), split_axis), histogram.batch_shape)
-            for extreme in (merged.minimum, merged.maximum)
-        )
-        aligned = replace(histogram, minimum=minimum, maximum=maximum)
-        held_out = aligned.compress(side)
-        rest = held_out.weight.sum(split_axis, keepdims=True) - held_out.weight
-        whole = replace(held_out, weight=rest)
-    return _choose(whole, held_out, signed, bits=tuple(bits), split_axis=split_axis)
-
-
-def _has_negative(histogram: Histogram) -> Array:
-    negative = histogram.counts[..., SIDE_BINS:]
-    return jnp.asarray(np.asarray(negative).any(-1)) if is_concrete(negative) else (negative > 0).any(-1)
+        merged, aligned = histogram.aligned_splits(split_axis, fewest=2)
+        test = aligned.compress(side)
+        # The bins align: those of the rest are those of the whole minus those left out.
+        train = replace(test, weight=test.weight.sum(split_axis, keepdims=True) - test.weight)
+    return _choose(train, test, jnp.asarray(merged.is_signed), bits=tuple(bits), split_axis=split_axis)
 
 
 @partial(jax.jit, static_argnames=("bits", "split_axis"))
@@ -112,12 +97,12 @@ def _choose(train: Bins, test: Bins, signed: Array, *, bits: tuple[int, ...], sp
 
 def _support(tail: TailWeighted, levels: Float[Array, "... 1 bits"]) -> Float[Array, "... order bits"]:
     """Solve the support equation on a logarithmic grid by sums of the model's density from the top down."""
-    octave = jnp.arange(-_BELOW * _PER_OCTAVE, _ABOVE * _PER_OCTAVE, dtype=jnp.float32)
-    log_x = octave * (float(np.log(2.0)) / _PER_OCTAVE)
+    spacing = math.log(2.0) / _PER_OCTAVE
+    log_x = spacing * jnp.arange(-_BELOW * _PER_OCTAVE, _ABOVE * _PER_OCTAVE, dtype=jnp.float32)
     batch = tail.batch_shape
     grid = log_x.reshape((-1,) + (1,) * len(batch))
     x = jnp.exp(grid)
-    mass = jnp.exp(jnp.minimum(tail.log_density(x) + grid, 60.0)) * (float(np.log(2.0)) / _PER_OCTAVE)
+    mass = jnp.exp(jnp.minimum(tail.log_density(x) + grid, 60.0)) * spacing
     # ∫_L^∞ f and ∫_L^∞ x f, the point at L itself counted half (trapezium).
     upper = [jnp.flip(jnp.cumsum(jnp.flip(m, 0), axis=0), 0) - 0.5 * m for m in (mass, mass * x)]
     overload = jnp.maximum(upper[1] - x * upper[0], 1e-35)
@@ -127,4 +112,4 @@ def _support(tail: TailWeighted, levels: Float[Array, "... 1 bits"]) -> Float[Ar
     index = jnp.clip(above, 1, log_x.size - 1)[None]
     d_0, d_1 = (jnp.take_along_axis(difference, index - i, axis=0)[0] for i in (1, 0))
     fraction = jnp.clip(d_0 / jnp.where(d_0 > d_1, d_0 - d_1, 1.0), 0.0, 1.0)
-    return jnp.exp(log_x[0] + ((index[0] - 1).astype(jnp.float32) + fraction) * (float(np.log(2.0)) / _PER_OCTAVE))
+    return jnp.exp(log_x[0] + ((index[0] - 1).astype(jnp.float32) + fraction) * spacing)

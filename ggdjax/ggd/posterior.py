@@ -29,7 +29,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key
 from ggdjax._errors import GgdjaxError
 from ggdjax.ggd.bins import Bins
 from ggdjax.ggd.distribution import GeneralizedGamma
-from ggdjax.ggd.fitting import FitCode, FitResult, fit_weighted
+from ggdjax.ggd.fitting import FitCode, FitResult, checked_order, fit_weighted
 from ggdjax.ggd.histogram import Histogram, Side
 from ggdjax.ggd.special import log_density
 from ggdjax.ggd.tail import TailWeighted
@@ -95,7 +95,7 @@ def sample_posterior(
     key: Key[Array, ""],
     *,
     order: ArrayLike = 2,
-    side: Side | str = "auto",
+    side: Side = "auto",
     split_axis: int | None = None,
     draws: int = 500,
     warmup: int = 300,
@@ -105,7 +105,7 @@ def sample_posterior(
     Args:
         histogram: one tensor per batch element.
         key: the chain's random key.
-        order: the order m of the weights, as in `fit`.
+        order: the order m ≥ 0 of the weights: one number, or one per tensor.
         side: as in `fit`.
         split_axis: batch axis of splits of the images (at least 4, better 16, of equal size): what differs between
             them is the uncertainty. Without it every value counts as independent, which feature maps are far from:
@@ -114,27 +114,18 @@ def sample_posterior(
         warmup: draws before them, which adapt the step size.
 
     Raises:
-        GgdjaxError: unknown side, `split_axis` without at least 4 splits, no draws.
+        GgdjaxError: unknown side, an order as in `fit`, `split_axis` without at least 4 splits, no draws.
     """
     if draws < 1 or warmup < 1:
         raise GgdjaxError(f"`draws` is {draws} and `warmup` {warmup}; expected at least 1 of each")
-    side = "magnitude" if side == "auto" else side
     if split_axis is None:
         parts, whole = None, histogram.compress(side)
     else:
-        shape = histogram.batch_shape
-        if not 0 <= split_axis < len(shape) or shape[split_axis] < 4:
-            raise GgdjaxError(f"`split_axis` {split_axis} of batch shape {shape} is no axis of at least 4 splits")
-        merged = histogram.merge(split_axis)
+        merged, aligned = histogram.aligned_splits(split_axis, fewest=4)
         whole = merged.compress(side)
-        # The extremes of the whole align the bins of every split.
-        low, high = (
-            np.broadcast_to(np.expand_dims(np.asarray(v), split_axis), shape) for v in (merged.minimum, merged.maximum)
-        )
-        aligned = Histogram(counts=histogram.counts, zeros=histogram.zeros, minimum=low, maximum=high)
         parts = jnp.moveaxis(aligned.compress(side).weight, split_axis, 0)
     batch = whole.log_scale.shape
-    order = jnp.broadcast_to(jnp.asarray(order).astype(jnp.float32).reshape(-1 if jnp.ndim(order) else ()), batch)
+    order = checked_order(order, batch, jnp.float32)
     bins, order = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(batch) :]), (whole, order))
     if parts is not None:
         parts = parts.reshape(parts.shape[0], -1, parts.shape[-1])

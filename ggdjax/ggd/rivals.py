@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ggdjax.ggd.distribution import as_real, pad_rank
+from ggdjax.ggd.arrays import as_real, pad_rank
 
 
 class _LogLocated:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ggdjax.ggd.bins import BINS_BELOW, excess_count, on_device
-from ggdjax.ggd.histogram import SIDE_BINS, Histogram
+from ggdjax.ggd.histogram import FINITE_BINS, SIDE_BINS, Histogram
 
 
 @jax.tree_util.register_dataclass
@@ -36,13 +36,13 @@ def split_saturation(histogram: Histogram) -> tuple[Histogram, Saturation]:
     """
     counts = on_device(histogram.counts)
     sides = counts.reshape(*counts.shape[:-1], 2, SIDE_BINS)
-    magnitude = sides.sum(-2)[..., : SIDE_BINS - 128]  # without infinities and NaNs
+    magnitude = sides.sum(-2)[..., :FINITE_BINS]
     bins = jnp.broadcast_to(jnp.arange(magnitude.shape[-1], dtype=jnp.int32), magnitude.shape)
     top = jnp.where(magnitude > 0, bins, 0).max(-1, keepdims=True)
     held = jnp.take_along_axis(magnitude, top, axis=-1)[..., 0].astype(jnp.float32)
     extra = excess_count(held, _below(magnitude, top))
     is_mass = extra > 0
-    count = magnitude.sum(-1).astype(jnp.float32) + jnp.asarray(on_device(histogram.zeros)).astype(jnp.float32)
+    count = magnitude.sum(-1).astype(jnp.float32) + on_device(histogram.zeros).astype(jnp.float32)
     weight = extra / jnp.maximum(count, 1.0)
 
     at = jnp.broadcast_to(top[..., None, :], (*sides.shape[:-1], 1))

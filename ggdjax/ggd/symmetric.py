@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ggdjax.ggd.distribution import GeneralizedGamma, as_real
+from ggdjax.ggd.arrays import as_real
+from ggdjax.ggd.distribution import GeneralizedGamma
 
 
 @jax.tree_util.register_dataclass

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ggdjax.ggd.distribution import GeneralizedGamma, as_real, pad_rank
+from ggdjax.ggd.arrays import as_real, pad_rank
+from ggdjax.ggd.distribution import GeneralizedGamma
 
 #: Smallest shape of a de-biased distribution: where the fit of xᵐ f has d' ≤ m, x^(d'−m−1) is no density at 0.
 SMALLEST_SHAPE = 0.05

@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from ggdjax.ggd.histogram import FINITE_BINS, SIDE_BINS, Histogram
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
-    from ggdjax.ggd.histogram import Histogram
-
 #: Bins kept below the peak.
 BINS = 2048
-#: Bins of one sign in a histogram, and the first of them that holds no finite value (exponent 255).
-_SIDE, _NONFINITE = 32768, 0x7F80
 
 
 @jax.tree_util.register_dataclass
@@ -89,14 +87,14 @@ class Magnitudes:
 def magnitudes(histogram: Histogram) -> Magnitudes:
     """Return the magnitudes of every tensor of a histogram with one leading axis."""
     counts = histogram.counts.astype(jnp.float32)
-    sides = counts.reshape(-1, 2, _SIDE)[:, :, :_NONFINITE]  # positive, negative
+    sides = counts.reshape(-1, 2, SIDE_BINS)[:, :, :FINITE_BINS]  # positive, negative
     peak = jnp.maximum(jnp.abs(histogram.minimum), jnp.abs(histogram.maximum))
     top = jax.lax.bitcast_convert_type(peak, jnp.int32) >> 16
     index = (top - (BINS - 1))[:, None] + jnp.arange(BINS, dtype=jnp.int32)[None, :]
     inside = index >= 0
     index = jnp.maximum(index, 0)
     kept = jnp.where(inside[:, None], jnp.take_along_axis(sides, index[:, None], axis=2), 0.0)
-    below = jnp.where(jnp.arange(_NONFINITE)[None, None, :] < index[:, None, :1], sides, 0.0)
+    below = jnp.where(jnp.arange(FINITE_BINS)[None, None, :] < index[:, None, :1], sides, 0.0)
     kept = kept.at[:, :, 0].add(jnp.sum(below, axis=2))
     weight = jnp.sum(kept, axis=1)
     nonzero = jnp.sum(weight, axis=1)
@@ -121,9 +119,9 @@ def magnitudes(histogram: Histogram) -> Magnitudes:
 
 def drop_negative(histogram: Histogram, where: Bool[Array, " tensor"]) -> Histogram:
     """Return the histogram with the negative values of the tensors ``where`` counted as zeros."""
-    negative = histogram.counts[:, _SIDE : _SIDE + _NONFINITE]
+    negative = histogram.counts[:, SIDE_BINS : SIDE_BINS + FINITE_BINS]
     dropped = jnp.where(where, jnp.sum(negative, axis=1), 0).astype(histogram.zeros.dtype)
-    keep = ~where[:, None] | (jnp.arange(2 * _SIDE) < _SIDE)[None, :]
+    keep = ~where[:, None] | (jnp.arange(2 * SIDE_BINS) < SIDE_BINS)[None, :]
     return replace(
         histogram,
         counts=jnp.where(keep, histogram.counts, 0),

@@ -15,13 +15,13 @@ signs together: the quantizer is symmetric.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import jax
 import jax.numpy as jnp
 
-from ggdjax.ggd import fit, split_saturation
+from ggdjax.ggd import fit, fit_weighted, split_saturation
 from ggdjax.schemes._magnitudes import magnitudes
 from ggdjax.schemes._squared_error import squared_error
 from ggdjax.schemes.protocol import levels, top_code
@@ -63,9 +63,10 @@ def tail_weighted(
     """Return the step of least error under the fit of the best of the ``orders``; saturation is accounted for."""
     rest, saturation = split_saturation(histogram)
     tensors = rest.counts.shape[0]
-    # All orders in one call: the last axis of the fits, the first of the steps.
-    many = replace(rest, **{name: jnp.repeat(getattr(rest, name), len(orders), axis=0) for name in vars(rest)})
-    tail = fit(many, order=jnp.tile(jnp.asarray(orders, jnp.float32), tensors)).tail
+    # All orders of all tensors in one call, the order being the faster index; each tensor is compressed once.
+    bins = jax.tree.map(lambda leaf: jnp.repeat(leaf, len(orders), axis=0), rest.compress())
+    many = jnp.tile(jnp.asarray(orders, jnp.float32), tensors)
+    tail = fit_weighted(bins.log_x, bins.weight, many, log_scale=bins.log_scale).tail
     spread = partial(jnp.repeat, repeats=len(orders), axis=1)
     steps = saturated_step(
         solver(tail, spread(bits), signed=spread(signed)),

@@ -54,7 +54,7 @@ def mse_search(
         clips = best[:, :, None] + spacing * around[None, None, :]
         best = _least(jnp.minimum(clips, 1.0), error)
         spacing = spacing * 2.0 / FINER
-    return (best[:, :] / top[:, :, 0]).T * peak[None, :]
+    return (best / top[:, :, 0]).T * peak[None, :]
 
 
 def _least(

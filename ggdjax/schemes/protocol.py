@@ -18,14 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax._errors import GgdjaxError
+from ggdjax.ggd.arrays import is_concrete
+from ggdjax.ggd.bins import on_device
 from ggdjax.ggd.histogram import Histogram
 from ggdjax.schemes._magnitudes import drop_negative, magnitudes
+from ggdjax.steps.source import BITS_MAX, BITS_MIN
 
 if TYPE_CHECKING:
     from jaxtyping import Array, ArrayLike, Bool, Float, Int
-
-#: Widths that every scheme covers, in bits.
-SMALLEST_BITS, LARGEST_BITS = 2, 16
 
 #: Smallest and largest step that is handed out: far enough inside float32 that x / step and step · code stay finite.
 _SMALLEST_STEP, _LARGEST_STEP = 2.0**-120, 2.0**110
@@ -122,12 +122,7 @@ class Scheme:
         if signed.dtype != jnp.bool_:
             raise GgdjaxError(f"`signed` must be boolean, got {signed.dtype}: say True or False for each tensor")
         layout = _Layout.of(histogram.batch_shape, bits.shape, signed.shape)
-        return _choose(self.solver, layout, jax.tree.map(_for_device, histogram), bits, signed)
-
-
-def _for_device(leaf: ArrayLike) -> ArrayLike:
-    """Make counts of more than 2^31 values float32: the device has no int64, and a share needs no more digits."""
-    return leaf.astype(np.float32) if isinstance(leaf, np.ndarray) and leaf.dtype == np.int64 else leaf
+        return _choose(self.solver, layout, jax.tree.map(on_device, histogram), bits, signed)
 
 
 def _checked_bits(bits: ArrayLike) -> Int[Array, "..."]:
@@ -135,11 +130,11 @@ def _checked_bits(bits: ArrayLike) -> Int[Array, "..."]:
     array = bits if isinstance(bits, jax.Array) else np.asarray(bits)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise GgdjaxError(f"`bits` must be whole numbers, got {array.dtype}: say 8, not 8.0")
-    if not isinstance(array, jax.core.Tracer):
+    if is_concrete(array):
         concrete = np.asarray(array)
-        wrong = concrete[(concrete < SMALLEST_BITS) | (concrete > LARGEST_BITS)]
+        wrong = concrete[(concrete < BITS_MIN) | (concrete > BITS_MAX)]
         if wrong.size:
-            raise GgdjaxError(f"`bits` must be from {SMALLEST_BITS} to {LARGEST_BITS}, got {wrong.flat[0]}")
+            raise GgdjaxError(f"`bits` must be from {BITS_MIN} to {BITS_MAX}, got {wrong.flat[0]}")
     return jnp.asarray(array).astype(jnp.int32)
 
 

@@ -24,9 +24,9 @@ import numpy as np
 
 from ggdjax.ggd import GeneralizedGamma
 from ggdjax.schemes._magnitudes import magnitudes
-from ggdjax.schemes.protocol import LARGEST_BITS
 from ggdjax.schemes.registry import register
 from ggdjax.steps import optimal_step
+from ggdjax.steps.source import BITS_MAX
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -50,7 +50,7 @@ def unit_steps(source: str, *, rule: str = "mid_tread") -> Float[np.ndarray, " l
 
 @partial(jax.jit, static_argnames="rule")
 def _solve(parameters: Float[Array, "3"], *, rule: str) -> Float[Array, " level"]:
-    count = jnp.left_shift(1, jnp.arange(1, LARGEST_BITS + 1, dtype=jnp.int32)).astype(jnp.float32)
+    count = jnp.left_shift(1, jnp.arange(1, BITS_MAX + 1, dtype=jnp.int32)).astype(jnp.float32)
     return optimal_step(GeneralizedGamma(*parameters), levels=count, rule=rule)
 
 

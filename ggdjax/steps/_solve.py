@@ -25,9 +25,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from ggdjax._errors import GgdjaxError, near_matches
+from ggdjax.ggd.arrays import is_concrete
 from ggdjax.steps import closed_form, optimal, support
 from ggdjax.steps.distortion import OFFSETS, distortion_parts
-from ggdjax.steps.source import Sides, Source, broadcast, is_concrete, levels_of, sides_of
+from ggdjax.steps.source import Sides, Source, broadcast, levels_of, sides_of
 
 #: The ways that `solve` knows to choose a step.
 METHODS = ("closed_form", "lambert", "support", "optimal", "power_of_two")
@@ -76,7 +77,7 @@ class StepResult:
     code: Int[Array, "..."]  # StepCode
     distortion: Distortion
     sqnr_db: Float[Array, "..."]  # 10 log10( E[x²] / total distortion )
-    clip_probability: Float[Array, "..."]  # P(|x| > (N − ½) Δ), zeros counted as not clipped
+    clip_probability: Float[Array, "..."]  # P(|x| > (N − ½) Δ), mid-rise P(|x| > N Δ); zeros count as not clipped
 
 
 def closed_form_step(
@@ -90,7 +91,7 @@ def closed_form_step(
     """Return the step by the Lambert W closed form of the support equation (Hui & Neuhoff 2001; `closed_form`).
 
     Args:
-        source: GeneralizedGamma, TailWeighted or Hurdle, batched.
+        source: any `Source`, batched.
         bits: whole number(s) from 2 to 16, broadcast against the batch.
         levels: instead of `bits`, the levels N on one side of zero, real, ≥ 2; differentiable.
         signed: two-sided: N = 2^(bits−1) levels on each side, and with a one-sided source that is a fit of ``|x|``.
@@ -117,7 +118,7 @@ def support_step(
     levels: ArrayLike | None = None,
     signed: ArrayLike = False,
 ) -> Float[Array, "..."]:
-    """Return L/(N − ½) with the support equation O(L) = L/(12 (N − ½)²) solved exactly; see `closed_form_step`.
+    """Return L/(N − ½) with the support equation O(L) = L/(12 N²) solved exactly; see `closed_form_step`.
 
     Differentiable in the fit and in `levels` by the implicit function theorem.
     """
@@ -135,7 +136,7 @@ def optimal_step(
     """Return the global minimiser of the distortion under the fitted density; see `closed_form_step`.
 
     Args:
-        source: GeneralizedGamma, TailWeighted or Hurdle, batched.
+        source: any `Source`, batched.
         bits: whole number(s) from 2 to 16.
         levels: instead of `bits`, N on one side of zero, real, ≥ 2.
         signed: two-sided: N = 2^(bits−1).
@@ -175,7 +176,7 @@ def solve(
     """Return the step by `method`, with its result code and predictions.
 
     Args:
-        source: GeneralizedGamma, TailWeighted or Hurdle, batched.
+        source: any `Source`, batched.
         bits: whole number(s) from 2 to 16, broadcast against the batch.
         levels: instead of `bits`, N on one side of zero, real, ≥ 2.
         signed: two-sided: N = 2^(bits−1).
@@ -190,7 +191,9 @@ def solve(
         >>> gd.steps.StepCode(int(result.code)).message
         'converged'
     """
-    sides, n = _inputs(source, bits, levels, signed, method, rule)
+    if method not in METHODS:
+        raise GgdjaxError(f"`method` {method!r} is unknown; {near_matches(method, METHODS)}")
+    sides, n = _inputs(source, bits, levels, signed, rule)
     return _batched(_Solver(method, OFFSETS[rule], True), sides, n)
 
 
@@ -213,7 +216,7 @@ def predict(
         >>> round(float(result.clip_probability), 3)
         0.212
     """
-    sides, n = _inputs(source, bits, levels, signed, "optimal", rule)
+    sides, n = _inputs(source, bits, levels, signed, rule)
     if is_concrete(step) and not (np.isfinite(np.asarray(step)) & (np.asarray(step) > 0)).all():
         raise GgdjaxError(f"`step` is {step}; expected finite positive numbers")
     step = jnp.asarray(step).astype(n.dtype)
@@ -246,10 +249,8 @@ class _Predictor(NamedTuple):
 
 
 def _inputs(
-    source: Source, bits: ArrayLike | None, levels: ArrayLike | None, signed: ArrayLike, method: str, rule: str
+    source: Source, bits: ArrayLike | None, levels: ArrayLike | None, signed: ArrayLike, rule: str
 ) -> tuple[Sides, Array]:
-    if method not in METHODS:
-        raise GgdjaxError(f"`method` {method!r} is unknown; {near_matches(method, METHODS)}")
     if rule not in OFFSETS:
         raise GgdjaxError(f"`rule` {rule!r} is unknown; {near_matches(rule, OFFSETS)}")
     sides = sides_of(source)
@@ -259,7 +260,7 @@ def _inputs(
 def _steps(
     source: Source, bits: ArrayLike | None, levels: ArrayLike | None, signed: ArrayLike, method: str, rule: str
 ) -> Array:
-    sides, n = _inputs(source, bits, levels, signed, method, rule)
+    sides, n = _inputs(source, bits, levels, signed, rule)
     return _batched(_Solver(method, OFFSETS[rule], False), sides, n)
 
 

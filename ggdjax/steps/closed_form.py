@@ -94,7 +94,7 @@ def _start_upper(k: Array, c: Array, t: Array) -> Array:
 def _start_lower(k: Array, c: Array, t: Array) -> Array:
     """s < 0 (W₀): solve z + e^z = ℓ by two Newton steps from an explicit start."""
     s = jnp.maximum(c - k, S_SMALL)  # |s|
-    # u + |s| log u = k + t − (|s| − ... ) in w: k e^w + |s| w = t + k; with z = w + log(k/|s|)
+    # k e^w + |s| w = t + k, divided by |s|, in z = w + log(k/|s|)
     level = (t + k) / s + jnp.log(k / s)
     z = jnp.where(level > 1.0, jnp.log(jnp.maximum(level - jnp.log(jnp.maximum(level, 1.0)), 0.5)), level - 0.5)
     z = jnp.where(level < -1.0, level, z)

@@ -24,7 +24,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from ggdjax._errors import GgdjaxError
-from ggdjax.steps.source import float_dtype, is_concrete
+from ggdjax.ggd.arrays import checked_axes, is_concrete
+from ggdjax.steps.source import float_dtype
 
 BITS_MIN, BITS_MAX = 2, 32
 #: 2^F and 2^(−F) are normal numbers of float32.
@@ -148,9 +149,9 @@ def _search(w: Array, bits: Array, *, axes: tuple[int, ...]) -> FractionalLength
     exponent = jnp.frexp(peak)[1].astype(jnp.int32)
     # In units of 2^e every value is below one, and no square over- or underflows.
     half = exponent // 2
-    unit = rows * _column(power_of_two(-half, rows.dtype)) * _column(power_of_two(half - exponent, rows.dtype))
+    unit = rows * column(power_of_two(-half, rows.dtype)) * column(power_of_two(half - exponent, rows.dtype))
     largest = power_of_two(bits - 1, rows.dtype)
-    low, high = _column(-largest), _column(largest - 1.0)
+    low, high = column(-largest), column(largest - 1.0)
     first = jnp.clip(bits - 2 - exponent, -FRAC_BITS_MAX, FRAC_BITS_MAX)
 
     def energy(x: Array) -> Array:
@@ -159,8 +160,8 @@ def _search(w: Array, bits: Array, *, axes: tuple[int, ...]) -> FractionalLength
     def candidate(state: tuple) -> tuple:
         frac_bits, best, best_frac_bits, _ = state
         scale = frac_bits + exponent
-        x = unit * _column(power_of_two(scale, rows.dtype))
-        back = _column(power_of_two(-scale, rows.dtype))
+        x = unit * column(power_of_two(scale, rows.dtype))
+        back = column(power_of_two(-scale, rows.dtype))
         clipped = jnp.clip(x, low, high)
         error = energy((x - jnp.round(clipped)) * back)
         better = error < best
@@ -214,7 +215,8 @@ def group_rows(w: Array, axes: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]
     return rows.reshape(rows.shape[0], -1, BLOCK), shape
 
 
-def _column(x: Array) -> Array:
+def column(x: Float[Array, " group"]) -> Float[Array, "group 1 1"]:
+    """Return one number per group in the shape that goes with `group_rows`."""
     return x[:, None, None]
 
 
@@ -232,10 +234,7 @@ def checked(
     w = _as_float(w)
     if w.size == 0:
         raise GgdjaxError(f"`w` has shape {w.shape}; expected at least one value")
-    given = tuple(range(w.ndim)) if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
-    axes = tuple(sorted(i % w.ndim for i in given if -w.ndim <= i < w.ndim))
-    if len(axes) != len(given) or len(set(axes)) != len(axes):
-        raise GgdjaxError(f"`axis` is {axis}; expected distinct axes of `w`, which has {w.ndim}, or None for all")
+    axes = checked_axes("w", w.ndim, axis)
     shape = tuple(w.shape[i] for i in range(w.ndim) if i not in axes)
     bits = _fit_to("bits", _whole("bits", bits, BITS_MIN, largest), shape)
     return w, jnp.broadcast_to(bits, shape), axes

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.ggd import GeneralizedGamma, Hurdle, SymmetricGeneralizedGamma, TailWeighted
+from ggdjax.ggd.arrays import is_concrete
 from ggdjax.ggd.special import stirling_remainder
 
 #: What a step can be computed from.
@@ -144,11 +145,6 @@ def float_dtype(x: ArrayLike) -> jnp.dtype:
     """Return the dtype of a floating array, and the default float for Python numbers and integers."""
     dtype = getattr(x, "dtype", None)
     return dtype if dtype is not None and jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
-
-
-def is_concrete(x: object) -> bool:
-    """Say whether a value can be looked at now (not while tracing)."""
-    return not isinstance(x, jax.core.Tracer)
 
 
 def levels_of(bits: ArrayLike | None, levels: ArrayLike | None, signed: ArrayLike, dtype: jnp.dtype) -> Array:

@@ -13,8 +13,9 @@ from jaxtyping import Float
 
 from ggdjax._errors import GgdjaxError, near_matches
 from ggdjax.ggd import fit
+from ggdjax.steps import source
 from ggdjax.steps._solve import closed_form_step
-from ggdjax.steps.fixed_point import checked, group_rows, power_of_two
+from ggdjax.steps.fixed_point import checked, column, group_rows, power_of_two
 
 WEIGHT_METHODS = ("mse", "max", "ggd")
 #: Candidates of the first search per octave of the step, octaves searched below max-abs, and steps of the finer one
@@ -44,7 +45,7 @@ def weight_step(
     """
     if method not in WEIGHT_METHODS:
         raise GgdjaxError(f"`method` {method!r} is unknown; {near_matches(method, WEIGHT_METHODS)}")
-    w, bits, axes = checked(w, bits, axis, largest=16 if method == "ggd" else BITS_MAX)
+    w, bits, axes = checked(w, bits, axis, largest=source.BITS_MAX if method == "ggd" else BITS_MAX)
     return _weight_step(w, bits, method=method, axes=axes)
 
 
@@ -59,7 +60,7 @@ def _weight_step(w: Array, bits: Array, *, method: str, axes: tuple[int, ...]) -
     else:
         step = peak / (largest - 1.0)
         if method == "mse":
-            step = step * _least_error(blocks / _column(jnp.where(peak > 0, step, 1.0)), largest)
+            step = step * _least_error(blocks / column(jnp.where(peak > 0, step, 1.0)), largest)
     # A step below the smallest normal number would be flushed to zero.
     step = jnp.maximum(step, jnp.finfo(step.dtype).tiny)
     return jnp.where(peak > 0, step, 1.0 / largest).reshape(shape)
@@ -69,9 +70,9 @@ def _least_error(x: Float[Array, "row block value"], largest: Float[Array, " row
     """Return the step of least squared error of every row, in units of its max-abs step."""
 
     def error(step: Array) -> Array:
-        column = _column(step)
-        codes = jnp.clip(jnp.round(x / column), _column(-largest), _column(largest - 1.0))
-        return jnp.square(x - column * codes).sum(-1).sum(-1)
+        width = column(step)
+        codes = jnp.clip(jnp.round(x / width), column(-largest), column(largest - 1.0))
+        return jnp.square(x - width * codes).sum(-1).sum(-1)
 
     def least(exponents: Float[Array, "cand row"]) -> Array:
         errors = lax.map(lambda e: error(jnp.exp2(e)), exponents)
@@ -83,7 +84,3 @@ def _least_error(x: Float[Array, "row block value"], largest: Float[Array, " row
     best = least(jnp.broadcast_to(jnp.asarray(coarse, x.dtype)[:, None], (len(coarse), rows)))
     fine = jnp.asarray(np.arange(-FINER, FINER + 1) / (FINER * PER_OCTAVE), x.dtype)
     return jnp.exp2(least(best[None] + fine[:, None]))
-
-
-def _column(x: Array) -> Array:
-    return x[:, None, None]

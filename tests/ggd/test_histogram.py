@@ -69,6 +69,17 @@ def test_covers_every_float32_without_a_range():
     assert float(h.minimum) == -3.0
 
 
+def test_half_precision_counts_as_float32():
+    x = np.array([0.0, 1.5, -3.0], np.float16)
+    same(Histogram.from_samples(jax.numpy.asarray(x)), Histogram.from_samples(x.astype(np.float32)))
+
+
+@pytest.mark.parametrize("axis", [2, -3, (0, 0), (1, -1)])
+def test_wrong_axes_are_refused(values, axis):
+    with pytest.raises(GgdjaxError, match="`axis`"):
+        Histogram.from_samples(values, axis=axis)
+
+
 def test_power_sums_to_the_stated_accuracy(values, whole):
     exact = [np.abs(values.astype(np.float64)).sum(-1), np.square(values.astype(np.float64)).sum(-1)]
     signed = values.astype(np.float64).sum(-1)
@@ -83,6 +94,16 @@ def test_counts_beyond_int32(whole):
     assert many.counts.dtype == np.int64
     np.testing.assert_array_equal(many.count, SIZE * 2**20)
     np.testing.assert_allclose(many.power_sum(2) / many.count, whole.power_sum(2) / np.asarray(whole.count), rtol=1e-6)
+
+
+def test_zeros_beyond_int32_of_a_single_tensor():
+    """Without a batch the number of zeros is a NumPy scalar; it must not wrap on its way to the device."""
+    x = np.concatenate([np.zeros(900), np.ones(100)]).astype(np.float32)
+    many = Histogram.from_samples(x)
+    for _ in range(23):
+        many = many + many
+    assert many.zeros > 2**31
+    np.testing.assert_allclose(split_saturation(many)[1].weight, 0.1, rtol=1e-5)
 
 
 def test_saves_and_loads(whole, tmp_path):
@@ -121,6 +142,12 @@ def test_distortion_equals_that_of_the_samples(levels):
     code = np.clip(np.round(x[:, None, :] / step[..., None]), -levels, levels)
     exact = np.square(x[:, None, :] - step[..., None] * code).mean(-1)
     np.testing.assert_allclose(found, exact, rtol=0.02)
+
+
+def test_no_distortion_of_steps_that_are_not_positive(whole):
+    step = np.array([[-0.1], [0.0], [0.1]], np.float32)
+    found = np.asarray(empirical_distortion(whole, step, 7.0))[:, 0]
+    np.testing.assert_array_equal(np.isnan(found), [True, True, False])
 
 
 def test_saturation_is_found_and_taken_out():

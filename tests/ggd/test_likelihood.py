@@ -40,3 +40,5 @@ def test_refusals():
         fit_likelihood(np.ones(5, np.float32), -1)
     with pytest.raises(GgdjaxError, match="`data`"):
         fit_likelihood(np.ones((0,), np.float32))
+    with pytest.raises(GgdjaxError, match="`side`"):
+        fit_likelihood(np.ones(5, np.int32), side="left")

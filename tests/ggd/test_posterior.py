@@ -156,3 +156,5 @@ def test_wrong_arguments(histograms):
         sample_posterior(histograms, jax.random.key(0), draws=0)
     with pytest.raises(GgdjaxError, match="`side`"):
         sample_posterior(histograms, jax.random.key(0), side="both")
+    with pytest.raises(GgdjaxError, match="`order`"):
+        sample_posterior(histograms, jax.random.key(0), order=np.ones(3))
