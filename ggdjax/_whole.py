@@ -34,8 +34,6 @@ def whole_file(path: os.PathLike[str] | str, argument: str) -> Iterator[Path]:
     part = path.with_name(path.name + ".part")
     try:
         try:
-            # Here, since not every writer says by an OSError that it may not write.
-            part.touch()
             yield part
             os.replace(part, path)
         finally:

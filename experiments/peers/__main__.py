@@ -59,6 +59,10 @@ def _run(args: argparse.Namespace) -> None:
     if args.images is not None and args.images < 1:
         raise GgdjaxError(f"`--images` must be at least 1, got {args.images}")
     tools = _installed(args.tools)
+    known = sorted({setting.widths for tool in tools for setting in tool.settings})
+    for widths in args.widths or ():
+        if widths not in known:
+            raise GgdjaxError(f"`--widths` {widths} is measured by none of the tools; known: {", ".join(known)}")
     for network in args.network or NETWORKS:
         work = open_work(network, args.images, args.arrays)
         for tool in tools:

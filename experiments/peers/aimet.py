@@ -43,7 +43,7 @@ def quantize(work: Work, setting: Setting, folder: Path) -> Callable[[np.ndarray
 TOOL = Tool(
     name="aimet",
     package="aimet-onnx",
-    install="in an environment of its own, pip install aimet-onnx",
+    install="in an environment of its own, pip install aimet-onnx lazy_loader",
     settings=grid(("min_max", "tf_enhanced", "percentile"), ("8/8", "6/6", "5/5", "4/4", "8/6", "8/4")),
     quantize=quantize,
 )

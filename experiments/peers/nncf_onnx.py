@@ -43,5 +43,5 @@ TOOL = Tool(
     package="nncf",
     settings=grid(("performance", "mixed"), ("8/8",)),
     quantize=quantize,
-    install="in an environment of its own, pip install nncf onnxruntime",
+    install="in an environment of its own, pip install nncf onnxruntime lazy_loader",
 )

@@ -56,7 +56,7 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
 
 
 def weight_rows(quantized: QuantizedNetwork) -> list[dict[str, Any]]:
-    """Return one row per convolution or dense layer.
+    """Return one row per convolution or dense layer with quantized weights.
 
     Keys: ``name``, ``shape`` (of the kernel, channels last), ``frac_bits`` (F; a list per output channel; None for a
     free step), ``step``, ``sqnr_db``,
@@ -64,13 +64,15 @@ def weight_rows(quantized: QuantizedNetwork) -> list[dict[str, Any]]:
     """
     net, rows = quantized.network, []
     for node in net.graph.quantizable:
-        bias = quantized.params.biases.get(node.name)
+        weights, bias = (kind.get(node.name) for kind in (quantized.params.weights, quantized.params.biases))
+        if weights is None:
+            continue
         rows.append(
             {
                 "name": node.name,
                 "shape": list(net.params[node.param("kernel")].shape),
-                **_weight_format(quantized.params.weights[node.name]),
-                "sqnr_db": quantized.weight_sqnr_db[node.name],
+                **_weight_format(weights),
+                "sqnr_db": quantized.weight_sqnr_db.get(node.name),
                 "bias_frac_bits": None if bias is None else np.asarray(bias.frac_bits).tolist(),
                 "bias_sqnr_db": quantized.bias_sqnr_db.get(node.name),
             }
