@@ -62,7 +62,7 @@ def _run(args: argparse.Namespace) -> None:
     known = sorted({setting.widths for tool in tools for setting in tool.settings})
     for widths in args.widths or ():
         if widths not in known:
-            raise GgdjaxError(f"`--widths` {widths} is measured by none of the tools; known: {", ".join(known)}")
+            raise GgdjaxError(f"`--widths` {widths} is measured by none of the tools; known: {', '.join(known)}")
     for network in args.network or NETWORKS:
         work = open_work(network, args.images, args.arrays)
         for tool in tools:
