@@ -22,7 +22,7 @@ def images():
 @pytest.fixture(scope="session")
 def digits(images):
     """Quantize the embedded network to 8 bits, biases on the accumulator's grid."""
-    net = gd.trace(zoo.digits_net(), jnp.zeros(zoo.digits.INPUT_SHAPE))
+    net = gd.trace(zoo.digits_net(), jnp.zeros((1, 8, 8, 1)))
     return datapath.align_biases(gd.quantize(net, gd.calibrate(net, [images[0]])))
 
 

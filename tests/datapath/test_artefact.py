@@ -20,7 +20,7 @@ from tests.datapath.mixed_network import mixed_program
 
 @pytest.fixture(scope="module")
 def program(by_largest, images):
-    return datapath.compile(by_largest(gd.trace(zoo.digits_net(), jnp.zeros(zoo.digits.INPUT_SHAPE)), images[0]))
+    return datapath.compile(by_largest(gd.trace(zoo.digits_net(), jnp.zeros((1, 8, 8, 1))), images[0]))
 
 
 @pytest.fixture(scope="module")

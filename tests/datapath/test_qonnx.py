@@ -32,7 +32,7 @@ class Quant(OpRun):
 @pytest.fixture(scope="module")
 def program(by_largest, images):
     """Feature maps of 5 bits, weights of 3, power-of-two steps: everything is exact in float32."""
-    q = by_largest(gd.trace(zoo.digits_net(), jnp.zeros(zoo.digits.INPUT_SHAPE)), images[0])
+    q = by_largest(gd.trace(zoo.digits_net(), jnp.zeros((1, 8, 8, 1))), images[0])
     activations = {
         name: replace(
             r,

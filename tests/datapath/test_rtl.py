@@ -25,7 +25,7 @@ needs_icarus = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def q(by_largest, images):
-    return by_largest(gd.trace(zoo.digits_net(), jnp.zeros(zoo.digits.INPUT_SHAPE)), images[0])
+    return by_largest(gd.trace(zoo.digits_net(), jnp.zeros((1, 8, 8, 1))), images[0])
 
 
 @pytest.fixture(scope="module")
