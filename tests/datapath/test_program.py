@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 import ggdjax as gd
-from ggdjax import datapath, zoo
+from ggdjax import datapath
 from ggdjax._errors import DataError, GgdjaxError, UnsupportedError
 from ggdjax.datapath import Accelerator, Format
 from ggdjax.datapath.layers import integer_layer
