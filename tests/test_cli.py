@@ -212,9 +212,23 @@ def test_tunes_and_records_it(small, tmp_path):
     assert not list(tmp_path.glob("*.tuning"))
 
 
+def test_widths_per_layer_and_corrected_biases(small, tmp_path):
+    """Means of the widths over weights and over values of feature maps stay below what was asked for."""
+    out = tmp_path / "run"
+    quantize(*small, "--mean-bits", 3.5, "--bias-correction", "--out", out)
+    result = json.loads((out / "result.json").read_text())
+    for kind in ("weights", "feature_maps"):
+        sizes = [np.prod(row["shape"]) for row in result[kind]]
+        widths = [row["bits"] for row in result[kind]]
+        assert 2 <= np.average(widths, weights=sizes) <= 3.5
+        assert len(set(widths)) > 1
+    assert result["seconds"]["biases"] > 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--mean-bits", "17"], "must be from 2 to 16"),
         (["--gradient-steps", "5"], "needs images to tune on"),
         (["--tune-images", "5", "--tune-sweeps", "0"], "nothing to do"),
         (["--tune-images", "100000"], "tuning images are wanted"),

@@ -39,6 +39,7 @@ class Quantize:
         ggdjax quantize
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --activation-bits 6 --out runs/r20
         ggdjax quantize squeezenet.onnx --data imagenet/ --preset imagenet-caffe --calibration-ids ids.txt
+        ggdjax quantize mobilenet.onnx --data imagenet/ --preset imagenet-tf --mean-bits 8 --bias-correction
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --weight-bits 4 --activation-bits 4
             --tune-images 2000 --gradient-steps 500
     """
@@ -65,6 +66,12 @@ class Quantize:
     """fixed-point: the fractional length of least squared error; or a scheme that chooses free steps."""
     weights_per: Literal["tensor", "channel"] = "tensor"
     """One fractional length per layer, or per output channel."""
+
+    mean_bits: float | None = None
+    """Widths per layer, 2 to 16 bits, at most this in the mean over all weights and over all values of feature maps: in
+    place of both widths, and chosen by what each layer's rounding does to the logits of calibration images."""
+    bias_correction: bool = False
+    """Take the mean error of every output channel, on calibration images, out of its bias."""
 
     tune_images: int = 0
     """Tune on so many images that neither calibrate nor evaluate, backward and forward over the layers; 0: do not."""
@@ -217,6 +224,8 @@ class Quantize:
         return None if self.out is None else Path(f"{self.out.resolve()}.tuning")
 
     def _check_tuning(self) -> None:
+        if self.mean_bits is not None and not 2 <= self.mean_bits <= 16:
+            raise GgdjaxError(f"`--mean-bits` must be from 2 to 16, got {self.mean_bits:g}")
         for name in ("tune_images", "tune_sweeps", "gradient_steps"):
             if getattr(self, name) < 0:
                 raise GgdjaxError(f"`--{name.replace('_', '-')}` must be at least 0, got {getattr(self, name)}")
@@ -268,7 +277,40 @@ class Quantize:
 
         with clock("quantize"), console.status("Fitting distributions, choosing steps and fractional lengths"):
             quantized = gd.quantize(net, calibration, config)
+        if self.mean_bits is not None or self.bias_correction:
+            quantized = self._adjust(quantized, images, parts, console, clock)
         return quantized, self._evaluate(quantized, images, parts, console, clock)
+
+    def _adjust(self, quantized, images, parts, console, clock):
+        """Give every layer its own width, then correct biases, each where it is asked for."""
+        import ggdjax as gd
+        from ggdjax import tune
+        from ggdjax.cli._progress import progress_bar
+
+        x = np.concatenate([x for x, _ in images.batches(parts.calibration[:_FEW_HUNDRED], self.batch_size)])
+        if self.mean_bits is not None:
+            with clock("widths"), console.status("Choosing widths per layer"):
+                chosen = tune.allocate_bits(
+                    quantized,
+                    x,
+                    budget=self.mean_bits,
+                    widths=range(2, min(math.ceil(self.mean_bits) + 4, 16) + 1),
+                    batch_size=min(self.batch_size, len(x)),
+                    seed=self.seed,
+                )
+                config = dataclasses.replace(
+                    quantized.config,
+                    weight_bits_of=chosen.weight_bits_of,
+                    activation_bits_of=chosen.activation_bits_of,
+                )
+                quantized = gd.quantize(quantized.network, quantized.calibration, config)
+        if self.bias_correction:
+            layers = len(quantized.params.biases)
+            with clock("biases"), progress_bar(console, "Correcting biases", layers) as advance:
+                quantized = tune.correct_biases(
+                    quantized, x, batch_size=self.batch_size, progress=lambda done, total: advance(1)
+                )
+        return quantized
 
     def _evaluate(self, quantized, images, parts, console, clock):
         from ggdjax.cli._progress import counted, progress_bar
@@ -360,6 +402,9 @@ class Quantize:
             "gradient_steps": self.gradient_steps,
         }
 
+
+#: Calibration images that choose widths and correct biases: both need means alone, and hold their images in memory.
+_FEW_HUNDRED = 256
 
 #: Name of a second result -> its key in result.json.
 _BESIDE = {"steps per tensor": "steps_per_tensor", "untuned": "untuned"}

@@ -27,6 +27,7 @@ _PROVENANCE = ("versions", "device", "machine", "seed", "seconds", "options", "p
 _MAP_COLUMNS = {
     "feature map": "name",
     "shape": "shape",
+    "bits": "bits",
     "zeros, %": "zero_fraction",
     "a": "a",
     "d": "d",
@@ -39,6 +40,7 @@ _MAP_COLUMNS = {
 _WEIGHT_COLUMNS = {
     "layer": "name",
     "kernel": "shape",
+    "bits": "bits",
     "fractional length": "frac_bits",
     "SQNR, dB": "sqnr_db",
     "bias length": "bias_frac_bits",
@@ -61,7 +63,8 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
     result = _read(folder)
     compared = compare_run(folder, result, progress)
     options = result["options"]
-    widths = f"W{options['weight_bits']}A{options['activation_bits']}"
+    mean = options.get("mean_bits")
+    widths = f"W{options['weight_bits']}A{options['activation_bits']}" if mean is None else f"{mean:g} bits in the mean"
     filtered = search_field("tr.map, details.map", "feature maps")
     sections = [
         section(

@@ -25,9 +25,9 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
 
     Keys: ``name``, ``shape`` (batch left out), ``signed``, ``zero_fraction``, ``a``, ``d``, ``p`` and ``fit`` (the
     generalized gamma fit of the nonzero magnitudes, and how it ended), ``order`` (of its tail weighting), ``step`` and
-    ``zero_point`` (a list per channel), ``qmin``, ``qmax``, ``predicted_sqnr_db`` (by the fit), and measured on
-    held-out images ``sqnr_db`` (of the feature map alone) and ``accumulated_sqnr_db`` (with the errors of all layers
-    before).
+    ``zero_point`` (a list per channel), ``qmin``, ``qmax``, ``bits``, ``predicted_sqnr_db`` (by the fit), and measured
+    on held-out images ``sqnr_db`` (of the feature map alone) and ``accumulated_sqnr_db`` (with the errors of all
+    layers before).
     """
     histograms, fitted = quantized.calibration.histograms, quantized.fit
     columns = {
@@ -48,6 +48,7 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
         row["fit"] = FitCode(int(fitted.code[index])).name.lower().replace("_", " ")
         row["step"] = np.asarray(quantizer.step).tolist()
         row |= {key: np.asarray(getattr(quantizer, key)).ravel()[0].item() for key in ("qmin", "qmax")}
+        row["bits"] = _bits(quantizer)
         row["zero_point"] = np.asarray(quantizer.zero_point).tolist()
         row["sqnr_db"] = None if evaluation is None else evaluation.sqnr_db[name]
         row["accumulated_sqnr_db"] = None if evaluation is None else evaluation.accumulated_sqnr_db[name]
@@ -58,9 +59,8 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
 def weight_rows(quantized: QuantizedNetwork) -> list[dict[str, Any]]:
     """Return one row per convolution or dense layer with quantized weights.
 
-    Keys: ``name``, ``shape`` (of the kernel, channels last), ``frac_bits`` (F; a list per output channel; None for a
-    free step), ``step``, ``sqnr_db``,
-    ``bias_frac_bits`` and ``bias_sqnr_db`` (None without a bias).
+    Keys: ``name``, ``shape`` (of the kernel, channels last), ``bits``, ``frac_bits`` (F; a list per output channel;
+    None for a free step), ``step``, ``sqnr_db``, ``bias_frac_bits`` and ``bias_sqnr_db`` (None without a bias).
     """
     net, rows = quantized.network, []
     for node in net.graph.quantizable:
@@ -83,9 +83,15 @@ def weight_rows(quantized: QuantizedNetwork) -> list[dict[str, Any]]:
 def _weight_format(quantizer: FixedPoint | Range) -> dict[str, Any]:
     frac_bits = getattr(quantizer, "frac_bits", None)
     return {
+        "bits": _bits(as_range(quantizer)),
         "frac_bits": None if frac_bits is None else np.asarray(frac_bits).tolist(),
         "step": np.asarray(as_range(quantizer).step).tolist(),
     }
+
+
+def _bits(quantizer: Range) -> int:
+    low, high = (int(np.ravel(limit)[0]) for limit in (quantizer.qmin, quantizer.qmax))
+    return (high - low).bit_length()
 
 
 def result_record(quantized: QuantizedNetwork, evaluation: Evaluation) -> dict[str, Any]:

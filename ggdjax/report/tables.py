@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ggdjax.report.record import feature_map_rows, weight_rows
 
@@ -18,14 +18,15 @@ def feature_map_table(quantized: QuantizedNetwork, evaluation: Evaluation) -> Ta
     """Return the table of feature maps: distribution, step, predicted and measured SQNR."""
     rows = feature_map_rows(quantized, evaluation)
     table = _table(
-        f"Feature maps, {quantized.config.activation_bits} bits, scheme {quantized.config.scheme}",
+        f"Feature maps, {_widths(rows)} bits, scheme {quantized.config.scheme}",
         ("feature map", "shape"),
-        ("0 in %", "a", "d", "p", "step", "predict.", "meas.", "accum."),
+        ("bits", "0 in %", "a", "d", "p", "step", "predict.", "meas.", "accum."),
     )
     for row in rows:
         table.add_row(
             row["name"],
             _shape(row["shape"]),
+            str(row["bits"]),
             f"{100 * row['zero_fraction']:.1f}",
             *(f"{row[key]:.3g}" for key in ("a", "d", "p")),
             ("±" if row["signed"] else "") + _span(row["step"]),
@@ -45,22 +46,29 @@ def feature_map_table(quantized: QuantizedNetwork, evaluation: Evaluation) -> Ta
 
 def weight_table(quantized: QuantizedNetwork) -> Table:
     """Return the table of weights and biases: fractional lengths and SQNR."""
-    config = quantized.config
+    rows = weight_rows(quantized)
     table = _table(
-        f"Weights, {config.weight_bits} bits, and biases, {config.bias_bits} bits",
+        f"Weights, {_widths(rows)} bits, and biases, {quantized.config.bias_bits} bits",
         ("layer", "kernel"),
-        ("F", "SQNR dB", "bias F", "bias SQNR dB"),
+        ("bits", "F", "SQNR dB", "bias F", "bias SQNR dB"),
     )
-    for row in weight_rows(quantized):
+    for row in rows:
         table.add_row(
             row["name"],
             _shape(row["shape"]),
+            str(row["bits"]),
             _lengths(row["frac_bits"]) if row["frac_bits"] is not None else f"Δ {_span(row['step'])}",
             _decibel(row["sqnr_db"]),
             _lengths(row["bias_frac_bits"]),
             _decibel(row["bias_sqnr_db"]),
         )
     return table
+
+
+def _widths(rows: list[dict[str, Any]]) -> str:
+    widths = [row["bits"] for row in rows]
+    low, high = min(widths), max(widths)
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def accuracy_lines(evaluation: Evaluation) -> Text:
