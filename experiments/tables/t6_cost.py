@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 #: Metric -> heading, factor, digits.
 SHOWN = {
+    "top1": ("top-1, %", 100, 2),
     "energy_pj": ("energy, µJ", 1e-6, 1),
     "mac_pj": ("arithmetic, µJ", 1e-6, 1),
     "buffer_pj": ("buffer, µJ", 1e-6, 1),
@@ -31,6 +32,7 @@ SHOWN = {
     "cycles": ("Mcycles", 1e-6, 2),
 }
 METRICS = {
+    "top1": "top-1 on held-out images, fraction",
     "energy_pj": "energy of one image, pJ",
     "mac_pj": "of that, arithmetic",
     "buffer_pj": "of that, the buffer on the chip",
@@ -48,12 +50,13 @@ MAIN = Dataflow.ROW_STATIONARY.value
 
 
 def entries(results: Results) -> list[Entry]:
-    """Return the costs; `scheme` is the dataflow, `bits` the widths."""
+    """Return the costs; `scheme` is the dataflow, `bits` the widths, one for all layers or a mean over them."""
     rows = {(row["network"], row["dataflow"], row["widths"]): row for row in results.rows("cost_of_networks.json")}
     made = []
     for name in dict.fromkeys([*NETWORKS, *(network for network, _, _ in rows)]):
         for dataflow in (MAIN, *(d.value for d in Dataflow if d.value != MAIN)):
-            for widths in WIDTHS:
+            mixed = sorted(key[2] for key in rows if key[:2] == (name, dataflow) and key[2] not in WIDTHS)
+            for widths in (*WIDTHS, *mixed):
                 row = dict(rows.get((name, dataflow, widths), {}))
                 if row:
                     row["energy_saving"] = row["against"]["float32"]["energy_pj"]
@@ -81,7 +84,7 @@ def tables(found: Sequence[Entry]) -> list[Table]:
     for metric in ("energy_pj", "dram_bytes"):
         made.append(
             pivot(
-                select(found, metric=metric),
+                select(found, metric=metric, bits=WIDTHS),
                 title=f"Under every dataflow: {SHOWN[metric][0]}",
                 rows={"network": "network", "dataflow": "scheme"},
                 columns="bits",
@@ -107,13 +110,14 @@ def draw(found: Sequence[Entry]) -> Figure:
         value = lookup(select(found, network=name, scheme=MAIN), "bits", "metric")
         left.set_title(f"{name}: energy of one image, µJ")
         right.set_title(f"{name}: traffic of one image, MiB")
+        own = list(dict.fromkeys(widths for widths, _ in value)) or WIDTHS
         for axes in (left, right):
-            axes.set_yticks(range(len(WIDTHS)), WIDTHS)
+            axes.set_yticks(range(len(own)), own)
             axes.invert_yaxis()
             axes.margins(x=0.12)
             if not value:
                 says_not_run(axes)
-        for place, widths in enumerate(WIDTHS if value else ()):
+        for place, widths in enumerate(own if value else ()):
             start = 0.0
             for metric, (label, colour) in parts.items():
                 energy = value[widths, metric] / 1e6
@@ -143,7 +147,8 @@ CONTENT = Content(
         "Modelled from shapes and widths, not measured: one image, biases 16 bits, integer sums 32 bits, an array, "
         "registers and buffer of Eyeriss's size, energies per operation of Horowitz (ISSCC 2014, 45 nm). mW per GHz "
         "and GB/s per GHz: energy and bytes per cycle; times the clock in GHz they are the power and the bandwidth of "
-        "an array that never waits."
+        "an array that never waits. `mean 4`: a width for every layer, four bits in the mean (bit allocation), tuned "
+        "by gradients where it says so (T4). Top-1 against energy as a picture: `../cost_of_networks.svg`."
     ),
     sources=("cost_of_networks.json",),
     metrics=METRICS,
