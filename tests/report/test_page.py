@@ -25,8 +25,8 @@ const texts = (selector, column) => all(selector).map((row) => row.cells[column]
 const heads = (selector) => document.querySelector(selector).closest("table").querySelectorAll("th button");
 const visible = (selector) => all(selector).filter((part) => !part.hidden).map((part) => part.dataset.name);
 const type = (field, text) => { field.value = text; field.dispatchEvent(new Event("input")); };
-heads("tr.map")[6].click(); seen.ascending = texts("tr.map", 6);
-heads("tr.map")[6].click(); seen.descending = texts("tr.map", 6);
+heads("tr.map")[7].click(); seen.ascending = texts("tr.map", 7);
+heads("tr.map")[7].click(); seen.descending = texts("tr.map", 7);
 heads("tr.judged")[1].click(); seen.judged = texts("tr.judged", 1);
 const fields = all("input[type=search]");
 type(fields[0], "second"); seen.maps = visible("tr.map"); seen.folds = visible("details.map");
