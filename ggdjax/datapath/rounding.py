@@ -120,11 +120,11 @@ def _scaled(acc: Array, multiplier: np.ndarray, shift: np.ndarray, rounding: Rou
     # The same ratio with its multiplier as long as it gets: more of the product lies in its upper word.
     spare = 31 - np.frexp(multiplier.astype(np.float64))[1].astype(np.int32)
     long, far = multiplier << spare, shift + spare
-    upper, lower = _product_pair(acc, jnp.asarray(long))
     if far.min() > 32 and far.max() < 64:
+        upper, lower = _product_pair(acc, jnp.asarray(long))
         return _shift_word(upper, jnp.asarray(far - 32), lower != 0, rounding)
     if narrow and far.min() > 2 and far.max() < 34:
-        return _shift_narrow(upper, lower, far, rounding)
+        return _shift_narrow(*_product_pair(acc, jnp.asarray(long)), far, rounding)
     return _shift_pair(*_product_pair(acc, jnp.asarray(multiplier)), jnp.asarray(shift), rounding)
 
 
