@@ -289,14 +289,18 @@ class Quantize:
 
         x = np.concatenate([x for x, _ in images.batches(parts.calibration[:_FEW_HUNDRED], self.batch_size)])
         if self.mean_bits is not None:
-            with clock("widths"), console.status("Choosing widths per layer"):
+            widths = range(2, min(math.ceil(self.mean_bits) + 4, 16) + 1)
+            size = min(self.batch_size, len(x))
+            steps = math.ceil(len(x) / size) + len(widths)
+            with clock("widths"), progress_bar(console, "Choosing widths per layer", steps) as advance:
                 chosen = tune.allocate_bits(
                     quantized,
                     x,
                     budget=self.mean_bits,
-                    widths=range(2, min(math.ceil(self.mean_bits) + 4, 16) + 1),
-                    batch_size=min(self.batch_size, len(x)),
+                    widths=widths,
+                    batch_size=size,
                     seed=self.seed,
+                    progress=lambda done, total: advance(1),
                 )
                 config = dataclasses.replace(
                     quantized.config,

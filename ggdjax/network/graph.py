@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from ggdjax._errors import DataError
 from ggdjax.network.ops import OPS, QUANTIZABLE
 
 if TYPE_CHECKING:
@@ -122,6 +123,19 @@ class Graph:
         known = dict.fromkeys((*self.inputs, *(node.output for node in self.nodes[:index])))
         needed = {tensor for node in self.nodes[index:] for tensor in node.inputs} | set(self.outputs)
         return tuple(tensor for tensor in known if tensor in needed)
+
+    def up_to_logits(self) -> Graph:
+        """Return the graph that ends before a final softmax.
+
+        Raises:
+            DataError: several outputs, so that it is not said which are the logits.
+        """
+        if len(self.outputs) != 1:
+            raise DataError(f"the network has {len(self.outputs)} outputs; expected one, the logits")
+        last = self.nodes[-1]
+        if last.op != "softmax" or self.outputs != (last.output,):
+            return self
+        return replace(self, nodes=self.nodes[:-1], outputs=last.inputs)
 
 
 def infer_shape(

@@ -60,15 +60,15 @@ class QuantParams:
     biases: dict[str, FixedPoint]
 
     def save(self, stem: Path) -> None:
-        """Write ``stem.safetensors`` (arrays) and ``stem.json`` (the same, readable).
+        """Write ``stem.safetensors`` (arrays) and ``stem.json`` (the same, readable); a dot in ``stem`` stays.
 
         Raises:
             GgdjaxError: the files cannot be written.
         """
         flat = self.to_arrays()
-        write_safetensors(stem.with_suffix(".safetensors"), "stem", flat, {"format": _FORMAT, "version": _VERSION})
+        write_safetensors(_beside(stem, ".safetensors"), "stem", flat, {"format": _FORMAT, "version": _VERSION})
         readable = {"format": _FORMAT, "version": _VERSION, "arrays": {k: v.tolist() for k, v in flat.items()}}
-        with whole_file(stem.with_suffix(".json"), "stem") as part:
+        with whole_file(_beside(stem, ".json"), "stem") as part:
             part.write_text(json.dumps(readable, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
@@ -80,7 +80,7 @@ class QuantParams:
         """
         from safetensors import SafetensorError, safe_open
 
-        path = stem.with_suffix(".safetensors")
+        path = _beside(stem, ".safetensors")
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
@@ -137,6 +137,12 @@ def rows_of(w: Float[Array, "*rest chan"], *, per_channel: bool) -> Float[Array,
 def as_range(quantizer: FixedPoint | Range) -> Range:
     """Return any quantizer by its step and codes."""
     return quantizer if isinstance(quantizer, Range) else quantizer.as_range()
+
+
+def _beside(stem: Path, suffix: str) -> Path:
+    """Return the file of ``stem``, which may be named by either of its files; other dots belong to the name."""
+    base = stem.with_suffix("") if stem.suffix in (".safetensors", ".json") else stem
+    return base.with_name(base.name + suffix)
 
 
 _ROOMS = ("activations", "weights", "biases")

@@ -52,9 +52,9 @@ class QuantizedNetwork:
     """SQNR of each feature map that its fit predicts for the chosen step, dB; NaN where the zero point is not 0, and
     for all where steps are per channel or a feature map stays in float."""
     weight_sqnr_db: dict[str, float]
-    """SQNR of each kernel of ``network`` in dB, by node name; infinite where nothing is lost."""
+    """SQNR in dB of each rounded kernel against that of ``network``, by node name; infinite where nothing is lost."""
     bias_sqnr_db: dict[str, float]
-    """SQNR of each bias of ``network`` in dB, by node name."""
+    """SQNR in dB of each rounded bias against the one that was rounded, which may be an adjusted one, by node name."""
     adjusted: dict[str, Array] = field(default_factory=dict)
     """Kernels and biases, by parameter key, that take the place of the float network's before they are rounded: what
     rounding offsets and bias correction changed. The float network stays what it was."""
@@ -70,13 +70,16 @@ class QuantizedNetwork:
         self, params: QuantParams, *, adjusted: dict[str, Array] | None = None, history: Any = None
     ) -> QuantizedNetwork:
         """Return a copy with other quantization parameters; predicted and measured SQNR follow them."""
+        adjusted = self.adjusted if adjusted is None else adjusted
+        graph, floats = self.network.graph, self.network.params
+        used = {**floats, **adjusted}
         return replace(
             self,
             params=params,
-            adjusted=self.adjusted if adjusted is None else adjusted,
+            adjusted=adjusted,
             predicted_sqnr_db=_predicted(self.fit, params, self.calibration),
-            weight_sqnr_db=_sqnr_of_all(self.network, params.weights, "kernel"),
-            bias_sqnr_db=_sqnr_of_all(self.network, params.biases, "bias"),
+            weight_sqnr_db=_sqnr_of_all(graph, params.weights, "kernel", floats, used),
+            bias_sqnr_db=_sqnr_of_all(graph, params.biases, "bias", used, used),
             history=self.history if history is None else history,
         )
 
@@ -148,8 +151,8 @@ def quantize(net: Network, calibration: Calibration, config: QuantConfig | None 
         calibration=calibration,
         fit=fitted,
         predicted_sqnr_db=_predicted(fitted, params, calibration),
-        weight_sqnr_db=_sqnr_of_all(net, weights, "kernel"),
-        bias_sqnr_db=_sqnr_of_all(net, biases, "bias"),
+        weight_sqnr_db=_sqnr_of_all(net.graph, weights, "kernel", net.params, net.params),
+        bias_sqnr_db=_sqnr_of_all(net.graph, biases, "bias", net.params, net.params),
     )
 
 
@@ -224,11 +227,17 @@ def _weight_quantizer(kernel: Array, bits: int, config: QuantConfig) -> FixedPoi
     return free if per_channel else _pick(free, 0)
 
 
-def _sqnr_of_all(net: Network, quantizers: Mapping[str, FixedPoint | Range], role: str) -> dict[str, float]:
-    """Return the SQNR of the kernels or biases that have a quantizer, dB."""
+def _sqnr_of_all(
+    graph: Graph,
+    quantizers: Mapping[str, FixedPoint | Range],
+    role: str,
+    wanted: Mapping[str, Array],
+    rounded: Mapping[str, Array],
+) -> dict[str, float]:
+    """Return the SQNR in dB, against what was wanted, of every rounded kernel or bias that has a quantizer."""
     found = {}
     for name, quantizer in quantizers.items():
-        w = net.params[_key(net.graph.node(name), role)]
-        error = float(jnp.sum(jnp.square(w - fake_quantize(w, as_range(quantizer)))))
-        found[name] = sqnr_db(float(jnp.sum(jnp.square(w))), error)
+        key = _key(graph.node(name), role)
+        error = wanted[key] - fake_quantize(rounded[key], as_range(quantizer))
+        found[name] = sqnr_db(float(jnp.sum(jnp.square(wanted[key]))), float(jnp.sum(jnp.square(error))))
     return found

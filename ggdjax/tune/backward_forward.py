@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import jax
@@ -112,7 +112,8 @@ def backward_forward(
         The tuned network; its ``history`` is a `History`.
 
     Raises:
-        DataError: labels that the objective needs are missing, out of range or of one class only; no images.
+        DataError: labels that the objective needs are missing, out of range or of one class only; no images; a network
+            of several outputs.
         GgdjaxError: an unknown objective or layer, a budget too small for a single visit, or a checkpoint of another
             run or that another process is writing.
     """
@@ -134,7 +135,8 @@ class _Search:
     """One search: its images, its compiled segments and its state."""
 
     def __init__(self, q: QuantizedNetwork, images, labels, config: TuneConfig, mesh: Mesh) -> None:
-        self.q, self.config, self.mesh = q, config, mesh
+        self.whole, self.config, self.mesh = q, config, mesh
+        self.q = q = replace(q, network=replace(q.network, graph=q.network.graph.up_to_logits()))
         if tuple(mesh.axis_names) != AXES:
             raise GgdjaxError(f"`mesh` has axes {tuple(mesh.axis_names)}; expected {AXES}")
         self.images, self.labels = images, labels
@@ -197,7 +199,7 @@ class _Search:
             compile_seconds=self.segments.compile_seconds,
             finished=finished,
         )
-        return self.q.with_params(state.params, history=history)
+        return self.whole.with_params(state.params, history=history)
 
     def _visit(self, sweep: int, unit: int, candidates: list[Candidate], state: SearchState) -> Decision:
         """Choose the best of the candidates and the present values; change the state."""

@@ -57,6 +57,7 @@ def allocate_bits(
     widths: Iterable[int] = range(2, 9),
     batch_size: int = 64,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> BitAllocation:
     """Choose widths per layer from predicted distortions and measured sensitivities.
 
@@ -73,11 +74,12 @@ def allocate_bits(
             no longer add up: where accuracy matters more than the last bit, ``range(3, 9)``.
         batch_size: images per backward pass; bounds the memory.
         seed: seed of the random signs behind the sensitivities.
+        progress: called after every batch of images and every width with how many of both are done and in all.
 
     Raises:
         GgdjaxError: an unknown unit, a width out of range, a budget that the smallest widths exceed, ``batch_size``
             less than 1, or a network without a calibration.
-        DataError: no images, or images that do not fit the network.
+        DataError: no images, or images that do not fit the network, or a network of several outputs.
     """
     if unit not in UNITS:
         raise GgdjaxError(f"no `unit` is called `{unit}`: {near_matches(unit, UNITS)}")
@@ -91,7 +93,7 @@ def allocate_bits(
         raise DataError("`images` is empty: give a few hundred to measure sensitivities on")
     q.network.check_input(images)
     kernels, maps, costs = _accounts(q.network, unit)
-    losses = predict_losses(q, images, allowed, batch_size, seed)
+    losses = predict_losses(q, images, allowed, batch_size, seed, progress or (lambda _done, _total: None))
     table = np.stack([*(losses.weights[name] for name in kernels), *(losses.activations[name] for name in maps)])
     chosen = allocate(table, allowed, costs, budget)
     bits = [allowed[index] for index in chosen]

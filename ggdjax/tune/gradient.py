@@ -14,7 +14,6 @@ The result stores codes times steps as adjusted kernels, so that it lies on the 
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +28,7 @@ from ggdjax.network import Float, run
 from ggdjax.quantization import FakeQuant
 from ggdjax.quantization.batches import batches_of
 from ggdjax.tune.layerwise import tune_layers
+from ggdjax.tune.objectives import cross_entropy, kl_divergence
 from ggdjax.tune.trainables import Pace, Start, Trainable, adam
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def gradient(
             "`batch_size`"
         )
     q.network.check_input(images)
-    graph = _up_to_logits(q.network.graph)
+    graph = q.network.graph.up_to_logits()
     real = _batchwise(partial(_float_logits, graph, q.network.params), images, config.batch_size)
     targets = _checked_labels(labels, len(images), real.shape[1]) if config.objective == "cross_entropy" else real
 
@@ -247,16 +247,6 @@ def _logits(graph: Graph, params: dict[str, Array], quant: QuantParams, x: Array
     return run(graph, params, x, FakeQuant(quant)).reshape(len(x), -1)
 
 
-def _up_to_logits(graph: Graph) -> Graph:
-    """Return the graph that ends before a final softmax: objectives want logits."""
-    if len(graph.outputs) != 1:
-        raise DataError(f"the network has {len(graph.outputs)} outputs: gradient tuning needs one, the logits")
-    last = next(node for node in graph.nodes if node.output == graph.outputs[0])
-    if last.op != "softmax":
-        return graph
-    return dataclasses.replace(graph, outputs=last.inputs, nodes=tuple(n for n in graph.nodes if n != last))
-
-
 def _checked_labels(labels: Any, count: int, classes: int) -> np.ndarray:
     if labels is None:
         raise GgdjaxError("`labels` are missing: `objective` 'cross_entropy' needs them, 'kl' and 'output' do not")
@@ -269,23 +259,13 @@ def _checked_labels(labels: Any, count: int, classes: int) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-def _divergence(logits: Array, real: Array) -> Array:
-    """Return KL(float ‖ quantized) of each image, nats."""
-    return jnp.sum(jax.nn.softmax(real) * (jax.nn.log_softmax(real) - jax.nn.log_softmax(logits)), axis=-1)
-
-
-def _cross_entropy(logits: Array, labels: Array) -> Array:
-    """Return −log p(label) of each image, nats."""
-    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
-
-
 def _output_error(logits: Array, real: Array) -> Array:
     """Return the mean squared error of each image's logits."""
     return jnp.mean(jnp.square(logits - real), axis=-1)
 
 
 _OBJECTIVES: dict[str, Callable[[Any, Any], Any]] = {
-    "kl": _divergence,
-    "cross_entropy": _cross_entropy,
+    "kl": kl_divergence,
+    "cross_entropy": cross_entropy,
     "output": _output_error,
 }

@@ -34,10 +34,10 @@ def score_and_loss(
     candidates as their SQNR does.
     """
     if objective in ("top1", "top5", "cross_entropy"):
-        own = jnp.take_along_axis(logits, labels[:, None], axis=1)
-        loss = jax.nn.logsumexp(logits, axis=1) - own[:, 0]
+        loss = cross_entropy(logits, labels)
         if objective == "cross_entropy":
             return -loss, loss
+        own = jnp.take_along_axis(logits, labels[:, None], axis=1)
         classes = jnp.arange(logits.shape[1], dtype=labels.dtype)[None]
         ahead = (logits > own) | ((logits == own) & (classes < labels[:, None]))
         rank = jnp.where(jnp.isnan(own[:, 0]), logits.shape[1], ahead.sum(axis=1))
@@ -45,11 +45,21 @@ def score_and_loss(
     if objective == "sqnr":
         loss = jnp.square(logits - reference).sum(axis=1)
         return -loss, loss
-    log_p, log_q = (jax.nn.log_softmax(x, axis=1) for x in (reference, logits))
-    loss = (jnp.exp(log_p) * (log_p - log_q)).sum(axis=1)
+    loss = kl_divergence(logits, reference)
     if objective == "kl":
         return -loss, loss
     return (logits.argmax(axis=1) == reference.argmax(axis=1)).astype(jnp.float32), loss
+
+
+def kl_divergence(logits: Float[Array, "row class"], reference: Float[Array, "row class"]) -> Float[Array, " row"]:
+    """Return KL(reference ‖ logits) of each row, nats."""
+    log_p = jax.nn.log_softmax(reference)
+    return jnp.sum(jax.nn.softmax(reference) * (log_p - jax.nn.log_softmax(logits)), axis=-1)
+
+
+def cross_entropy(logits: Float[Array, "row class"], labels: Int[Array, " row"]) -> Float[Array, " row"]:
+    """Return −log p(label) of each row, nats."""
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
 
 
 def check_objective(objective: str, labels: np.ndarray | None, images: int, classes: int, *, few: bool) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING
 
 import jax
@@ -27,7 +28,7 @@ from ggdjax.quantization import as_range, fake_quantize, quantize
 from ggdjax.quantization.batches import batches_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from jaxtyping import Array
     from jaxtyping import Float as Real
@@ -49,10 +50,19 @@ class PredictedLoss:
 
 
 def predict_losses(
-    q: QuantizedNetwork, images: Real[np.ndarray, "image ..."], widths: Sequence[int], batch_size: int, seed: int
+    q: QuantizedNetwork,
+    images: Real[np.ndarray, "image ..."],
+    widths: Sequence[int],
+    batch_size: int,
+    seed: int,
+    progress: Callable[[int, int], None],
 ) -> PredictedLoss:
-    """Return the predicted loss of every kernel and feature map at every width, quantized as ``q.config`` says."""
-    feature_maps, kernels = _sensitivities(q, images, batch_size, seed)
+    """Return the predicted loss of every kernel and feature map at every width, quantized as ``q.config`` says.
+
+    ``progress`` is called after every batch of images and every width, with how many of both are done and in all.
+    """
+    done, total = count(1), -(-len(images) // batch_size) + len(widths)
+    feature_maps, kernels = _sensitivities(q, images, batch_size, seed, lambda: progress(next(done), total))
     weights: dict[str, list[float]] = {name: [] for name in kernels}
     activations: dict[str, list[float]] = {name: [] for name in feature_maps}
     for bits in widths:
@@ -66,6 +76,7 @@ def predict_losses(
             weights[node.name].append(float(np.sum(kernels[node.name] * np.square(np.asarray(error)))))
         for name, distortion in _distortions(q.calibration, params.activations).items():
             activations[name].append(feature_maps[name] * distortion)
+        progress(next(done), total)
     return PredictedLoss(
         widths=tuple(widths),
         weights={name: np.asarray(row) for name, row in weights.items()},
@@ -90,19 +101,20 @@ def _distortion(histogram: object, ranges: Range) -> np.ndarray:
 
 
 def _sensitivities(
-    q: QuantizedNetwork, images: np.ndarray, size: int, seed: int
+    q: QuantizedNetwork, images: np.ndarray, size: int, seed: int, batch_done: Callable[[], None]
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Return, per image, E[Σ g²] of every feature map and E[g²] of every weight; g: gradient of a projected logit."""
-    graph, key = q.network.graph, jax.random.key(seed)
+    graph, key = q.network.graph.up_to_logits(), jax.random.key(seed)
     feature_maps: dict[str, float] = {}
     kernels: dict[str, np.ndarray] = {}
-    for number, (batch, count) in enumerate(batches_of(images, size)):
-        valid = np.arange(size) < count
+    for number, (batch, filled) in enumerate(batches_of(images, size)):
+        valid = np.arange(size) < filled
         squares = _squared_gradients(graph, q.network.params, batch, valid, jax.random.fold_in(key, number))
         for name, value in jax.device_get(squares[0]).items():
             feature_maps[name] = feature_maps.get(name, 0.0) + float(value) / len(images)
         for name, value in jax.device_get(squares[1]).items():
             kernels[name] = kernels.get(name, 0.0) + np.asarray(value, np.float64) / len(images)
+        batch_done()
     return feature_maps, kernels
 
 

@@ -44,7 +44,10 @@ def test_step_is_close_to_the_best(cut):
     # Neither the body's own step nor full range is better anywhere by more than rounding's own ripple.
     naive = np.stack([np.minimum(np.asarray(body), full), full], axis=-1)
     assert np.all(error(step[..., None]) <= 1.05 * error(naive))
-    assert np.all(error(step[..., None])[..., 0].mean(0) < error(naive).mean(0).min(-1))
+    ours, theirs = error(step[..., None])[..., 0].mean(0), error(naive).mean(0).min(-1)
+    assert np.all(ours[:-1] < theirs[:-1])
+    # At 8 bits all steps are the full range itself, to the last bit or nearly so.
+    assert ours[-1] <= theirs[-1] * (1 + 1e-6)
 
 
 def test_no_point_mass_leaves_the_step_alone():

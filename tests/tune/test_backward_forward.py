@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from tiny import tiny_quantized
 
 from ggdjax import quantization, tune
 from ggdjax._errors import DataError, GgdjaxError
+from ggdjax.network import Node
 from ggdjax.tune.segments import AXES, Segments, strong
 
 #: Few factors and small batches: the search is the same, only shorter.
@@ -145,6 +147,27 @@ def test_bad_labels(tiny):
             tune.backward_forward(q, images, wrong, CONFIG)
     with pytest.raises(DataError, match="3 tuning images for 10 classes"):
         tune.backward_forward(q, images[:3], labels[:3], replace(CONFIG, allow_few_images=False))
+
+
+def test_a_final_softmax_changes_nothing(tiny):
+    q, images, _ = tiny
+    graph = q.network.graph
+    last = Node(op="softmax", name="end", inputs=graph.outputs, output="shares", attrs=(("axes", (1,)),))
+    shapes = (*graph.shapes, ("shares", graph.shape(graph.outputs[0])))
+    longer = replace(graph, nodes=(*graph.nodes, last), outputs=("shares",), shapes=shapes)
+    p = replace(q, network=replace(q.network, graph=longer))
+    config = replace(CONFIG, objective="kl", sweeps=1, layers=[graph.feature_maps()[-1].tensor])
+    plain, soft = (tune.backward_forward(n, images, config=config) for n in (q, p))
+    assert_same(plain, soft)
+    np.testing.assert_allclose(np.asarray(soft(images)), jax.nn.softmax(np.asarray(plain(images))), rtol=1e-5)
+    few = tune.GradientConfig(steps=2, batch_size=32)
+    assert tune.gradient(p, images, config=few).history.after == tune.gradient(q, images, config=few).history.after
+    widths = [tune.allocate_bits(n, images, budget=4).weight_bits_of for n in (q, p)]
+    assert widths[0] == widths[1]
+    both = replace(p, network=replace(p.network, graph=replace(longer, outputs=(*graph.outputs, "shares"))))
+    for tuner in (tune.backward_forward, tune.gradient, partial(tune.allocate_bits, budget=4)):
+        with pytest.raises(DataError, match="2 outputs"):
+            tuner(both, images, **({"config": config} if tuner is tune.backward_forward else {}))
 
 
 def test_mcnemar_is_the_exact_binomial_test():

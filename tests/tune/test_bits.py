@@ -84,7 +84,7 @@ def test_losses_fall_with_the_width(allocation):
 
 def test_predicts_the_error_of_the_logits(net, coarse, calibration, train):
     images, _ = train
-    losses = predict_losses(coarse, np.asarray(images), [6], 64, 1)
+    losses = predict_losses(coarse, np.asarray(images), [6], 64, 1, lambda _done, _total: None)
     predicted = sum(float(row[0]) for row in (*losses.weights.values(), *losses.activations.values()))
     fine = quantize(net, calibration, dataclasses.replace(coarse.config, weight_bits=6, activation_bits=6))
     error = np.asarray(fine(images)) - np.asarray(net(images))

@@ -53,6 +53,9 @@ def test_kernels_lie_on_their_grid_within_the_bound(coarse, tuned):
         )
         assert np.abs(codes - before).max() <= BUDGET.offset_bound + 0.5
         moved += int((codes != before).sum())
+        floats = np.asarray(coarse.network.params[key], np.float64)
+        lost = np.sum((floats - np.asarray(kernel, np.float64)) ** 2)
+        assert result.weight_sqnr_db[node.name] == pytest.approx(10 * np.log10(np.sum(floats**2) / lost), abs=1e-3)
     assert moved
 
 
