@@ -172,6 +172,12 @@ FUNCTIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], set[str]]] = {
         lambda x: _response_norm(x[:, :, :6], 3, 0.5, (0, 2, 1, 3)),
         {"power", "div"},
     ),
+    "a dilated window with padding as wide as its taps": (
+        lambda x: jax.lax.reduce_window(
+            x - 9.0, -jnp.inf, jax.lax.max, (1, 3, 2, 1), (1,) * 4, "SAME", window_dilation=(1, 3, 2, 1)
+        ),
+        {"max_pool"},
+    ),
     "reversal": (lambda x: x[:, ::-1], {"slice"}),
     "gelu": (lambda x: jax.nn.gelu(x, approximate=False), {"erf", "mul"}),
 }
