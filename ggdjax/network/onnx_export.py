@@ -126,7 +126,7 @@ class Writer:
     def constant(self, value: np.ndarray, name: str) -> str:
         """Add an initializer and return its name."""
         name = self._unique(name)
-        self.initializers.append(self._onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.initializers.append(self._onnx.numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
     def number(self, value: float) -> str:

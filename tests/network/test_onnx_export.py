@@ -63,6 +63,12 @@ def _net(function: object, *shape: int) -> Network:
     return trace(function, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
 
 
+def test_numbers_are_scalars(tmp_path: Path) -> None:
+    # ONNX wants limits, scales and zero points of shape (), which not every runtime lets be (1,).
+    export_onnx(_net(lambda x: jnp.clip(x, -1.0, 2.0), 3), tmp_path / "net.onnx")
+    assert [list(held.dims) for held in onnx.load(tmp_path / "net.onnx").graph.initializer] == [[], []]
+
+
 def test_one_tensor_as_two_outputs(tmp_path: Path) -> None:
     net = _net(lambda x: [jnp.tanh(x)] * 2, 3)
     export_onnx(net, tmp_path / "net.onnx")
