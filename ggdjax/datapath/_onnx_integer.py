@@ -10,7 +10,7 @@ from ggdjax._errors import UnsupportedError
 from ggdjax.datapath.formats import signed_bits
 from ggdjax.datapath.rounding import Rounding
 from ggdjax.network._builder import View, stored_constant
-from ggdjax.network._onnx_export_ops import write_node
+from ggdjax.network._onnx_export_ops import max_pool_node, write_node
 from ggdjax.network.onnx_export import Writer, channels_first, import_onnx, stored_attributes
 
 if TYPE_CHECKING:
@@ -238,16 +238,9 @@ class _Integers:
         """Pool in float64, which holds every int32 and which runtimes pool."""
         axes = channels_first(len(self.writer.view(node).axes))
         source = self.writer.stored(self.writer.view(node), axes)
-        padding = node.attr("padding")
-        pooled = self.do(
-            "MaxPool",
-            self.do("Cast", source, node.name, to=self.kinds.DOUBLE),
-            node.name,
-            kernel_shape=node.attr("window"),
-            strides=node.attr("strides"),
-            pads=[low for low, _ in padding] + [high for _, high in padding],
-            dilations=node.attr("dilation"),
-        )
+        real = self.do("Cast", source, node.name, to=self.kinds.DOUBLE)
+        least = self.array(np.float64(-np.inf), f"{node.name}/least")
+        pooled = max_pool_node(self.writer, node, real, f"{node.name}/maxpool", least)
         return View(self.do("Cast", pooled, node.output, to=self.kinds.INT64), axes)
 
     def sum_over(self, node: Node) -> View:

@@ -194,7 +194,9 @@ def _graph(record: dict[str, Any], arrays: dict[str, dict[str, np.ndarray]]) -> 
 
 
 def _node(record: dict[str, Any], arrays: dict[str, np.ndarray]) -> Node:
-    attrs = {name: _attr(name, value) for name, value in record["attrs"].items()}
+    # The rounding of a resize picks a neighbour: it is no rule of the accelerator.
+    rules = {} if record["op"] == "resize" else _RULES
+    attrs = {name: rules.get(name, _tuples)(value) for name, value in record["attrs"].items()}
     attrs |= {role: tuple(values.tolist()) for role, values in arrays.items() if role in FACTORS}
     return Node(
         name=record["name"],
@@ -207,10 +209,6 @@ def _node(record: dict[str, Any], arrays: dict[str, np.ndarray]) -> Node:
 
 
 _RULES = {"rounding": Rounding, "overflow": Overflow}
-
-
-def _attr(name: str, value: Any) -> Any:
-    return _RULES[name](value) if name in _RULES else _tuples(value)
 
 
 def _tuples(value: Any) -> Any:

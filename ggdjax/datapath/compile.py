@@ -354,11 +354,13 @@ class _Compiler:
         if node.op == "leaky_relu":
             slopes = np.asarray([node.attr("slope")], np.float64)
         else:
-            slopes = np.asarray(self.q.float_params[node.params[0][1]], np.float64).reshape(-1)
-        if slopes.min() < 0 or slopes.size not in {1, self.source.shape(node.output)[-1]}:
+            slopes = np.asarray(self.q.float_params[node.params[0][1]], np.float64)
+        # As many slopes as channels can also be one per row.
+        if slopes.min() < 0 or (slopes.size != 1 and slopes.shape[-1] != slopes.size):
             raise UnsupportedError(
                 f"`{node.name}` ({node.op}) has negative slopes, or slopes not per channel: retrain it"
             )
+        slopes = slopes.reshape(-1)
         ratio = carried.scale[0] / form.scale[0]
         above, below = self._factors(np.asarray([ratio]), node), self._factors(ratio * slopes, node)
         return self._emit(

@@ -138,13 +138,26 @@ def _affine(writer: Writer, node: Node) -> View:
 
 @writes("max_pool")
 def _max_pool(writer: Writer, node: Node) -> View:
-    return _spatial(
-        writer,
-        node,
+    axes = channels_first(writer.rank(node))
+    source = writer.stored(writer.view(node), axes)
+    return View(max_pool_node(writer, node, source, node.name, writer.number(-np.inf)), axes)
+
+
+def max_pool_node(writer: Writer, node: Node, source: str, name: str, least: str) -> str:
+    """Write the maximum itself, channels first; ``least`` is the number that padding stands for."""
+    window, padding = node.attr("window"), node.attr("padding")
+    if any(max(ends) >= taps for ends, taps in zip(padding, window, strict=True)):
+        # Runtimes refuse as much padding as the window has taps, which a dilated window can have.
+        amounts = writer.integers(_pads([(0, 0), (0, 0), *padding]))
+        source = writer.node("Pad", [source, amounts, least], f"{name}.pad")
+        padding = [(0, 0)] * len(padding)
+    return writer.node(
         "MaxPool",
-        kernel_shape=node.attr("window"),
+        [source],
+        name,
+        kernel_shape=window,
         strides=node.attr("strides"),
-        pads=_pads(node.attr("padding")),
+        pads=_pads(padding),
         dilations=node.attr("dilation"),
     )
 

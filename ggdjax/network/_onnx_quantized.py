@@ -68,6 +68,8 @@ def _along_axis(call: Call, grid: Grid, rank: int) -> tuple[np.ndarray, np.ndarr
     """Return scale and zero point in the shape that broadcasts against the tensor."""
     if grid.scale.size == 1:
         return grid.scale.reshape(()), grid.zero_point.reshape(-1)[0]
-    shape = [1] * rank
-    shape[call.attr("axis", 1)] = -1
+    shape, axis = [1] * rank, call.attr("axis", 1)
+    if not -rank <= axis < rank:
+        raise call.refuse(f"scales along axis {axis} of a tensor of {rank} axes; give the attribute `axis`")
+    shape[axis] = -1
     return grid.scale.reshape(shape), np.broadcast_to(grid.zero_point, grid.scale.shape).reshape(shape)

@@ -187,13 +187,21 @@ def _conv(call: Call) -> View:
     order = [0] * rank
     for axis, position in enumerate(numbers.out_spec):
         order[position] = last[axis]
+    source, padding = call.builder.stored(view, last), [_ints(pair) for pair in call.param("padding")]
+    if min(map(min, padding), default=0) < 0:
+        # A convolution that crops: integer programs and other formats only pad.
+        sizes = call.builder.stored_shape(source)[1:-1]
+        ends = [(max(-low, 0), size - max(-high, 0), 1) for size, (low, high) in zip(sizes, padding, strict=True)]
+        whole = (None, None, 1)
+        source = call.emit("slice", [source], last, slices=(whole, *ends, whole)).tensor
+        padding = [(max(low, 0), max(high, 0)) for low, high in padding]
     return call.emit(
         "conv",
-        [call.builder.stored(view, last)],
+        [source],
         order,
         {"kernel": kernel},
         strides=_ints(call.param("window_strides")),
-        padding=tuple(_ints(pair) for pair in call.param("padding")),
+        padding=tuple(padding),
         dilation=_ints(call.param("rhs_dilation")),
         groups=int(call.param("feature_group_count")),
     )

@@ -126,7 +126,7 @@ class Writer:
     def constant(self, value: np.ndarray, name: str) -> str:
         """Add an initializer and return its name."""
         name = self._unique(name)
-        self.initializers.append(self._onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.initializers.append(self._onnx.numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
     def number(self, value: float) -> str:
@@ -174,10 +174,11 @@ class Writer:
 
     def finish(self) -> tuple[list[Any], list[tuple[str, Shape]]]:
         """Return the nodes, and the name and shape of each result in the model's own order of axes."""
-        outputs = []
+        outputs: list[tuple[str, Shape]] = []
         for tensor in self.graph.outputs:
-            # A network that does nothing gives its own input: that name is taken.
-            name = self._unique(f"{tensor}.out") if tensor in self.graph.inputs else tensor
+            # A network that does nothing gives its own input, or one tensor twice: that name is taken.
+            taken = {*self.graph.inputs, *(name for name, _ in outputs)}
+            name = self._unique(f"{tensor}.out") if tensor in taken else tensor
             result = self._onnx.helper.make_node("Identity", [self.native(self.views[tensor])], [name], name=name)
             self._nodes.append(result)
             outputs.append((name, self.graph.shape(tensor)))

@@ -87,7 +87,11 @@ def _quantizer(node: Node, role: str, grid: Grid, params: dict[str, Array]) -> F
         raise _misfit(node, role)
     code = value / scale + zero
     # In float32 a code is off by its own rounding: 2^-22 of it.
-    if (np.abs(code - np.round(code)) > 1e-3 + np.abs(code) * 2.0**-22).any():
+    whole = np.round(code)
+    if (np.abs(code - whole) > 1e-3 + np.abs(code) * 2.0**-22).any():
+        raise _misfit(node, role)
+    # Twice a code is whole too, but rounding would clip it.
+    if whole.min() < grid.low or whole.max() > grid.high:
         raise _misfit(node, role)
     if scale.size == 1:
         scale, zero = scale[0], zero[0]

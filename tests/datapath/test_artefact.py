@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
 import subprocess
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -57,6 +59,22 @@ def test_tables_and_factors_per_position(by_largest, tmp_path):
     for key, value in program.params.items():
         np.testing.assert_array_equal(read.params[key], value)
     np.testing.assert_array_equal(read(x), program(x))
+
+
+def test_rounding_of_an_enlargement_is_its_own(by_largest, tmp_path):
+    x = np.random.default_rng(0).normal(size=(4, 3, 3, 2)).astype(np.float32)
+
+    def function(x):
+        return jax.image.resize(x @ jnp.eye(2), (x.shape[0], 6, 6, 2), "nearest") @ jnp.ones((2, 2))
+
+    net = gd.trace(function, x)
+    nodes = [n.with_attrs(rounding="ceil") if n.op == "resize" else n for n in net.graph.nodes]
+    net = gd.network.Network(graph=dataclasses.replace(net.graph, nodes=tuple(nodes)), params=net.params)
+    program = datapath.compile(by_largest(net, x))
+    datapath.export(program, tmp_path / "enlarged")
+    read = datapath.load_artefact(tmp_path / "enlarged")
+    assert read.network.graph == net.graph
+    np.testing.assert_array_equal(read.integers(x), program.integers(x))
 
 
 def test_memories_and_golden_vectors(program, written, images):

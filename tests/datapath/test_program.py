@@ -153,6 +153,16 @@ def test_what_has_no_integer_form_is_refused(by_largest, images):
         datapath.compile(q)
 
 
+def test_slopes_by_row_are_not_taken_for_slopes_by_channel(by_largest, images):
+    def function(x):
+        x = x @ jnp.ones((1, 8))
+        return jnp.where(x > 0, x, x * jnp.linspace(0.1, 0.8, 8).reshape(1, 8, 1, 1))
+
+    q = by_largest(gd.trace(function, jnp.zeros((1, 8, 8, 1))), images[0])
+    with pytest.raises(UnsupportedError, match="slopes not per channel"):
+        datapath.compile(q)
+
+
 def test_what_does_not_fit_is_refused(digits):
     wide = replace(digits.params, activations={**digits.params.activations})
     first = next(iter(wide.activations))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -58,6 +59,17 @@ def test_integers_are_equal(network, tmp_path, rule):
     np.testing.assert_array_equal(outputs[q.network.graph.outputs[0]], program.integers(x))
     for name, codes in program.codes(x).items():
         np.testing.assert_array_equal(outputs[f"{name}.codes"], codes, err_msg=name)
+
+
+def test_dilated_window_with_padding_as_wide_as_its_taps(by_largest, tmp_path):
+    def function(x):
+        window = {"window_dimensions": (1, 2, 3, 1), "window_strides": (1,) * 4, "window_dilation": (1, 2, 3, 1)}
+        return jax.lax.reduce_window(x @ -jnp.ones((2, 2)), -jnp.inf, jax.lax.max, padding="SAME", **window)
+
+    x = np.random.default_rng(0).normal(size=(4, 5, 9, 2)).astype(np.float32)
+    program = datapath.compile(by_largest(gd.trace(function, x), x))
+    datapath.export_onnx(program, tmp_path / "program.onnx", form="integer")
+    np.testing.assert_array_equal(*run(tmp_path / "program.onnx", x).values(), program.integers(x))
 
 
 def test_codes_with_a_zero_point_are_equal(network, tmp_path):

@@ -179,6 +179,11 @@ REFUSALS: dict[str, tuple[list[Any], dict[str, np.ndarray], str]] = {
         {"r": np.float32([1, 1, 2, 2])},
         "resizing other than",
     ),
+    "scales along no axis": (
+        [make_node("DequantizeLinear", ["q", "s"], ["d"], "dq"), make_node("Add", ["x", "d"], ["y"])],
+        {"q": np.zeros(6, np.int32), "s": np.ones(6, np.float32)},
+        r"scales along axis 1 of a tensor of 1 axes; give the attribute `axis` .* node `dq`",
+    ),
     "batch softmax": ([make_node("Softmax", ["x"], ["y"], axis=0)], {}, "softmax over the batch"),
     "wrong channels": (
         [make_node("Conv", ["x", "k"], ["y"], "c")],

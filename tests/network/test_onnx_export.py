@@ -63,6 +63,19 @@ def _net(function: object, *shape: int) -> Network:
     return trace(function, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
 
 
+def test_numbers_are_scalars(tmp_path: Path) -> None:
+    # ONNX wants limits, scales and zero points of shape (), which not every runtime lets be (1,).
+    export_onnx(_net(lambda x: jnp.clip(x, -1.0, 2.0), 3), tmp_path / "net.onnx")
+    assert [list(held.dims) for held in onnx.load(tmp_path / "net.onnx").graph.initializer] == [[], []]
+
+
+def test_one_tensor_as_two_outputs(tmp_path: Path) -> None:
+    net = _net(lambda x: [jnp.tanh(x)] * 2, 3)
+    export_onnx(net, tmp_path / "net.onnx")
+    outputs = onnx.load(tmp_path / "net.onnx").graph.output
+    assert [value.name for value in outputs] == [net.graph.outputs[0], f"{net.graph.outputs[0]}.out"]
+
+
 @pytest.mark.parametrize("opset", [13, 15, 18, 21])
 def test_every_operator_set(opset: int) -> None:
     x = np.random.default_rng(1).standard_normal((3, 6, 6, 4), np.float32)

@@ -172,9 +172,30 @@ FUNCTIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], set[str]]] = {
         lambda x: _response_norm(x[:, :, :6], 3, 0.5, (0, 2, 1, 3)),
         {"power", "div"},
     ),
+    "a dilated window with padding as wide as its taps": (
+        lambda x: jax.lax.reduce_window(
+            x - 9.0, -jnp.inf, jax.lax.max, (1, 3, 2, 1), (1,) * 4, "SAME", window_dilation=(1, 3, 2, 1)
+        ),
+        {"max_pool"},
+    ),
     "reversal": (lambda x: x[:, ::-1], {"slice"}),
     "gelu": (lambda x: jax.nn.gelu(x, approximate=False), {"erf", "mul"}),
 }
+
+
+def test_a_convolution_that_crops_slices_first() -> None:
+    def convolve(x: jax.Array, padding: tuple) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            x, jnp.ones((3, 3, 4, 2)), (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    x = jax.random.normal(jax.random.key(0), (2, 6, 8, 4))
+    net = trace(lambda x: convolve(x, ((-1, 1), (0, -2))), x)
+    assert _ops(net) == ["slice", "conv"]
+    # Not against itself: XLA on a CPU reads beyond the image where a padding is negative.
+    expected = convolve(x[:, 1:, :-2], ((0, 1), (0, 0)))
+    np.testing.assert_allclose(net(x), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(exported(net, x), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -170,6 +170,11 @@ def test_refusals(float_file: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="the kernel of node `conv` is quantized along another axis"):
         load_qdq(path)
     nodes, constants = _pairs(2.0**-5, np.asarray(0.01), 0)
+    nodes[4].output[0] = "half"
+    nodes.insert(5, make_node("Mul", ["half", "two"], ["c"]))
+    with pytest.raises(UnsupportedError, match=r"the kernel of node `conv` is .* or rescaled after"):
+        load_qdq(_save(tmp_path / "twice.onnx", nodes, constants | {"two": np.float32(2)}))
+    nodes, constants = _pairs(2.0**-5, np.asarray(0.01), 0)
     constants["other"] = np.float32(0.5)
     nodes[1].input[1] = "other"
     with pytest.raises(UnsupportedError, match="what was not quantized by the same scale and zero point"):
