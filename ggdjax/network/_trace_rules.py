@@ -171,6 +171,11 @@ def _select(call: Call) -> View:
             if slope.size == 1:
                 return call.emit("leaky_relu", [view.tensor], view.axes, slope=float(slope.reshape(-1)[0]))
             return call.emit("prelu", [view.tensor], view.axes, {"slope": slope})
+    if isinstance(condition, Constant) and (chosen := _small(call, 0)).size == 1:
+        # `x.var()` asks whether it divides by a positive number.
+        value = on_true if chosen.item() else on_false
+        if isinstance(value, View):
+            return value
     raise call.refuse("a choice between values other than ReLU, leaky ReLU and PReLU")
 
 
@@ -346,11 +351,34 @@ def _transpose(call: Call) -> View:
 
 @rule("concatenate")
 def _concatenate(call: Call) -> View:
-    views = [call.view(k) for k in range(len(call.inputs))]
+    return _joined(call, [call.view(k) for k in range(len(call.inputs))], call.param("dimension"))
+
+
+@rule("stack")
+def _stack(call: Call) -> View:
+    axis = call.param("axis")
+    views = []
+    for k in range(len(call.inputs)):
+        first, second = ((*shape[:axis], 1, *shape[axis:]) for shape in call.shape(call.view(k)))
+        views.append(call.reshape(call.view(k), (first, second)))
+    return _joined(call, views, axis)
+
+
+@rule("tile")
+def _tile(call: Call) -> View:
+    view = call.view()
+    for axis, copies in enumerate(call.param("reps")):
+        if copies < 1:
+            raise call.refuse("no copy of a tensor")
+        if copies > 1:
+            view = _joined(call, [view] * copies, axis)
+    return view
+
+
+def _joined(call: Call, views: Sequence[View], axis: int) -> View:
     axes = common_order(views)
-    call.refuse_batch(views[0], [call.param("dimension")], "a concatenation along the batch")
-    axis = axes[call.param("dimension")]
-    return call.emit("concat", [call.builder.stored(view, axes) for view in views], axes, axis=axis)
+    call.refuse_batch(views[0], [axis], "a concatenation along the batch")
+    return call.emit("concat", [call.builder.stored(view, axes) for view in views], axes, axis=axes[axis])
 
 
 @rule("pad")

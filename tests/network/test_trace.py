@@ -179,6 +179,9 @@ FUNCTIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], set[str]]] = {
         {"max_pool"},
     ),
     "reversal": (lambda x: x[:, ::-1], {"slice"}),
+    "stack": (lambda x: jnp.stack([x, x * 2.0], 3).reshape(x.shape[0], 6, 8, 8), {"concat", "reshape"}),
+    "tile": (lambda x: jnp.tile(x, (1, 2, 1, 3)), {"concat"}),
+    "variance": (lambda x: x.var((1, 2), ddof=1), {"mean", "sum"}),
     "gelu": (lambda x: jax.nn.gelu(x, approximate=False), {"erf", "mul"}),
 }
 
@@ -221,6 +224,7 @@ def test_functions(name: str) -> None:
         ((1, 2, 3), "`function` is a tuple: a function, module"),
         (lambda x: x[:1], "slice of the batch"),
         (lambda x: x[::-1], "reversal of the batch"),
+        (lambda x: jnp.tile(x, (2, 1, 1, 1)), "concatenation along the batch"),
         (lambda x: jnp.pad(x.T, ((0, 0), (0, 0), (0, 0), (1, 0))).T, "padding of the batch"),
         (lambda x: jax.lax.dot_general(jnp.ones((6, 4, 3)), x, (((1,), (3,)), ((0,), (1,)))), "batched product"),
         (lambda x: jax.lax.reduce(x, jnp.float32(0), lambda a, b: a + 2 * b, (3,)), "unsupported operation `reduce`"),
