@@ -102,6 +102,8 @@ def evaluate(
     size = 0
     for x, labels in batches:
         net.check_input(x)
+        if len(x) == len(labels) == 0:  # as the end of a stream may be; nothing to pad
+            continue
         count = len(labels)
         size = size or count
         real, rounded, *sums = jax.device_get(
@@ -144,6 +146,8 @@ def accuracy(
     """
     ranks, size = [], 0
     for x, labels in batches:
+        if len(x) == len(labels) == 0:
+            continue
         size = size or len(labels)
         logits = np.asarray(forward(_pad(x, labels, size)))
         ranks.append(_rank_of_label(logits.reshape(size, -1)[: len(labels)], np.asarray(labels)))

@@ -307,8 +307,8 @@ class _Ordered:
 def _winner(active, candidates, score, loss, state: SearchState) -> int | None:
     """Return the index of the candidate that wins, or None where the present values stay."""
     options = [None, *active]
-    scores = np.asarray([v.sum(dtype=np.float64) for v in (state.score, *(score[i] for i in active))])
-    losses = np.asarray([v.sum(dtype=np.float64) for v in (state.loss, *(loss[i] for i in active))])
+    sums = [_sums(*v) for v in ((state.score, state.loss), *((score[i], loss[i]) for i in active))]
+    scores, losses = np.asarray(sums).T
     far = np.asarray([0.0, *(candidates[i].distance for i in active)])
     best = scores >= scores.max() - _EQUAL * max(abs(scores.max()), 1.0)
     least = losses[best].min()
@@ -316,9 +316,16 @@ def _winner(active, candidates, score, loss, state: SearchState) -> int | None:
     return options[int(np.argmin(np.where(best, far, np.inf)))]
 
 
+def _sums(score: np.ndarray, loss: np.ndarray) -> tuple[float, float]:
+    """Return the sums over images; NaN, which would compare with nothing, is worse than any number."""
+    total, lost = (float(v.sum(dtype=np.float64)) for v in (score, loss))
+    return (-np.inf if np.isnan(total) else total), (np.inf if np.isnan(lost) else lost)
+
+
 def _best_third(active, candidates, score, loss) -> list[int]:
     """Return the candidates that a screening round keeps, in their order."""
-    keys = [(-score[i].sum(dtype=np.float64), loss[i].sum(dtype=np.float64), candidates[i].distance, i) for i in active]
+    sums = [_sums(score[i], loss[i]) for i in active]
+    keys = [(-s, v, candidates[i].distance, i) for (s, v), i in zip(sums, active, strict=True)]
     kept = sorted(keys)[: max(1, round(len(active) * _KEPT))]
     return sorted(key[-1] for key in kept)
 

@@ -6,7 +6,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import jax.numpy as jnp
+
 from ggdjax.quantization import FixedPoint, QuantParams
+from ggdjax.steps.fixed_point import FRAC_BITS_MAX
 
 if TYPE_CHECKING:
     from ggdjax.tune.config import TuneConfig
@@ -51,8 +54,13 @@ class Candidate:
 
 
 def _shifted(quantizers: dict, offsets: tuple[tuple[str, int], ...]) -> dict:
+    # Held where 2^(−F) is a normal number: a dead channel may be there already, and the others still move.
     changed = {
-        name: replace(quantizers[name], frac_bits=quantizers[name].frac_bits + offset) for name, offset in offsets
+        name: replace(
+            quantizers[name],
+            frac_bits=jnp.clip(quantizers[name].frac_bits + offset, -FRAC_BITS_MAX, FRAC_BITS_MAX),
+        )
+        for name, offset in offsets
     }
     return {**quantizers, **changed}
 

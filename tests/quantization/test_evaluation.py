@@ -34,3 +34,14 @@ def test_what_cannot_be_evaluated_is_an_error() -> None:
             judge(IMAGES[:, :3], LABELS)
         with pytest.raises(DataError, match="label 3 is outside"):
             judge(IMAGES, LABELS + 1)
+
+
+def test_batches_without_images_change_nothing() -> None:
+    quantized = partly_float()
+    full, empty = (IMAGES, LABELS), (IMAGES[:0], LABELS[:0])
+    expected = accuracy(quantized, [full])
+    assert accuracy(quantized, [empty, full, empty]) == expected
+    assert evaluate(quantized, [empty, full, empty]).quantized_accuracy == expected
+    for judge in (accuracy, evaluate):
+        with pytest.raises(DataError, match="no images"):
+            judge(quantized, [empty])

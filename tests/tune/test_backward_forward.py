@@ -18,7 +18,8 @@ from tiny import tiny_quantized
 
 from ggdjax import quantization, tune
 from ggdjax._errors import DataError, GgdjaxError
-from ggdjax.network import Node
+from ggdjax.network import Node, trace
+from ggdjax.tune.candidates import Candidate
 from ggdjax.tune.segments import AXES, Segments, strong
 
 #: Few factors and small batches: the search is the same, only shorter.
@@ -168,6 +169,30 @@ def test_a_final_softmax_changes_nothing(tiny):
     for tuner in (tune.backward_forward, tune.gradient, partial(tune.allocate_bits, budget=4)):
         with pytest.raises(DataError, match="2 outputs"):
             tuner(both, images, **({"config": config} if tuner is tune.backward_forward else {}))
+
+
+@pytest.mark.parametrize("screening", [(), (0.25,)])
+def test_a_candidate_that_gives_nan_loses(tiny, screening):
+    q, images, _ = tiny
+    config = replace(CONFIG, objective="kl", sweeps=1, layers=(q.network.graph.feature_maps()[-1].tensor,))
+    config = replace(config, screening=screening, factors=(float("inf"), 0.8, 1.25))  # code 0 · step inf
+    without = tune.backward_forward(q, images, config=replace(config, factors=(0.8, 1.25)))
+    assert_same(tune.backward_forward(q, images, config=config), without)
+
+
+def test_fractional_lengths_stay_within_float32():
+    rng = np.random.default_rng(0)
+    kernel, images = (rng.standard_normal(shape).astype(np.float32) for shape in ((6, 4), (32, 6)))
+    kernel[:, 0] = [0.0, *[4e-37] * 5]  # a dead channel: F = 126, the last that float32 holds
+    net = trace(lambda x: x @ kernel, np.zeros((1, 6), np.float32))
+    calibration = quantization.calibrate(net, [images])
+    q = quantization.quantize(net, calibration, quantization.QuantConfig(weights_per="channel"))
+    (name,) = q.params.weights
+    present = np.asarray(q.params.weights[name].frac_bits)
+    assert present[0] == 126
+    shifted = Candidate(weights=((name, 1),)).fixed_point(q.params).weights[name]
+    np.testing.assert_array_equal(shifted.frac_bits, [126, *(present[1:] + 1)])
+    assert np.isfinite(quantization.fake_quantize(kernel, shifted.as_range())).all()
 
 
 def test_mcnemar_is_the_exact_binomial_test():
