@@ -225,6 +225,19 @@ def test_widths_per_layer_and_corrected_biases(small, tmp_path):
     assert result["seconds"]["biases"] > 0
 
 
+def test_biases_are_corrected_on_all_classes(small, tmp_path, monkeypatch):
+    """Images lie class by class in most sets: of more than are taken, the first would be of the first classes."""
+    label = np.repeat(np.arange(3), 8)
+    pixels = np.random.default_rng(3).integers(0, 80, size=(24, 8, 8, 3)) + 80 * label[:, None, None, None]
+    np.savez(tmp_path / "set.npz", image=pixels.astype(np.uint8), label=label)
+    taken = []
+    monkeypatch.setattr("ggdjax.cli.quantize._FEW_HUNDRED", 8)
+    monkeypatch.setattr("ggdjax.tune.correct_biases", lambda q, x, **_: taken.append(x) or q)
+    quantize(small[0], tmp_path / "set.npz", "--scale", 1, "--bias-correction", "--calibration-images", 16)
+    assert taken[0].shape == (8, 3, 8, 8)
+    assert set(taken[0].mean((1, 2, 3)) // 80) == {0, 1, 2}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -257,10 +257,15 @@ class Quantize:
         if self.held_out_images is not None:
             if self.held_out_images < 1:
                 raise GgdjaxError(f"`--held-out-images` must be at least 1, got {self.held_out_images}")
-            order = data.hash_order([images.ids[i] for i in parts.held_out], self.seed)
-            chosen = parts.held_out[sorted(order[: self.held_out_images])]
-            parts = dataclasses.replace(parts, held_out=chosen)
+            parts = dataclasses.replace(parts, held_out=self._some(images, parts.held_out, self.held_out_images))
         return parts, tuning
+
+    def _some(self, images: ImageSet, part: np.ndarray, count: int) -> np.ndarray:
+        """Return at most so many images of a part, by seed: the first ones of a folder are all of its first classes."""
+        from ggdjax import data
+
+        order = data.hash_order([images.ids[i] for i in part], self.seed)
+        return part[sorted(order[:count])]
 
     def _calibrate(self, net, images, parts, config, console, clock):
         import ggdjax as gd
@@ -287,7 +292,8 @@ class Quantize:
         from ggdjax import tune
         from ggdjax.cli._progress import progress_bar
 
-        x = np.concatenate([x for x, _ in images.batches(parts.calibration[:_FEW_HUNDRED], self.batch_size)])
+        few = self._some(images, parts.calibration, _FEW_HUNDRED)
+        x = np.concatenate([x for x, _ in images.batches(few, self.batch_size)])
         if self.mean_bits is not None:
             widths = range(2, min(math.ceil(self.mean_bits) + 4, 16) + 1)
             size = min(self.batch_size, len(x))
