@@ -196,7 +196,7 @@ def test_data_without_model_and_model_without_data(small, capsys):
     assert "--data" in refused(capsys, "quantize", small[0])
 
 
-def test_tunes_and_records_it(small, tmp_path):
+def test_tunes_and_records_it(small, tmp_path, capsys):
     """Sweeps and gradient steps, on images of their own; the untuned network stands beside."""
     out = tmp_path / "run"
     tuned = ["--weight-bits", 3, "--activation-bits", 3, "--tune-images", 4, "--tune-sweeps", 1, "--batch-size", 4]
@@ -210,6 +210,8 @@ def test_tunes_and_records_it(small, tmp_path):
     assert search["decisions"][-1]["score"] >= search["start_score"]
     assert result["untuned"]["feature_maps"][0]["name"] == result["feature_maps"][0]["name"]
     assert not list(tmp_path.glob("*.tuning"))
+    printed = capsys.readouterr().out
+    assert printed.count("scheme ggd, tuned") == printed.count("scheme ggd, untuned") == 1
 
 
 def test_widths_per_layer_and_corrected_biases(small, tmp_path):

@@ -154,8 +154,10 @@ class Quantize:
             untuned = (quantized, evaluation)
             results = {"tuned": self._tune(quantized, images, parts, tuning, console, clock), "untuned": untuned}
             quantized, evaluation = results["tuned"]
-        for result in results.values():
-            console.print(report.feature_map_table(*result))
+        for name, result in results.items():
+            table = report.feature_map_table(*result)
+            table.title = f"{table.title}, {name}" if len(results) > 1 else table.title
+            console.print(table)
         console.print(report.weight_table(quantized))
         for name, (_, measured) in results.items():
             console.print(*([name] if len(results) > 1 else []), report.accuracy_lines(measured), sep="\n")
