@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import onnx
@@ -268,6 +269,16 @@ def test_no_held_out_image_is_trained_on(parts):
     assert not set(train) & set(held_out)
     assert set(train) | set(held_out) == set(images.parts.get("train", range(40))) | set(parts.get("test", ()))
     assert len(held_out) == {0: 4, 1: 3, 2: 10}[len(parts)]
+
+
+def test_no_bar_is_drawn_while_tensorflow_datasets_is_imported(small, monkeypatch, capsys):
+    """It replaces `__import__` meanwhile: the thread of the bar printed a traceback."""
+    order = []
+    monkeypatch.setattr("ggdjax.cli.quantize.import_module", order.append)
+    bar = nullcontext(lambda _: None)
+    monkeypatch.setattr("ggdjax.cli._progress.progress_bar", lambda *_: order.append("bar") or bar)
+    assert "not prepared" in refused(capsys, "quantize", small[0], "--data", "tfds:gone", "--size", 8)
+    assert order == ["tensorflow_datasets.core.read_only_builder", "bar"]
 
 
 def test_classes_are_counted_whatever_the_shape_of_the_output(small, tmp_path):

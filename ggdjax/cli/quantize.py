@@ -7,6 +7,7 @@ import math
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -183,6 +184,7 @@ class Quantize:
     def _open(self, console: Console) -> tuple[Network, ImageSet]:
         from ggdjax import data, network, zoo
         from ggdjax.cli._progress import progress_bar
+        from ggdjax.data.tfds import PREFIX
 
         if self.model is None:
             for name in ("data", "preset", *self._preprocessing_fields()):
@@ -196,6 +198,9 @@ class Quantize:
         preprocessing = self._preprocessing()
         net = network.load_onnx(self.model)
         preprocessing = preprocessing.for_input(net.input_shape)
+        if str(self.data).startswith(PREFIX):
+            # While it is imported it replaces `__import__`, which would raise in the thread that draws the bar.
+            import_module("tensorflow_datasets.core.read_only_builder")
         with progress_bar(console, f"Opening {self.data.name}", 1) as advance:
             images = data.open_images(self.data, preprocessing)
             advance(1)
