@@ -233,7 +233,9 @@ class Quantize:
     def _check_tuning(self) -> None:
         if self.mean_bits is not None and not 2 <= self.mean_bits <= 16:
             raise GgdjaxError(f"`--mean-bits` must be from 2 to 16, got {self.mean_bits:g}")
-        for name in ("tune_images", "tune_sweeps", "gradient_steps"):
+        if self.seed >= 2**63:
+            raise GgdjaxError(f"`--seed` must be below 2^63, got {self.seed}")
+        for name in ("tune_images", "tune_sweeps", "gradient_steps", "seed"):
             if getattr(self, name) < 0:
                 raise GgdjaxError(f"`--{name.replace('_', '-')}` must be at least 0, got {getattr(self, name)}")
         if self.gradient_steps and not self.tune_images:
