@@ -121,7 +121,7 @@ def draw(found: Sequence[Entry]) -> Figure:
     names = networks_of(found)
     lines = {name: _dumbbells(select(found, network=name, metric="top1")) for name in names}
     height = max([len(of) for of in lines.values()] + [4])
-    figure = new_figure(10, 0.24 * height + 1.1)
+    figure = new_figure(max(10, 4.6 * len(names)), 0.24 * height + 1.1)  # the names of the rows take half of a panel
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         axes.set_title(f"{name}: top-1, %")
         if not lines[name]:
