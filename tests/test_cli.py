@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import onnx
@@ -196,7 +197,7 @@ def test_data_without_model_and_model_without_data(small, capsys):
     assert "--data" in refused(capsys, "quantize", small[0])
 
 
-def test_tunes_and_records_it(small, tmp_path):
+def test_tunes_and_records_it(small, tmp_path, capsys):
     """Sweeps and gradient steps, on images of their own; the untuned network stands beside."""
     out = tmp_path / "run"
     tuned = ["--weight-bits", 3, "--activation-bits", 3, "--tune-images", 4, "--tune-sweeps", 1, "--batch-size", 4]
@@ -210,6 +211,8 @@ def test_tunes_and_records_it(small, tmp_path):
     assert search["decisions"][-1]["score"] >= search["start_score"]
     assert result["untuned"]["feature_maps"][0]["name"] == result["feature_maps"][0]["name"]
     assert not list(tmp_path.glob("*.tuning"))
+    printed = capsys.readouterr().out
+    assert printed.count("scheme ggd, tuned") == printed.count("scheme ggd, untuned") == 1
 
 
 def test_widths_per_layer_and_corrected_biases(small, tmp_path):
@@ -223,6 +226,19 @@ def test_widths_per_layer_and_corrected_biases(small, tmp_path):
         assert 2 <= np.average(widths, weights=sizes) <= 3.5
         assert len(set(widths)) > 1
     assert result["seconds"]["biases"] > 0
+
+
+def test_biases_are_corrected_on_all_classes(small, tmp_path, monkeypatch):
+    """Images lie class by class in most sets: of more than are taken, the first would be of the first classes."""
+    label = np.repeat(np.arange(3), 8)
+    pixels = np.random.default_rng(3).integers(0, 80, size=(24, 8, 8, 3)) + 80 * label[:, None, None, None]
+    np.savez(tmp_path / "set.npz", image=pixels.astype(np.uint8), label=label)
+    taken = []
+    monkeypatch.setattr("ggdjax.cli.quantize._FEW_HUNDRED", 8)
+    monkeypatch.setattr("ggdjax.tune.correct_biases", lambda q, x, **_: taken.append(x) or q)
+    quantize(small[0], tmp_path / "set.npz", "--scale", 1, "--bias-correction", "--calibration-images", 16)
+    assert taken[0].shape == (8, 3, 8, 8)
+    assert set(taken[0].mean((1, 2, 3)) // 80) == {0, 1, 2}
 
 
 @pytest.mark.parametrize(
@@ -253,6 +269,16 @@ def test_no_held_out_image_is_trained_on(parts):
     assert not set(train) & set(held_out)
     assert set(train) | set(held_out) == set(images.parts.get("train", range(40))) | set(parts.get("test", ()))
     assert len(held_out) == {0: 4, 1: 3, 2: 10}[len(parts)]
+
+
+def test_no_bar_is_drawn_while_tensorflow_datasets_is_imported(small, monkeypatch, capsys):
+    """It replaces `__import__` meanwhile: the thread of the bar printed a traceback."""
+    order = []
+    monkeypatch.setattr("ggdjax.cli.quantize.import_module", order.append)
+    bar = nullcontext(lambda _: None)
+    monkeypatch.setattr("ggdjax.cli._progress.progress_bar", lambda *_: order.append("bar") or bar)
+    assert "not prepared" in refused(capsys, "quantize", small[0], "--data", "tfds:gone", "--size", 8)
+    assert order == ["tensorflow_datasets.core.read_only_builder", "bar"]
 
 
 def test_classes_are_counted_whatever_the_shape_of_the_output(small, tmp_path):

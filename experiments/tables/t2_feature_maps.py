@@ -84,7 +84,7 @@ def draw(found: Sequence[Entry]) -> Figure:
         value = lookup(select(found, network=name, metric="mean_sqnr_db"), "scheme", "bits")
         search = {bits: value.get(("mse-search", str(bits))) for bits in widths}
         ends: dict[str, list] = {"left": [], "right": []}
-        for scheme in sorted({scheme for scheme, _ in value}, key=lambda scheme: scheme == "ggd"):
+        for scheme in sorted({scheme for scheme, _ in value}, key=lambda scheme: (scheme == "ggd", scheme)):
             colour = NAMED.get(scheme, LIGHT)
             style = {"color": colour, "lw": 2.6 if scheme == "ggd" else 0.9}
             style |= {"zorder": 3 if scheme == "ggd" else 2 if scheme in NAMED else 1}

@@ -153,7 +153,7 @@ def _panel(axes: Axes, found: Sequence[Entry], name: str) -> None:
     if (FLOAT, FLOAT) in own:
         axes.axhline(100 * own[FLOAT, FLOAT], color="black", lw=0.8, ls=":")
         ends.append((100 * own[FLOAT, FLOAT], "float", "black"))
-    for scheme in sorted({scheme for scheme, _ in own} - {FLOAT}, key=lambda scheme: scheme == "ggd"):
+    for scheme in sorted({scheme for scheme, _ in own} - {FLOAT}, key=lambda scheme: (scheme == "ggd", scheme)):
         points = [(i, 100 * own[scheme, widths]) for i, widths in enumerate(order) if (scheme, widths) in own]
         style = {"color": NAMED.get(scheme, LIGHT), "lw": 2.6 if scheme == "ggd" else 0.9, "marker": ".", "ms": 4}
         axes.plot(*zip(*points, strict=True), zorder=3 if scheme == "ggd" else 1 + (scheme in NAMED), **style)

@@ -121,7 +121,7 @@ def draw(found: Sequence[Entry]) -> Figure:
     names = networks_of(found)
     lines = {name: _dumbbells(select(found, network=name, metric="top1")) for name in names}
     height = max([len(of) for of in lines.values()] + [4])
-    figure = new_figure(10, 0.24 * height + 1.1)
+    figure = new_figure(max(10, 4.6 * len(names)), 0.24 * height + 1.1)  # the names of the rows take half of a panel
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         axes.set_title(f"{name}: top-1, %")
         if not lines[name]:
@@ -165,9 +165,10 @@ CONTENT = Content(
     title="Tuning: the backward-forward search sweep by sweep, and gradients",
     about=(
         "The untuned network is that of the default scheme. Images that tune, calibrate and judge are disjoint. p: "
-        "McNemar's exact test against the untuned network. The search of SqueezeNet takes 200 of the 900 held-out "
-        "images to tune, so 700 judge, and the gradients take another 200: compare with the `before` of the same row "
-        "group. `bits`: widths per layer at the same average. Seconds are wall time, on whatever else the machine did."
+        "McNemar's exact test against the untuned network. The search of SqueezeNet takes 64 of the 900 held-out "
+        "images to tune, and 300 others judge; the gradients take 200, and 700 judge: compare with the `before` of the "
+        "same row group. `bits`: widths per layer at the same average. Seconds are wall time, on whatever else the "
+        "machine did."
     ),
     sources=("backward_forward.jsonl", "gradient_tuning.json"),
     metrics=METRICS,

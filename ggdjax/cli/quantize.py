@@ -7,6 +7,7 @@ import math
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -154,8 +155,10 @@ class Quantize:
             untuned = (quantized, evaluation)
             results = {"tuned": self._tune(quantized, images, parts, tuning, console, clock), "untuned": untuned}
             quantized, evaluation = results["tuned"]
-        for result in results.values():
-            console.print(report.feature_map_table(*result))
+        for name, result in results.items():
+            table = report.feature_map_table(*result)
+            table.title = f"{table.title}, {name}" if len(results) > 1 else table.title
+            console.print(table)
         console.print(report.weight_table(quantized))
         for name, (_, measured) in results.items():
             console.print(*([name] if len(results) > 1 else []), report.accuracy_lines(measured), sep="\n")
@@ -181,6 +184,7 @@ class Quantize:
     def _open(self, console: Console) -> tuple[Network, ImageSet]:
         from ggdjax import data, network, zoo
         from ggdjax.cli._progress import progress_bar
+        from ggdjax.data.tfds import PREFIX
 
         if self.model is None:
             for name in ("data", "preset", *self._preprocessing_fields()):
@@ -194,6 +198,9 @@ class Quantize:
         preprocessing = self._preprocessing()
         net = network.load_onnx(self.model)
         preprocessing = preprocessing.for_input(net.input_shape)
+        if str(self.data).startswith(PREFIX):
+            # While it is imported it replaces `__import__`, which would raise in the thread that draws the bar.
+            import_module("tensorflow_datasets.core.read_only_builder")
         with progress_bar(console, f"Opening {self.data.name}", 1) as advance:
             images = data.open_images(self.data, preprocessing)
             advance(1)
@@ -226,7 +233,9 @@ class Quantize:
     def _check_tuning(self) -> None:
         if self.mean_bits is not None and not 2 <= self.mean_bits <= 16:
             raise GgdjaxError(f"`--mean-bits` must be from 2 to 16, got {self.mean_bits:g}")
-        for name in ("tune_images", "tune_sweeps", "gradient_steps"):
+        if self.seed >= 2**63:
+            raise GgdjaxError(f"`--seed` must be below 2^63, got {self.seed}")
+        for name in ("tune_images", "tune_sweeps", "gradient_steps", "seed"):
             if getattr(self, name) < 0:
                 raise GgdjaxError(f"`--{name.replace('_', '-')}` must be at least 0, got {getattr(self, name)}")
         if self.gradient_steps and not self.tune_images:
@@ -257,10 +266,15 @@ class Quantize:
         if self.held_out_images is not None:
             if self.held_out_images < 1:
                 raise GgdjaxError(f"`--held-out-images` must be at least 1, got {self.held_out_images}")
-            order = data.hash_order([images.ids[i] for i in parts.held_out], self.seed)
-            chosen = parts.held_out[sorted(order[: self.held_out_images])]
-            parts = dataclasses.replace(parts, held_out=chosen)
+            parts = dataclasses.replace(parts, held_out=self._some(images, parts.held_out, self.held_out_images))
         return parts, tuning
+
+    def _some(self, images: ImageSet, part: np.ndarray, count: int) -> np.ndarray:
+        """Return at most so many images of a part, by seed: the first ones of a folder are all of its first classes."""
+        from ggdjax import data
+
+        order = data.hash_order([images.ids[i] for i in part], self.seed)
+        return part[sorted(order[:count])]
 
     def _calibrate(self, net, images, parts, config, console, clock):
         import ggdjax as gd
@@ -287,7 +301,8 @@ class Quantize:
         from ggdjax import tune
         from ggdjax.cli._progress import progress_bar
 
-        x = np.concatenate([x for x, _ in images.batches(parts.calibration[:_FEW_HUNDRED], self.batch_size)])
+        few = self._some(images, parts.calibration, _FEW_HUNDRED)
+        x = np.concatenate([x for x, _ in images.batches(few, self.batch_size)])
         if self.mean_bits is not None:
             widths = range(2, min(math.ceil(self.mean_bits) + 4, 16) + 1)
             size = min(self.batch_size, len(x))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from ggdjax._errors import GgdjaxError
 from ggdjax._whole import whole_file
 
 
@@ -37,6 +39,8 @@ class Report:
 
         from ggdjax.report import html_page
 
+        if self.out is not None and (self.out.is_dir() or not os.access(self.out.absolute().parent, os.W_OK)):
+            raise GgdjaxError(f"`--out` {self.out} cannot be written: name a file, in a folder that is there")
         # The first page of a run compares every scheme, which takes about a minute.
         with Console().status("Reading the run") as status:
             page = html_page(self.run_folder, status.update)

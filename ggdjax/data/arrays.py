@@ -114,9 +114,8 @@ def load_npz(path: Path, preprocessing: Preprocessing) -> ArrayImages:
                 raise DataError(f"`{path}` is one array, expected an .npz with `image` and `label`")
             missing = [key for key in ("image", "label") if key not in stored]
             if missing:
-                raise DataError(
-                    f"`{path}` holds {', '.join(stored.files) or 'nothing'}, but no `{'` and no `'.join(missing)}`"
-                )
+                shown = ", ".join(stored.files[:5]) + (", …" if len(stored.files) > 5 else "")
+                raise DataError(f"`{path}` holds {shown or 'nothing'}, but no `{'` and no `'.join(missing)}`")
             image, label = stored["image"], stored["label"]
     except DataError:
         raise

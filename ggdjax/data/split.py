@@ -73,13 +73,14 @@ def split(images: ImageSet, calibration_images: int = 512, seed: int = 0) -> Spl
         )
     order = hash_order([images.ids[i] for i in candidates], seed)
     calibration = np.sort(candidates[order[:calibration_images]])
-    held_out = images.parts.get("test")
-    held_out = np.setdiff1d(everything if held_out is None else held_out, calibration)
-    return _checked(images, calibration, held_out, seed)
+    return _checked(images, calibration, _others(images, calibration), seed)
 
 
 def split_by_ids(images: ImageSet, calibration: Iterable[str], held_out: Iterable[str] | None = None) -> Split:
-    """Calibrate on the images named by id; hold out those named, or all others.
+    """Calibrate on the images named by id; hold out those named.
+
+    Without ``held_out`` it is as in `split`: the part `test` where the set has one, else every image that does not
+    calibrate.
 
     Raises:
         DataError: an unknown id, an image in both parts, or an empty part.
@@ -97,7 +98,7 @@ def split_by_ids(images: ImageSet, calibration: Iterable[str], held_out: Iterabl
         return np.unique(np.asarray([index_of[id_] for id_ in wanted], np.int64))
 
     chosen = find(calibration, "calibration")
-    rest = np.setdiff1d(np.arange(len(images)), chosen) if held_out is None else find(held_out, "held_out")
+    rest = _others(images, chosen) if held_out is None else find(held_out, "held_out")
     return _checked(images, chosen, rest, None)
 
 
@@ -142,6 +143,11 @@ def split_tuning(images: ImageSet, parts: Split, count: int, seed: int = 0) -> t
     chosen = np.sort(source[order[:count]])
     held_out = np.setdiff1d(parts.held_out, chosen)
     return Split(calibration=parts.calibration, held_out=held_out, seed=parts.seed), chosen
+
+
+def _others(images: ImageSet, calibration: np.ndarray) -> np.ndarray:
+    """Return what is held out by default: a network may have been trained on all that is not `test`."""
+    return np.setdiff1d(images.parts.get("test", np.arange(len(images))), calibration)
 
 
 def _checked(images: ImageSet, calibration: np.ndarray, held_out: np.ndarray, seed: int | None) -> Split:

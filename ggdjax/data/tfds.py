@@ -138,6 +138,8 @@ def _find(spec: str, data_dir: Path | None) -> tuple[Any, str | None]:
     from tensorflow_datasets.core.registered import DatasetNotFoundError
     from tensorflow_datasets.core.utils.file_utils import list_data_dirs
 
+    if not spec:
+        raise DataError(f"`{PREFIX}` names no set: say {PREFIX}NAME, such as {PREFIX}mnist")
     where = None if data_dir is None else str(data_dir)
     set_name, _, last = spec.rpartition("/")
     for name, split in ((spec, None), (set_name, last)):

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from ggdjax._errors import GgdjaxError
@@ -23,6 +24,16 @@ def as_real(*values: Real) -> tuple[Array, ...]:
     return tuple(jnp.asarray(v, dtype) for v in values)
 
 
+def refuse_unreal(name: str, dtype: Any) -> None:
+    """Refuse what a conversion to float32 would make into other numbers: complex values, texts, objects.
+
+    Raises:
+        GgdjaxError: the type holds no real numbers.
+    """
+    if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, np.bool_)):
+        raise GgdjaxError(f"`{name}` has type {dtype}; expected real numbers")
+
+
 def pad_rank(array: Array, rank: int) -> Array:
     """Return the array with leading axes of length 1 up to `rank`: numpy broadcasting made explicit."""
     return array.reshape((1,) * (rank - array.ndim) + array.shape)
@@ -34,7 +45,7 @@ def checked_axes(name: str, rank: int, axis: int | tuple[int, ...] | None) -> tu
     Raises:
         GgdjaxError: an axis is out of range or named twice.
     """
-    given = tuple(range(rank)) if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
+    given = tuple(range(rank)) if axis is None else (int(axis),) if np.ndim(axis) == 0 else tuple(axis)
     axes = tuple(sorted(i % rank for i in given if -rank <= i < rank))
     if len(set(axes)) != len(given):
         raise GgdjaxError(f"`axis` is {axis}; expected distinct axes of `{name}`, which has {rank}, or None for all")

@@ -20,7 +20,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ggdjax._errors import GgdjaxError
-from ggdjax.ggd.arrays import is_concrete, pad_rank
+from ggdjax.ggd.arrays import is_concrete, pad_rank, refuse_unreal
 from ggdjax.ggd.bins import BINS_PER_SIDE, compress_side, on_device
 from ggdjax.ggd.distribution import GeneralizedGamma
 from ggdjax.ggd.histogram import Histogram, Side, checked_side, histogram_counts
@@ -138,6 +138,7 @@ def fit(data: ArrayLike | Histogram, order: ArrayLike | str = 2, *, side: Side =
 def as_samples(data: ArrayLike) -> Float[Array, "... n"]:
     """Return samples as float32, or float64 where that is given; none at all raises `GgdjaxError`."""
     data = jnp.asarray(data)
+    refuse_unreal("data", data.dtype)
     if not jnp.issubdtype(data.dtype, jnp.floating) or data.dtype.itemsize < 4:
         data = data.astype(jnp.float32)
     if data.ndim == 0 or data.size == 0:

@@ -22,7 +22,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from ggdjax._errors import GgdjaxError
 from ggdjax._whole import whole_file
-from ggdjax.ggd.arrays import checked_axes, is_concrete
+from ggdjax.ggd.arrays import checked_axes, is_concrete, refuse_unreal
 from ggdjax.ggd.bins import Bins, compress_side, on_device
 from ggdjax.ggd.counting import BINS, Counter
 
@@ -68,6 +68,8 @@ class Histogram:
 
         Works inside and outside of `jit`; see `histogram_counts` for the traced form, and for what is refused.
         """
+        x = x if isinstance(x, jax.Array) else np.asarray(x)
+        refuse_unreal("x", x.dtype)
         x = x if isinstance(x, jax.Array) else np.asarray(x, dtype=np.float32)
         if x.size < 2**31 or not is_concrete(x):
             return histogram_counts(jnp.asarray(x), axis)

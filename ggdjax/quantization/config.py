@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from ggdjax._errors import GgdjaxError
 
@@ -44,6 +47,10 @@ class QuantConfig:
     """Widths of single feature maps that differ from ``activation_bits``, by tensor name."""
 
     def __post_init__(self) -> None:
+        for name in ("weight_bits", "activation_bits", "bias_bits"):
+            object.__setattr__(self, name, _plain(getattr(self, name)))
+        for name in ("weight_bits_of", "activation_bits_of"):
+            object.__setattr__(self, name, {key: _plain(value) for key, value in getattr(self, name).items()})
         widths = [(name, getattr(self, name), 16) for name in ("weight_bits", "activation_bits")]
         widths.append(("bias_bits", self.bias_bits, 32))
         for name in ("weight_bits_of", "activation_bits_of"):
@@ -54,6 +61,11 @@ class QuantConfig:
         for name in ("activations_per", "weights_per"):
             if getattr(self, name) not in ("tensor", "channel"):
                 raise GgdjaxError(f"`{name}` must be 'tensor' or 'channel', got {getattr(self, name)!r}")
+
+
+def _plain(value: Any) -> Any:
+    """Return NumPy's integers, such as those of `np.arange`, as Python's: only those go into JSON."""
+    return int(value) if isinstance(value, np.integer) else value
 
 
 def refuse_unknown(option: str, names: Iterable[str], known: Collection[str]) -> None:

@@ -133,7 +133,8 @@ def _maps(rows: list[dict[str, Any]]) -> str:
 
 
 def _weights(rows: list[dict[str, Any]]) -> str:
-    return table([{**row, "shape": tuple(row["shape"])} for row in rows], _WEIGHT_COLUMNS, "layer")
+    free = {"step": "step"} if any(row["frac_bits"] is None for row in rows) else {}  # weights in no fixed point
+    return table([{**row, "shape": tuple(row["shape"])} for row in rows], {**_WEIGHT_COLUMNS, **free}, "layer")
 
 
 def _tuning(result: dict[str, Any], folder: Path) -> str:

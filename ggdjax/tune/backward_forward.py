@@ -51,7 +51,7 @@ _LEAST_ROWS, _MOST_ROWS = 64, 512
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a search will cost at most."""
+    """What a search will cost at most, where memory holds what comes before each layer."""
 
     visits: int
     candidates: int
@@ -69,17 +69,19 @@ def plan(q: QuantizedNetwork, images: int, config: TuneConfig | None = None) -> 
         GgdjaxError: a layer in the config does not exist.
     """
     config = TuneConfig() if config is None else config
-    segments = Segments(q.network, 1, _local_mesh())
+    mesh = _local_mesh()
+    segments = Segments(q.network, 1, mesh)
     chosen = _chosen(segments, config)
-    rounds = _rounds(images, config)
-    counts = [len(candidates_of(segments.units[i], q.params, config)) for i in chosen]
-    pairs = [_pairs(count, rounds) for count in counts]
+    rounds, size = _rounds(images, config), _rows(q, config, images, mesh.size)
+    candidates = [candidates_of(segments.units[i], q.params, config) for i in chosen]
+    pairs = [_pairs(len(some), rounds) for some in candidates]
+    rows = [_most_rows(some, rounds, size) for some in candidates]
     share = segments.suffix_share
     return Plan(
         visits=len(chosen) * config.sweeps,
-        candidates=sum(counts),
+        candidates=sum(map(len, candidates)),
         evaluations=sum(pairs) * config.sweeps,
-        float_passes=config.sweeps * sum(n * float(share[i]) for n, i in zip(pairs, chosen, strict=True)) / images,
+        float_passes=config.sweeps * sum(n * float(share[i]) for n, i in zip(rows, chosen, strict=True)) / images,
     )
 
 
@@ -143,7 +145,7 @@ class _Search:
         self.order = np.random.default_rng(config.seed).permutation(len(images))
         self.rounds = _rounds(len(images), config)
         rows = _rows(q, config, len(images), mesh.size)
-        self.blocks = [(low, min(low + rows, end)) for start, end in self.rounds for low in range(start, end, rows)]
+        self.blocks = [block for span in self.rounds for block in _blocks(span, rows)]
         self.segments = Segments(q.network, rows, mesh)
         self.prefix = Prefix(self.segments, _Ordered(images, self.order), self.blocks, config.memory_bytes)
         self.targets = np.zeros(len(images), np.int32) if labels is None else labels[self.order].astype(np.int32)
@@ -167,7 +169,8 @@ class _Search:
             backward = sweep % 2 == 0
             unit = units[-1 - at] if backward else units[at]
             candidates = candidates_of(self.segments.units[unit], state.params, config)
-            expected = _pairs(len(candidates), self.rounds) * self.segments.suffix_share[unit] / len(self.images)
+            most = _most_rows(candidates, self.rounds, self.segments.rows)
+            expected = most * self.segments.suffix_share[unit] / len(self.images)
             if config.max_float_passes is not None and spent + expected > config.max_float_passes:
                 if not state.decisions:
                     raise GgdjaxError(
@@ -238,7 +241,7 @@ class _Search:
         tensor, rows = self.segments.units[unit].tensor, 0
         groups: dict[tuple, list[int]] = {}
         for index in active:
-            groups.setdefault((candidates[index].weights, candidates[index].biases), []).append(index)
+            groups.setdefault(candidates[index].fixed, []).append(index)
         for block, (low, high) in enumerate(self.blocks):
             if low < span[0] or low >= span[1] or block % jax.process_count() != jax.process_index():
                 continue
@@ -334,6 +337,21 @@ def _rounds(images: int, config: TuneConfig) -> list[tuple[int, int]]:
     """Return the image ranges of the screening rounds and of the last one; none is empty."""
     ends = [*sorted({round(share * images) for share in config.screening} - {0, images}), images]
     return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def _blocks(span: tuple[int, int], rows: int) -> list[tuple[int, int]]:
+    """Return the image ranges of a round that run at once."""
+    return [(low, min(low + rows, span[1])) for low in range(*span, rows)]
+
+
+def _most_rows(candidates: list[Candidate], rounds: list[tuple[int, int]], rows: int) -> int:
+    """Return the rows that one visit runs at most: each group of candidates with equal weights is filled up."""
+    groups, active, total = len({candidate.fixed for candidate in candidates}), len(candidates), 0
+    for span in rounds:
+        for low, high in _blocks(span, rows):
+            total += (active * (high - low) + min(active, groups) * (rows - 1)) // rows * rows
+        active = max(1, round(active * _KEPT)) if active else 0
+    return total
 
 
 def _pairs(candidates: int, rounds: list[tuple[int, int]]) -> int:

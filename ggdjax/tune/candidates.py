@@ -29,6 +29,11 @@ class Candidate:
         """How far it is from the present values, in octaves."""
         return abs(math.log2(self.factor)) + sum(abs(offset) for _, offset in (*self.weights, *self.biases))
 
+    @property
+    def fixed(self) -> tuple[tuple[tuple[str, int], ...], ...]:
+        """What it changes but for the step: candidates with equal ones run in one program call."""
+        return self.weights, self.biases
+
     def describe(self) -> str:
         """Return the change in words; empty for none."""
         parts = [f"step × {self.factor:.4g}"] if self.factor != 1.0 else []

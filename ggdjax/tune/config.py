@@ -54,6 +54,8 @@ class TuneConfig:
             raise GgdjaxError(f"`factors` must be positive numbers, got {self.factors!r}")
         if self.sweeps < 1:
             raise GgdjaxError(f"`sweeps` must be at least 1, got {self.sweeps!r}")
+        if self.seed < 0:
+            raise GgdjaxError(f"`seed` must be at least 0, got {self.seed!r}")
         if list(self.screening) != sorted(self.screening) or not all(0 < s < 1 for s in self.screening):
             raise GgdjaxError(f"`screening` must be rising shares between 0 and 1, got {self.screening!r}")
         if self.rows is not None and self.rows < 1:

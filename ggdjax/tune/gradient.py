@@ -81,6 +81,8 @@ class GradientConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise GgdjaxError(f"`{name}` must be a whole number of at least 1, got {value!r}")
+        if self.seed < 0:
+            raise GgdjaxError(f"`seed` must be at least 0, got {self.seed!r}")
         for name in ("step_rate", "offset_rate", "bias_rate", "offset_bound"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise GgdjaxError(f"`{name}` must be at least 0 and finite, got {getattr(self, name)!r}")

@@ -78,6 +78,15 @@ def test_split_by_ids():
     np.testing.assert_array_equal(split_by_ids(images, ["4"], ["0", "2"]).held_out, [0, 2])
 
 
+def test_named_images_calibrate_and_test_is_held_out(parts_tree):
+    """As with `split`: the rest of `train`, which a network may know, judges nothing."""
+    images = open_images(parts_tree, RAW)
+    first = split(images, 3)
+    again = split_by_ids(images, first.to_dict(images)["calibration_ids"])
+    np.testing.assert_array_equal(again.calibration, first.calibration)
+    np.testing.assert_array_equal(again.held_out, first.held_out)
+
+
 def test_split_every_is_the_imagenet_samples_convention():
     chosen = split_every(numbered(1000))
     np.testing.assert_array_equal(chosen.calibration, range(5, 1000, 10))

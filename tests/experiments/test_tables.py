@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -233,6 +236,24 @@ def test_pictures_are_the_same_bytes_each_time(tmp_path):
             plots.save(content.draw(entries), tmp_path / name, pdf=False)
     for suffix in (".svg", ".png"):
         assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+@pytest.mark.slow
+def test_lines_are_drawn_in_one_order_whatever_the_hash_seed():
+    """Strings hash anew in each process: drawn in the order of a set, the same picture is another file."""
+    code = (
+        "from experiments.tables.command import CONTENTS; from experiments.tables.results import FOLDER, Results\n"
+        "for name in ('T2', 'T3'):\n"
+        "    figure = CONTENTS[name].draw(CONTENTS[name].entries(Results(FOLDER)))\n"
+        "    print([list(map(float, line.get_ydata())) for axes in figure.axes for line in axes.get_lines()])"
+    )
+    command = [sys.executable, "-c", code]
+    first, second = (
+        subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, check=True, stdout=subprocess.PIPE).stdout
+        for seed in ("1", "2")
+    )
+    assert first.count(b"[[") == 2
+    assert first == second
 
 
 def test_small_pictures_keep_their_figures(tmp_path):

@@ -74,6 +74,10 @@ def test_half_precision_counts_as_float32():
     same(Histogram.from_samples(jax.numpy.asarray(x)), Histogram.from_samples(x.astype(np.float32)))
 
 
+def test_axes_may_be_numpy_integers(values):
+    same(Histogram.from_samples(values, axis=np.int64(1)), Histogram.from_samples(values, axis=1))
+
+
 @pytest.mark.parametrize("axis", [2, -3, (0, 0), (1, -1)])
 def test_wrong_axes_are_refused(values, axis):
     with pytest.raises(GgdjaxError, match="`axis`"):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ggdjax.quantization import QuantParams
+from ggdjax._errors import GgdjaxError
+from ggdjax.quantization import QuantConfig, QuantParams
 from tests.partly_float import partly_float
 
 
@@ -18,3 +20,12 @@ def test_saved_parameters_come_back_and_dots_stay(tmp_path: Path, stem: str) -> 
     assert again.keys() == params.to_arrays().keys()
     for key, value in params.to_arrays().items():
         np.testing.assert_array_equal(again[key], value, err_msg=key)
+
+
+def test_widths_may_be_numpy_integers():
+    """As `np.arange` gives them; kept as Python's, which go into JSON."""
+    config = QuantConfig(weight_bits=np.int64(4), bias_bits=np.uint8(12), activation_bits_of={"x": np.int32(3)})
+    assert config == QuantConfig(weight_bits=4, bias_bits=12, activation_bits_of={"x": 3})
+    assert json.dumps([config.weight_bits, config.bias_bits, config.activation_bits_of]) == '[4, 12, {"x": 3}]'
+    with pytest.raises(GgdjaxError, match="from 2 to 16, got 17"):
+        QuantConfig(weight_bits=np.int64(17))

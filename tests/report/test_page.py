@@ -123,6 +123,14 @@ def test_page_needs_nothing_else(folder, capsys):
     assert "report.html" in capsys.readouterr().out
 
 
+def test_page_shows_free_weight_steps(folder):
+    assert ">0.33 to 0.44</td>" not in html_page(folder)
+    result = json.loads((folder / "result.json").read_text())
+    result["weights"][0] |= {"frac_bits": None, "step": [0.33, 0.44]}
+    (folder / "result.json").write_text(json.dumps(result))
+    assert ">0.33 to 0.44</td>" in html_page(folder)
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
 def test_page_sorts_and_filters_in_a_browser_at_both_widths(new_folder, tmp_path):
     page = html_page(new_folder).replace("<head>", "<head>" + CATCH).replace("</body>", DRIVE + "</body>")
