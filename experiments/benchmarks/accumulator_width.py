@@ -29,7 +29,7 @@ WIDTHS = range(32, 11, -2)
 def run(name: str, bits: int, images_wanted: int, tile: int | None) -> list[dict]:
     """Return one row per width and policy."""
     q, images, part, size = quantized(name, bits)
-    q = datapath.align_biases(q)
+    q = datapath.align(q)
     batches = list(images.batches(held_out(images, part, images_wanted), size))
     accumulators = [layer.accumulator for layer in datapath.compile(q).layers.values()]
     worst = max(form.bits + (not form.signed) for form in accumulators)  # in two's complement

@@ -81,9 +81,9 @@ def run(args: argparse.Namespace) -> None:
         q, images, part, size = quantized(name)
         chosen = held_out(images, part, args.images)
         batches = [x for x, _ in images.batches(chosen, size)]
-        aligned = datapath.align_biases(q)
+        aligned = datapath.align(q)
         jax.config.update("jax_enable_x64", args.double)
-        networks = {"own-biases": q, "power-of-two": datapath.align_biases(power_of_two(q))}
+        networks = {"own-biases": q, "power-of-two": datapath.align(power_of_two(q))}
         for variant in args.variant or DEFAULT:
             network, spec = networks.get(variant, aligned), WIDTHS.get(variant, {})
             start = time.perf_counter()

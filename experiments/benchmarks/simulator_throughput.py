@@ -31,7 +31,7 @@ def run(name: str, repeats: int) -> dict:
     import onnxruntime
 
     q, images, part, size = quantized(name)
-    q = datapath.align_biases(q)
+    q = datapath.align(q)
     x = next(iter(images.batches(part[:size], size)))[0]
     rows = {"float": lambda: q.network(x), "fake_quantized": lambda: q(x)}
     for bits in (31, 16):

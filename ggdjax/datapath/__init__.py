@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ggdjax.datapath._testbench import verilog_parameters
-from ggdjax.datapath.agreement import Agreement, MapAgreement, agreement, align_biases
+from ggdjax.datapath.agreement import Agreement, MapAgreement, agreement, align
 from ggdjax.datapath.artefact import export, load_artefact
 from ggdjax.datapath.compile import compile
 from ggdjax.datapath.cost import CostRatios, CostReport, LayerCost, cost
@@ -55,7 +55,7 @@ __all__ = [
     "Traffic",
     "Widths",
     "agreement",
-    "align_biases",
+    "align",
     "compile",
     "cost",
     "export",

@@ -23,7 +23,7 @@ def images():
 def digits(images):
     """Quantize the embedded network to 8 bits, biases on the accumulator's grid."""
     net = gd.trace(zoo.digits_net(), jnp.zeros((1, 8, 8, 1)))
-    return datapath.align_biases(gd.quantize(net, gd.calibrate(net, [images[0]])))
+    return datapath.align(gd.quantize(net, gd.calibrate(net, [images[0]])))
 
 
 @pytest.fixture(scope="session")
@@ -59,4 +59,4 @@ def quantize_by_largest(net, x, *, per_channel: bool = False) -> QuantizedNetwor
     parts |= {"network": net, "calibration": calibration, "config": gd.QuantConfig()}
     parts["adjusted"] = {}
     parts["params"] = QuantParams(activations=activations, weights=weights, biases={})
-    return datapath.align_biases(QuantizedNetwork(**parts))
+    return datapath.align(QuantizedNetwork(**parts))

@@ -43,7 +43,7 @@ def program(by_largest, images):
     }
     weights = {name: replace(w, frac_bits=w.frac_bits - 5, bits=jnp.int32(3)) for name, w in q.params.weights.items()}
     params = replace(q.params, activations=activations, weights=weights)
-    return datapath.compile(datapath.align_biases(replace(q, params=params)))
+    return datapath.compile(datapath.align(replace(q, params=params)))
 
 
 def test_odd_widths_are_equal(program, images, tmp_path):
