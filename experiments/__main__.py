@@ -17,6 +17,7 @@ from experiments.configs import CONFIGS
 from experiments.experiment import Experiment
 from experiments.plan import plan
 from ggdjax import GgdjaxError
+from ggdjax.cli import parse_words
 
 _DESCRIPTION = """Run an experiment of experiments/configs; every field of it is an option.
 
@@ -102,11 +103,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             tables(arguments[1:])
             return
-        command = tyro.extras.subcommand_cli_from_dict(
+        command = parse_words(
             {name: _command(name, experiment) for name, experiment in CONFIGS.items()},
-            prog="python -m experiments",
-            description=_DESCRIPTION,
-            args=arguments,
+            "python -m experiments",
+            _DESCRIPTION,
+            arguments,
         )
         start(arguments[0], command.experiment, command.run)
     except GgdjaxError as error:

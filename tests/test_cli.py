@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import numpy as np
@@ -245,6 +247,8 @@ def test_biases_are_corrected_on_all_classes(small, tmp_path, monkeypatch):
     ("options", "message"),
     [
         (["--mean-bits", "17"], "must be from 2 to 16"),
+        (["--mean-bits", "6", "--weight-bits", "4"], "leave `--weight-bits` and `--activation-bits` out"),
+        (["--tune-objective", "kl"], "need images to tune on"),
         (["--gradient-steps", "5"], "needs images to tune on"),
         (["--tune-images", "5", "--tune-sweeps", "0"], "nothing to do"),
         (["--tune-images", "100000"], "tuning images are wanted"),
@@ -255,6 +259,15 @@ def test_bad_tuning_options(capsys, options, message):
     with pytest.raises(SystemExit, match="2"):
         main(["quantize", *options])
     assert message in capsys.readouterr().err
+
+
+def test_module_is_the_command():
+    said = subprocess.run(
+        [sys.executable, "-m", "ggdjax", "report", __file__], capture_output=True, text=True, check=False
+    )
+    assert (said.returncode, said.stdout) == (2, "")
+    (line,) = said.stderr.splitlines()
+    assert line.endswith("test_cli.py holds no result.json: give a folder that `ggdjax quantize --out` wrote")
 
 
 @pytest.mark.parametrize("parts", [{}, {"train": range(5, 40)}, {"train": range(30), "test": range(30, 40)}])

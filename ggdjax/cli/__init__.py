@@ -35,22 +35,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parse(words: list[str]) -> Any:
-    """Return the command that the words are; tyro's box about words that are none becomes one line."""
-    import tyro
-
     from ggdjax.cli.quantize import Quantize
     from ggdjax.cli.report import Report
     from ggdjax.cli.train import Train
 
+    return parse_words({"quantize": Quantize, "report": Report, "train": Train}, "ggdjax", _DESCRIPTION, words)
+
+
+def parse_words(commands: dict[str, Any], program: str, description: str, words: list[str]) -> Any:
+    """Return the command that the words are.
+
+    Raises:
+        GgdjaxError: the words are no command; tyro's box about them in one line.
+    """
+    import tyro
+
     box = io.StringIO()
     try:
         with redirect_stderr(box):
-            return tyro.extras.subcommand_cli_from_dict(
-                {"quantize": Quantize, "report": Report, "train": Train},
-                prog="ggdjax",
-                description=_DESCRIPTION,
-                args=words,
-            )
+            return tyro.extras.subcommand_cli_from_dict(commands, prog=program, description=description, args=words)
     except SystemExit as stop:
         if not stop.code:
             raise

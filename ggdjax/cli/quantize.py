@@ -238,6 +238,10 @@ class Quantize:
         for name in ("tune_images", "tune_sweeps", "gradient_steps", "seed"):
             if getattr(self, name) < 0:
                 raise GgdjaxError(f"`--{name.replace('_', '-')}` must be at least 0, got {getattr(self, name)}")
+        if self.mean_bits is not None and (self.weight_bits, self.activation_bits) != (8, 8):
+            raise GgdjaxError("`--mean-bits` chooses every width: leave `--weight-bits` and `--activation-bits` out")
+        if not self.tune_images and (self.tune_objective, self.tune_sweeps) != ("top1", 2):
+            raise GgdjaxError("`--tune-objective` and `--tune-sweeps` need images to tune on: give `--tune-images`")
         if self.gradient_steps and not self.tune_images:
             raise GgdjaxError("`--gradient-steps` needs images to tune on: give `--tune-images`")
         if self.tune_images and not self.tune_sweeps and not self.gradient_steps:

@@ -94,7 +94,7 @@ def _read(folder: Path) -> dict[str, Any]:
     path = folder / RESULT_FILE
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise GgdjaxError(f"{folder} holds no {RESULT_FILE}: {_WANTED}") from None
     except (OSError, ValueError) as error:
         raise GgdjaxError(f"{path} cannot be read ({error}): {_WANTED}") from None

@@ -116,6 +116,8 @@ def test_figures_of_tuning(tiny):
         (["schemes-tiny", "--workers", "0"], "`--workers` must be at least 1"),
         (["schemes-tiny", "--shard", "3/2"], "`--shard` is i/n"),
         (["schemes-tiny", "--shard", "1/2", "--workers", "2"], "`--shard` is one process"),
+        (["schemes-tiny", "--bits", "eight"], "['eight']"),
+        (["schemess"], "Available subcommands: schemes"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_computed(options, message, tmp_path, capsys):
