@@ -71,7 +71,7 @@ def _ours(results: Results, name: str, found: dict) -> dict[tuple[str, str, str]
         if row["network"] == name and row["method"] == "gradient":
             rows[OURS, GRADIENT, row["bits"]] = row
     for row in results.rows("backward_forward.jsonl"):
-        if row["network"] == name and row["objective"] == "top1":
+        if row["network"] == name:
             rows[OURS, SEARCHED, row["widths"]] = row["stages"]["forward"]
     return rows
 

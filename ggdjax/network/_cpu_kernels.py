@@ -22,6 +22,8 @@ Pads = tuple[tuple[int, int], ...]
 
 #: Fewer input channels at most, and fewer output channels than this, leave the lanes of a CPU's convolution empty.
 FEW_INPUTS, FEW_OUTPUTS = 4, 24
+#: So many values at most in a window: those of 3 × 3 pixels in three colours.
+SMALL_WINDOW = 27
 
 
 def depthwise_by_shifts(x: Array, kernel: Array, *, strides: Ints, padding: Pads, dilation: Ints) -> Array:
@@ -85,6 +87,20 @@ def conv_of_few_channels(
         padding=(padding[0], (low, high)),
     )
     return y.reshape(*y.shape[:2], groups * together, channels)[:, :, :width]
+
+
+def conv_of_small_windows(x: Array, kernel: Array, *, strides: Ints, padding: Pads) -> Array:
+    """Convolve over two axes as one matrix product, of windows laid out side by side."""
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    height, width = (outputs(*axis, 1) for axis in zip(x.shape[1:3], kernel.shape[:2], strides, strict=True))
+    ends = (height - 1) * strides[0] + 1, (width - 1) * strides[1] + 1
+    windows = [
+        x[:, i : i + ends[0] : strides[0], j : j + ends[1] : strides[1]]
+        for i in range(kernel.shape[0])
+        for j in range(kernel.shape[1])
+    ]
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    return jnp.matmul(jnp.concatenate(windows, axis=-1), matrix, precision=lax.Precision.HIGHEST)
 
 
 def pool_by_shifts(

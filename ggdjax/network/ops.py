@@ -19,7 +19,9 @@ from jax import lax
 from ggdjax.network._cpu_kernels import (
     FEW_INPUTS,
     FEW_OUTPUTS,
+    SMALL_WINDOW,
     conv_of_few_channels,
+    conv_of_small_windows,
     depthwise_by_shifts,
     pool_by_shifts,
 )
@@ -65,12 +67,14 @@ def conv(
     )
     plain = partial(general, window_strides=strides, padding=padding)
     depthwise = groups == x.shape[-1] == kernel.shape[-1] and groups > 1
-    few = groups == 1 and kernel.shape[-2] <= FEW_INPUTS and kernel.shape[-1] < FEW_OUTPUTS
+    few = groups == 1 and kernel.shape[-2] <= FEW_INPUTS
     on_cpu = None
     if spatial == 2 and min(map(min, padding)) >= 0:
         if depthwise:
             on_cpu = partial(depthwise_by_shifts, strides=strides, padding=padding, dilation=dilation)
-        elif few and max(dilation) == 1:
+        elif few and max(dilation) == 1 and kernel.shape[-2] > 1 and prod(kernel.shape[:-1]) <= SMALL_WINDOW:
+            on_cpu = partial(conv_of_small_windows, strides=strides, padding=padding)
+        elif few and max(dilation) == 1 and kernel.shape[-1] < FEW_OUTPUTS:
             on_cpu = partial(conv_of_few_channels, general, strides=strides, padding=padding)
     y = plain(x, kernel) if on_cpu is None else lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain)
     return y if bias is None else y + _as_rank(bias, y.ndim)

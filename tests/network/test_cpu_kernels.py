@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ggdjax.network._cpu_kernels import conv_of_few_channels, depthwise_by_shifts, pool_by_shifts
+from ggdjax.network._cpu_kernels import (
+    conv_of_few_channels,
+    conv_of_small_windows,
+    depthwise_by_shifts,
+    pool_by_shifts,
+)
 from ggdjax.network.ops import OPS
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
@@ -53,11 +58,11 @@ def test_depthwise(window: tuple, strides: tuple, padding: tuple, dilation: tupl
 )
 def test_few_channels(size: int, channels: tuple, window: tuple, strides: tuple, padding: tuple) -> None:
     x, kernel = _draw(2, 2, 8, size, channels[0]), _draw(3, *window, *channels)
-    few = partial(conv_of_few_channels, _general, strides=strides, padding=padding)
-    actual = jax.jit(few)(x, kernel)
     expected = _general(x, kernel, window_strides=strides, padding=padding)
-    assert actual.shape == expected.shape
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+    for method in (partial(conv_of_few_channels, _general), conv_of_small_windows):
+        actual = jax.jit(partial(method, strides=strides, padding=padding))(x, kernel)
+        assert actual.shape == expected.shape
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 3)])
