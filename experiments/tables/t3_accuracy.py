@@ -169,7 +169,7 @@ def _panel(axes: Axes, found: Sequence[Entry], name: str) -> None:
             x = [order.index(e.bits) - 0.08 for e in group]
             axes.plot(x, [100 * e.value for e in group], marker, color=colour, ms=4.5, label=label)
     if any(group for group, *_ in groups):
-        axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(0.95, 0.05))
+        axes.legend(fontsize=8, frameon=False, loc="best", bbox_to_anchor=(0.03, 0.03, 0.92, 0.94))
     axes.set_ylim(bottom=0)
     label_ends(axes, len(order) - 1, ends, 0.08)
 
