@@ -21,11 +21,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 import numpy as np
 
 from experiments.benchmarks import gradient_tuning, schemes_on_networks
 from experiments.real_networks import NETWORKS
 from experiments.rows import read_lines
+from experiments.tables.plots import STYLE, save
 from ggdjax import datapath, quantization, report
 from ggdjax.datapath import FIXED16, FLOAT32, Dataflow, EnergyTable, Machine, Widths
 from ggdjax.network import fold_batch_norm
@@ -148,9 +150,8 @@ def main() -> None:
     machine = {name: value for name, value in asdict(machines[chosen]).items() if name != "dataflow"}
     record = {**report.environment(), "machine_model": machine, "rows": rows}
     RESULTS.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    figure = draw(rows, chosen)
-    for suffix in (".png", ".svg"):
-        figure.savefig(RESULTS.with_suffix(suffix), dpi=150)
+    with mpl.rc_context(STYLE):
+        save(draw(rows, chosen), RESULTS, pdf=False)
     print(f"{chosen}, {args.rows} × {args.columns} units, {args.buffer_kib} KiB; {energy.source}\n")
     print(table(rows, chosen))
 

@@ -9,12 +9,12 @@ layer is the same for all its candidates: it is run once, and only the rest of t
 from __future__ import annotations
 
 import time
+from collections import deque
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jax.typing import ArrayLike
-    from jaxtyping import Float, Int
+    from jaxtyping import Array, Float, Int
 
     from ggdjax.quantization import QuantizedNetwork, QuantParams
 
@@ -239,6 +239,13 @@ class _Search:
     def _evaluate(self, unit, candidates, active, span, params: QuantParams, score, loss) -> int:
         """Fill in the scores of the active candidates on the images of a round; return the rows that ran."""
         tensor, rows = self.segments.units[unit].tensor, 0
+        running: deque[tuple[np.ndarray, np.ndarray, tuple[Array, Array]]] = deque()
+
+        def settle() -> None:
+            which, image, found = running.popleft()
+            for kept, new in zip((score, loss), jax.device_get(found), strict=True):
+                kept[which, image] = new[: which.size]
+
         groups: dict[tuple, list[int]] = {}
         for index in active:
             groups.setdefault(candidates[index].fixed, []).append(index)
@@ -252,25 +259,26 @@ class _Search:
                 for start in range(0, which.size, self.segments.rows):
                     some = slice(start, start + self.segments.rows)
                     factor = np.asarray([candidates[c].factor for c in which[some]], np.float32)
-                    s, v = self._run_rows(unit, changed, before, tensor, factor, image[some], low)
-                    score[which[some], low + image[some]] = s
-                    loss[which[some], low + image[some]] = v
+                    found = self._run_rows(unit, changed, before, tensor, factor, image[some], low)
+                    running.append((which[some], low + image[some], found))
                     rows += self.segments.rows
+                    if len(running) > 1:  # one call is prepared while the one before it runs
+                        settle()
+        while running:
+            settle()
         score[:, slice(*span)], loss[:, slice(*span)] = _over_processes(score, span), _over_processes(loss, span)
         return rows
 
-    def _run_rows(self, unit, params, before, tensor, factor, image, low) -> tuple[np.ndarray, np.ndarray]:
-        """Run the rest of the network for rows of (image of the block, factor); return their scores and losses."""
-        count, short = image.size, self.segments.rows - image.size
+    def _run_rows(self, unit, params, before, tensor, factor, image, low) -> tuple[Array, Array]:
+        """Run the rest of the network for rows of (image of the block, factor), filled up; return scores and losses."""
+        short = self.segments.rows - image.size
         index = np.concatenate([image, np.zeros(short, image.dtype)]).astype(np.int32)
         factor = np.concatenate([factor, np.ones(short, np.float32)])
         state = self.segments.take(before, index)
-        logits = self.segments.logits(unit, self.q, params, state, (tensor, jnp.asarray(factor)))
-        found = score_and_loss(
+        logits = self.segments.logits(unit, self.q, params, state, (tensor, factor))
+        return score_and_loss(
             logits, self.targets[low + index], self.reference[low + index], objective=self.config.objective
         )
-        score, loss = jax.device_get(found)
-        return score[:count], loss[:count]
 
     def _present(self, params: QuantParams) -> tuple[np.ndarray, np.ndarray]:
         """Return score and loss of every image under ``params``."""

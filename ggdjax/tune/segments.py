@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 #: Both axes of the mesh share the rows of a batch: candidates times images.
 AXES = ("candidate", "data")
 State = dict[str, "Array"]
+_NO_CODE = np.int32(0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,10 @@ class Segments:
         self._sharding = NamedSharding(mesh, PartitionSpec(AXES))
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self._programs: dict[Any, Any] = {}
+        # By identity, beside what is placed, so that no identity is given anew: a search calls with the same ones again
+        # and again, and placing them takes longer than a small segment.
+        self._on_devices: dict[int, tuple[Any, Array]] = {}
+        self._unchanged: dict[int, tuple[Range, Range]] = {}
         self.compile_seconds = 0.0
 
     def live(self, unit: int) -> tuple[str, ...]:
@@ -105,7 +110,7 @@ class Segments:
         q: QuantizedNetwork,
         params: QuantParams,
         state: State,
-        factor: tuple[str, Float[Array, " row"]] | None = None,
+        factor: tuple[str, Float[np.ndarray, " row"]] | None = None,
     ) -> State:
         """Run one segment: the state before ``unit`` becomes the state before the next, or the logits.
 
@@ -120,7 +125,7 @@ class Segments:
         q: QuantizedNetwork,
         params: QuantParams,
         state: State,
-        factor: tuple[str, Float[Array, " row"]] | None = None,
+        factor: tuple[str, Float[np.ndarray, " row"]] | None = None,
     ) -> Float[Array, "row class"]:
         """Run all segments from ``unit`` on."""
         for i in range(unit, len(self.units)):
@@ -133,7 +138,7 @@ class Segments:
         segment: _Segment,
         q: QuantizedNetwork,
         params: QuantParams,
-        factors: Mapping[str, Array],
+        factors: Mapping[str, np.ndarray],
         state: State,
     ) -> State:
         graph = segment.graph
@@ -156,14 +161,18 @@ class Segments:
         outputs = program(own, quant, values)
         return {segment.tensors[name]: value for name, value in zip(graph.outputs, outputs, strict=True)}
 
-    def _by_row(self, quantizer: Range, factor: Array | None, rank: int) -> Range:
+    def _by_row(self, quantizer: Range, factor: np.ndarray | None, rank: int) -> Range:
         """Return the quantizer with one step per row (and channel, where it has one per channel)."""
-        step = quantizer.step.reshape((1,) * (rank - quantizer.step.ndim) + quantizer.step.shape)
         if factor is None:
-            factor = jnp.ones(self.rows, jnp.float32)
+            known = self._unchanged.get(id(quantizer))
+            if known is None:
+                known = quantizer, self._by_row(quantizer, np.ones(self.rows, np.float32), rank)
+                self._unchanged[id(quantizer)] = known
+            return known[1]
+        step = np.asarray(quantizer.step)
+        step = step.reshape((1,) * (rank - step.ndim) + step.shape)
         rows = self.place(step * factor.reshape((-1,) + (1,) * (rank - 1)))
-        whole = replace(quantizer, code=jnp.int32(0))
-        return replace(jax.tree.map(lambda leaf: jax.device_put(leaf, self._replicated), whole), step=rows)
+        return replace(quantizer, step=rows, code=_NO_CODE)
 
     def _program(self, key: Any, function: Any, *arguments: Any) -> Any:
         """Return the function compiled for these shapes; the time of compiling is counted."""
@@ -185,9 +194,16 @@ class Segments:
         """Return arrays where the programs expect them: rows split over the mesh, everything else on every device."""
 
         def place(leaf: Any) -> Array:
-            leaf = jnp.asarray(leaf)
-            wanted = self._sharding if leaf.ndim > 1 and leaf.shape[0] == self.rows else self._replicated
-            return leaf if leaf.sharding == wanted else jax.device_put(leaf, wanted)
+            by_row = np.ndim(leaf) > 1 and leaf.shape[0] == self.rows
+            if getattr(leaf, "sharding", None) == (self._sharding if by_row else self._replicated):
+                return leaf
+            if by_row:
+                return self.place(leaf)
+            known = self._on_devices.get(id(leaf))
+            if known is None:
+                known = leaf, jax.device_put(jnp.asarray(leaf), self._replicated)
+                self._on_devices[id(leaf)] = known
+            return known[1]
 
         return jax.tree.map(place, tree)
 
