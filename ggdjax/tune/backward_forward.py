@@ -222,6 +222,7 @@ class _Search:
             state.params = strong(candidates[best].apply(state.params, tensor))
             state.score, state.loss, state.changed = score[best], loss[best], True
             self.prefix.forget_after(unit)
+            self.segments.forget()
         work = rows * float(self.segments.suffix_share[unit]) + self.prefix.rows_run - rows_before
         # All processes spend one budget, and must end together.
         work = float(_over_processes(np.asarray([[work]]), (0, 1)).item())

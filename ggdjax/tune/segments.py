@@ -91,6 +91,11 @@ class Segments:
         macs = np.asarray([count.macs for count in node_counts(self.network)], np.float64)
         return np.asarray([macs[cut:].sum() / macs.sum() for cut in self.cuts])
 
+    def forget(self) -> None:
+        """Let go of what is kept on the devices of parameters that are no longer the present ones."""
+        self._on_devices.clear()
+        self._unchanged.clear()
+
     def place(self, rows: Any) -> Array:
         """Put an array with one row per image and candidate onto the devices of the mesh."""
         return jax.device_put(rows, self._sharding)
