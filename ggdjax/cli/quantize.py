@@ -238,9 +238,9 @@ class Quantize:
         for name in ("tune_images", "tune_sweeps", "gradient_steps", "seed"):
             if getattr(self, name) < 0:
                 raise GgdjaxError(f"`--{name.replace('_', '-')}` must be at least 0, got {getattr(self, name)}")
-        if self.mean_bits is not None and (self.weight_bits, self.activation_bits) != (8, 8):
+        if self.mean_bits is not None and self._changed("weight_bits", "activation_bits"):
             raise GgdjaxError("`--mean-bits` chooses every width: leave `--weight-bits` and `--activation-bits` out")
-        if not self.tune_images and (self.tune_objective, self.tune_sweeps) != ("top1", 2):
+        if not self.tune_images and self._changed("tune_objective", "tune_sweeps"):
             raise GgdjaxError("`--tune-objective` and `--tune-sweeps` need images to tune on: give `--tune-images`")
         if self.gradient_steps and not self.tune_images:
             raise GgdjaxError("`--gradient-steps` needs images to tune on: give `--tune-images`")
@@ -248,6 +248,10 @@ class Quantize:
             raise GgdjaxError("`--tune-images` has nothing to do: give `--tune-sweeps` or `--gradient-steps`")
         if self.tune_images and self.activations_per == "channel":
             raise GgdjaxError("`--tune-images` tunes one step per feature map: leave `--activations-per channel` out")
+
+    def _changed(self, *options: str) -> bool:
+        """Return whether one of the options has another value than its default."""
+        return any(getattr(self, name) != getattr(Quantize, name) for name in options)
 
     def _split(self, images: ImageSet) -> tuple[Split, np.ndarray | None]:
         """Return the parts, and the images to tune on where there are any."""

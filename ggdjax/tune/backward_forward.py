@@ -138,6 +138,7 @@ class _Search:
 
     def __init__(self, q: QuantizedNetwork, images, labels, config: TuneConfig, mesh: Mesh) -> None:
         self.whole, self.config, self.mesh = q, config, mesh
+        # Objectives want logits, not what a softmax makes of them.
         self.q = q = replace(q, network=replace(q.network, graph=q.network.graph.up_to_logits()))
         if tuple(mesh.axis_names) != AXES:
             raise GgdjaxError(f"`mesh` has axes {tuple(mesh.axis_names)}; expected {AXES}")
@@ -207,6 +208,7 @@ class _Search:
     def _visit(self, sweep: int, unit: int, candidates: list[Candidate], state: SearchState) -> Decision:
         """Choose the best of the candidates and the present values; change the state."""
         begin, rows_before = time.perf_counter(), self.prefix.rows_run
+        self.segments.forget()
         tensor, images = self.segments.units[unit].tensor, len(self.images)
         score, loss = (np.zeros((len(candidates), images), np.float32) for _ in range(2))
         active, evaluations, rows = list(range(len(candidates))), 0, 0
@@ -222,7 +224,6 @@ class _Search:
             state.params = strong(candidates[best].apply(state.params, tensor))
             state.score, state.loss, state.changed = score[best], loss[best], True
             self.prefix.forget_after(unit)
-            self.segments.forget()
         work = rows * float(self.segments.suffix_share[unit]) + self.prefix.rows_run - rows_before
         # All processes spend one budget, and must end together.
         work = float(_over_processes(np.asarray([[work]]), (0, 1)).item())
@@ -250,17 +251,17 @@ class _Search:
         groups: dict[tuple, list[int]] = {}
         for index in active:
             groups.setdefault(candidates[index].fixed, []).append(index)
+        changed = {fixed: candidates[members[0]].fixed_point(params) for fixed, members in groups.items()}
         for block, (low, high) in enumerate(self.blocks):
             if low < span[0] or low >= span[1] or block % jax.process_count() != jax.process_index():
                 continue
             before = self.prefix.state(unit, block, self.q, params)
-            for members in groups.values():
-                changed = candidates[members[0]].fixed_point(params)
+            for fixed, members in groups.items():
                 which, image = (v.ravel() for v in np.meshgrid(members, np.arange(high - low), indexing="ij"))
                 for start in range(0, which.size, self.segments.rows):
                     some = slice(start, start + self.segments.rows)
                     factor = np.asarray([candidates[c].factor for c in which[some]], np.float32)
-                    found = self._run_rows(unit, changed, before, tensor, factor, image[some], low)
+                    found = self._run_rows(unit, changed[fixed], before, tensor, factor, image[some], low)
                     running.append((which[some], low + image[some], found))
                     rows += self.segments.rows
                     if len(running) > 1:  # one call is prepared while the one before it runs

@@ -92,7 +92,7 @@ class Segments:
         return np.asarray([macs[cut:].sum() / macs.sum() for cut in self.cuts])
 
     def forget(self) -> None:
-        """Let go of what is kept on the devices of parameters that are no longer the present ones."""
+        """Let go of the parameters that are kept on the devices: those of earlier visits would only take memory."""
         self._on_devices.clear()
         self._unchanged.clear()
 
