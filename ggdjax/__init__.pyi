@@ -13,7 +13,7 @@ from . import (
     zoo as zoo,
 )
 from .ggd import GeneralizedGamma as GeneralizedGamma, Histogram as Histogram, fit as fit
-from .steps import closed_form_step as closed_form_step, optimal_step as optimal_step
+from .steps import closed_form_step as closed_form_step, optimal_step as optimal_step, Quantizer as Quantizer
 from .network import Network as Network, load_onnx as load_onnx, trace as trace
 from .quantization import QuantConfig as QuantConfig, calibrate as calibrate, quantize as quantize, evaluate as evaluate
 from ._errors import GgdjaxError as GgdjaxError

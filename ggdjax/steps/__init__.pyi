@@ -14,6 +14,7 @@ from ._solve import (
 )
 from .saturated import saturated_step as saturated_step
 from .source import Source as Source
+from .quantizer import Quantizer as Quantizer
 from .fixed_point import (
     best_fractional_length as best_fractional_length,
     max_fractional_length as max_fractional_length,
