@@ -13,7 +13,7 @@ import numpy as np
 from ggdjax._errors import DataError
 from ggdjax.datapath.simulate import Counting, Integer, LayerCounts, simulate
 from ggdjax.network import run
-from ggdjax.network.lanes import run_in_lanes
+from ggdjax.network._chunks import run_in_lanes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

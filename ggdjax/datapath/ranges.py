@@ -59,10 +59,10 @@ def window_of(graph: Graph, node: Node) -> int:
 class Streams:
     """The worst-case range of every tensor, filled in as the graph is walked, and the grid of each stream."""
 
-    def __init__(self, q: QuantizedNetwork, carry_bits: int) -> None:
+    def __init__(self, q: QuantizedNetwork, residual_bits: int) -> None:
         self.graph = q.network.graph
         self.bounds: dict[str, Bounds] = {}
-        self._carry_bits = carry_bits
+        self._residual_bits = residual_bits
         self._calibrated = _magnitudes(q)
         self._parent: dict[str, str] = {}
         for node in self.graph.nodes:
@@ -89,7 +89,7 @@ class Streams:
         if root not in self._formats:
             members = self._members.get(root, [tensor])
             largest = max(self.magnitude(member) for member in members)
-            self._formats[root] = grid(largest, self._carry_bits, "carry", tensor)
+            self._formats[root] = grid(largest, self._residual_bits, "carry", tensor)
         return self._formats[root]
 
     def summand(self, tensor: str, window: int) -> Format:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from ggdjax._errors import DataError
+from ggdjax.network._chunks import run_in_lanes
 from ggdjax.network.interpreter import Float
-from ggdjax.network.lanes import run_in_lanes
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike

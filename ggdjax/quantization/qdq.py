@@ -10,7 +10,7 @@ import numpy as np
 
 from ggdjax._errors import UnsupportedError
 from ggdjax.network import Network, fold_batch_norm
-from ggdjax.network.onnx_door import load_with_grids
+from ggdjax.network.onnx._reader import load_with_grids
 from ggdjax.network.ops import QUANTIZABLE
 from ggdjax.quantization.config import QuantConfig
 from ggdjax.quantization.parameters import FixedPoint, QuantParams

@@ -14,7 +14,7 @@ from ggdjax import schemes, steps
 from ggdjax._errors import GgdjaxError
 from ggdjax.ggd import Histogram, fit
 from ggdjax.network import fold_batch_norm
-from ggdjax.network.lanes import run_in_lanes
+from ggdjax.network._chunks import run_in_lanes
 from ggdjax.quantization.config import QuantConfig, refuse_unknown
 from ggdjax.quantization.evaluation import sqnr_db
 from ggdjax.quantization.numerics import FakeQuant, fake_quantize

@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ggdjax.network import Graph, run
-from ggdjax.network.counts import node_counts
+from ggdjax.network._counts import node_counts
 from ggdjax.quantization import FakeQuant, FixedPoint, QuantParams
 from ggdjax.schemes import Range
 
