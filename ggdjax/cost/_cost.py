@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from math import fsum
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ggdjax._errors import GgdjaxError
 from ggdjax.cost._dataflow import LayerWidths, Tile, Traffic, array_use, dram_traffic, packed_bytes
 from ggdjax.cost._hardware_model import FIXED16, FLOAT32, HardwareModel, Widths
@@ -21,14 +19,12 @@ from ggdjax.cost._shapes import LayerShape, layer_shapes
 from ggdjax.network import Network, fold_batch_norm
 from ggdjax.network.ops import QUANTIZABLE
 from ggdjax.quantization import QuantizedNetwork
-from ggdjax.quantization.parameters import FixedPoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ggdjax.network import Graph
-    from ggdjax.quantization import QuantParams
-    from ggdjax.schemes import Range
+    from ggdjax.quantization import Quantizers
 
 #: Figures that a layer and a whole network both have.
 _FIGURES = (
@@ -266,7 +262,7 @@ def estimate(
     entered = {shape.name: _entered(net.graph, net.graph.node(shape.name).output) for shape in shapes}
     leaving = frozenset(name for name, maps in entered.items() if not maps)
     if isinstance(network, QuantizedNetwork) and widths is None:
-        layer_widths = _own(shapes, entered, network.params, hardware)
+        layer_widths = _own(shapes, entered, network.quantizers, hardware)
     else:
         layer_widths = _uniform(shapes, leaving, FLOAT32 if widths is None else widths, hardware)
     return _report(shapes, leaving, layer_widths, hardware)
@@ -322,31 +318,24 @@ def _uniform(
 
 
 def _own(
-    shapes: Sequence[LayerShape], entered: dict[str, set[str]], params: QuantParams, hardware: HardwareModel
+    shapes: Sequence[LayerShape], entered: dict[str, set[str]], quantizers: Quantizers, hardware: HardwareModel
 ) -> list[LayerWidths]:
     """Return the widths that a quantized network gives each layer; an output has the widest of what it becomes."""
     for shape in shapes:
-        missing = shape.feature_map not in params.activations or shape.name not in params.weights
-        if missing or (shape.bias is not None and shape.name not in params.biases):
+        missing = shape.feature_map not in quantizers.activations or shape.name not in quantizers.weights
+        if missing or (shape.bias is not None and shape.name not in quantizers.biases):
             raise GgdjaxError(f"`network` leaves `{shape.name}` or its input in float; quantize it, or pass `widths`")
-    maps = {name: _bits(quantizer) for name, quantizer in params.activations.items()}
+    maps = {name: quantizer.bits for name, quantizer in quantizers.activations.items()}
     return [
         LayerWidths(
-            weight_bits=_bits(params.weights[shape.name]),
-            bias_bits=hardware.sum_bits if shape.bias is None else _bits(params.biases[shape.name]),
+            weight_bits=quantizers.weights[shape.name].bits,
+            bias_bits=hardware.sum_bits if shape.bias is None else quantizers.biases[shape.name].bits,
             activation_bits=maps[shape.feature_map],
             output_bits=max((maps[name] for name in entered[shape.name]), default=hardware.sum_bits),
             sum_bits=hardware.sum_bits,
         )
         for shape in shapes
     ]
-
-
-def _bits(quantizer: FixedPoint | Range) -> int:
-    if isinstance(quantizer, FixedPoint):
-        return int(quantizer.bits)
-    codes = np.asarray(quantizer.qmax, np.int64) - np.asarray(quantizer.qmin, np.int64)
-    return int(codes.max()).bit_length()
 
 
 def _entered(graph: Graph, tensor: str) -> set[str]:

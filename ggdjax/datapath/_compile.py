@@ -98,7 +98,7 @@ class _Compiler:
     """Collects the nodes of the integer graph while requests travel back through the real one."""
 
     def __init__(self, q: QuantizedNetwork, accelerator: Accelerator) -> None:
-        self.q, self.spec, self.source = q, accelerator, q.network.graph
+        self.q, self.spec, self.source = q, accelerator, q.graph
         self.producer = {node.output: node for node in self.source.nodes}
         self.nodes: list[Node] = []
         self.params: dict[str, np.ndarray] = {}
@@ -129,7 +129,7 @@ class _Compiler:
             feature_maps=feature_maps,
             code_formats={tensor: code_format(self.q, tensor, self.spec) for tensor in feature_maps},
             accelerator=self.spec,
-            network=self.q.network,
+            network=self.q.float_network,
         )
 
     # Ranges -----------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ class _Compiler:
                 bounds[node.output] = (layer.accumulator.low * scales.max(), layer.accumulator.high * scales.max())
                 continue
             self._refuse(node)
-            params = {role: np.asarray(self.q.float_params[key]) for role, key in node.params}
+            params = {role: np.asarray(self.q.params[key]) for role, key in node.params}
             if node.op in _SCALINGS and len(node.inputs) == 1:
                 scale, offset = _scaling(node, params)
                 ends = [scale * end + offset for end in bounds[node.inputs[0]]]
@@ -272,7 +272,7 @@ class _Compiler:
 
     def _scaled(self, node: Node) -> _Sums:
         """Scale and shift per channel: ±x + constant in the units of |scale| · grid."""
-        params = {role: np.asarray(self.q.float_params[key]) for role, key in node.params}
+        params = {role: np.asarray(self.q.params[key]) for role, key in node.params}
         scale, shift = _scaling(node, params)
         form = self.streams.carry(node.inputs[0])
         x = self._as(node.inputs[0], form)
@@ -319,7 +319,7 @@ class _Compiler:
         """Do to integers what the node does to real numbers."""
         inputs = tuple(self._as(tensor, form) for tensor in node.inputs)
         if len(inputs) == 1 and node.op in {"maximum", "minimum"}:
-            constant = np.asarray(self.q.float_params[node.params[0][1]])
+            constant = np.asarray(self.q.params[node.params[0][1]])
             if constant.size > 1:
                 raise UnsupportedError(f"`{node.name}` ({node.op}) limits each channel by itself: clip all alike")
             low, high = (
@@ -354,7 +354,7 @@ class _Compiler:
         if node.op == "leaky_relu":
             slopes = np.asarray([node.attr("slope")], np.float64)
         else:
-            slopes = np.asarray(self.q.float_params[node.params[0][1]], np.float64)
+            slopes = np.asarray(self.q.params[node.params[0][1]], np.float64)
         # As many slopes as channels can also be one per row.
         if slopes.min() < 0 or (slopes.size != 1 and slopes.shape[-1] != slopes.size):
             raise UnsupportedError(

@@ -60,7 +60,7 @@ class Streams:
     """The worst-case range of every tensor, filled in as the graph is walked, and the grid of each stream."""
 
     def __init__(self, q: QuantizedNetwork, residual_bits: int) -> None:
-        self.graph = q.network.graph
+        self.graph = q.graph
         self.bounds: dict[str, Bounds] = {}
         self._residual_bits = residual_bits
         self._calibrated = _magnitudes(q)
@@ -124,11 +124,12 @@ def _joins(node: Node) -> bool:
 
 
 def _magnitudes(q: QuantizedNetwork) -> dict[str, float]:
-    if q.calibration is None:  # a file brought the steps
+    calibration = None if q.record is None else q.record.calibration
+    if calibration is None:  # a file brought the steps
         return {}
-    histograms = q.calibration.histograms
+    histograms = calibration.histograms
     largest = np.maximum(-np.asarray(histograms.minimum), np.asarray(histograms.maximum))
-    return dict(zip(q.calibration.names, largest.tolist(), strict=True))
+    return dict(zip(calibration.names, largest.tolist(), strict=True))
 
 
 def bounds_of(node: Node, inputs: list[Bounds], params: Mapping[str, np.ndarray], window: int) -> Bounds:

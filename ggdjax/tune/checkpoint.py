@@ -11,7 +11,9 @@ import numpy as np
 
 from ggdjax._errors import GgdjaxError
 from ggdjax._whole import write_safetensors
-from ggdjax.quantization import QuantParams
+from ggdjax.quantization import Quantizers
+from ggdjax.quantization._record import image_hash
+from ggdjax.quantization._serialize import quantizers_from_record, quantizers_record
 from ggdjax.tune.history import Decision
 
 if TYPE_CHECKING:
@@ -20,14 +22,14 @@ if TYPE_CHECKING:
     from ggdjax.quantization import QuantizedNetwork
     from ggdjax.tune.config import TuneConfig
 
-_FORMAT = "ggdjax tuning checkpoint, version 1"
+_FORMAT = "ggdjax tuning checkpoint, version 2"
 
 
 @dataclass(kw_only=True)
 class SearchState:
     """Where a search stands; all it needs to go on."""
 
-    params: QuantParams
+    quantizers: Quantizers
     score: np.ndarray
     """Score of each image under the present parameters."""
     loss: np.ndarray
@@ -41,12 +43,12 @@ class SearchState:
 def fingerprint(q: QuantizedNetwork, images: np.ndarray, labels: np.ndarray | None, config: TuneConfig) -> str:
     """Return what tells one tuning run from another: network, parameters, images, labels and settings."""
     digest = hashlib.sha256()
-    digest.update(repr((q.network.graph.nodes, config.objective, _result_settings(config))).encode())
-    for arrays in (q.float_params, q.params.to_arrays()):
+    record, steps = quantizers_record(q.quantizers)
+    digest.update(repr((q.graph.nodes, config.objective, _result_settings(config), record)).encode())
+    for arrays in (q.params, steps):
         for key in sorted(arrays):
             digest.update(key.encode() + np.ascontiguousarray(arrays[key]).tobytes())
-    for part in range(0, len(images), 256):
-        digest.update(np.ascontiguousarray(images[part : part + 256]).tobytes())
+    digest.update(image_hash(images).encode())
     digest.update(b"" if labels is None else np.asarray(labels, np.int64).tobytes())
     return digest.hexdigest()
 
@@ -59,9 +61,11 @@ def _result_settings(config: TuneConfig) -> dict:
 
 def save(path: Path, state: SearchState, mark: str) -> None:
     """Write the state; a reader sees the old one or the new one, never a part."""
-    record = {"visits": state.visits, "changed": state.changed, "decisions": [vars(d) for d in state.decisions]}
+    quantizers, arrays = quantizers_record(state.quantizers)
+    decisions = [vars(d) for d in state.decisions]
+    record = {"visits": state.visits, "changed": state.changed, "decisions": decisions, "quantizers": quantizers}
     metadata = {"format": _FORMAT, "fingerprint": mark, "record": json.dumps(record)}
-    arrays = {**state.params.to_arrays(), "score": state.score, "loss": state.loss}
+    arrays |= {"score": state.score, "loss": state.loss}
     write_safetensors(path, "checkpoint", arrays, metadata)
 
 
@@ -90,7 +94,7 @@ def load(path: Path, mark: str) -> SearchState | None:
     record = json.loads(metadata["record"])
     score, loss = arrays.pop("score"), arrays.pop("loss")
     return SearchState(
-        params=QuantParams.from_arrays(arrays),
+        quantizers=quantizers_from_record(record["quantizers"], arrays),
         score=score,
         loss=loss,
         decisions=[Decision(**decision) for decision in record["decisions"]],
