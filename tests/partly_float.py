@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax.network import trace
-from ggdjax.quantization import FixedPoint, QuantConfig, QuantizedNetwork, QuantParams
+from ggdjax.quantization import QuantizedNetwork, Quantizers, Record
+from ggdjax.steps import Quantizer
 
 IMAGES = np.random.default_rng(0).integers(-8, 9, (12, 4)).astype(np.float32)
 LABELS = np.arange(12) % 3
@@ -19,18 +20,12 @@ def partly_float() -> QuantizedNetwork:
     net = trace(lambda x: (jax.nn.relu(x @ kernel + 1.0) @ kernel[:, :3])[:, :, None, None], jnp.zeros((1, 4)))
     name = net.graph.quantizable[0].name
 
-    def fixed(frac_bits: int, bits: int) -> FixedPoint:
-        return FixedPoint(frac_bits=jnp.int32(frac_bits), bits=jnp.int32(bits))
-
+    fixed = Quantizer.fixed_point
     return QuantizedNetwork(
-        network=net,
-        params=QuantParams(
-            activations={"input": fixed(-1, 3).as_range()}, weights={name: fixed(1, 3)}, biases={name: fixed(4, 8)}
+        graph=net.graph,
+        params=net.params,
+        quantizers=Quantizers(
+            activations={"input": fixed(-1, 3)}, weights={name: fixed(1, 3)}, biases={name: fixed(4, 8)}
         ),
-        config=QuantConfig(),
-        calibration=None,
-        fit=None,
-        predicted_sqnr_db=np.full(1, np.nan),
-        weight_sqnr_db={},
-        bias_sqnr_db={},
+        record=Record(float_network=net),
     )

@@ -52,12 +52,10 @@ def test_result_holds_everything(run_folder):
 
 
 def test_writes_parameters_and_pictures(run_folder):
-    from ggdjax.quantization import QuantParams
-
-    params = QuantParams.load(run_folder / "parameters")
+    quantizers = gd.load(run_folder / "network.safetensors").quantizers
     steps = {row["name"]: row["step"] for row in json.loads((run_folder / "result.json").read_text())["feature_maps"]}
-    assert {name: float(q.step) for name, q in params.activations.items()} == pytest.approx(steps, rel=1e-6)
-    assert set(params.weights) == set(params.biases) == {"conv", "gemm"}
+    assert {name: float(q.step) for name, q in quantizers.activations.items()} == pytest.approx(steps, rel=1e-6)
+    assert set(quantizers.weights) == set(quantizers.biases) == {"conv", "gemm"}
     pictures = sorted((run_folder / "feature_maps").glob("*.png"))
     assert len(pictures) == 2
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in pictures)

@@ -33,8 +33,8 @@ from ggdjax._lock import exclusive
 from ggdjax.cli import main
 from ggdjax.data import from_arrays, open_images, preset, split_by_ids
 from ggdjax.datapath import Accelerator
-from ggdjax.quantization import FixedPoint, QuantizedNetwork, QuantParams
-from ggdjax.schemes import Range
+from ggdjax.quantization import QuantizedNetwork, Quantizers, Record
+from ggdjax.steps import Quantizer
 from tests.small_onnx import CLASSES, write_images, write_network
 
 if TYPE_CHECKING:
@@ -62,24 +62,18 @@ class World:
     @cached_property
     def q(self):
         """The network at 8 bits, by steps that were set by hand: choosing them would compile for seconds."""
-        whole = jnp.zeros((), jnp.int32)
-        step = Range(step=jnp.float32(0.02), qmin=whole - 128, qmax=whole + 127, zero_point=whole, code=whole)
-        fixed = FixedPoint(frac_bits=whole + 5, bits=whole + 8)
+        step, fixed = Quantizer(step=jnp.float32(0.02), bits=8), Quantizer.fixed_point(5, 8)
         layers = [node.name for node in self.net.graph.quantizable]
-        params = QuantParams(
+        quantizers = Quantizers(
             activations={fm.tensor: step for fm in self.net.graph.feature_maps()},
             weights=dict.fromkeys(layers, fixed),
-            biases=dict.fromkeys(layers, FixedPoint(frac_bits=whole + 5, bits=whole + 16)),
+            biases=dict.fromkeys(layers, Quantizer.fixed_point(5, 16)),
         )
         return QuantizedNetwork(
-            network=self.net,
-            params=params,
-            config=gd.QuantConfig(),
-            calibration=None,
-            fit=None,
-            predicted_sqnr_db=np.zeros(len(layers)),
-            weight_sqnr_db={},
-            bias_sqnr_db={},
+            graph=self.net.graph,
+            params=self.net.params,
+            quantizers=quantizers,
+            record=Record(float_network=self.net, config=gd.QuantConfig()),
         )
 
     @cached_property
@@ -638,13 +632,6 @@ KEPT = [
          lambda w: [trains(w), in_place("run/checkpoints/4/junk")(w)]),
     Case("training checkpoint of another recipe", TRAIN, "run/checkpoints | `epochs` was 9 | same arguments",
          lambda w: [trains(w), other_recipe(w)]),
-    Case("parameters missing", lambda w: QuantParams.load(w.given / "p"),
-         "p.safetensors | no quantization parameters | name"),
-    Case("parameters damaged", lambda w: QuantParams.load(w.given / "p"), "p.safetensors | safetensors | `save`",
-         file("p.safetensors", "x" * 30)),
-    Case("parameters of another kind", lambda w: QuantParams.load(w.given / "w"),
-         "w.safetensors | quantization parameters | `save`",
-         lambda w: [_foreign(w), (w.given / "w").rename(w.given / "w.safetensors")]),
     Case("no bundle", loads, "given/a | no hardware bundle | was exported", folder("a")),
     Case("bundle lacks a file", loads, "program.h | cannot be read | export it again",
          bundle(lambda a: (a / "program.h").unlink())),

@@ -24,11 +24,11 @@ _PACKAGES = ("ggdjax", "jax", "jaxlib", "flax", "numpy", "onnx", "optax")
 def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None = None) -> list[dict[str, Any]]:
     """Return one row per quantized feature map, in the order in which data flow through the network.
 
-    Keys: ``name``, ``shape`` (batch left out), ``signed``, ``zero_fraction``, ``a``, ``d``, ``p``, ``order`` and ``fit``
-    (the generalized gamma fit that chose the step, the order of its tail weighting, and how it ended; None where the
-    scheme fits nothing, or has a fit per channel), ``step`` and ``zero_point`` (a list per channel), ``qmin``, ``qmax``,
-    ``bits``, ``predicted_sqnr_db`` (by that fit), and measured on held-out images ``sqnr_db`` (of the feature map alone)
-    and ``accumulated_sqnr_db`` (with the errors of all layers before).
+    Keys: ``name``, ``shape`` (batch left out), ``signed``, ``zero_fraction``, ``a``, ``d``, ``p``, ``order`` and
+    ``fit`` (the generalized gamma fit that chose the step, the order of its tail weighting, and how it ended; None
+    where the scheme fits nothing, or has a fit per channel), ``step`` and ``zero_point`` (a list per channel),
+    ``qmin``, ``qmax``, ``bits``, ``predicted_sqnr_db`` (by that fit), and measured on held-out images ``sqnr_db`` (of
+    the feature map alone) and ``accumulated_sqnr_db`` (with the errors of all layers before).
     """
     record, predicted = quantized.record, quantized.predicted_sqnr_db
     calibration = None if record is None else record.calibration
@@ -71,8 +71,8 @@ def weight_rows(quantized: QuantizedNetwork) -> list[dict[str, Any]]:
     """Return one row per convolution or dense layer with quantized weights.
 
     Keys: ``name``, ``shape`` (of the kernel, channels last), ``bits``, ``frac_bits`` (F; a list per output channel;
-    None for a free step), ``step``, ``sqnr_db``, ``bias_frac_bits`` (None without a bias, or on a grid that is no power of
-    two) and ``bias_sqnr_db``.
+    None for a free step), ``step``, ``sqnr_db``, ``bias_frac_bits`` (None without a bias, or on a grid that is no power
+    of two) and ``bias_sqnr_db``.
     """
     rows, kernel_db, bias_db = [], quantized.weight_sqnr_db, quantized.bias_sqnr_db
     for node in quantized.graph.quantizable:

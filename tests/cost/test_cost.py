@@ -12,8 +12,8 @@ from ggdjax import cost
 from ggdjax._errors import GgdjaxError, UnsupportedError
 from ggdjax.cost import FIXED16, FLOAT32, Dataflow, EnergyTable, HardwareModel, Widths
 from ggdjax.network import Graph, Network, Node
-from ggdjax.quantization import FixedPoint, QuantizedNetwork, QuantParams
-from ggdjax.schemes import Range
+from ggdjax.quantization import QuantizedNetwork, Quantizers
+from ggdjax.steps import Quantizer
 
 PLENTY = 2**30
 
@@ -162,16 +162,14 @@ def test_against_float32_and_16_bits(net):
 
 def quantized(net, **changes) -> QuantizedNetwork:
     def codes(bits):
-        one, zero = jnp.float32(1), jnp.int32(0)
-        return Range(step=one, qmin=zero, qmax=jnp.int32(2**bits - 1), zero_point=zero, code=zero)
+        return Quantizer(step=jnp.float32(1), bits=bits, signed=False)
 
     def fixed(bits):
-        return FixedPoint(frac_bits=jnp.int32(0), bits=jnp.int32(bits))
+        return Quantizer.fixed_point(0, bits)
 
     parts = {"activations": {"x": codes(8), "row": codes(6)}, "weights": {"conv": fixed(4), "dense": fixed(8)}}
-    params = QuantParams(**(parts | {"biases": {"conv": fixed(32)}} | changes))
-    fields = dict.fromkeys(QuantizedNetwork.__dataclass_fields__) | {"network": net, "params": params, "adjusted": {}}
-    return QuantizedNetwork(**fields)
+    quantizers = Quantizers(**(parts | {"biases": {"conv": fixed(32)}} | changes))
+    return QuantizedNetwork(graph=net.graph, params=net.params, quantizers=quantizers)
 
 
 def test_mixed_widths_of_a_quantized_network(net):
@@ -262,7 +260,7 @@ def test_errors(net, tmp_path):
     with pytest.raises(GgdjaxError, match=r"`buffer_bytes` 50 cannot hold .* tile of `conv`: it needs 51 bytes"):
         cost_of(net, Dataflow.OUTPUT_STATIONARY, buffer_bytes=50)
     with pytest.raises(GgdjaxError, match="`network` leaves `dense` or its input in float"):
-        cost.estimate(quantized(net, weights={"conv": quantized(net).params.weights["conv"]}))
+        cost.estimate(quantized(net, weights={"conv": quantized(net).quantizers.weights["conv"]}))
     with pytest.raises(GgdjaxError, match="must be a Network or a QuantizedNetwork, got int"):
         cost.estimate(3)
     path = tmp_path / "table.json"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,8 @@ import pytest
 import ggdjax as gd
 from ggdjax import data, datapath, zoo
 from ggdjax.network import fold_batch_norm, run
-from ggdjax.quantization import FakeQuant, FixedPoint, QuantizedNetwork, QuantParams
-from ggdjax.schemes import Range
+from ggdjax.quantization import FakeQuant, QuantizedNetwork, Quantizers, Record
+from ggdjax.steps import Quantizer
 
 
 @pytest.fixture(scope="session")
@@ -34,29 +36,28 @@ def by_largest():
 
 def quantize_by_largest(net, x, *, per_channel: bool = False) -> QuantizedNetwork:
     net = fold_batch_norm(net)
-    observed = FakeQuant(QuantParams(activations={}, weights={}, biases={}))
+    observed = FakeQuant(Quantizers())
     jax.eval_shape(lambda x: run(net.graph, net.params, x, observed), x)
     names = list(observed.feature_maps)
 
     def maps(x):
-        numerics = FakeQuant(QuantParams(activations={}, weights={}, biases={}))
+        numerics = FakeQuant(Quantizers())
         run(net.graph, net.params, x, numerics)
         return [numerics.feature_maps[name] for name in names]
 
     activations, weights = {}, {}
     for name, values in zip(names, jax.jit(maps)(x), strict=True):
-        qmin = -128 if float(values.min()) < 0 else 0
-        qmin, qmax, zero = (jnp.int32(v) for v in (qmin, qmin + 255, 0))
-        step = jnp.max(jnp.abs(values)) / qmax.astype(jnp.float32)
-        activations[name] = Range(step=step, qmin=qmin, qmax=qmax, zero_point=zero, code=zero)
+        quantizer = Quantizer(step=jnp.float32(1), bits=8, signed=float(values.min()) < 0)
+        activations[name] = replace(quantizer, step=jnp.max(jnp.abs(values)) / np.float32(quantizer.qmax))
     for node in net.graph.quantizable:
         kernel = np.asarray(net.params[node.param("kernel")])
         peak = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1))) if per_channel else np.abs(kernel).max()
-        frac_bits = jnp.asarray(np.floor(np.log2(127 / peak)), jnp.int32)
-        weights[node.name] = FixedPoint(frac_bits=frac_bits, bits=jnp.int32(8))
-    calibration = gd.calibrate(net, [x])
-    parts = {name: None for name in QuantizedNetwork.__dataclass_fields__}
-    parts |= {"network": net, "calibration": calibration, "config": gd.QuantConfig()}
-    parts["adjusted"] = {}
-    parts["params"] = QuantParams(activations=activations, weights=weights, biases={})
-    return datapath.align(QuantizedNetwork(**parts))
+        weights[node.name] = Quantizer.fixed_point(np.floor(np.log2(127 / peak)).astype(np.int32), 8)
+    return datapath.align(
+        QuantizedNetwork(
+            graph=net.graph,
+            params=net.params,
+            quantizers=Quantizers(activations=activations, weights=weights),
+            record=Record(float_network=net, calibration=gd.calibrate(net, [x])),
+        )
+    )

@@ -28,9 +28,9 @@ def program(digits):
 def power_of_two(q):
     steps = {
         name: replace(r, step=jnp.float32(2.0 ** round(float(np.log2(float(r.step))))))
-        for name, r in q.params.activations.items()
+        for name, r in q.quantizers.activations.items()
     }
-    return datapath.align(replace(q, params=replace(q.params, activations=steps)))
+    return datapath.align(replace(q, quantizers=replace(q.quantizers, activations=steps)))
 
 
 def test_codes_agree_with_fake_quantization(digits, program, images):
@@ -58,10 +58,10 @@ def test_exact_halves_are_rounded_alike():
     net = gd.trace(lambda x: jnp.clip(jnp.clip(x @ kernels[0], 0.0, 6.0) @ kernels[1], 0.0, 6.0) @ kernels[0], x[:1])
     calibration = gd.calibrate(net, [x])
     q = gd.quantize(net, calibration, gd.QuantConfig(scheme="max-abs"))
-    steps = {name: replace(r, step=jnp.float32(6 / 255)) for name, r in q.params.activations.items()}
-    q = replace(q, params=replace(q.params, activations=steps))
+    steps = {name: replace(r, step=jnp.float32(6 / 255)) for name, r in q.quantizers.activations.items()}
+    q = replace(q, quantizers=replace(q.quantizers, activations=steps))
     aligned = datapath.align(q)
-    for name, wanted in aligned.params.activations.items():
+    for name, wanted in aligned.quantizers.activations.items():
         assert abs(wanted.step / steps[name].step - 1) < 2**-15
     apart, alike = (datapath.agreement(datapath.compile(n), n, [x]).equal_given_inputs for n in (q, aligned))
     assert alike == 1.0
@@ -182,11 +182,11 @@ def test_slopes_by_row_are_not_taken_for_slopes_by_channel(by_largest, images):
 
 
 def test_what_does_not_fit_is_refused(digits):
-    wide = replace(digits.params, activations={**digits.params.activations})
+    wide = replace(digits.quantizers, activations={**digits.quantizers.activations})
     first = next(iter(wide.activations))
-    wide.activations[first] = replace(wide.activations[first], qmax=jnp.int32(1023))
+    wide.activations[first] = replace(wide.activations[first], bits=10)
     with pytest.raises(GgdjaxError, match=r"feature map `.*` has codes of 10 bits"):
-        datapath.compile(replace(digits, params=wide))
+        datapath.compile(replace(digits, quantizers=wide))
     with pytest.raises(GgdjaxError, match=r"weights of `stem/conv` have 8 bits, the accelerator's `weight_bits` are 4"):
         datapath.compile(digits, Accelerator(weight_bits=4))
     with pytest.raises(GgdjaxError, match=r"`bias_bits` are 6: raise them"):
@@ -194,7 +194,7 @@ def test_what_does_not_fit_is_refused(digits):
     with pytest.raises(GgdjaxError, match=r"is no power of two, but `requantization` is 'shift'"):
         datapath.compile(digits, Accelerator(requantization="shift"))
     with pytest.raises(GgdjaxError, match="has no step"):
-        datapath.compile(replace(digits, params=replace(digits.params, activations={})))
+        datapath.compile(replace(digits, quantizers=replace(digits.quantizers, activations={})))
 
 
 def test_wrong_input_is_refused(program):

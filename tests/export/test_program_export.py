@@ -74,10 +74,10 @@ def test_dilated_window_with_padding_as_wide_as_its_taps(by_largest, tmp_path):
 
 def test_codes_with_a_zero_point_are_equal(network, tmp_path):
     q, x = network
-    first = next(iter(q.params.activations))
-    quantizer = q.params.activations[first]
-    shifted = replace(quantizer, zero_point=jnp.int32(20), step=quantizer.step / 2)
-    q = replace(q, params=replace(q.params, activations=q.params.activations | {first: shifted}))
+    first = next(iter(q.quantizers.activations))
+    quantizer = q.quantizers.activations[first]
+    shifted = replace(quantizer, zero_point=jnp.float32(20), step=quantizer.step / 2)
+    q = replace(q, quantizers=replace(q.quantizers, activations=q.quantizers.activations | {first: shifted}))
     program = datapath.compile(q)
     codes = program.codes(x)[first]
     assert (int(codes.min()), int(codes.max())) == (-128, 127)
@@ -107,8 +107,8 @@ def test_what_cannot_be_written_is_refused(network, tmp_path):
     narrow = Accelerator(accumulator_bits=14, bias_bits=14, overflow="wrap")
     with pytest.raises(UnsupportedError, match=r"accumulator of `.*` can overflow"):
         export.export_onnx(datapath.compile(q, narrow), path, form="integer")
-    first = next(iter(q.params.activations))
-    narrow = {**q.params.activations, first: replace(q.params.activations[first], qmax=jnp.int32(7))}
-    program = datapath.compile(replace(q, params=replace(q.params, activations=narrow)))
+    first = next(iter(q.quantizers.activations))
+    narrow = {**q.quantizers.activations, first: replace(q.quantizers.activations[first], bits=4)}
+    program = datapath.compile(replace(q, quantizers=replace(q.quantizers, activations=narrow)))
     with pytest.raises(UnsupportedError, match=r"QuantizeLinear .* has 8: quantize to 8 bits"):
         export.export_onnx(program, path)

@@ -14,6 +14,7 @@ from onnx.reference.op_run import OpRun
 import ggdjax as gd
 from ggdjax import datapath, export, zoo
 from ggdjax._errors import GgdjaxError, UnsupportedError
+from ggdjax.steps import Quantizer
 
 
 class Quant(OpRun):
@@ -33,17 +34,15 @@ class Quant(OpRun):
 def program(by_largest, images):
     """Feature maps of 5 bits, weights of 3, power-of-two steps: everything is exact in float32."""
     q = by_largest(gd.trace(zoo.digits_net(), jnp.zeros((1, 8, 8, 1))), images[0])
+    old = q.quantizers
     activations = {
-        name: replace(
-            r,
-            step=jnp.float32(2.0 ** np.ceil(np.log2(8 * float(r.step)))),
-            **{end: jnp.int32(int(getattr(r, end)) >> 3) for end in ("qmin", "qmax")},
-        )
-        for name, r in q.params.activations.items()
+        name: replace(x, step=jnp.float32(2.0 ** np.ceil(np.log2(8 * float(x.step)))), bits=5)
+        for name, x in old.activations.items()
     }
-    weights = {name: replace(w, frac_bits=w.frac_bits - 5, bits=jnp.int32(3)) for name, w in q.params.weights.items()}
-    params = replace(q.params, activations=activations, weights=weights)
-    return datapath.compile(datapath.align(replace(q, params=params)))
+    weights = {name: Quantizer.fixed_point(w.frac_bits - 5, 3) for name, w in old.weights.items()}
+    return datapath.compile(
+        datapath.align(replace(q, quantizers=replace(old, activations=activations, weights=weights)))
+    )
 
 
 def test_odd_widths_are_equal(program, images, tmp_path):

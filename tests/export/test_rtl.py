@@ -66,9 +66,9 @@ def test_narrow_accumulators_overflow_alike(q, images, spec):
 
 @needs_icarus
 def test_codes_with_a_zero_point(q, images):
-    first, *_ = q.params.activations
-    shifted = replace(q.params.activations[first], zero_point=jnp.int32(1))
-    q = replace(q, params=replace(q.params, activations=q.params.activations | {first: shifted}))
+    first, *_ = q.quantizers.activations
+    shifted = replace(q.quantizers.activations[first], zero_point=jnp.float32(1))
+    q = replace(q, quantizers=replace(q.quantizers, activations=q.quantizers.activations | {first: shifted}))
     assert export.verify_rtl(datapath.compile(q), images[1][:1], layers=["stem/conv"]).wrong == 0
 
 

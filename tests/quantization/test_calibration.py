@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ggdjax._errors import DataError, GgdjaxError
+from ggdjax._errors import DataError
 from ggdjax.ggd import Counter, Histogram
 from ggdjax.network import Network, trace
 from ggdjax.quantization import calibrate, calibration
@@ -32,21 +32,18 @@ def _same(first: Histogram, second: Histogram) -> None:
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
 
 
-def test_splits_and_reading_early_change_nothing(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_and_reading_early_change_nothing(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = np.split(IMAGES, 6)
-    whole = calibrate(net, batches, splits=1)
+    whole = calibrate(net, [IMAGES])
     assert whole.images == 12
     assert whole.histograms.batch_shape == (2,)
     _same(whole.histograms[0], Histogram.from_samples(IMAGES))
     assert whole.histograms.count.tolist() == [12 * 108, 12 * 144]
-    dealt = calibrate(net, batches, splits=4)
-    assert dealt.splits.batch_shape == (4, 2)
-    _same(dealt.histograms, whole.histograms)
+    _same(calibrate(net, batches).histograms, whole.histograms)
     # Counters that hold two batches at most are read, and begun anew, three times.
-    original = calibration._Part
-    monkeypatch.setattr(calibration, "_Part", lambda names, limit: original(names, 5))
-    _same(calibrate(net, batches, splits=1).histograms, whole.histograms)
-    _same(calibrate(net, batches, splits=8).histograms, whole.histograms)
+    original = calibration._Counts
+    monkeypatch.setattr(calibration, "_Counts", lambda names, limit: original(names, 5))
+    _same(calibrate(net, batches).histograms, whole.histograms)
 
 
 def test_what_cannot_be_counted_is_an_error(net: Network) -> None:
@@ -56,8 +53,6 @@ def test_what_cannot_be_counted_is_an_error(net: Network) -> None:
     broken[1, 2, 3, 0] = np.nan
     with pytest.raises(DataError, match=r"feature map `input` holds 1 NaN or infinite values"):
         calibrate(net, [broken])
-    with pytest.raises(GgdjaxError, match="`splits` must be at least 1, got 0"):
-        calibrate(net, [IMAGES], splits=0)
 
 
 def test_whole_numbers_are_images_too(net: Network) -> None:

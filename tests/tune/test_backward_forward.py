@@ -164,7 +164,7 @@ def test_a_final_softmax_changes_nothing(tiny):
     last = Node(op="softmax", name="end", inputs=graph.outputs, output="shares", attrs=(("axes", (1,)),))
     shapes = (*graph.shapes, ("shares", graph.shape(graph.outputs[0])))
     longer = replace(graph, nodes=(*graph.nodes, last), outputs=("shares",), shapes=shapes)
-    p = replace(q, network=replace(q.network, graph=longer))
+    p = replace(q, graph=longer, record=replace(q.record, float_network=replace(q.float_network, graph=longer)))
     config = replace(CONFIG, objective="kl", sweeps=1, layers=[graph.feature_maps()[-1].tensor])
     plain, soft = (tune.backward_forward(n, images, config=config) for n in (q, p))
     assert_same(plain, soft)
@@ -173,7 +173,7 @@ def test_a_final_softmax_changes_nothing(tiny):
     assert tune.gradient(p, images, config=few).history.after == tune.gradient(q, images, config=few).history.after
     widths = [tune.allocate_bits(n, images, budget=4).weight_bits_of for n in (q, p)]
     assert widths[0] == widths[1]
-    both = replace(p, network=replace(p.network, graph=replace(longer, outputs=(*graph.outputs, "shares"))))
+    both = replace(p, graph=replace(longer, outputs=(*graph.outputs, "shares")))
     for tuner in (tune.backward_forward, tune.gradient, partial(tune.allocate_bits, budget=4)):
         with pytest.raises(DataError, match="2 outputs"):
             tuner(both, images, **({"config": config} if tuner is tune.backward_forward else {}))
@@ -195,12 +195,12 @@ def test_fractional_lengths_stay_within_float32():
     net = trace(lambda x: x @ kernel, np.zeros((1, 6), np.float32))
     calibration = quantization.calibrate(net, [images])
     q = quantization.quantize(net, calibration, quantization.QuantConfig(weights_per="channel"))
-    (name,) = q.params.weights
-    present = np.asarray(q.params.weights[name].frac_bits)
+    (name,) = q.quantizers.weights
+    present = np.asarray(q.quantizers.weights[name].frac_bits)
     assert present[0] == 126
-    shifted = Candidate(weights=((name, 1),)).fixed_point(q.params).weights[name]
+    shifted = Candidate(weights=((name, 1),)).fixed_point(q.quantizers).weights[name]
     np.testing.assert_array_equal(shifted.frac_bits, [126, *(present[1:] + 1)])
-    assert np.isfinite(quantization.fake_quantize(kernel, shifted.as_range())).all()
+    assert np.isfinite(shifted(kernel)).all()
 
 
 def test_mcnemar_is_the_exact_binomial_test():

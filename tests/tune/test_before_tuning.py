@@ -68,7 +68,8 @@ def test_bias_correction_takes_the_mean_error(coarse, train):
     assert after < 1e-3 * max(before, 1.0)
     assert before > 0.05
     name = coarse.network.graph.quantizable[-1].name
-    assert int(corrected.params.biases[name].bits) == 16
+    assert corrected.quantizers.biases[name].bits == 16
+    assert corrected.record.stages[-1].name == "bias_correction"
 
 
 def test_bias_correction_tells_what_is_wrong(coarse, train):

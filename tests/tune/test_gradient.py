@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from ggdjax._errors import GgdjaxError
-from ggdjax.quantization import as_range, fake_quantize
 from ggdjax.tune.gradient import GradientConfig, gradient
 
 BUDGET = GradientConfig(steps=40, batch_size=32)
@@ -44,16 +43,13 @@ def test_kernels_lie_on_their_grid_within_the_bound(coarse, tuned):
     moved = 0
     for node in result.network.graph.quantizable:
         key = node.param("kernel")
-        quantizer = as_range(result.params.weights[node.name])
-        kernel = result.adjusted[key]
-        np.testing.assert_array_equal(fake_quantize(kernel, quantizer), kernel)
-        codes, before = (
-            np.rint(np.asarray(fake_quantize(w, quantizer) / quantizer.step))
-            for w in (kernel, coarse.network.params[key])
-        )
+        quantizer = result.quantizers.weights[node.name]
+        kernel = result.params[key]
+        np.testing.assert_array_equal(quantizer(kernel), kernel)
+        codes, before = (np.asarray(quantizer.encode(w)) for w in (kernel, coarse.params[key]))
         assert np.abs(codes - before).max() <= BUDGET.offset_bound + 0.5
         moved += int((codes != before).sum())
-        floats = np.asarray(coarse.network.params[key], np.float64)
+        floats = np.asarray(coarse.params[key], np.float64)
         lost = np.sum((floats - np.asarray(kernel, np.float64)) ** 2)
         assert result.weight_sqnr_db[node.name] == pytest.approx(10 * np.log10(np.sum(floats**2) / lost), abs=1e-3)
     assert moved
@@ -61,15 +57,15 @@ def test_kernels_lie_on_their_grid_within_the_bound(coarse, tuned):
 
 def test_fractional_lengths_of_weights_stay(coarse, tuned):
     result, _ = tuned
-    for name, weight in coarse.params.weights.items():
-        assert int(result.params.weights[name].frac_bits) == int(weight.frac_bits)
+    for name, weight in coarse.quantizers.weights.items():
+        assert int(result.quantizers.weights[name].frac_bits) == int(weight.frac_bits)
 
 
 def test_same_seed_same_result(coarse, tuned, train):
     first, second = tuned[0], gradient(coarse, train[0], config=BUDGET)
     np.testing.assert_array_equal(first.history.losses, second.history.losses)
-    for name, x in first.params.activations.items():
-        assert float(x.step) == float(second.params.activations[name].step)
+    for name, x in first.quantizers.activations.items():
+        assert float(x.step) == float(second.quantizers.activations[name].step)
 
 
 def test_never_worse_than_the_start(coarse, train):
@@ -89,15 +85,18 @@ def test_layer_by_layer(coarse, train):
 
 def test_free_weight_steps_are_tuned_too_and_labels_can_teach(coarse, train):
     images, labels = train
-    free = {name: as_range(weight) for name, weight in coarse.params.weights.items()}
-    q = coarse.with_params(dataclasses.replace(coarse.params, weights=free))
+    free = {
+        name: dataclasses.replace(weight, step=weight.step * np.float32(1.01))
+        for name, weight in coarse.quantizers.weights.items()
+    }
+    q = dataclasses.replace(coarse, quantizers=dataclasses.replace(coarse.quantizers, weights=free))
     config = dataclasses.replace(BUDGET, objective="cross_entropy")
     result = gradient(q, images, labels, config)
     assert result.history.after < 0.5 * result.history.before
     node = result.network.graph.quantizable[0]
-    step = float(result.params.weights[node.name].step)
+    step = float(result.quantizers.weights[node.name].step)
     assert step != float(free[node.name].step)
-    codes = np.asarray(result.adjusted[node.param("kernel")]) / step
+    codes = np.asarray(result.params[node.param("kernel")]) / step
     np.testing.assert_allclose(codes, np.rint(codes), atol=1e-4)
     with pytest.raises(GgdjaxError, match="`labels` are missing"):
         gradient(coarse, images, config=config)
