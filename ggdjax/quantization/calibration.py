@@ -11,13 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ggdjax import _files
 from ggdjax._errors import DataError, GgdjaxError
 from ggdjax.ggd import Counter, Histogram
 from ggdjax.network import fold_batch_norm, run
 from ggdjax.quantization.numerics import Observe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    import os
+    from collections.abc import Iterable, Mapping, Sequence
 
     from jaxtyping import Array, Float
 
@@ -42,6 +44,36 @@ class Calibration:
     def histograms(self) -> Histogram:
         """The histogram of each feature map over all images, batch shape ``[tensor]``."""
         return self.splits.merge(0)
+
+    def save(self, path: os.PathLike[str] | str) -> None:
+        """Write every count as one file, which ``gd.load`` reads.
+
+        Args:
+            path: the file, in a folder that exists; an earlier one is replaced as a whole.
+
+        Raises:
+            GgdjaxError: the file cannot be written.
+        """
+        channels = None if self.channels is None else list(self.channels)
+        histograms = {"splits": self.splits} | {f"channels/{name}": h for name, h in (self.channels or {}).items()}
+        arrays = {f"{key}/{name}": a for key, h in histograms.items() for name, a in h.to_arrays().items()}
+        _files.write(path, "calibration", {"names": self.names, "images": self.images, "channels": channels}, arrays)
+
+    @classmethod
+    def _from_file(cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Calibration:
+        def histogram(key: str) -> Histogram:
+            return Histogram.from_arrays(_files.select(arrays, f"{key}/"))
+
+        names, channels = tuple(record["names"]), record["channels"]
+        splits = histogram("splits")
+        if splits.batch_shape[1:] != (len(names),):
+            raise GgdjaxError(f"{len(names)} feature maps, but histograms of batch shape {splits.batch_shape}")
+        return cls(
+            names=names,
+            splits=splits,
+            images=int(record["images"]),
+            channels=None if channels is None else {name: histogram(f"channels/{name}") for name in channels},
+        )
 
 
 def calibrate(
