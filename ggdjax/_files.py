@@ -38,7 +38,9 @@ _UNSET = b"0" * 64
 _METADATA = "__metadata__"
 
 
-def write(path: os.PathLike[str] | str, kind: str, record: Any, arrays: Mapping[str, Any]) -> None:
+def write(
+    path: os.PathLike[str] | str, kind: str, record: Any, arrays: Mapping[str, Any], argument: str = "path"
+) -> None:
     """Write a record and arrays as one file; equal input gives equal bytes.
 
     The file appears as a whole or not at all: where writing fails or the process is killed, an earlier file stays.
@@ -48,12 +50,13 @@ def write(path: os.PathLike[str] | str, kind: str, record: Any, arrays: Mapping[
         kind: what the file holds, e.g. "network".
         record: dicts with string keys, lists, tuples, strings, numbers, booleans and None; see `dumps`.
         arrays: by name, NumPy's or JAX's, of real numbers, integers or booleans.
+        argument: how messages call the path.
 
     Raises:
         GgdjaxError: the folder does not exist, the file cannot be written, or the format cannot hold the record or an
             array.
     """
-    path = _target(path)
+    path = _target(path, argument)
     found = {name: _storable(name, array) for name, array in arrays.items()}
     # Widest elements first: all arrays are aligned.
     order = sorted(found, key=lambda name: (-found[name].itemsize, name))
@@ -68,44 +71,51 @@ def write(path: os.PathLike[str] | str, kind: str, record: Any, arrays: Mapping[
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     if len(text) > _LARGEST_HEADER:
-        raise GgdjaxError(f"`path` {_shown(path)}: the record takes {len(text)} bytes, more than {_LARGEST_HEADER}")
+        raise GgdjaxError(
+            f"`{argument}` {_shown(path)}: the record takes {len(text)} bytes, more than {_LARGEST_HEADER}"
+        )
     size = len(text).to_bytes(8, "little")
-    parts = [found[name].reshape(-1).view(np.uint8) for name in order]
+    contents = [found[name].reshape(-1).view(np.uint8) for name in order]
     digest = hashlib.sha256(size + text)
-    for part in parts:
-        digest.update(part)
-    with exclusive(path, "path", wait=True), whole_file(path, "path") as new, new.open("wb") as stream:
+    for content in contents:
+        digest.update(content)
+    # Two writers would share the file that is not whole yet. Callers may hold a lock on `path` itself.
+    part = path.with_name(path.name + ".part")
+    with exclusive(part, argument, wait=True), whole_file(path, argument) as new, new.open("wb") as stream:
         stream.write(size + text.replace(_UNSET, digest.hexdigest().encode(), 1))
-        for part in parts:
-            stream.write(part)
+        for content in contents:
+            stream.write(content)
 
 
-def read(path: os.PathLike[str] | str, kinds: Collection[str]) -> tuple[str, Any, dict[str, np.ndarray]]:
+def read(
+    path: os.PathLike[str] | str, kinds: Collection[str], argument: str = "path"
+) -> tuple[str, Any, dict[str, np.ndarray]]:
     """Return kind, record and arrays of a file that `write` wrote; everything is checked before.
 
     Args:
         path: the file.
         kinds: which kinds are expected.
+        argument: how messages call the path.
 
     Raises:
         GgdjaxError: the file cannot be read, is damaged, of another program, of a newer version or of another kind.
     """
-    path = _path(path)
+    path = _path(path, argument)
     try:
         # Before it is opened: opening a pipe would wait for a writer.
         if not stat.S_ISREG(path.stat().st_mode):
             what = "is a folder" if path.is_dir() else "is no regular file"
-            raise GgdjaxError(f"`path` {_shown(path)} {what}: name a file that `save` wrote")
+            raise GgdjaxError(f"`{argument}` {_shown(path)} {what}: name a file that `save` wrote")
         with path.open("rb") as stream:
-            return _read(path, stream, kinds)
+            return _read(path, stream, kinds, argument)
     except OSError as error:
         raise GgdjaxError(
-            f"`path` {_shown(path)} cannot be read ({error.strerror or error}): name a file that `save` wrote"
+            f"`{argument}` {_shown(path)} cannot be read ({error.strerror or error}): name a file that `save` wrote"
         ) from None
 
 
 @contextmanager
-def decoding(path: os.PathLike[str] | str) -> Iterator[None]:
+def decoding(path: os.PathLike[str] | str, argument: str = "path") -> Iterator[None]:
     """Turn what goes wrong while the block decodes a record or arrays of ``path`` into one line that names the file.
 
     Raises:
@@ -113,14 +123,11 @@ def decoding(path: os.PathLike[str] | str) -> Iterator[None]:
     """
     try:
         yield
-    except GgdjaxError as error:
-        raise GgdjaxError(f"`path` {_shown(path)} is damaged: {error}") from None
-    except (
-        *(ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError),
-    ) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
+        name = "" if isinstance(error, GgdjaxError) else f"{type(error).__name__}: "
+        reason = " ".join(f"{name}{error}".split())
         raise GgdjaxError(
-            f"`path` {_shown(path)} does not hold what it should ({reason}): save it again with this version"
+            f"`{argument}` {_shown(path)} does not hold what it should ({reason}): save it again with this version"
         ) from None
 
 
@@ -165,9 +172,11 @@ def _floats(value: dict[str, Any]) -> Any:
     return float(value["float"]) if value.keys() == {"float"} and value["float"] in ("inf", "-inf", "nan") else value
 
 
-def _read(path: Path, stream: BinaryIO, kinds: Collection[str]) -> tuple[str, Any, dict[str, np.ndarray]]:
+def _read(
+    path: Path, stream: BinaryIO, kinds: Collection[str], argument: str
+) -> tuple[str, Any, dict[str, np.ndarray]]:
     shown, size = _shown(path), os.fstat(stream.fileno()).st_size
-    foreign = f"`path` {shown} is no file of ggdjax, or cut off: name a file that `save` wrote"
+    foreign = f"`{argument}` {shown} is no file of ggdjax, or cut off: name a file that `save` wrote"
     start = stream.read(9)
     length = int.from_bytes(start[:8], "little")
     if start[8:] != b"{" or length > min(_LARGEST_HEADER, size - 8):
@@ -180,11 +189,13 @@ def _read(path: Path, stream: BinaryIO, kinds: Collection[str]) -> tuple[str, An
     except (ValueError, RecursionError, AttributeError, TypeError):
         raise GgdjaxError(foreign) from None
     if other:
-        raise GgdjaxError(f"`path` {shown} is a safetensors file of another program: name a file that `save` wrote")
+        raise GgdjaxError(
+            f"`{argument}` {shown} is a safetensors file of another program: name a file that `save` wrote"
+        )
     version, digest = str(metadata.get("version")), str(metadata.get("sha256"))
     if version.isdecimal() and len(version) < 10 and int(version) > VERSION:
         raise GgdjaxError(
-            f"`path` {shown} was written by a newer version (format {int(version)}; this one reads {VERSION}): "
+            f"`{argument}` {shown} was written by a newer version (format {int(version)}; this one reads {VERSION}): "
             "upgrade ggdjax"
         )
     body = np.empty(size - 8 - length, np.uint8)
@@ -192,13 +203,13 @@ def _read(path: Path, stream: BinaryIO, kinds: Collection[str]) -> tuple[str, An
     found = hashlib.sha256(start[:8] + text.replace(digest.encode("utf-8", "replace"), _UNSET, 1))
     found.update(body)
     if got != body.size or found.hexdigest() != digest or version != str(VERSION):
-        raise GgdjaxError(f"`path` {shown} is damaged or cut off (its SHA-256 differs): copy it or save it again")
+        raise GgdjaxError(f"`{argument}` {shown} is damaged or cut off (its SHA-256 differs): copy it or save it again")
     body.flags.writeable = False
-    with decoding(path):
+    with decoding(path, argument):
         kind, record = metadata["kind"], loads(metadata["record"])
         arrays = {name: _array(body, **entry) for name, entry in header.items()}
     if kind not in kinds:
-        raise GgdjaxError(f"`path` {shown} holds a {kind}, expected a {' or a '.join(kinds)}: name another file")
+        raise GgdjaxError(f"`{argument}` {shown} holds a {kind}, expected a {' or a '.join(kinds)}: name another file")
     return kind, record, arrays
 
 
@@ -217,31 +228,31 @@ def _storable(name: str, array: Any) -> np.ndarray:
     return array.astype(dtype, copy=False)
 
 
-def _path(path: os.PathLike[str] | str) -> Path:
+def _path(path: os.PathLike[str] | str, argument: str) -> Path:
     try:
         path = Path(path)
         os.fsencode(path)
     except (TypeError, ValueError):
-        raise GgdjaxError(f"`path` must be the name of a file, got {path!r}") from None
+        raise GgdjaxError(f"`{argument}` must be the name of a file, got {path!r}") from None
     if "\0" in str(path):
-        raise GgdjaxError(f"`path` must be the name of a file, got {str(path)!r}")
+        raise GgdjaxError(f"`{argument}` must be the name of a file, got {str(path)!r}")
     return path
 
 
-def _target(path: os.PathLike[str] | str) -> Path:
+def _target(path: os.PathLike[str] | str, argument: str) -> Path:
     """Return the file to write, links followed."""
-    path = _path(path)
+    path = _path(path, argument)
     try:
         taken = stat.S_ISDIR(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
         taken = False
     except OSError as error:
-        raise GgdjaxError(f"`path` {_shown(path)} cannot be written: {error.strerror}; choose another") from None
+        raise GgdjaxError(f"`{argument}` {_shown(path)} cannot be written: {error.strerror}; choose another") from None
     if taken:
-        raise GgdjaxError(f"`path` {_shown(path)} is a folder: name a file in it")
+        raise GgdjaxError(f"`{argument}` {_shown(path)} is a folder: name a file in it")
     path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
-        raise GgdjaxError(f"`path` {_shown(path)} cannot be written: its folder does not exist; make it first")
+        raise GgdjaxError(f"`{argument}` {_shown(path)} cannot be written: its folder does not exist; make it first")
     return path
 
 

@@ -355,7 +355,10 @@ def test_decoding_gives_one_line(path):
             with _files.decoding(path):
                 raise error
         assert "\n" not in str(caught.value)
-    with pytest.raises(GgdjaxError, match=r"x\.safetensors is damaged: no such node$"), _files.decoding(path):
+    with (
+        pytest.raises(GgdjaxError, match=r"x\.safetensors does not hold what it should \(no such"),
+        _files.decoding(path),
+    ):
         raise GgdjaxError("no such node")
 
 
@@ -400,6 +403,6 @@ def test_histogram_by_load(tmp_path):
 @pytest.mark.parametrize("record", [None, [], {}, 3, {"graph": [], "names": 3}, {"graph": {"nodes": 3}, "names": []}])
 def test_records_of_another_structure(tmp_path, kind, record):
     _files.write(tmp_path / "x", kind, record, {"index": np.zeros(2, np.uint16)})
-    with pytest.raises(GgdjaxError, match=r"`path` \S+x (does not hold what it should|is damaged)") as caught:
+    with pytest.raises(GgdjaxError, match=r"`path` \S+x does not hold what it should") as caught:
         gd.load(tmp_path / "x")
     assert not re.search(r"\n", str(caught.value))
