@@ -55,7 +55,7 @@ def _key(real: RealNetwork, *parts: object) -> str:
 
 
 def _load(key: str) -> FeatureMaps | None:
-    about, counts = cache_folder() / f"{key}.json", cache_folder() / f"{key}.npz"
+    about, counts = cache_folder() / f"{key}.json", cache_folder() / f"{key}.safetensors"
     if not (about.is_file() and counts.is_file()):
         return None
     said = json.loads(about.read_text(encoding="utf-8"))
@@ -65,7 +65,7 @@ def _load(key: str) -> FeatureMaps | None:
 
 
 def _save(key: str, maps: FeatureMaps) -> None:
-    maps.histogram.save(cache_folder() / f"{key}.npz")
+    maps.histogram.save(cache_folder() / f"{key}.safetensors")
     said = {"names": list(maps.names), "images": maps.images}
     (cache_folder() / f"{key}.json").write_text(json.dumps(said), encoding="utf-8")
 

@@ -10,12 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ggdjax import _files
 from ggdjax._errors import DataError
+from ggdjax.datapath._serialize import program_arrays, program_fields, program_record
 from ggdjax.datapath.simulate import Counting, Integer, LayerCounts, simulate
 from ggdjax.network import run
 from ggdjax.network._chunks import run_in_lanes
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
 
     from jax.typing import ArrayLike
@@ -96,6 +99,21 @@ class Program:
         """Return logits and, per node, the counts of overflows and saturations and the accumulator's range."""
         outputs, counts = _counted(self.graph, self._width_limits, self.params, self._checked(x))
         return RunResult(logits=self._scaled(outputs), counts=counts)
+
+    def save(self, path: os.PathLike[str] | str) -> None:
+        """Write the program and its float network as one file, which ``gd.load`` reads: the same integers.
+
+        Args:
+            path: the file, in a folder that exists; an earlier one is replaced as a whole.
+
+        Raises:
+            GgdjaxError: the file cannot be written.
+        """
+        _files.write(path, "program", program_record(self), program_arrays(self))
+
+    @classmethod
+    def _from_file(cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Program:
+        return cls(**program_fields(record, arrays))
 
     @property
     def output_scale(self) -> tuple[float, ...]:

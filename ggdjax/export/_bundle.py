@@ -14,25 +14,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ggdjax import _files
 from ggdjax._errors import GgdjaxError
 from ggdjax._whole import whole_folder
-from ggdjax.datapath.formats import Format
-from ggdjax.datapath.layers import IntegerLayer
+from ggdjax.datapath._serialize import program_record
 from ggdjax.datapath.program import Program
-from ggdjax.datapath.rounding import Overflow, Rounding
 from ggdjax.datapath.simulate import simulate
-from ggdjax.datapath.spec import Accelerator
 from ggdjax.export._hex import hex_lines
 from ggdjax.export._memories import FACTORS, c_header, memories, read_memory, slug
 from ggdjax.export._testbench import verilog_parameters
-from ggdjax.network import Graph, Network, Node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,25 +75,12 @@ def export_bundle(program: Program, folder: os.PathLike[str] | str, images: Arra
         "format": FORMAT,
         "version": VERSION,
         "layout": _LAYOUT,
-        "accelerator": dataclasses.asdict(program.accelerator),
-        "graph": _graph_record(program.graph),
-        "formats": {name: dataclasses.asdict(form) for name, form in program.formats.items()},
-        "layers": {
-            name: {
-                "source": dataclasses.asdict(layer.source),
-                "accumulator": dataclasses.asdict(layer.accumulator),
-                "magnitude": layer.magnitude,
-            }
-            for name, layer in program.layers.items()
-        },
-        "feature_maps": program.feature_maps,
-        "code_formats": {name: dataclasses.asdict(form) for name, form in program.code_formats.items()},
+        **program_record(program, omit=FACTORS),  # what is a memory is not repeated
         "memories": [memory.entry() for memory in found],
         "golden": golden,
-        "network": _graph_record(program.network.graph),
         "files": {name: _sha256(content) for name, content in files.items()},
     }
-    text = (json.dumps(_plain(manifest), indent=1, allow_nan=False) + "\n").encode()
+    text = (_files.dumps(manifest, indent=1) + "\n").encode()
     files[_MANIFEST] = text
     files[_CHECKSUM] = f"{_sha256(text)}  {_MANIFEST}\n".encode()
     try:
@@ -121,37 +104,18 @@ def load_bundle(folder: os.PathLike[str] | str) -> Program:
     folder = Path(folder)
     manifest = _manifest(folder)
     files = {name: _checked(folder / name, digest) for name, digest in manifest["files"].items()}
-    arrays: dict[str, dict[str, np.ndarray]] = {}
+    held: dict[str, dict[str, np.ndarray]] = {}
     for entry in manifest["memories"]:
-        arrays.setdefault(entry["node"], {})[entry["role"]] = read_memory(entry, files[entry["file"]])
-    accelerator = Accelerator(**manifest["accelerator"])
-    kind = np.int8 if accelerator.weight_bits <= 8 else np.int16
-    graph = _graph(manifest["graph"], arrays)
-    params = {
-        key: arrays[node.name][role].astype(kind if role == "kernel" else np.int32)
-        for node in graph.nodes
-        for role, key in node.params
-    }
-    layers = {
-        name: IntegerLayer(
-            source=_format(record["source"]),
-            kernel=params[f"{name}/kernel"],
-            bias=params[f"{name}/bias"],
-            accumulator=_format(record["accumulator"]),
-            magnitude=record["magnitude"],
-        )
-        for name, record in manifest["layers"].items()
-    }
-    return Program(
-        graph=graph,
-        params=params,
-        formats={name: _format(record) for name, record in manifest["formats"].items()},
-        layers=layers,
-        feature_maps=manifest["feature_maps"],
-        code_formats={name: _format(record) for name, record in manifest["code_formats"].items()},
-        accelerator=accelerator,
-        network=Network(graph=_graph(manifest["network"], {}), params=load(files[_NETWORK])),  # type: ignore[arg-type]
-    )
+        held.setdefault(entry["node"], {})[entry["role"]] = read_memory(entry, files[entry["file"]])
+    kind = np.int8 if manifest["accelerator"]["weight_bits"] <= 8 else np.int16
+    arrays = {f"network/{key}": value for key, value in load(files[_NETWORK]).items()}
+    for node in manifest["graph"]["nodes"]:
+        memory = held.get(node["name"], {})
+        factors = {role: values.tolist() for role, values in memory.items() if role in FACTORS}
+        node["attrs"] = dict(sorted((node["attrs"] | factors).items()))
+        for role, key in node["params"].items():
+            arrays[f"params/{key}"] = memory[role].astype(kind if role == "kernel" else np.int32)
+    return Program._from_file(manifest, arrays)
 
 
 def _golden(program: Program, images: ArrayLike | None) -> Iterator[tuple[dict[str, Any], bytes]]:
@@ -174,65 +138,6 @@ def _golden(program: Program, images: ArrayLike | None) -> Iterator[tuple[dict[s
         yield entry, hex_lines(found.reshape(-1, 1), centred.bits)
 
 
-def _graph_record(graph: Graph) -> dict[str, Any]:
-    nodes = []
-    for node in graph.nodes:
-        record = {name: getattr(node, name) for name in ("name", "op", "inputs", "output")}
-        # What is a memory is not repeated.
-        record["attrs"] = {name: value for name, value in node.attrs if name not in FACTORS}
-        nodes.append(record | {"params": dict(node.params)})
-    return {"inputs": graph.inputs, "outputs": graph.outputs, "nodes": nodes, "shapes": dict(graph.shapes)}
-
-
-def _graph(record: dict[str, Any], arrays: dict[str, dict[str, np.ndarray]]) -> Graph:
-    return Graph(
-        nodes=tuple(_node(node, arrays.get(node["name"], {})) for node in record["nodes"]),
-        inputs=tuple(record["inputs"]),
-        outputs=tuple(record["outputs"]),
-        shapes=tuple((name, tuple(shape)) for name, shape in record["shapes"].items()),
-    )
-
-
-def _node(record: dict[str, Any], arrays: dict[str, np.ndarray]) -> Node:
-    # The rounding of a resize picks a neighbour: it is no rule of the accelerator.
-    rules = {} if record["op"] == "resize" else _RULES
-    attrs = {name: rules.get(name, _tuples)(value) for name, value in record["attrs"].items()}
-    attrs |= {role: tuple(values.tolist()) for role, values in arrays.items() if role in FACTORS}
-    return Node(
-        name=record["name"],
-        op=record["op"],
-        inputs=tuple(record["inputs"]),
-        output=record["output"],
-        attrs=tuple(sorted(attrs.items())),
-        params=tuple(record["params"].items()),
-    )
-
-
-_RULES = {"rounding": Rounding, "overflow": Overflow}
-
-
-def _tuples(value: Any) -> Any:
-    """Undo what JSON and `_plain` make of static arguments."""
-    if isinstance(value, list):
-        return tuple(_tuples(v) for v in value)
-    return float(value["float"]) if isinstance(value, dict) else value
-
-
-def _plain(value: Any) -> Any:
-    """Return what JSON can hold: numbers without NumPy types, infinities by name."""
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    return {"float": str(value)} if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _format(record: dict[str, Any]) -> Format:
-    return Format(**record | {"scale": tuple(record["scale"]), "activation": tuple(record["activation"])})
-
-
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -241,7 +146,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if not (folder / _MANIFEST).is_file():
         raise GgdjaxError(f"`folder` {folder} is no hardware bundle: it has no {_MANIFEST}; name one that was exported")
     digest = _read(folder / _CHECKSUM).decode(errors="replace").split(" ")[0]
-    manifest = json.loads(_checked(folder / _MANIFEST, digest))
+    manifest = _files.loads(_checked(folder / _MANIFEST, digest))
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
         raise GgdjaxError(
             f"`folder` {folder} holds {manifest.get('format')!r} of version {manifest.get('version')!r}; this version "

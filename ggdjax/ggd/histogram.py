@@ -7,12 +7,9 @@ on both sides of zero, without a logarithm and without being told a range.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +17,15 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from ggdjax import _files
 from ggdjax._errors import GgdjaxError
-from ggdjax._whole import whole_file
 from ggdjax.ggd.arrays import checked_axes, is_concrete, refuse_unreal
 from ggdjax.ggd.bins import Bins, compress_side, on_device
 from ggdjax.ggd.counting import BINS, Counter
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
 
 #: "magnitude" takes ``|x|``, the positive side where nothing is negative; "auto" is another name for it.
 Side = Literal["auto", "positive", "negative", "magnitude"]
@@ -194,57 +195,71 @@ class Histogram:
 
     # ------------------------------------------------------------------------------------------ storing
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return a sparse form (only bins that hold something) of plain lists and numbers, ready for JSON."""
-        flat = np.asarray(self.counts, np.int64).reshape(-1, BINS)
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return a sparse form: per bin that holds something, in order of the tensors, its ``index`` and ``count``.
+
+        The bins of tensor ``t`` of the flattened batch lie in ``[offsets[t], offsets[t + 1])``; ``zeros``, ``minimum``
+        and ``maximum`` have the batch shape.
+        """
+        flat = np.asarray(self.counts).reshape(-1, BINS)
         tensor, index = np.nonzero(flat)
         return {
-            "batch_shape": list(self.batch_shape),
-            "tensor": tensor.tolist(),
-            "index": index.tolist(),
-            "counts": flat[tensor, index].tolist(),
-            "zeros": np.asarray(self.zeros, np.int64).reshape(-1).tolist(),
-            "minimum": np.asarray(self.minimum).reshape(-1).tolist(),
-            "maximum": np.asarray(self.maximum).reshape(-1).tolist(),
+            "index": index.astype(np.uint16),
+            "count": flat[tensor, index],
+            "offsets": np.searchsorted(tensor, np.arange(len(flat) + 1)).astype(np.int64),
+            **{name: np.asarray(getattr(self, name)) for name in _PER_TENSOR},
         }
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Histogram:
-        """Rebuild what `to_dict` returned.
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Histogram:
+        """Return the histogram that `to_arrays` was called on; its leaves are NumPy arrays of the same types.
 
         Raises:
-            GgdjaxError: a count that is negative.
+            GgdjaxError: a count is negative, or the arrays do not fit together.
         """
-        for name in ("counts", "zeros"):
-            if np.min(data[name], initial=0) < 0:
-                raise GgdjaxError(f"`{name}` holds {np.min(data[name])}; expected counts of at least 0")
-        shape = tuple(data["batch_shape"])
-        counts = np.zeros((int(np.prod(shape)), BINS), np.int64)
-        counts[np.asarray(data["tensor"], np.int64), np.asarray(data["index"], np.int64)] = data["counts"]
-        return cls(
-            counts=counts.reshape(*shape, BINS),
-            zeros=np.asarray(data["zeros"], np.int64).reshape(shape),
-            minimum=np.asarray(data["minimum"], np.float32).reshape(shape),
-            maximum=np.asarray(data["maximum"], np.float32).reshape(shape),
-        )
+        index, count, offsets, zeros, *_ = (arrays[name] for name in ("index", "count", "offsets", *_PER_TENSOR))
+        for name in ("count", "zeros"):
+            if np.min(arrays[name], initial=0) < 0:
+                raise GgdjaxError(f"`{name}` holds {np.min(arrays[name])}; expected counts of at least 0")
+        sizes = np.diff(offsets)
+        if (
+            any(arrays[name].shape != zeros.shape for name in _PER_TENSOR)
+            or not index.shape == count.shape == (offsets[-1],)
+            or (sizes.size, offsets[0]) != (zeros.size, 0)
+            or np.min(sizes, initial=0) < 0
+        ):
+            raise GgdjaxError("`index`, `count`, `offsets` and `zeros` of a histogram do not fit together")
+        counts = np.zeros((zeros.size, BINS), count.dtype)
+        counts[np.repeat(np.arange(zeros.size), sizes), index] = count
+        return cls(counts=counts.reshape(*zeros.shape, BINS), **{name: arrays[name] for name in _PER_TENSOR})
 
-    def save(self, path: str | Path) -> None:
-        """Write the sparse form as `.npz` (no pickle).
+    def save(self, path: os.PathLike[str] | str) -> None:
+        """Write the sparse form as one file, which `load` reads.
 
         Raises:
             GgdjaxError: the file cannot be written.
         """
-        with whole_file(path, "path") as part, part.open("wb") as stream:
-            np.savez_compressed(stream, **{name: np.asarray(value) for name, value in self.to_dict().items()})
+        _files.write(path, _KIND, {}, self.to_arrays())
 
     @classmethod
-    def load(cls, path: str | Path) -> Histogram:
-        """Read what `save` wrote; anything else raises `GgdjaxError`."""
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                return cls.from_dict({name: stored[name] for name in stored.files})
-        except (KeyError, ValueError, IndexError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise GgdjaxError(f"`path` {path} is no saved histogram ({error}); write it with `save`") from error
+    def load(cls, path: os.PathLike[str] | str) -> Histogram:
+        """Return the histogram that `save` wrote.
+
+        Raises:
+            GgdjaxError: the file cannot be read, is damaged, or holds something else.
+        """
+        _, record, arrays = _files.read(path, (_KIND,))
+        with _files.decoding(path):
+            return cls._from_file(record, arrays)
+
+    @classmethod
+    def _from_file(cls, record: Any, arrays: Mapping[str, np.ndarray]) -> Histogram:
+        del record
+        return cls.from_arrays(arrays)
+
+
+_KIND = "histogram"
+_PER_TENSOR = ("zeros", "minimum", "maximum")
 
 
 def checked_side(side: Side) -> str:

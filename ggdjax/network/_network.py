@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from ggdjax._errors import DataError
+from ggdjax import _files
+from ggdjax._errors import DataError, GgdjaxError
 from ggdjax.network._chunks import run_in_lanes
+from ggdjax.network._serialize import graph_from_record, graph_record
 from ggdjax.network.interpreter import Float
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    import numpy as np
     from jax.typing import ArrayLike
     from jaxtyping import Array
 
@@ -71,6 +77,27 @@ class Network:
         x = jnp.asarray(x, jnp.float32)
         self.check_input(x)
         return _forward(self.graph, self.params, x)
+
+    def save(self, path: os.PathLike[str] | str) -> None:
+        """Write the network as one file, which ``gd.load`` reads: the same graph, the same bits.
+
+        Args:
+            path: the file, in a folder that exists; an earlier one is replaced as a whole.
+
+        Raises:
+            GgdjaxError: the file cannot be written.
+        """
+        arrays = {f"params/{key}": value for key, value in self.params.items()}
+        _files.write(path, "network", {"graph": graph_record(self.graph)}, arrays)
+
+    @classmethod
+    def _from_file(cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Network:
+        graph = graph_from_record(record["graph"])
+        params = {key: jnp.asarray(value) for key, value in _files.select(arrays, "params/").items()}
+        for key in (key for node in graph.nodes for _, key in node.params):
+            if key not in params:
+                raise GgdjaxError(f"the parameter `{key}` is missing")
+        return cls(graph=graph, params=params)
 
 
 @partial(jax.jit, static_argnums=0)

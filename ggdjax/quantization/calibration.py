@@ -11,13 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ggdjax._errors import DataError
+from ggdjax import _files
+from ggdjax._errors import DataError, GgdjaxError
 from ggdjax.ggd import Counter, Histogram
 from ggdjax.network import fold_batch_norm, run
 from ggdjax.quantization.numerics import Observe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    import os
+    from collections.abc import Iterable, Mapping, Sequence
 
     from jaxtyping import Array, Float
 
@@ -36,6 +38,40 @@ class Calibration:
     """Number of images that were counted."""
     channels: dict[str, Histogram] | None = None
     """Per feature map one histogram per channel (batch shape ``[chan]``), where they were asked for."""
+
+    def save(self, path: os.PathLike[str] | str) -> None:
+        """Write every count as one file, which ``gd.load`` reads.
+
+        Args:
+            path: the file, in a folder that exists; an earlier one is replaced as a whole.
+
+        Raises:
+            GgdjaxError: the file cannot be written.
+        """
+        _files.write(path, "calibration", *self.to_record())
+
+    def to_record(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return the calibration as JSON holds it, and its arrays."""
+        channels = None if self.channels is None else list(self.channels)
+        histograms = {"maps": self.histograms} | {f"channels/{name}": h for name, h in (self.channels or {}).items()}
+        arrays = {f"{key}/{name}": a for key, h in histograms.items() for name, a in h.to_arrays().items()}
+        return {"names": self.names, "images": self.images, "channels": channels}, arrays
+
+    @classmethod
+    def _from_file(cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Calibration:
+        def histogram(key: str) -> Histogram:
+            return Histogram.from_arrays(_files.select(arrays, f"{key}/"))
+
+        names, channels = tuple(record["names"]), record["channels"]
+        histograms = histogram("maps")
+        if histograms.batch_shape != (len(names),):
+            raise GgdjaxError(f"{len(names)} feature maps, but histograms of batch shape {histograms.batch_shape}")
+        return cls(
+            names=names,
+            histograms=histograms,
+            images=int(record["images"]),
+            channels=None if channels is None else {name: histogram(f"channels/{name}") for name in channels},
+        )
 
 
 def calibrate(net: Network, batches: Iterable[Float[Array, "batch ..."]], *, per_channel: bool = False) -> Calibration:

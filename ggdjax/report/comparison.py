@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: Histograms of a run's feature maps, and what was found from them.
-HISTOGRAMS_FILE, COMPARISON_FILE = "histograms.npz", "schemes.json"
+HISTOGRAMS_FILE, COMPARISON_FILE = "histograms.safetensors", "schemes.json"
 #: Widths at which schemes are compared beside the run's own, in bits.
 WIDTHS = (8, 7, 6, 5, 4, 3)
 #: Steps of the drawn curve, and how far it goes on beyond the outermost choice.

@@ -111,15 +111,38 @@ def test_zeros_beyond_int32_of_a_single_tensor():
 
 
 def test_saves_and_loads(whole, tmp_path):
-    whole.save(tmp_path / "h.npz")
-    same(Histogram.load(tmp_path / "h.npz"), whole)
-    same(Histogram.from_dict(whole.to_dict()), whole)
+    for index, histogram in enumerate((whole, whole[0], whole + whole, Histogram.empty((0,)), Histogram.empty())):
+        histogram.save(tmp_path / f"{index}")
+        loaded = Histogram.load(tmp_path / f"{index}")
+        same(loaded, histogram)
+        kinds = [leaf.dtype for leaf in jax.tree.leaves(histogram)]
+        assert [leaf.dtype for leaf in jax.tree.leaves(loaded)] == kinds
+    sparse = whole.to_arrays()
+    assert sparse["index"].dtype == np.uint16
+    assert sum(array.nbytes for array in sparse.values()) < whole.counts.nbytes / 10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"count": lambda a: -a},
+        {"zeros": lambda a: a - SIZE},
+        {"index": lambda a: a[1:]},
+        {"offsets": lambda a: a[1:]},
+        {"offsets": lambda a: a[::-1]},
+        {"minimum": lambda a: a[:1]},
+    ],
+)
+def test_arrays_that_do_not_fit_together(whole, change):
+    sparse = whole.to_arrays()
+    with pytest.raises(GgdjaxError, match=r"at least 0|do not fit together"):
+        Histogram.from_arrays(sparse | {name: alter(sparse[name]) for name, alter in change.items()})
 
 
 def test_unreadable_file_is_named(tmp_path):
-    (tmp_path / "h.npz").write_bytes(b"nothing")
-    with pytest.raises(GgdjaxError, match=r"h\.npz"):
-        Histogram.load(tmp_path / "h.npz")
+    (tmp_path / "h.safetensors").write_bytes(b"nothing")
+    with pytest.raises(GgdjaxError, match=r"h\.safetensors"):
+        Histogram.load(tmp_path / "h.safetensors")
 
 
 def test_bins_keep_every_value(values, whole):
