@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 #: imported: a file names no class.
 DECODERS = {
     "network": ("ggdjax.network", "Network._from_file"),
-    "quantized network": ("ggdjax.quantization._serialize", "quantized_from_file"),
+    "quantized network": ("ggdjax.quantization", "QuantizedNetwork._from_file"),
     "calibration": ("ggdjax.quantization", "Calibration._from_file"),
     "histogram": ("ggdjax.ggd", "Histogram._from_file"),
     "program": ("ggdjax.datapath", "Program._from_file"),
@@ -42,6 +42,7 @@ def load(path: os.PathLike[str] | str) -> Any:
     """
     kind, record, arrays = _files.read(path, DECODERS)
     module, name = DECODERS[kind]
+    importlib.import_module("ggdjax.tune")  # its histories are details of a quantized network's record
     decode = operator.attrgetter(name)(importlib.import_module(module))
     with _files.decoding(path):
         return decode(record, arrays)

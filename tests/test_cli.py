@@ -11,6 +11,7 @@ import onnx
 import pytest
 from rich.console import Console
 
+import ggdjax as gd
 from ggdjax import data
 from ggdjax.cli import main
 from ggdjax.cli.quantize import Quantize

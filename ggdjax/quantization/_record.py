@@ -34,7 +34,11 @@ class Stage:
     figures: Mapping[str, Any] = field(default_factory=dict)
     """What was measured, before and after, as JSON holds it."""
     details: Any = None
-    """A tuner's own history (`ggdjax.tune.History`, `ggdjax.tune.GradientHistory`)."""
+    """A tuner's own history (`ggdjax.tune.History`, `ggdjax.tune.GradientHistory`): one of `DETAILS`."""
+
+
+#: Name -> class of what `Stage.details` holds, with ``to_dict`` and ``from_dict``: tuners add theirs.
+DETAILS: dict[str, type] = {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ggdjax import _files
 from ggdjax._errors import GgdjaxError
-from ggdjax._whole import write_safetensors
 from ggdjax.quantization import Quantizers
 from ggdjax.quantization._record import image_hash
 from ggdjax.quantization._serialize import quantizers_from_record, quantizers_record
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from ggdjax.quantization import QuantizedNetwork
     from ggdjax.tune.config import TuneConfig
 
-_FORMAT = "ggdjax tuning checkpoint, version 2"
+_KIND = "search checkpoint"
 
 
 @dataclass(kw_only=True)
@@ -64,9 +63,8 @@ def save(path: Path, state: SearchState, mark: str) -> None:
     quantizers, arrays = quantizers_record(state.quantizers)
     decisions = [vars(d) for d in state.decisions]
     record = {"visits": state.visits, "changed": state.changed, "decisions": decisions, "quantizers": quantizers}
-    metadata = {"format": _FORMAT, "fingerprint": mark, "record": json.dumps(record)}
     arrays |= {"score": state.score, "loss": state.loss}
-    write_safetensors(path, "checkpoint", arrays, metadata)
+    _files.write(path, _KIND, record | {"fingerprint": mark}, arrays, "checkpoint")
 
 
 def load(path: Path, mark: str) -> SearchState | None:
@@ -75,29 +73,21 @@ def load(path: Path, mark: str) -> SearchState | None:
     Raises:
         GgdjaxError: the file is damaged, or belongs to another network, other images or other settings.
     """
-    from safetensors import SafetensorError, safe_open
-
     if not path.exists():
         return None
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise GgdjaxError(f"`checkpoint` {path} cannot be read ({error}): remove it to start anew") from None
-    if metadata.get("format") != _FORMAT:
-        raise GgdjaxError(f"`checkpoint` {path} is no {_FORMAT}: name another file")
-    if metadata["fingerprint"] != mark:
+    _, record, arrays = _files.read(path, (_KIND,), "checkpoint")
+    with _files.decoding(path, "checkpoint"):
+        state = SearchState(
+            quantizers=quantizers_from_record(record["quantizers"], arrays),
+            score=arrays["score"],
+            loss=arrays["loss"],
+            decisions=[Decision(**decision) for decision in record["decisions"]],
+            visits=record["visits"],
+            changed=record["changed"],
+        )
+        other = record["fingerprint"] != mark
+    if other:
         raise GgdjaxError(
             f"`checkpoint` {path} belongs to another network, other images or other settings: remove it or name another"
         )
-    record = json.loads(metadata["record"])
-    score, loss = arrays.pop("score"), arrays.pop("loss")
-    return SearchState(
-        quantizers=quantizers_from_record(record["quantizers"], arrays),
-        score=score,
-        loss=loss,
-        decisions=[Decision(**decision) for decision in record["decisions"]],
-        visits=record["visits"],
-        changed=record["changed"],
-    )
+    return state

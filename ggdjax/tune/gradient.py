@@ -27,7 +27,7 @@ import numpy as np
 from ggdjax._errors import DataError, GgdjaxError, near_matches
 from ggdjax.network import Float, run
 from ggdjax.quantization import FakeQuant, Stage
-from ggdjax.quantization._record import image_hash
+from ggdjax.quantization._record import DETAILS, image_hash
 from ggdjax.quantization.batches import batches_of
 from ggdjax.tune.layerwise import tune_layers
 from ggdjax.tune.objectives import cross_entropy, kl_divergence
@@ -107,6 +107,19 @@ class GradientHistory:
     def kept(self) -> bool:
         """Whether the tuned parameters were kept: where they were worse than the start, the start was."""
         return self.after < self.before
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and strings, for JSON."""
+        return {**vars(self), "config": vars(self.config), "losses": self.losses.tolist()}
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> GradientHistory:
+        """Undo `to_dict`."""
+        losses = np.asarray(record["losses"], np.float32)
+        return cls(**{**record, "config": GradientConfig(**record["config"]), "losses": losses})
+
+
+DETAILS["GradientHistory"] = GradientHistory
 
 
 def gradient(

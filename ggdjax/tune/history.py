@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from ggdjax.quantization._record import DETAILS
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
@@ -65,3 +67,6 @@ class History:
     def from_dict(cls, record: dict[str, Any]) -> History:
         """Undo `to_dict`."""
         return cls(**{**record, "decisions": tuple(Decision(**decision) for decision in record["decisions"])})
+
+
+DETAILS["History"] = History
