@@ -1,8 +1,10 @@
 """The public names of this package and the modules that define them: read at run time, too (`lazy_loader`)."""
 
 from . import (
+    cost as cost,
     data as data,
     datapath as datapath,
+    export as export,
     ggd as ggd,
     network as network,
     quantization as quantization,

@@ -433,8 +433,8 @@ OPTIONS = [
     Case("accelerator's width as a text", lambda w: Accelerator(weight_bits="8"), "`weight_bits` | whole number | '8'"),
     Case("bias wider than the accumulator", lambda w: Accelerator(accumulator_bits=16),
          "`bias_bits` 32 | `accumulator_bits` 16 | lower `bias_bits`"),
-    Case("carry narrower than codes", lambda w: Accelerator(activation_bits=16, carry_bits=8),
-         "`carry_bits` 8 | `activation_bits` 16 | raise `carry_bits`"),
+    Case("carry narrower than codes", lambda w: Accelerator(activation_bits=16, residual_bits=8),
+         "`residual_bits` 8 | `activation_bits` 16 | raise `residual_bits`"),
     Case("unknown rounding", lambda w: Accelerator(rounding="half_evn"),
          "`rounding` is 'half_evn' | did you mean `half_even`"),
     Case("specification missing", lambda w: Accelerator.load(w.given / "gone.json"),
@@ -572,7 +572,7 @@ NETWORKS = [
 # fmt: on
 
 
-# Checkpoints and artefacts ------------------------------------------------------------------------------------------
+# Checkpoints and bundles ------------------------------------------------------------------------------------------
 
 
 def kept(**changes) -> Callable[[World], None]:
@@ -580,16 +580,16 @@ def kept(**changes) -> Callable[[World], None]:
     return lambda w: tune(w, checkpoint=w.place / "c", rows=8, **changes)
 
 
-def artefact(change: Callable[[Path], Any]) -> Callable[[World], None]:
+def bundle(change: Callable[[Path], Any]) -> Callable[[World], None]:
     def write(w: World) -> None:
-        gd.datapath.export(w.program, w.given / "a")
+        gd.export.export_bundle(w.program, w.given / "a")
         change(w.given / "a")
 
     return write
 
 
 def manifest(change: Callable[[dict], Any]) -> Callable[[World], None]:
-    """Return what changes an artefact's manifest, checksum and all."""
+    """Return what changes an bundle's manifest, checksum and all."""
     import hashlib
 
     def rewrite(root: Path) -> None:
@@ -599,11 +599,11 @@ def manifest(change: Callable[[dict], Any]) -> Callable[[World], None]:
         (root / "manifest.json").write_bytes(text)
         (root / "manifest.sha256").write_text(f"{hashlib.sha256(text).hexdigest()}  manifest.json\n")
 
-    return artefact(rewrite)
+    return bundle(rewrite)
 
 
 def loads(w: World) -> Any:
-    return gd.datapath.load_artefact(w.given / "a")
+    return gd.export.load_bundle(w.given / "a")
 
 
 trains = npz(image=pixels(chan=1), label=labels())
@@ -619,16 +619,16 @@ def other_recipe(w: World) -> None:
 
 # fmt: off
 KEPT = [
-    Case("checkpoint damaged", lambda w: tune(w, checkpoint=w.place / "c"), "`checkpoint` | cannot be read | remove it",
+    Case("checkpoint damaged", lambda w: tune(w, checkpoint=w.place / "c"), "`checkpoint` | no file of ggdjax | remove it",
          lambda w: (w.place / "c").write_text("x" * 99)),
     Case("checkpoint is a folder", lambda w: tune(w, checkpoint=w.place / "c"),
-         "`checkpoint` | cannot be read | remove it", lambda w: (w.place / "c").mkdir()),
+         "`checkpoint` | is a folder | remove it", lambda w: (w.place / "c").mkdir()),
     Case("checkpoint of another config", lambda w: tune(w, checkpoint=w.place / "c", rows=8, seed=1),
          "place/c | another network, other images or other settings | remove it", kept()),
     Case("checkpoint of other images", lambda w: tune(w, checkpoint=w.place / "c", rows=8, images=w.x + 1),
          "place/c | other images | remove it", kept()),
     Case("checkpoint of another kind", lambda w: tune(w, checkpoint=w.place / "w"),
-         "place/w | no ggdjax tuning checkpoint | name another",
+         "place/w | safetensors file of another program | name a file | remove it",
          lambda w: [_foreign(w), (w.given / "w").rename(w.place / "w")]),
     Case("checkpoint in use", lambda w: held(w, lambda: tune(w, checkpoint=w.place / "c"), "c"),
          "`checkpoint` | place/c | another process | wait"),
@@ -643,18 +643,18 @@ KEPT = [
     Case("parameters of another kind", lambda w: QuantParams.load(w.given / "w"),
          "w.safetensors | quantization parameters | `save`",
          lambda w: [_foreign(w), (w.given / "w").rename(w.given / "w.safetensors")]),
-    Case("no artefact", loads, "given/a | no artefact | `export` wrote", folder("a")),
-    Case("artefact lacks a file", loads, "program.h | cannot be read | export it again",
-         artefact(lambda a: (a / "program.h").unlink())),
-    Case("artefact corrupted", loads, "program.h | corrupted | export it again",
-         artefact(lambda a: (a / "program.h").write_text("x"))),
-    Case("artefact's manifest corrupted", loads, "manifest.json | corrupted | export it again",
-         artefact(lambda a: (a / "manifest.json").write_text("{}"))),
-    Case("artefact of another version", loads, "version 9 | version 1 | export it again",
+    Case("no bundle", loads, "given/a | no hardware bundle | was exported", folder("a")),
+    Case("bundle lacks a file", loads, "program.h | cannot be read | export it again",
+         bundle(lambda a: (a / "program.h").unlink())),
+    Case("bundle corrupted", loads, "program.h | corrupted | export it again",
+         bundle(lambda a: (a / "program.h").write_text("x"))),
+    Case("bundle's manifest corrupted", loads, "manifest.json | corrupted | export it again",
+         bundle(lambda a: (a / "manifest.json").write_text("{}"))),
+    Case("bundle of another version", loads, "version 9 | version 1 | export it again",
          manifest(lambda m: m.update(version=9))),
-    Case("artefact over other files", lambda w: gd.datapath.export(w.program, w.place),
-         "`folder` | no artefact | choose another", lambda w: (w.place / "thesis").write_text("x")),
-    Case("artefact below a file", lambda w: gd.datapath.export(w.program, w.place / "f" / "a"),
+    Case("bundle over other files", lambda w: gd.export.export_bundle(w.program, w.place),
+         "`folder` | no bundle | choose another", lambda w: (w.place / "thesis").write_text("x")),
+    Case("bundle below a file", lambda w: gd.export.export_bundle(w.program, w.place / "f" / "a"),
          "f/a | cannot be written | choose", lambda w: (w.place / "f").write_text("x")),
     Case("accumulator too narrow", lambda w: gd.datapath.compile(w.q, Accelerator(accumulator_bits=14, bias_bits=14)),
          "`conv` | needs | `accumulator_bits` are 14 | raise them"),
@@ -665,9 +665,9 @@ KEPT = [
     Case("program's input is NaN", lambda w: w.program(w.x * np.nan), "`x` holds NaN | check the preprocessing"),
     Case("program's input of another shape", lambda w: w.program(w.x[0]), "(3, 8, 8) | expects (batch, 3, 8, 8)"),
     Case("program's input is complex", lambda w: w.program(w.x * 1j), "`x` has type complex64 | real numbers"),
-    Case("unknown form", lambda w: gd.datapath.export_onnx(w.program, w.place / "a", form="qqd"),
+    Case("unknown form", lambda w: gd.export.export_onnx(w.program, w.place / "a", form="qqd"),
          "'qqd' | did you mean `qdq`"),
-    Case("cost of nothing", lambda w: gd.datapath.cost(gd.trace(jnp.tanh, jnp.zeros((1, 4)))),
+    Case("cost of nothing", lambda w: gd.cost.estimate(gd.trace(jnp.tanh, jnp.zeros((1, 4)))),
          "`network` | no convolution | give"),
 ]
 # fmt: on
@@ -753,7 +753,7 @@ ENVIRONMENT = [
     Case("package orbax missing", without("orbax")(lambda w: shell(w, TRAIN)), "`orbax-checkpoint` | pip install",
          npz(image=pixels(chan=1), label=labels())),
     Case("Icarus Verilog missing",
-         with_variable("PATH", lambda w: str(w.given), lambda w: gd.datapath.verify_rtl(w.program, w.x)),
+         with_variable("PATH", lambda w: str(w.given), lambda w: gd.export.verify_rtl(w.program, w.x)),
          "`iverilog` was not found | install"),
     Case("GGDJAX_DATA points nowhere", with_variable("GGDJAX_DATA", lambda w: str(w.given / "gone"), data_folder),
          "given/gone | set GGDJAX_DATA"),

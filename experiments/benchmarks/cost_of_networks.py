@@ -28,8 +28,8 @@ from experiments.benchmarks import gradient_tuning, schemes_on_networks
 from experiments.real_networks import NETWORKS
 from experiments.rows import read_lines
 from experiments.tables.plots import STYLE, save
-from ggdjax import datapath, quantization, report
-from ggdjax.datapath import FIXED16, FLOAT32, Dataflow, EnergyTable, Machine, Widths
+from ggdjax import cost, quantization, report
+from ggdjax.cost import FIXED16, FLOAT32, Dataflow, EnergyTable, HardwareModel, Widths
 from ggdjax.network import fold_batch_norm
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ WIDTHS = (FLOAT32, FIXED16, *(Widths(weight_bits=bits, activation_bits=bits) for
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 
-def run(machines: dict[Dataflow, Machine]) -> list[dict[str, Any]]:
+def run(machines: dict[Dataflow, HardwareModel]) -> list[dict[str, Any]]:
     """Return one row per network, dataflow and width."""
     accuracies = {
         (row["network"], row["bits"], row["scheme"]): row
@@ -57,7 +57,7 @@ def run(machines: dict[Dataflow, Machine]) -> list[dict[str, Any]]:
         mixed = mixed_widths(name, net)
         for dataflow, machine in machines.items():
             for widths in WIDTHS:
-                found = datapath.cost(net, machine, widths=widths)
+                found = cost.estimate(net, machine, widths=widths)
                 scheme = "float" if widths.floating else "ggd"
                 accuracy = accuracies.get((name, widths.weight_bits, scheme), {})
                 head = {"network": name, "dataflow": dataflow, "widths": widths.name}
@@ -65,7 +65,7 @@ def run(machines: dict[Dataflow, Machine]) -> list[dict[str, Any]]:
                 ratios = {against: asdict(ratio) for against, ratio in found.against().items()}
                 rows.append({**head, **measured, **found.totals(), "against": ratios})
             for title, (q, accuracy) in mixed.items():
-                found = datapath.cost(q, machine)
+                found = cost.estimate(q, machine)
                 ratios = {against: asdict(ratio) for against, ratio in found.against().items()}
                 head = {"network": name, "dataflow": dataflow, "widths": title}
                 rows.append({**head, **accuracy, **found.totals(), "against": ratios})
@@ -137,14 +137,14 @@ def draw(rows: list[dict[str, Any]], dataflow: Dataflow) -> Figure:
 def main() -> None:
     """Read the command line, run, write the results and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=Machine.rows)
-    parser.add_argument("--columns", type=int, default=Machine.columns)
-    parser.add_argument("--buffer-kib", type=int, default=Machine.buffer_bytes // 1024)
+    parser.add_argument("--rows", type=int, default=HardwareModel.rows)
+    parser.add_argument("--columns", type=int, default=HardwareModel.columns)
+    parser.add_argument("--buffer-kib", type=int, default=HardwareModel.buffer_bytes // 1024)
     parser.add_argument("--energy", type=Path, help="JSON file of an EnergyTable")
     args = parser.parse_args()
     energy = EnergyTable.load(args.energy) if args.energy else EnergyTable()
     size = {"rows": args.rows, "columns": args.columns, "buffer_bytes": 1024 * args.buffer_kib, "energy": energy}
-    machines = {dataflow: Machine(dataflow=dataflow, **size) for dataflow in Dataflow}
+    machines = {dataflow: HardwareModel(dataflow=dataflow, **size) for dataflow in Dataflow}
     rows = run(machines)
     chosen = Dataflow.ROW_STATIONARY
     machine = {name: value for name, value in asdict(machines[chosen]).items() if name != "dataflow"}

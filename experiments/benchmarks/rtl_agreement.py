@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from experiments.benchmarks.datapath_agreement import held_out, quantized
-from ggdjax import datapath, report
+from ggdjax import datapath, export, report
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "rtl_agreement.json"
 NARROW = {"accumulator_bits": 14, "bias_bits": 14}
@@ -50,10 +50,10 @@ def main() -> None:
     for case in cases:
         accelerator, few = CASES[case]
         program = datapath.compile(q, accelerator)
-        layers = datapath.rtl_layers(program)
+        layers = export.rtl_layers(program)
         for layer in layers[:FIRST] if few else layers:
             start = time.perf_counter()
-            found = datapath.verify_rtl(
+            found = export.verify_rtl(
                 program, x[:1] if few else x, layers=[layer], rounding=list(datapath.Rounding), lanes=LANES
             )
             row = {"accelerator": case, **vars(found.parts[0]), "seconds": round(time.perf_counter() - start, 1)}

@@ -21,7 +21,7 @@ from experiments.benchmarks.datapath_agreement import quantized
 from experiments.real_networks import NETWORKS
 from experiments.rows import merged
 from experiments.timing import seconds
-from ggdjax import datapath, report
+from ggdjax import datapath, export, report
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "simulator_throughput.json"
 
@@ -43,7 +43,7 @@ def run(name: str, repeats: int) -> dict:
         program = datapath.compile(q)
         for form in ("qdq", "integer"):
             path = Path(folder) / f"{form}.onnx"
-            datapath.export_onnx(program, path, form=form)
+            export.export_onnx(program, path, form=form)
             session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
             feed = {session.get_inputs()[0].name: np.asarray(x)}
             times[f"onnxruntime_{form}"] = seconds(lambda session=session, feed=feed: session.run(None, feed), repeats)

@@ -11,7 +11,7 @@ from experiments.tables.entries import Cell, Entry, lookup, networks_of, number,
 from experiments.tables.plots import BLUE, LIGHT, ORANGE, SKY, new_figure, says_not_run
 from experiments.tables.results import Results
 from experiments.tables.table import Table
-from ggdjax.datapath import Dataflow
+from ggdjax.cost import Dataflow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

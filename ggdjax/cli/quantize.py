@@ -173,11 +173,6 @@ class Quantize:
             self._checkpoint.unlink(missing_ok=True)
 
     def _config(self) -> QuantConfig:
-        from ggdjax import schemes
-
-        schemes.get(self.scheme)
-        if self.weight_scheme != "fixed-point":
-            schemes.get(self.weight_scheme)
         names = [f.name for f in dataclasses.fields(QuantConfig) if hasattr(self, f.name)]
         return QuantConfig(**{name: getattr(self, name) for name in names})
 
@@ -326,13 +321,13 @@ class Quantize:
                     progress=lambda done, total: advance(1),
                 )
                 config = dataclasses.replace(
-                    quantized.config,
+                    quantized.record.config,
                     weight_bits_of=chosen.weight_bits_of,
                     activation_bits_of=chosen.activation_bits_of,
                 )
-                quantized = gd.quantize(quantized.network, quantized.calibration, config)
+                quantized = gd.quantize(quantized.float_network, quantized.record.calibration, config)
         if self.bias_correction:
-            layers = len(quantized.params.biases)
+            layers = len(quantized.quantizers.biases)
             with clock("biases"), progress_bar(console, "Correcting biases", layers) as advance:
                 quantized = tune.correct_biases(
                     quantized, x, batch_size=self.batch_size, progress=lambda done, total: advance(1)
@@ -384,9 +379,9 @@ class Quantize:
         from ggdjax.cli._progress import progress_bar
 
         (quantized, evaluation), *beside = results.values()
-        quantized.params.save(folder / "parameters")
-        quantized.calibration.histograms.save(folder / report.HISTOGRAMS_FILE)
-        with progress_bar(console, "Drawing feature maps", len(quantized.calibration.names)) as advance:
+        quantized.save(folder / "network.safetensors")
+        quantized.record.calibration.histograms.save(folder / report.HISTOGRAMS_FILE)
+        with progress_bar(console, "Drawing feature maps", len(quantized.record.calibration.names)) as advance:
             # One picture per feature map shows one step: that of the whole feature map.
             per_tensor = results.get("steps per tensor", (quantized, evaluation))[0]
             for _ in report.draw_feature_maps(per_tensor, folder / "feature_maps"):
@@ -438,9 +433,8 @@ _BESIDE = {"steps per tensor": "steps_per_tensor", "untuned": "untuned"}
 
 
 def _search_of(quantized: QuantizedNetwork) -> History | None:
-    """Return the history of backward-forward tuning, where there was any: gradient tuning keeps it as the previous."""
-    history = quantized.history
-    return getattr(history, "previous", None) if hasattr(history, "losses") else history
+    """Return the history of the backward-forward search, where there was one."""
+    return next((stage.details for stage in quantized.record.stages if stage.name == "backward_forward"), None)
 
 
 class _Clock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,8 @@ from ggdjax._errors import DataError
 from ggdjax.datapath.simulate import Integer
 from ggdjax.network import Float, run
 from ggdjax.network.ops import QUANTIZABLE
-from ggdjax.quantization import FakeQuant, as_range, fake_quantize
-from ggdjax.quantization.numerics import against_last_axis
-from ggdjax.schemes import Range
+from ggdjax.quantization import FakeQuant, Stage
+from ggdjax.steps import Quantizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
 
     from ggdjax.datapath.program import Program
     from ggdjax.network import Graph, Node
-    from ggdjax.quantization import QuantizedNetwork, QuantParams
+    from ggdjax.quantization import QuantizedNetwork
 
-#: Significant bits of an aligned step.
-_STEP_BITS = 15
+#: Significant bits of an aligned step, and the width of an aligned bias.
+_STEP_BITS, _ACCUMULATOR_BITS = 15, 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +81,16 @@ def align(q: QuantizedNetwork) -> QuantizedNetwork:
     have it. A bias on its own finer grid differs by up to half a unit of the accumulator, which makes about one code in
     a thousand another one in every layer.
     """
-    activations = {name: replace(range_, step=_short(range_.step)) for name, range_ in q.params.activations.items()}
-    biases: dict[str, Any] = dict(q.params.biases)
-    for node in q.network.graph.quantizable:
+    old = q.quantizers
+    activations = {name: replace(x, step=_short(x.step)) for name, x in old.activations.items()}
+    biases = dict(old.biases)
+    for node in q.graph.quantizable:
         name, source = node.name, node.inputs[0]
-        if node.param("bias") is None or name not in q.params.weights or source not in activations:
+        if node.param("bias") is None or name not in old.weights or source not in activations:
             continue
-        step = np.asarray(as_range(q.params.weights[name]).step, np.float64)
-        step = jnp.asarray(step * np.asarray(activations[source].step, np.float64), jnp.float32)
-        low, zero = (jnp.full(step.shape, v, jnp.int32) for v in (-(2**31), 0))
-        biases[name] = Range(step=step, qmin=low, qmax=-(low + 1), zero_point=zero, code=zero)
-    return replace(q, params=replace(q.params, activations=activations, biases=biases))
+        step = np.asarray(old.weights[name].step, np.float64) * np.asarray(activations[source].step, np.float64)
+        biases[name] = Quantizer(step=jnp.asarray(step, jnp.float32), bits=_ACCUMULATOR_BITS)
+    return q.changed(Stage(name="align"), quantizers=replace(old, activations=activations, biases=biases))
 
 
 def _short(step: Real[Array, "..."]) -> Real[Array, "..."]:
@@ -122,16 +120,7 @@ def agreement(
     tensors = tuple(program.feature_maps.items())
     for x in batches:
         agree, found = jax.device_get(
-            _compare(
-                q.network.graph,
-                program.graph,
-                tensors,
-                exact_sums,
-                q.float_params,
-                q.params,
-                program.params,
-                jnp.asarray(x),
-            )
+            _compare(replace(q, record=None), program.graph, tensors, exact_sums, program.params, jnp.asarray(x))
         )
         images, same = images + len(x), same + int(agree.sum())
         for name, row in found.items():
@@ -157,21 +146,26 @@ class ExactSums(FakeQuant):
         """Sum codes, then scale; compute the rest in float."""
         if node.op not in QUANTIZABLE:
             return super().apply(node, params, *inputs)
-        name, activation = node.inputs[0], self.params.activations[node.inputs[0]]
-        weights = as_range(self.params.weights[node.name])
-        x, kernel = (fake_quantize(v, r) for v, r in ((inputs[0], activation), (params["kernel"], weights)))
-        self.feature_maps[name] = x
-        scale = activation.step.astype(inputs[0].dtype) * weights.step.astype(inputs[0].dtype)
-        # Dividing gives back the whole numbers that fake_quantize multiplied, up to one rounding.
-        codes = {"kernel": jnp.round(kernel / against_last_axis(weights.step.astype(kernel.dtype), kernel.ndim))}
+        activation, weights = self.quantizers.activations[node.inputs[0]], self.quantizers.weights[node.name]
+        x, kernel = activation(inputs[0]), weights(params["kernel"])
+        self.feature_maps[node.inputs[0]] = x
+        dtype = inputs[0].dtype
+        scale = activation.step.astype(dtype) * weights.step.astype(dtype)
+        # Dividing gives back the integers that the quantizers multiplied, up to one rounding.
+        codes = {"kernel": jnp.round(kernel / _per_channel(weights.step.astype(dtype), kernel.ndim))}
         if "bias" in params:
-            b = self.params.biases.get(node.name)
-            bias = params["bias"] if b is None else fake_quantize(params["bias"], as_range(b))
-            codes["bias"] = bias / scale
-            if b is not None and isinstance(b, Range):
-                codes["bias"] = jnp.round(codes["bias"])
-        y = Float().apply(node, codes, jnp.round(x / activation.step.astype(x.dtype)))
-        return y * against_last_axis(scale, y.ndim)
+            b = self.quantizers.biases.get(node.name)
+            codes["bias"] = (params["bias"] if b is None else b(params["bias"])) / scale
+            if b is not None:  # an aligned bias is an integer of the accumulator
+                aligned = b.step == activation.step * weights.step
+                codes["bias"] = jnp.where(aligned, jnp.round(codes["bias"]), codes["bias"])
+        y = Float().apply(node, codes, jnp.round(x / activation.step.astype(dtype)))
+        return y * _per_channel(scale, y.ndim)
+
+
+def _per_channel(value: Array, rank: int) -> Array:
+    """Return one number, or one per channel with as many axes in front as an array of that rank has."""
+    return value.reshape((1,) * (rank - 1) + value.shape) if value.ndim else value
 
 
 class _Forced(Integer):
@@ -191,23 +185,23 @@ class _Forced(Integer):
         return self._given[node.output]
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(1, 2, 3))
 def _compare(
-    real_graph: Graph,
+    q: QuantizedNetwork,
     graph: Graph,
     tensors: tuple[tuple[str, str], ...],
     exact: bool,
-    real_params: dict[str, Array],
-    quant: QuantParams,
     params: dict[str, Array],
     x: Array,
 ) -> tuple[Array, dict[str, tuple[Array, ...]]]:
-    fake = (ExactSums if exact else FakeQuant)(quant)
+    fake = (ExactSums if exact else FakeQuant)(q.quantizers)
     # Float64 images, where x64 is on, make the reference double; the program's input is float32 all the same.
-    real_params = {key: value.astype(x.dtype) for key, value in real_params.items()}
-    real = run(real_graph, real_params, x, fake)
+    real_params = {key: value.astype(x.dtype) for key, value in q.params.items()}
+    real = run(q.graph, real_params, x, fake)
     wanted = {
-        tensor: jnp.round(fake.feature_maps[name] / quant.activations[name].step.astype(x.dtype)).astype(jnp.int32)
+        tensor: jnp.round(fake.feature_maps[name] / q.quantizers.activations[name].step.astype(x.dtype)).astype(
+            jnp.int32
+        )
         for name, tensor in tensors
     }
     free, forced = Integer(keep=tuple(wanted)), _Forced(wanted)

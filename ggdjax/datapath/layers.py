@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggdjax._errors import GgdjaxError
-from ggdjax.datapath.formats import Format, bits_of, signed_bits
+from ggdjax.datapath.formats import Format, signed_bits
 from ggdjax.datapath.rounding import Overflow
-from ggdjax.quantization import FixedPoint, as_range
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -42,23 +41,22 @@ def code_format(q: QuantizedNetwork, tensor: str, accelerator: Accelerator) -> F
     Raises:
         GgdjaxError: it is not quantized, has a step per channel, or codes wider than the accelerator's.
     """
-    quantizer = q.params.activations.get(tensor)
+    quantizer = q.quantizers.activations.get(tensor)
     if quantizer is None:
-        raise GgdjaxError(f"feature map `{tensor}` has no step in `quantized_network.params`: quantize it first")
+        raise GgdjaxError(f"feature map `{tensor}` has no step in `quantized_network.quantizers`: quantize it first")
     step = np.asarray(quantizer.step, np.float64)
     if step.ndim:
         raise GgdjaxError(
             f"feature map `{tensor}` has a step per channel, which no integer accumulator can sum: "
             "quantize with `activations_per='tensor'`"
         )
-    qmin, qmax, zero = (int(v) for v in (quantizer.qmin, quantizer.qmax, quantizer.zero_point))
-    width = bits_of(qmin, qmax)
-    if width > accelerator.activation_bits:
+    if quantizer.bits > accelerator.activation_bits:
         raise GgdjaxError(
-            f"feature map `{tensor}` has codes of {width} bits, the accelerator's `activation_bits` are "
+            f"feature map `{tensor}` has codes of {quantizer.bits} bits, the accelerator's `activation_bits` are "
             f"{accelerator.activation_bits}: raise them or quantize to fewer bits"
         )
-    return Format(scale=(float(step),), low=qmin - zero, high=qmax - zero, zero_point=zero)
+    zero = 0 if quantizer.zero_point is None else int(quantizer.zero_point)
+    return Format(scale=(float(step),), low=quantizer.qmin - zero, high=quantizer.qmax - zero, zero_point=zero)
 
 
 def integer_layer(q: QuantizedNetwork, node: Node, source: Format, accelerator: Accelerator) -> IntegerLayer:
@@ -92,42 +90,30 @@ def integer_layer(q: QuantizedNetwork, node: Node, source: Format, accelerator: 
 
 def _kernel(q: QuantizedNetwork, node: Node, accelerator: Accelerator) -> tuple[np.ndarray, np.ndarray]:
     """Return the codes of a kernel and its step(s), float64, one or one per output channel."""
-    quantizer = q.params.weights.get(node.name)
-    if quantizer is None:
-        raise GgdjaxError(f"the weights of `{node.name}` have no quantizer in `quantized_network.params`")
-    weights = as_range(quantizer)
-    if np.any(np.asarray(weights.zero_point) != 0):
+    weights = q.quantizers.weights.get(node.name)
+    if weights is None:
+        raise GgdjaxError(f"the weights of `{node.name}` have no quantizer in `quantized_network.quantizers`")
+    if weights.zero_point is not None and np.any(np.asarray(weights.zero_point) != 0):
         raise GgdjaxError(
             f"the weights of `{node.name}` have a zero point; the accelerator multiplies symmetric weights: "
             "quantize with `weight_scheme='fixed-point'`"
         )
-    qmin, qmax = (np.asarray(v, np.float32) for v in (weights.qmin, weights.qmax))
-    step = np.asarray(weights.step, np.float32)
-    kernel = np.asarray(q.float_params[node.param("kernel")], np.float32)
-    codes = np.rint(np.clip(kernel / step, qmin, qmax)).astype(np.int32)
-    width = signed_bits(int(np.min(qmin)), int(np.max(qmax)))
+    width = signed_bits(weights.qmin, weights.qmax)
     if width > accelerator.weight_bits:
         raise GgdjaxError(
             f"the weights of `{node.name}` have {width} bits, the accelerator's `weight_bits` are "
             f"{accelerator.weight_bits}: raise them or quantize to fewer bits"
         )
-    steps = np.ldexp(1.0, -np.asarray(quantizer.frac_bits)) if isinstance(quantizer, FixedPoint) else step.astype(float)
+    codes = weights.encode(np.asarray(q.params[node.param("kernel")], np.float32))
     smallest = np.int8 if accelerator.weight_bits <= 8 else np.int16
-    return codes.astype(smallest), np.atleast_1d(steps)
+    return codes.astype(smallest), np.atleast_1d(np.asarray(weights.step, np.float64))
 
 
 def _bias(q: QuantizedNetwork, node: Node, scale: np.ndarray, accelerator: Accelerator) -> np.ndarray:
     """Return the bias on the accumulator's grid, int64, nearest integers (halves to even)."""
-    key = node.param("bias")
-    if key is None:
+    if node.param("bias") is None:
         return np.zeros(scale.shape, np.int64)
-    bias = np.asarray(q.float_params[key], np.float32)
-    if (fixed := q.params.biases.get(node.name)) is not None:
-        b = as_range(fixed)
-        limits = (np.asarray(v, np.float32) for v in (b.qmin, b.qmax))
-        step = np.asarray(b.step, np.float32)
-        bias = np.rint(np.clip(bias / step, *limits)) * step
-    codes = np.rint(bias.astype(np.float64) / scale)
+    codes = np.rint(q.rounded_bias(node) / scale)
     width = signed_bits(int(codes.min()), int(codes.max()))
     if width > accelerator.bias_bits and accelerator.overflow is Overflow.SATURATE:
         half = 1 << (accelerator.bias_bits - 1)

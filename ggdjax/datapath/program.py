@@ -15,7 +15,7 @@ from ggdjax._errors import DataError
 from ggdjax.datapath._serialize import program_arrays, program_fields, program_record
 from ggdjax.datapath.simulate import Counting, Integer, LayerCounts, simulate
 from ggdjax.network import run
-from ggdjax.network.lanes import run_in_lanes
+from ggdjax.network._chunks import run_in_lanes
 
 if TYPE_CHECKING:
     import os

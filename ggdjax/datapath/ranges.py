@@ -59,10 +59,10 @@ def window_of(graph: Graph, node: Node) -> int:
 class Streams:
     """The worst-case range of every tensor, filled in as the graph is walked, and the grid of each stream."""
 
-    def __init__(self, q: QuantizedNetwork, carry_bits: int) -> None:
-        self.graph = q.network.graph
+    def __init__(self, q: QuantizedNetwork, residual_bits: int) -> None:
+        self.graph = q.graph
         self.bounds: dict[str, Bounds] = {}
-        self._carry_bits = carry_bits
+        self._residual_bits = residual_bits
         self._calibrated = _magnitudes(q)
         self._parent: dict[str, str] = {}
         for node in self.graph.nodes:
@@ -89,7 +89,7 @@ class Streams:
         if root not in self._formats:
             members = self._members.get(root, [tensor])
             largest = max(self.magnitude(member) for member in members)
-            self._formats[root] = grid(largest, self._carry_bits, "carry", tensor)
+            self._formats[root] = grid(largest, self._residual_bits, "carry", tensor)
         return self._formats[root]
 
     def summand(self, tensor: str, window: int) -> Format:
@@ -124,11 +124,12 @@ def _joins(node: Node) -> bool:
 
 
 def _magnitudes(q: QuantizedNetwork) -> dict[str, float]:
-    if q.calibration is None:  # a file brought the steps
+    calibration = None if q.record is None else q.record.calibration
+    if calibration is None:  # a file brought the steps
         return {}
-    histograms = q.calibration.histograms
+    histograms = calibration.histograms
     largest = np.maximum(-np.asarray(histograms.minimum), np.asarray(histograms.maximum))
-    return dict(zip(q.calibration.names, largest.tolist(), strict=True))
+    return dict(zip(calibration.names, largest.tolist(), strict=True))
 
 
 def bounds_of(node: Node, inputs: list[Bounds], params: Mapping[str, np.ndarray], window: int) -> Bounds:

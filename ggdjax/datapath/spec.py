@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggdjax._errors import GgdjaxError, near_matches
+from ggdjax._fields import from_fields
 from ggdjax._whole import whole_file
-from ggdjax.datapath._fields import from_fields
 from ggdjax.datapath.rounding import Overflow, Requantization, Rounding
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _WIDTHS = {
     "bias_bits": (4, 32),
     "multiplier_bits": (2, 31),
     "accumulator_bits": (4, 32),
-    "carry_bits": (8, 30),
+    "residual_bits": (8, 30),
     "lookup_bits": (4, 16),
 }
 _ENUMS: dict[str, type[enum.StrEnum]] = {
@@ -61,7 +61,7 @@ class Accelerator:
     real ratio of steps (see `experiments/results/datapath_agreement.json`)."""
     accumulator_bits: int = 32
     """Width of an accumulator, 4 to 32."""
-    carry_bits: int = 30
+    residual_bits: int = 30
     """Width of what is carried between layers beside codes (residual branches, inputs of averages), 8 to 30: signed
     fixed point on a grid 2^e per residual stream. Sixteen suffice for accuracy; 30 make codes equal as above."""
     lookup_bits: int = 12
@@ -96,10 +96,10 @@ class Accelerator:
                 f"`bias_bits` {self.bias_bits} contradicts `accumulator_bits` {self.accumulator_bits}: "
                 "a bias starts the accumulator and must fit in it; lower `bias_bits`"
             )
-        if self.activation_bits > self.carry_bits:
+        if self.activation_bits > self.residual_bits:
             raise GgdjaxError(
-                f"`carry_bits` {self.carry_bits} contradicts `activation_bits` {self.activation_bits}: "
-                "what is carried must be at least as fine as codes; raise `carry_bits`"
+                f"`residual_bits` {self.residual_bits} contradicts `activation_bits` {self.activation_bits}: "
+                "what is carried must be at least as fine as codes; raise `residual_bits`"
             )
 
     @classmethod

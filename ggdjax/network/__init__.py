@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from ggdjax.network._counts import NodeCount, count_macs, count_parameters, node_counts
 from ggdjax.network._network import Network
-from ggdjax.network.counts import NodeCount, count_macs, count_parameters, node_counts
 from ggdjax.network.graph import FeatureMap, Graph, Node
 from ggdjax.network.interpreter import Float, Numerics, run
-from ggdjax.network.onnx_door import load_onnx
-from ggdjax.network.onnx_export import export_onnx
+from ggdjax.network.jaxpr import trace
+from ggdjax.network.onnx import export_onnx, load_onnx
 from ggdjax.network.ops import supported_ops
 from ggdjax.network.rewrites import fold_batch_norm, simplify
-from ggdjax.network.trace import trace
 
 __all__ = [
     "FeatureMap",

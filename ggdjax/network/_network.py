@@ -11,9 +11,9 @@ import jax.numpy as jnp
 
 from ggdjax import _files
 from ggdjax._errors import DataError, GgdjaxError
+from ggdjax.network._chunks import run_in_lanes
 from ggdjax.network._serialize import graph_from_record, graph_record
 from ggdjax.network.interpreter import Float
-from ggdjax.network.lanes import run_in_lanes
 
 if TYPE_CHECKING:
     import os
@@ -87,8 +87,11 @@ class Network:
         Raises:
             GgdjaxError: the file cannot be written.
         """
-        arrays = {f"params/{key}": value for key, value in self.params.items()}
-        _files.write(path, "network", {"graph": graph_record(self.graph)}, arrays)
+        _files.write(path, "network", *self._to_file())
+
+    def _to_file(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Return the record and the arrays that a file holds."""
+        return {"graph": graph_record(self.graph)}, {f"params/{key}": value for key, value in self.params.items()}
 
     @classmethod
     def _from_file(cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Network:

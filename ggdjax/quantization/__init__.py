@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from ggdjax.quantization._quantize import quantize
+from ggdjax.quantization._quantized_network import IntegerWeights, QuantizedNetwork
+from ggdjax.quantization._quantizers import Quantizers
+from ggdjax.quantization._record import Record, Stage
+from ggdjax.quantization._sqnr import sqnr_db
 from ggdjax.quantization.calibration import Calibration, calibrate
 from ggdjax.quantization.config import QuantConfig
-from ggdjax.quantization.evaluation import Accuracy, Evaluation, accuracy, evaluate, sqnr_db
-from ggdjax.quantization.numerics import FakeQuant, Measure, Observe, fake_quantize
-from ggdjax.quantization.parameters import FixedPoint, QuantParams, as_range
+from ggdjax.quantization.evaluation import Accuracy, Evaluation, accuracy, evaluate
+from ggdjax.quantization.numerics import FakeQuant, Measure, Observe
 from ggdjax.quantization.qdq import load_qdq
-from ggdjax.quantization.quantized_network import QuantizedNetwork, quantize
 
 __all__ = [
     "Accuracy",
     "Calibration",
     "Evaluation",
     "FakeQuant",
-    "FixedPoint",
+    "IntegerWeights",
     "Measure",
     "Observe",
     "QuantConfig",
-    "QuantParams",
     "QuantizedNetwork",
+    "Quantizers",
+    "Record",
+    "Stage",
     "accuracy",
-    "as_range",
     "calibrate",
     "evaluate",
-    "fake_quantize",
     "load_qdq",
     "quantize",
     "sqnr_db",

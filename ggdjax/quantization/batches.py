@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from jaxtyping import Shaped
 
 
-def filled_up(rows: Shaped[np.ndarray, "row ..."], size: int) -> Shaped[np.ndarray, "{size} ..."]:
-    """Return at most ``size`` rows, at least one, with the first repeated until there are ``size``."""
+def pad_batch(rows: Shaped[np.ndarray, "row ..."], size: int) -> Shaped[np.ndarray, "{size} ..."]:
+    """Return up to ``size`` rows, at least one, padded with copies of the first to ``size``."""
     short = size - len(rows)
     return np.concatenate([rows, np.repeat(rows[:1], short, axis=0)]) if short else rows
 
@@ -23,7 +23,7 @@ def filled_up(rows: Shaped[np.ndarray, "row ..."], size: int) -> Shaped[np.ndarr
 def batches_of(
     images: Shaped[np.ndarray, "image ..."], size: int
 ) -> Iterator[tuple[Shaped[np.ndarray, "{size} ..."], int]]:
-    """Yield all images in batches of ``size``, and how many rows of each are images: the last one is filled up.
+    """Yield all images in batches of ``size``, and how many rows of each are images: the last one is padded.
 
     Raises:
         GgdjaxError: ``size``, a caller's ``batch_size``, is less than 1.
@@ -32,4 +32,4 @@ def batches_of(
         raise GgdjaxError(f"`batch_size` must be at least 1, got {size}")
     for first in range(0, len(images), size):
         batch = images[first : first + size]
-        yield filled_up(batch, size), len(batch)
+        yield pad_batch(batch, size), len(batch)

@@ -28,22 +28,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """One histogram per quantizable feature map of a network.
-
-    ``splits`` has batch shape ``[split, tensor]``: the images are dealt in turn to a few splits, so that a choice
-    can be cross-validated over images. Tensors are in the order of ``names``.
-    """
+    """One histogram per quantizable feature map of a network."""
 
     names: tuple[str, ...]
-    splits: Histogram
+    """Tensor names, in the order of the graph."""
+    histograms: Histogram
+    """Batch shape ``[tensor]``, in the order of ``names``."""
     images: int
+    """Number of images that were counted."""
     channels: dict[str, Histogram] | None = None
     """Per feature map one histogram per channel (batch shape ``[chan]``), where they were asked for."""
-
-    @property
-    def histograms(self) -> Histogram:
-        """The histogram of each feature map over all images, batch shape ``[tensor]``."""
-        return self.splits.merge(0)
 
     def save(self, path: os.PathLike[str] | str) -> None:
         """Write every count as one file, which ``gd.load`` reads.
@@ -54,44 +48,43 @@ class Calibration:
         Raises:
             GgdjaxError: the file cannot be written.
         """
+        _files.write(path, "calibration", *self._to_file())
+
+    def _to_file(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return the record and the arrays that a file holds."""
         channels = None if self.channels is None else list(self.channels)
-        histograms = {"splits": self.splits} | {f"channels/{name}": h for name, h in (self.channels or {}).items()}
-        arrays = {f"{key}/{name}": a for key, h in histograms.items() for name, a in h.to_arrays().items()}
-        _files.write(path, "calibration", {"names": self.names, "images": self.images, "channels": channels}, arrays)
+        found = {"feature_maps": self.histograms} | {f"channels/{name}": h for name, h in (self.channels or {}).items()}
+        arrays = {f"{key}/{name}": array for key, h in found.items() for name, array in h.to_arrays().items()}
+        return {"names": self.names, "images": self.images, "channels": channels}, arrays
 
     @classmethod
     def _from_file(cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Calibration:
         def histogram(key: str) -> Histogram:
             return Histogram.from_arrays(_files.select(arrays, f"{key}/"))
 
-        names, channels = tuple(record["names"]), record["channels"]
-        splits = histogram("splits")
-        if splits.batch_shape[1:] != (len(names),):
-            raise GgdjaxError(f"{len(names)} feature maps, but histograms of batch shape {splits.batch_shape}")
+        names, channels, counted = tuple(record["names"]), record["channels"], histogram("feature_maps")
+        if counted.batch_shape != (len(names),):
+            raise GgdjaxError(f"{len(names)} feature maps, but histograms of batch shape {counted.batch_shape}")
         return cls(
             names=names,
-            splits=splits,
+            histograms=counted,
             images=int(record["images"]),
             channels=None if channels is None else {name: histogram(f"channels/{name}") for name in channels},
         )
 
 
-def calibrate(
-    net: Network, batches: Iterable[Float[Array, "batch ..."]], *, splits: int = 4, per_channel: bool = False
-) -> Calibration:
+def calibrate(net: Network, batches: Iterable[Float[Array, "batch ..."]], *, per_channel: bool = False) -> Calibration:
     """Stream images through the float network, batch normalization folded, and count its feature maps.
 
-    Memory does not depend on the number of images: per split and feature map one histogram of 65,536 bins.
+    Memory does not depend on the number of images: one histogram of 65,536 bins per feature map.
 
     Args:
         net: a network from ``load_onnx`` or ``trace``.
         batches: input batches in the layout of the model's own input. One shape is best: each new one compiles anew.
-        splits: number of image splits kept apart for cross-validation, at least 1. Batches are dealt to them in turn.
         per_channel: also count every channel of every feature map by itself (256 KiB each).
 
     Raises:
         DataError: no batches, images that do not fit the network, or NaN or infinity in a feature map (named).
-        GgdjaxError: ``splits`` less than 1.
 
     Example:
         >>> net = gd.trace(lambda x: jax.nn.relu(x @ jnp.eye(4)) @ jnp.ones((4, 2)), jnp.zeros((1, 4)))
@@ -99,40 +92,36 @@ def calibrate(
         >>> calibration.images, [float(share) for share in calibration.histograms.zero_fraction]
         (16, [0.5, 0.5])
     """
-    if splits < 1:
-        raise GgdjaxError(f"`splits` must be at least 1, got {splits}")
     net = fold_batch_norm(net)
     names = tuple(feature_map.tensor for feature_map in net.graph.feature_maps())
     # A bin of a counter holds fewer than 2^31 values: no more images than that before it is read.
     limit = (2**31 - 1) // max(
         (math.prod(size or 1 for size in net.graph.shape(name)[1:]) for name in names), default=1
     )
-    parts = [_Part(names, limit) for _ in range(splits)]
+    counts = _Counts(names, limit)
     channels: dict[str, Histogram] | None = None
     images = 0
     running: Any = ()
-    for index, batch in enumerate(batches):
+    for batch in batches:
         # While this batch was decoded the one before was counted; never more than these two are held.
         jax.block_until_ready(running)
         net.check_input(batch)
-        part = parts[index % splits]
-        part.make_room(len(batch))
-        part.counters, by_channel = _observe(net.graph, per_channel, net.params, batch, part.counters)
+        counts.make_room(len(batch))
+        counts.counters, by_channel = _observe(net.graph, per_channel, net.params, batch, counts.counters)
         if per_channel:
             by_channel = jax.device_get(by_channel)
             channels = by_channel if channels is None else {name: channels[name] + h for name, h in by_channel.items()}
         images += len(batch)
-        running = part.counters
+        running = counts.counters
     if not images:
         raise DataError("no images to calibrate on: `batches` is empty, give at least one")
-    filled = [total for total in (part.total() for part in parts) if total is not None]
-    counted = Histogram.stack(filled)
-    _refuse_nonfinite(names, counted.merge(0))
-    return Calibration(names=names, splits=counted, images=images, channels=channels)
+    histograms = counts.total()
+    _refuse_nonfinite(names, histograms)
+    return Calibration(names=names, histograms=histograms, images=images, channels=channels)
 
 
-class _Part:
-    """One split of the images: counters on the device, and what was read from them before they could overflow."""
+class _Counts:
+    """Counters on the device, and what was read from them before they could overflow."""
 
     def __init__(self, names: Sequence[str], limit: int) -> None:
         self.names, self.limit = names, limit
@@ -143,15 +132,13 @@ class _Part:
     def make_room(self, images: int) -> None:
         """Count this many images more, on empty counters if they would not hold them."""
         if not self.counters or self._images + images > self.limit:
-            self._read = self.total()
+            self._read = self.total() if self.counters else None
             self.counters = {name: Counter.empty() for name in self.names}
             self._images = 0
         self._images += images
 
-    def total(self) -> Histogram | None:
-        """Return all that was counted, batch shape ``[tensor]``; None without any image."""
-        if not self.counters:
-            return self._read
+    def total(self) -> Histogram:
+        """Return all that was counted, batch shape ``[tensor]``; at least one image must have been."""
         counted = Histogram.stack([jax.device_get(_read(self.counters[name])) for name in self.names])
         return counted if self._read is None else self._read + counted
 

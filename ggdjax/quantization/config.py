@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ggdjax import schemes
 from ggdjax._errors import GgdjaxError
 
 
@@ -17,7 +18,7 @@ class QuantConfig:
     """Widths and schemes of one quantized network.
 
     Raises:
-        GgdjaxError: a width outside its range, or an unknown ``weights_per`` or ``activations_per``.
+        GgdjaxError: a width outside its range, or an unknown scheme, ``weights_per`` or ``activations_per``.
 
     Example:
         >>> gd.QuantConfig(weight_bits=4, activation_bits=6).scheme
@@ -57,7 +58,10 @@ class QuantConfig:
             widths.extend((f"{name}[{key!r}]", value, 16) for key, value in getattr(self, name).items())
         for name, value, largest in widths:
             if not isinstance(value, int) or not 2 <= value <= largest:
-                raise GgdjaxError(f"`{name}` must be a whole number of bits from 2 to {largest}, got {value!r}")
+                raise GgdjaxError(f"`{name}` must be an integer number of bits from 2 to {largest}, got {value!r}")
+        schemes.get(self.scheme)
+        if self.weight_scheme != "fixed-point":
+            schemes.get(self.weight_scheme)
         for name in ("activations_per", "weights_per"):
             if getattr(self, name) not in ("tensor", "channel"):
                 raise GgdjaxError(f"`{name}` must be 'tensor' or 'channel', got {getattr(self, name)!r}")

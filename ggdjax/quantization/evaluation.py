@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -13,7 +12,8 @@ import numpy as np
 
 from ggdjax._errors import DataError
 from ggdjax.network import run
-from ggdjax.quantization.batches import filled_up
+from ggdjax.quantization._sqnr import sqnr_db
+from ggdjax.quantization.batches import pad_batch
 from ggdjax.quantization.numerics import FakeQuant, Measure
 
 if TYPE_CHECKING:
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
     from jaxtyping import Array, Float, Int
 
-    from ggdjax.network import Graph
-    from ggdjax.quantization.parameters import QuantParams
-    from ggdjax.quantization.quantized_network import QuantizedNetwork
+    from ggdjax.network import Network
+    from ggdjax.quantization._quantized_network import QuantizedNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +51,7 @@ class Accuracy:
 class Evaluation:
     """Float and quantized accuracy on the same images, and SQNR in dB per feature map.
 
-    ``sqnr_db`` judges each feature map alone: the float network's, rounded. ``accumulated_sqnr_db`` compares it with
+    ``sqnr_db`` measures each feature map alone: the float network's, rounded. ``accumulated_sqnr_db`` compares it with
     the quantized network's, which carries the errors of all layers before.
     """
 
@@ -94,7 +93,7 @@ def evaluate(
         >>> result.float_accuracy.top1, result.quantized_accuracy.top1 > 0.9
         (1.0, True)
     """
-    net = quantized.network
+    net, bare = quantized.float_network, replace(quantized, record=None)
     ranks: dict[str, list[np.ndarray]] = {"float": [], "quantized": []}
     energy: dict[str, float] = {}
     error: dict[str, float] = {}
@@ -106,16 +105,7 @@ def evaluate(
             continue
         count = len(labels)
         size = size or count
-        real, rounded, *sums = jax.device_get(
-            _run_both(
-                net.graph,
-                net.params,
-                quantized.float_params,
-                quantized.params,
-                _pad(x, labels, size),
-                np.arange(size) < count,
-            )
-        )
+        real, rounded, *sums = jax.device_get(_run_both(bare, net, _pad(x, labels, size), np.arange(size) < count))
         for which, logits in (("float", real), ("quantized", rounded)):
             ranks[which].append(_rank_of_label(logits.reshape(size, -1)[:count], np.asarray(labels)))
         for total, part in zip((energy, error, accumulated), sums, strict=True):
@@ -156,23 +146,13 @@ def accuracy(
     return _accuracy(np.concatenate(ranks))
 
 
-@partial(jax.jit, static_argnums=0)
-def _run_both(
-    graph: Graph, real_params: dict[str, Array], params: dict[str, Array], quant: QuantParams, x: Array, valid: Array
-) -> tuple[Any, ...]:
+@jax.jit
+def _run_both(q: QuantizedNetwork, net: Network, x: Array, valid: Array) -> tuple[Any, ...]:
     x = x.astype(jnp.float32)
-    measure = Measure(quant, valid)
-    real = run(graph, real_params, x, measure)
-    fake = FakeQuant(quant)
-    rounded = run(graph, params, x, fake)
+    measure, fake = Measure(q.quantizers, valid), FakeQuant(q.quantizers)
+    real = run(q.graph, net.params, x, measure)
+    rounded = run(q.graph, q.params, x, fake)
     return real, rounded, measure.energy, measure.error, measure.accumulated_error(fake)
-
-
-def sqnr_db(energy: float, error: float) -> float:
-    """Return ``10 log10(energy / error)``: infinite without error, NaN without signal."""
-    if energy == 0.0:
-        return math.nan
-    return math.inf if error == 0.0 else 10.0 * math.log10(energy / error)
 
 
 def _pad(x: Array, labels: Array, size: int) -> Array | np.ndarray:
@@ -180,7 +160,7 @@ def _pad(x: Array, labels: Array, size: int) -> Array | np.ndarray:
         raise DataError(f"a batch holds {len(x)} images, but {len(labels)} labels: give one per image")
     if len(x) > size:
         raise DataError(f"a batch of {len(x)} images follows one of {size}: the first batch must be the largest")
-    return filled_up(x, size)
+    return pad_batch(x, size)
 
 
 def _rank_of_label(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -10,12 +11,12 @@ import numpy as np
 
 from ggdjax._errors import UnsupportedError
 from ggdjax.network import Network, fold_batch_norm
-from ggdjax.network.onnx_door import load_with_grids
+from ggdjax.network.onnx._reader import load_with_grids
 from ggdjax.network.ops import QUANTIZABLE
-from ggdjax.quantization.config import QuantConfig
-from ggdjax.quantization.parameters import FixedPoint, QuantParams
-from ggdjax.quantization.quantized_network import QuantizedNetwork
-from ggdjax.schemes import Range
+from ggdjax.quantization._quantized_network import QuantizedNetwork
+from ggdjax.quantization._quantizers import Quantizers
+from ggdjax.quantization._record import Record, Stage
+from ggdjax.steps import Quantizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,13 +38,12 @@ def load_qdq(
 ) -> QuantizedNetwork:
     """Read a quantized ONNX file; the result computes what ONNX Runtime computes from it, in float32.
 
-    Weights whose scales are powers of two and whose zero point is 0 become `FixedPoint`, others a `Range` (per output
-    channel, if stored so). Roundings in front of convolutions and dense layers become the feature map's quantizer; a
-    layer that the file leaves in float stays so. Roundings elsewhere (the operands of an addition, the output) have no
-    place among our parameters: they stay in ``network`` as `round_to_grid` nodes. Where a rounding did the work of an
-    activation, ``network`` has a clip. Biases are on their grids already; those on a power of two become `FixedPoint`.
+    Weights and biases get the quantizers of the file, one step or one per output channel. Roundings in front of
+    convolutions and dense layers become the feature map's quantizer; a layer that the file leaves in float stays so.
+    Roundings elsewhere (the operands of an addition, the output) have no place among our quantizers: they stay in the
+    graph as `round_to_grid` nodes. Where a rounding did the work of an activation, the graph has a clip.
 
-    There is no calibration and no fit: ``calibration`` and ``fit`` are None.
+    The record has neither configuration nor calibration: ``config`` and ``calibration`` are None.
 
     Args:
         path: the file, as `ggdjax.network.load_onnx` reads it; ``output`` and ``input_shape`` likewise.
@@ -56,30 +56,22 @@ def load_qdq(
     """
     net, grids = load_with_grids(path, output, input_shape=input_shape)
     net, activations = _lift(fold_batch_norm(net))
-    weights: dict[str, FixedPoint | Range] = {}
-    biases: dict[str, FixedPoint] = {}
+    weights: dict[str, Quantizer] = {}
+    biases: dict[str, Quantizer] = {}
     for node in net.graph.quantizable:
         for role, grid in grids.get(node.name, {}).items():
-            quantizer = _quantizer(node, role, grid, net.params)
-            if role == "kernel":
-                weights[node.name] = quantizer
-            elif isinstance(quantizer, FixedPoint):
-                biases[node.name] = quantizer
+            (weights if role == "kernel" else biases)[node.name] = _quantizer(node, role, grid, net.params)
     if not weights and not activations:
         raise UnsupportedError(f"`{path}` quantizes nothing by QuantizeLinear and DequantizeLinear: use `load_onnx`")
     return QuantizedNetwork(
-        network=net,
-        params=QuantParams(activations=activations, weights=weights, biases=biases),
-        config=QuantConfig(),
-        calibration=None,
-        fit=None,
-        predicted_sqnr_db=np.full(len(activations), np.nan),
-        weight_sqnr_db={},
-        bias_sqnr_db={},
+        graph=net.graph,
+        params=net.params,
+        quantizers=Quantizers(activations=activations, weights=weights, biases=biases),
+        record=Record(float_network=net, stages=(Stage(name="load_qdq", settings={"file": Path(path).name}),)),
     )
 
 
-def _quantizer(node: Node, role: str, grid: Grid, params: dict[str, Array]) -> FixedPoint | Range:
+def _quantizer(node: Node, role: str, grid: Grid, params: dict[str, Array]) -> Quantizer:
     """Return the quantizer of a weight or bias, its scales along the last axis (output channels)."""
     scale, zero = grid.scale.reshape(-1), np.broadcast_to(grid.zero_point, grid.scale.shape).reshape(-1)
     value = np.asarray(params[node.param(role)], np.float64)
@@ -95,11 +87,7 @@ def _quantizer(node: Node, role: str, grid: Grid, params: dict[str, Array]) -> F
         raise _misfit(node, role)
     if scale.size == 1:
         scale, zero = scale[0], zero[0]
-    bits = int(grid.high - grid.low + 1).bit_length() - 1
-    mantissa, exponent = np.frexp(scale)
-    if (mantissa == 0.5).all() and not zero.any() and grid.low < 0:
-        return FixedPoint(frac_bits=jnp.asarray(1 - exponent, jnp.int32), bits=jnp.int32(bits))
-    return _range(scale, zero, grid.low, grid.high)
+    return _on_grid(scale, zero, grid.low, grid.high)
 
 
 def _misfit(node: Node, role: str) -> UnsupportedError:
@@ -109,13 +97,13 @@ def _misfit(node: Node, role: str) -> UnsupportedError:
     )
 
 
-def _range(step: Any, zero_point: Any, low: int, high: int) -> Range:
+def _on_grid(step: Any, zero_point: Any, low: int, high: int) -> Quantizer:
     step = jnp.asarray(step, jnp.float32)
-    integers = [jnp.broadcast_to(jnp.asarray(v, jnp.int32), step.shape) for v in (low, high, zero_point, 0)]
-    return Range(step=step, qmin=integers[0], qmax=integers[1], zero_point=integers[2], code=integers[3])
+    zero = jnp.broadcast_to(jnp.asarray(zero_point, jnp.float32), step.shape) if np.any(zero_point) else None
+    return Quantizer(step=step, bits=(high - low + 1).bit_length() - 1, signed=low < 0, zero_point=zero)
 
 
-def _lift(net: Network) -> tuple[Network, dict[str, Range]]:
+def _lift(net: Network) -> tuple[Network, dict[str, Quantizer]]:
     """Take the roundings in front of convolutions and dense layers out of the graph, as quantizers by feature map."""
     graph = net.graph
     producers = {node.output: node for node in graph.nodes}
@@ -123,7 +111,7 @@ def _lift(net: Network) -> tuple[Network, dict[str, Range]]:
     for node in graph.nodes:
         for tensor in node.inputs:
             readers.setdefault(tensor, []).append(node)
-    activations: dict[str, Range] = {}
+    activations: dict[str, Quantizer] = {}
     for feature_map in graph.feature_maps():
         source = producers.get(feature_map.tensor)
         while source is not None and source.op in _MOVES:
@@ -133,7 +121,7 @@ def _lift(net: Network) -> tuple[Network, dict[str, Range]]:
             # Codes as stored count from the zero point; ours are unsigned, or two's complement where zero is in the
             # middle.
             qmin = low if high == -low - 1 else 0
-            activations[feature_map.tensor] = _range(source.attr("step"), qmin - low, qmin, high + qmin - low)
+            activations[feature_map.tensor] = _on_grid(source.attr("step"), qmin - low, qmin, high + qmin - low)
 
     def only_rounds_for_layers(tensor: str) -> bool:
         if tensor in graph.outputs:

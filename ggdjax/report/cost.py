@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ggdjax import datapath
+from ggdjax import cost
 from ggdjax._errors import GgdjaxError
-from ggdjax.datapath import FIXED16, FLOAT32, Widths
+from ggdjax.cost import FIXED16, FLOAT32, Widths
 from ggdjax.report._colours import BLUE, GREEN, ORANGE
 from ggdjax.report.comparison import WIDTHS
 from ggdjax.report.distortion import plain_log_scale
@@ -27,7 +27,7 @@ def cost_record(quantized: QuantizedNetwork) -> dict[str, Any]:
     record each; ``machine``. Or ``not_modelled`` alone: why the model has no answer for this network.
     """
     try:
-        found = datapath.cost(quantized)
+        found = cost.estimate(quantized)
         others = (FLOAT32, FIXED16, *(Widths(weight_bits=bits, activation_bits=bits) for bits in WIDTHS))
         return {
             "totals": found.totals(),

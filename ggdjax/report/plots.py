@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.report._colours import BLUE, GREEN, ORANGE
+from ggdjax.schemes import Fitted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,19 +82,19 @@ def plot_feature_map(
 
 def draw_feature_maps(quantized: QuantizedNetwork, folder: Path) -> Iterator[Path]:
     """Write one PNG per quantized feature map into ``folder``; yield each path when it is written."""
-    import jax
-
     folder.mkdir(parents=True, exist_ok=True)
-    histograms, tails = quantized.calibration.histograms, quantized.fit.tail
-    for index, name in enumerate(quantized.calibration.names):
-        quantizer = quantized.params.activations[name]
-        pick = operator.itemgetter(index)
+    record = quantized.record
+    if record is None or record.calibration is None:
+        raise GgdjaxError("`quantized` has no calibration, so there is nothing to draw: quantize its float network")
+    for index, name in enumerate(record.calibration.names):
+        quantizer, choice = quantized.quantizers.activations[name], record.choices[name]
+        zero = 0 if quantizer.zero_point is None else int(quantizer.zero_point)
         figure = plot_feature_map(
-            jax.tree.map(pick, histograms),
-            jax.tree.map(pick, tails),
+            record.calibration.histograms[index],
+            choice.evidence.tail if isinstance(choice.evidence, Fitted) else None,
             step=float(quantizer.step),
-            qmin=int(quantizer.qmin - quantizer.zero_point),
-            qmax=int(quantizer.qmax - quantizer.zero_point),
+            qmin=quantizer.qmin - zero,
+            qmax=quantizer.qmax - zero,
             title=name,
         )
         path = folder / f"{index:03d}_{re.sub(r'[^0-9A-Za-z.-]+', '_', name)}.png"

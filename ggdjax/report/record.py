@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax.ggd import FitCode
-from ggdjax.quantization import as_range
 from ggdjax.report.cost import cost_record
+from ggdjax.schemes import Fitted
 
 if TYPE_CHECKING:
-    from ggdjax.quantization import Evaluation, FixedPoint, QuantizedNetwork
-    from ggdjax.schemes import Range
+    from ggdjax.quantization import Evaluation, QuantizedNetwork
+    from ggdjax.schemes import Choice
+    from ggdjax.steps import Quantizer
 
 _PACKAGES = ("ggdjax", "jax", "jaxlib", "flax", "numpy", "onnx", "optax")
 
@@ -23,80 +24,85 @@ _PACKAGES = ("ggdjax", "jax", "jaxlib", "flax", "numpy", "onnx", "optax")
 def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None = None) -> list[dict[str, Any]]:
     """Return one row per quantized feature map, in the order in which data flow through the network.
 
-    Keys: ``name``, ``shape`` (batch left out), ``signed``, ``zero_fraction``, ``a``, ``d``, ``p`` and ``fit`` (the
-    generalized gamma fit of the nonzero magnitudes, and how it ended), ``order`` (of its tail weighting), ``step`` and
-    ``zero_point`` (a list per channel), ``qmin``, ``qmax``, ``bits``, ``predicted_sqnr_db`` (by the fit), and measured
-    on held-out images ``sqnr_db`` (of the feature map alone) and ``accumulated_sqnr_db`` (with the errors of all
-    layers before).
+    Keys: ``name``, ``shape`` (batch left out), ``signed``, ``zero_fraction``, ``a``, ``d``, ``p``, ``order`` and ``fit``
+    (the generalized gamma fit that chose the step, the order of its tail weighting, and how it ended; None where the
+    scheme fits nothing, or has a fit per channel), ``step`` and ``zero_point`` (a list per channel), ``qmin``, ``qmax``,
+    ``bits``, ``predicted_sqnr_db`` (by that fit), and measured on held-out images ``sqnr_db`` (of the feature map alone)
+    and ``accumulated_sqnr_db`` (with the errors of all layers before).
     """
-    histograms, fitted = quantized.calibration.histograms, quantized.fit
-    columns = {
-        "signed": histograms.is_signed,
-        "zero_fraction": histograms.zero_fraction,
-        "a": fitted.distribution.a,
-        "d": fitted.distribution.d,
-        "p": fitted.distribution.p,
-        "order": fitted.order,
-        "predicted_sqnr_db": quantized.predicted_sqnr_db,
-    }
-    columns = {key: np.asarray(value) for key, value in columns.items()}
+    record, predicted = quantized.record, quantized.predicted_sqnr_db
+    calibration = None if record is None else record.calibration
+    zeros = (
+        {} if calibration is None else dict(zip(calibration.names, calibration.histograms.zero_fraction, strict=True))
+    )
     rows = []
-    for index, name in enumerate(quantized.calibration.names):
-        quantizer = quantized.params.activations[name]
-        row = {"name": name, "shape": list(quantized.network.graph.shape(name)[1:])}
-        row |= {key: value[index].item() for key, value in columns.items()}
-        row["fit"] = FitCode(int(fitted.code[index])).name.lower().replace("_", " ")
-        row["step"] = np.asarray(quantizer.step).tolist()
-        row |= {key: np.asarray(getattr(quantizer, key)).ravel()[0].item() for key in ("qmin", "qmax")}
-        row["bits"] = _bits(quantizer)
-        row["zero_point"] = np.asarray(quantizer.zero_point).tolist()
-        row["sqnr_db"] = None if evaluation is None else evaluation.sqnr_db[name]
-        row["accumulated_sqnr_db"] = None if evaluation is None else evaluation.accumulated_sqnr_db[name]
-        rows.append(row)
+    for name, quantizer in quantized.quantizers.activations.items():
+        zero_point = np.zeros(()) if quantizer.zero_point is None else np.asarray(quantizer.zero_point)
+        rows.append(
+            {
+                "name": name,
+                "shape": list(quantized.graph.shape(name)[1:]),
+                "signed": quantizer.signed,
+                "zero_fraction": float(zeros[name]) if name in zeros else None,
+                **_fit_columns(None if record is None else record.choices.get(name)),
+                "predicted_sqnr_db": predicted[name],
+                "step": np.asarray(quantizer.step).tolist(),
+                **{key: getattr(quantizer, key) for key in ("qmin", "qmax", "bits")},
+                "zero_point": zero_point.astype(int).tolist(),
+                "sqnr_db": None if evaluation is None else evaluation.sqnr_db[name],
+                "accumulated_sqnr_db": None if evaluation is None else evaluation.accumulated_sqnr_db[name],
+            }
+        )
     return rows
+
+
+def _fit_columns(choice: Choice | None) -> dict[str, Any]:
+    """Return the parameters of the fit behind one step."""
+    evidence = None if choice is None else choice.evidence
+    if not isinstance(evidence, Fitted) or np.ndim(choice.step):
+        return dict.fromkeys(("a", "d", "p", "order", "fit"))
+    density = evidence.tail.as_ggd()
+    columns = {key: float(getattr(density, key)) for key in ("a", "d", "p")}
+    fit = FitCode(int(evidence.fit_code)).name.lower().replace("_", " ")
+    return columns | {"order": float(evidence.order), "fit": fit}
 
 
 def weight_rows(quantized: QuantizedNetwork) -> list[dict[str, Any]]:
     """Return one row per convolution or dense layer with quantized weights.
 
     Keys: ``name``, ``shape`` (of the kernel, channels last), ``bits``, ``frac_bits`` (F; a list per output channel;
-    None for a free step), ``step``, ``sqnr_db``, ``bias_frac_bits`` and ``bias_sqnr_db`` (None without a bias).
+    None for a free step), ``step``, ``sqnr_db``, ``bias_frac_bits`` (None without a bias, or on a grid that is no power of
+    two) and ``bias_sqnr_db``.
     """
-    net, rows = quantized.network, []
-    for node in net.graph.quantizable:
-        weights, bias = (kind.get(node.name) for kind in (quantized.params.weights, quantized.params.biases))
+    rows, kernel_db, bias_db = [], quantized.weight_sqnr_db, quantized.bias_sqnr_db
+    for node in quantized.graph.quantizable:
+        weights, bias = (kind.get(node.name) for kind in (quantized.quantizers.weights, quantized.quantizers.biases))
         if weights is None:
             continue
         rows.append(
             {
                 "name": node.name,
-                "shape": list(net.params[node.param("kernel")].shape),
-                **_weight_format(weights),
-                "sqnr_db": quantized.weight_sqnr_db.get(node.name),
-                "bias_frac_bits": None if bias is None else np.asarray(bias.frac_bits).tolist(),
-                "bias_sqnr_db": quantized.bias_sqnr_db.get(node.name),
+                "shape": list(quantized.params[node.param("kernel")].shape),
+                "bits": weights.bits,
+                "frac_bits": _frac_bits(weights),
+                "step": np.asarray(weights.step).tolist(),
+                "sqnr_db": kernel_db[node.name],
+                "bias_frac_bits": _frac_bits(bias),
+                "bias_sqnr_db": bias_db.get(node.name),
             }
         )
     return rows
 
 
-def _weight_format(quantizer: FixedPoint | Range) -> dict[str, Any]:
-    frac_bits = getattr(quantizer, "frac_bits", None)
-    return {
-        "bits": _bits(as_range(quantizer)),
-        "frac_bits": None if frac_bits is None else np.asarray(frac_bits).tolist(),
-        "step": np.asarray(as_range(quantizer).step).tolist(),
-    }
-
-
-def _bits(quantizer: Range) -> int:
-    low, high = (int(np.ravel(limit)[0]) for limit in (quantizer.qmin, quantizer.qmax))
-    return (high - low).bit_length()
+def _frac_bits(quantizer: Quantizer | None) -> int | list[int] | None:
+    frac_bits = None if quantizer is None else quantizer.frac_bits
+    return frac_bits.tolist() if isinstance(frac_bits, np.ndarray) else frac_bits
 
 
 def result_record(quantized: QuantizedNetwork, evaluation: Evaluation) -> dict[str, Any]:
     """Return the figures of a run: accuracies as fractions with 95 % intervals, both tables, and what it costs."""
     real, rounded = evaluation.float_accuracy, evaluation.quantized_accuracy
+    calibration = None if quantized.record is None else quantized.record.calibration
     return {
         "float_top1": real.top1,
         "float_top5": real.top5,
@@ -108,7 +114,7 @@ def result_record(quantized: QuantizedNetwork, evaluation: Evaluation) -> dict[s
             for which in ("top1", "top5")
         },
         "held_out_images": rounded.images,
-        "calibration_images": quantized.calibration.images,
+        "calibration_images": 0 if calibration is None else calibration.images,
         "mean_sqnr_db": evaluation.mean_sqnr_db,
         "feature_maps": feature_map_rows(quantized, evaluation),
         "weights": weight_rows(quantized),

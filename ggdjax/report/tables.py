@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 def feature_map_table(quantized: QuantizedNetwork, evaluation: Evaluation) -> Table:
     """Return the table of feature maps: distribution, step, predicted and measured SQNR."""
     rows = feature_map_rows(quantized, evaluation)
+    config = None if quantized.record is None else quantized.record.config
+    scheme = "" if config is None else f", scheme {config.scheme}"
     table = _table(
-        f"Feature maps, {_widths(rows)} bits, scheme {quantized.config.scheme}",
+        f"Feature maps, {_widths(rows)} bits{scheme}",
         ("feature map", "shape"),
         ("bits", "0 in %", "a", "d", "p", "step", "predict.", "meas.", "accum."),
     )
@@ -27,19 +29,19 @@ def feature_map_table(quantized: QuantizedNetwork, evaluation: Evaluation) -> Ta
             row["name"],
             _shape(row["shape"]),
             str(row["bits"]),
-            f"{100 * row['zero_fraction']:.1f}",
-            *(f"{row[key]:.3g}" for key in ("a", "d", "p")),
+            _number(row["zero_fraction"], 100, ".1f"),
+            *(_number(row[key], 1, ".3g") for key in ("a", "d", "p")),
             ("±" if row["signed"] else "") + _span(row["step"]),
             _decibel(row["predicted_sqnr_db"]),
             _decibel(row["sqnr_db"]),
             _decibel(row["accumulated_sqnr_db"]),
         )
     table.caption = (
-        "± codes on both sides of zero. SQNR in dB: predicted by the fit; measured, on held-out images, each feature "
-        "map alone; accumulated, with the errors of all layers before.\n"
+        "± codes on both sides of zero. a, d, p of the fit that chose the step. SQNR in dB: predicted by that fit; "
+        "measured, on held-out images, each feature map alone; accumulated, with the errors of all layers before.\n"
     )
     table.caption += f"mean measured SQNR {evaluation.mean_sqnr_db:.2f} dB" + "".join(
-        f"\n{row['name']}: {row['fit']}" for row in rows if row["fit"] != "converged"
+        f"\n{row['name']}: {row['fit']}" for row in rows if row["fit"] not in (None, "converged")
     )
     return table
 
@@ -48,7 +50,7 @@ def weight_table(quantized: QuantizedNetwork) -> Table:
     """Return the table of weights and biases: fractional lengths and SQNR."""
     rows = weight_rows(quantized)
     table = _table(
-        f"Weights, {_widths(rows)} bits, and biases, {quantized.config.bias_bits} bits",
+        f"Weights, {_widths(rows)} bits, and biases",
         ("layer", "kernel"),
         ("bits", "F", "SQNR dB", "bias F", "bias SQNR dB"),
     )
@@ -134,6 +136,10 @@ def _decibel(value: float | None) -> str:
     if value is None or math.isnan(value):
         return "–"
     return "exact" if math.isinf(value) else f"{value:.2f}"
+
+
+def _number(value: float | None, unit: float, form: str) -> str:
+    return "–" if value is None else format(unit * value, form)
 
 
 def _span(step: float | list[float]) -> str:

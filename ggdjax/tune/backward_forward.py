@@ -8,6 +8,7 @@ layer is the same for all its candidates: it is run once, and only the rest of t
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 from contextlib import nullcontext
@@ -20,7 +21,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ggdjax._errors import DataError, GgdjaxError
 from ggdjax._lock import exclusive
-from ggdjax.quantization.batches import filled_up
+from ggdjax.quantization import Stage
+from ggdjax.quantization._record import image_hash
+from ggdjax.quantization.batches import pad_batch
 from ggdjax.quantization.config import refuse_unknown
 from ggdjax.tune import checkpoint as checkpoints
 from ggdjax.tune.candidates import Candidate, candidates_of
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from jax.typing import ArrayLike
     from jaxtyping import Array, Float, Int
 
-    from ggdjax.quantization import QuantizedNetwork, QuantParams
+    from ggdjax.quantization import QuantizedNetwork, Quantizers
 
 #: Share of the candidates that a screening round keeps.
 _KEPT = 1 / 3
@@ -73,7 +76,7 @@ def plan(q: QuantizedNetwork, images: int, config: TuneConfig | None = None) -> 
     segments = Segments(q.network, 1, mesh)
     chosen = _chosen(segments, config)
     rounds, size = _rounds(images, config), _rows(q, config, images, mesh.size)
-    candidates = [candidates_of(segments.units[i], q.params, config) for i in chosen]
+    candidates = [candidates_of(segments.units[i], q.quantizers, config) for i in chosen]
     pairs = [_pairs(len(some), rounds) for some in candidates]
     rows = [_most_rows(some, rounds, size) for some in candidates]
     share = segments.suffix_share
@@ -139,7 +142,7 @@ class _Search:
     def __init__(self, q: QuantizedNetwork, images, labels, config: TuneConfig, mesh: Mesh) -> None:
         self.whole, self.config, self.mesh = q, config, mesh
         # Objectives want logits, not what a softmax makes of them.
-        self.q = q = replace(q, network=replace(q.network, graph=q.network.graph.up_to_logits()))
+        self.q = q = replace(q, graph=q.graph.up_to_logits())
         if tuple(mesh.axis_names) != AXES:
             raise GgdjaxError(f"`mesh` has axes {tuple(mesh.axis_names)}; expected {AXES}")
         self.images, self.labels = images, labels
@@ -156,10 +159,10 @@ class _Search:
         config, units = self.config, _chosen(self.segments, self.config)
         mark = checkpoints.fingerprint(self.q, self.images, self.labels, config) if path else ""
         state = checkpoints.load(path, mark) if path else None
-        present = self._present(strong(self.q.params))
+        present = self._present(strong(self.q.quantizers))
         start_score, start_loss = (float(np.mean(v, dtype=np.float64)) for v in present)
         if state is None:
-            state = SearchState(params=strong(self.q.params), score=present[0], loss=present[1], decisions=[])
+            state = SearchState(quantizers=strong(self.q.quantizers), score=present[0], loss=present[1], decisions=[])
         total, spent, finished = len(units) * config.sweeps, sum(d.float_passes for d in state.decisions), True
         while state.visits < total:
             sweep, at = divmod(state.visits, len(units))
@@ -169,7 +172,7 @@ class _Search:
                 state.changed = False
             backward = sweep % 2 == 0
             unit = units[-1 - at] if backward else units[at]
-            candidates = candidates_of(self.segments.units[unit], state.params, config)
+            candidates = candidates_of(self.segments.units[unit], state.quantizers, config)
             most = _most_rows(candidates, self.rounds, self.segments.rows)
             expected = most * self.segments.suffix_share[unit] / len(self.images)
             if config.max_float_passes is not None and spent + expected > config.max_float_passes:
@@ -180,9 +183,9 @@ class _Search:
                 finished = False
                 break
             if backward and (at == 0 or self.prefix.is_empty):
-                self.prefix.keep_all(self.q, state.params)
+                self.prefix.keep_all(self.q, state.quantizers)
             elif not backward:
-                self.prefix.advance(unit, self.q, state.params)
+                self.prefix.advance(unit, self.q, state.quantizers)
             decision = self._visit(sweep, unit, candidates, state)
             state.decisions.append(decision)
             state.visits += 1
@@ -192,7 +195,7 @@ class _Search:
             if progress:
                 progress(state.visits, total, decision.score)
         # Of all units, not of the visits of this process alone: a search that goes on says the same.
-        counts = [len(candidates_of(self.segments.units[unit], self.q.params, config)) for unit in units]
+        counts = [len(candidates_of(self.segments.units[unit], self.q.quantizers, config)) for unit in units]
         history = History(
             objective=config.objective,
             images=len(self.images),
@@ -203,7 +206,15 @@ class _Search:
             compile_seconds=self.segments.compile_seconds,
             finished=finished,
         )
-        return self.whole.with_params(state.params, history=history)
+        stage = Stage(
+            name="backward_forward",
+            settings=dataclasses.asdict(config),
+            images=len(self.images),
+            image_hash=image_hash(self.images),
+            figures={"score": [start_score, history.score], "float_passes": history.float_passes},
+            details=history,
+        )
+        return self.whole.changed(stage, quantizers=state.quantizers)
 
     def _visit(self, sweep: int, unit: int, candidates: list[Candidate], state: SearchState) -> Decision:
         """Choose the best of the candidates and the present values; change the state."""
@@ -213,7 +224,7 @@ class _Search:
         score, loss = (np.zeros((len(candidates), images), np.float32) for _ in range(2))
         active, evaluations, rows = list(range(len(candidates))), 0, 0
         for k, (low, high) in enumerate(self.rounds):
-            rows += self._evaluate(unit, candidates, active, (low, high), state.params, score, loss)
+            rows += self._evaluate(unit, candidates, active, (low, high), state.quantizers, score, loss)
             evaluations += len(active) * (high - low)
             if k + 1 < len(self.rounds):
                 active = _best_third(active, candidates, score[:, :high], loss[:, :high])
@@ -221,7 +232,7 @@ class _Search:
         change = ""
         if best is not None:
             change = candidates[best].describe()
-            state.params = strong(candidates[best].apply(state.params, tensor))
+            state.quantizers = strong(candidates[best].apply(state.quantizers, tensor))
             state.score, state.loss, state.changed = score[best], loss[best], True
             self.prefix.forget_after(unit)
         work = rows * float(self.segments.suffix_share[unit]) + self.prefix.rows_run - rows_before
@@ -238,7 +249,7 @@ class _Search:
             seconds=time.perf_counter() - begin,
         )
 
-    def _evaluate(self, unit, candidates, active, span, params: QuantParams, score, loss) -> int:
+    def _evaluate(self, unit, candidates, active, span, quantizers: Quantizers, score, loss) -> int:
         """Fill in the scores of the active candidates on the images of a round; return the rows that ran."""
         tensor, rows = self.segments.units[unit].tensor, 0
         running: deque[tuple[np.ndarray, np.ndarray, tuple[Array, Array]]] = deque()
@@ -251,11 +262,11 @@ class _Search:
         groups: dict[tuple, list[int]] = {}
         for index in active:
             groups.setdefault(candidates[index].fixed, []).append(index)
-        changed = {fixed: candidates[members[0]].fixed_point(params) for fixed, members in groups.items()}
+        changed = {fixed: candidates[members[0]].fixed_point(quantizers) for fixed, members in groups.items()}
         for block, (low, high) in enumerate(self.blocks):
             if low < span[0] or low >= span[1] or block % jax.process_count() != jax.process_index():
                 continue
-            before = self.prefix.state(unit, block, self.q, params)
+            before = self.prefix.state(unit, block, self.q, quantizers)
             for fixed, members in groups.items():
                 which, image = (v.ravel() for v in np.meshgrid(members, np.arange(high - low), indexing="ij"))
                 for start in range(0, which.size, self.segments.rows):
@@ -271,32 +282,32 @@ class _Search:
         score[:, slice(*span)], loss[:, slice(*span)] = _over_processes(score, span), _over_processes(loss, span)
         return rows
 
-    def _run_rows(self, unit, params, before, tensor, factor, image, low) -> tuple[Array, Array]:
+    def _run_rows(self, unit, quantizers, before, tensor, factor, image, low) -> tuple[Array, Array]:
         """Run the rest of the network for rows of (image of the block, factor), filled up; return scores and losses."""
         short = self.segments.rows - image.size
         index = np.concatenate([image, np.zeros(short, image.dtype)]).astype(np.int32)
         factor = np.concatenate([factor, np.ones(short, np.float32)])
         state = self.segments.take(before, index)
-        logits = self.segments.logits(unit, self.q, params, state, (tensor, factor))
+        logits = self.segments.logits(unit, self.q, quantizers, state, (tensor, factor))
         return score_and_loss(
             logits, self.targets[low + index], self.reference[low + index], objective=self.config.objective
         )
 
-    def _present(self, params: QuantParams) -> tuple[np.ndarray, np.ndarray]:
-        """Return score and loss of every image under ``params``."""
+    def _present(self, quantizers: Quantizers) -> tuple[np.ndarray, np.ndarray]:
+        """Return score and loss of every image under ``quantizers``."""
         score, loss = (np.zeros((1, len(self.images)), np.float32) for _ in range(2))
         whole = (0, len(self.images))
-        self._evaluate(0, [Candidate()], [0], whole, params, score, loss)
+        self._evaluate(0, [Candidate()], [0], whole, quantizers, score, loss)
         return score[0], loss[0]
 
     def _reference(self) -> Float[np.ndarray, "image class"]:
         """Return the float network's logits where the objective compares with them."""
         if self.config.objective in ("top1", "top5", "cross_entropy"):
             return np.zeros((len(self.images), 1), np.float32)
-        found = []
+        reference, found = replace(self.q.float_network, graph=self.q.graph), []
         for low, high in self.blocks:
             x = np.asarray(self.prefix.images[low:high], np.float32)
-            logits = np.asarray(self.q.network(filled_up(x, self.segments.rows)))
+            logits = np.asarray(reference(pad_batch(x, self.segments.rows)))
             found.append(logits.reshape(self.segments.rows, -1)[: len(x)])
         return np.concatenate(found)
 
@@ -386,7 +397,7 @@ def _rows(q: QuantizedNetwork, config: TuneConfig, images: int, devices: int) ->
     """Return how many rows run at once: a multiple of the devices."""
     rows = config.rows
     if rows is None:
-        graph = q.network.graph
+        graph = q.graph
         # A node's inputs, its output, and as much again for what the compiler lays out between them.
         peak = max(
             8 * sum(values_of(graph.shape(tensor)) for tensor in (*node.inputs, node.output)) for node in graph.nodes

@@ -13,9 +13,10 @@ import numpy as np
 from ggdjax._errors import DataError
 from ggdjax.network import Float, run
 from ggdjax.network.ops import QUANTIZABLE
-from ggdjax.quantization import FakeQuant
+from ggdjax.quantization import FakeQuant, Stage
+from ggdjax.quantization._quantize import fixed_point
+from ggdjax.quantization._record import image_hash
 from ggdjax.quantization.batches import batches_of
-from ggdjax.quantization.parameters import best_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float as Real
 
     from ggdjax.network import Graph, Node
-    from ggdjax.quantization import QuantizedNetwork, QuantParams
+    from ggdjax.quantization import QuantizedNetwork, Quantizers
 
 
 def correct_biases(
@@ -59,19 +60,27 @@ def correct_biases(
     if not len(images):
         raise DataError("`images` is empty: give at least one to correct biases on")
     q.network.check_input(images)
-    graph = q.network.graph
-    layers = [node for node in graph.quantizable if node.name in q.params.biases]
-    real = _means(partial(_float_means, graph, q.network.params), images, batch_size)
+    graph, params, biases = q.graph, dict(q.params), dict(q.quantizers.biases)
+    layers = [node for node in graph.quantizable if node.name in biases]
+    real = _means(partial(_float_means, graph, q.float_network.params), images, batch_size)
+    errors = []
     for done, node in enumerate(layers, start=1):
         key = dict(node.params)["bias"]
-        rounded = _means(partial(_quantized_means, graph, q.float_params, q.params), images, batch_size)
-        error = jnp.asarray(rounded[node.name] - real[node.name], jnp.float32)
-        bias = q.float_params[key] - error
-        biases = q.params.biases | {node.name: best_format(bias, q.params.biases[node.name].bits)}
-        q = q.with_params(replace(q.params, biases=biases), adjusted=q.adjusted | {key: bias})
+        quantizers = replace(q.quantizers, biases=biases)
+        rounded = _means(partial(_quantized_means, graph, params, quantizers), images, batch_size)
+        error = rounded[node.name] - real[node.name]
+        errors.append(float(np.sqrt(np.mean(np.square(error)))))
+        params[key] = params[key] - jnp.asarray(error, jnp.float32)
+        biases[node.name] = fixed_point(params[key], biases[node.name].bits)
         if progress is not None:
             progress(done, len(layers))
-    return q
+    stage = Stage(
+        name="bias_correction",
+        images=len(images),
+        image_hash=image_hash(images),
+        figures={"mean_error": dict(zip((node.name for node in layers), errors, strict=True))},
+    )
+    return q.changed(stage, params=params, quantizers=replace(q.quantizers, biases=biases))
 
 
 def _means(
@@ -88,7 +97,7 @@ def _means(
 class _Means:
     """Mixed into a numerics: adds up, over the valid images, the mean of each channel that leaves a layer."""
 
-    def __init__(self, valid: Array, *args: QuantParams) -> None:
+    def __init__(self, valid: Array, *args: Quantizers) -> None:
         super().__init__(*args)
         self.valid = valid
         self.sums: dict[str, Array] = {}
@@ -118,8 +127,8 @@ def _float_means(graph: Graph, params: dict[str, Array], x: Array, valid: Array)
 
 @partial(jax.jit, static_argnums=0)
 def _quantized_means(
-    graph: Graph, params: dict[str, Array], quant: QuantParams, x: Array, valid: Array
+    graph: Graph, params: dict[str, Array], quantizers: Quantizers, x: Array, valid: Array
 ) -> dict[str, Array]:
-    numerics = _QuantizedMeans(valid, quant)
+    numerics = _QuantizedMeans(valid, quantizers)
     run(graph, params, x, numerics)
     return numerics.sums

@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import jax.numpy as jnp
+import numpy as np
 
-from ggdjax.quantization import FixedPoint, QuantParams
+from ggdjax.quantization import Quantizers
+from ggdjax.steps import Quantizer
 from ggdjax.steps.fixed_point import FRAC_BITS_MAX
 
 if TYPE_CHECKING:
@@ -41,46 +42,45 @@ class Candidate:
             parts += [f"{what} of {name}: F {'+' if offset > 0 else '−'} {abs(offset)}" for name, offset in offsets]
         return ", ".join(parts)
 
-    def fixed_point(self, params: QuantParams) -> QuantParams:
-        """Return the parameters with the fractional lengths changed, the step left as it is."""
+    def fixed_point(self, quantizers: Quantizers) -> Quantizers:
+        """Return the quantizers with the fractional lengths changed, the step left as it is."""
         return replace(
-            params,
-            weights=_shifted(params.weights, self.weights),
-            biases=_shifted(params.biases, self.biases),
+            quantizers,
+            weights=_shifted(quantizers.weights, self.weights),
+            biases=_shifted(quantizers.biases, self.biases),
         )
 
-    def apply(self, params: QuantParams, tensor: str) -> QuantParams:
-        """Return the parameters with the whole change."""
-        params = self.fixed_point(params)
-        if (quantizer := params.activations.get(tensor)) is None:
-            return params
-        changed = replace(quantizer, step=quantizer.step * self.factor)
-        return replace(params, activations={**params.activations, tensor: changed})
+    def apply(self, quantizers: Quantizers, tensor: str) -> Quantizers:
+        """Return the quantizers with the whole change."""
+        quantizers = self.fixed_point(quantizers)
+        if (old := quantizers.activations.get(tensor)) is None:
+            return quantizers
+        changed = replace(old, step=old.step * self.factor)
+        return replace(quantizers, activations={**quantizers.activations, tensor: changed})
 
 
-def _shifted(quantizers: dict, offsets: tuple[tuple[str, int], ...]) -> dict:
+def _shifted(quantizers: dict[str, Quantizer], offsets: tuple[tuple[str, int], ...]) -> dict[str, Quantizer]:
     # Held where 2^(−F) is a normal number: a dead channel may be there already, and the others still move.
-    changed = {
-        name: replace(
-            quantizers[name],
-            frac_bits=jnp.clip(quantizers[name].frac_bits + offset, -FRAC_BITS_MAX, FRAC_BITS_MAX),
-        )
-        for name, offset in offsets
-    }
+    changed = {}
+    for name, offset in offsets:
+        old = quantizers[name]
+        frac_bits = np.clip(old.frac_bits + np.int32(offset), -FRAC_BITS_MAX, FRAC_BITS_MAX)
+        changed[name] = Quantizer.fixed_point(frac_bits, old.bits, signed=old.signed)
     return {**quantizers, **changed}
 
 
-def candidates_of(unit: Unit, params: QuantParams, config: TuneConfig) -> list[Candidate]:
+def candidates_of(unit: Unit, quantizers: Quantizers, config: TuneConfig) -> list[Candidate]:
     """Return every candidate but the present values; those with equal fractional lengths stand together."""
     # A feature map that stays in float has no step to change.
-    factors = [f for f in config.factors if f != 1.0 and unit.tensor in params.activations]
+    factors = [f for f in config.factors if f != 1.0 and unit.tensor in quantizers.activations]
     found = [Candidate(factor=f) for f in factors]
-    for room in ("weights", "biases"):
+    for kind in ("weights", "biases"):
         for name in unit.readers:
-            if not isinstance(getattr(params, room).get(name), FixedPoint):
+            quantizer = getattr(quantizers, kind).get(name)
+            if quantizer is None or quantizer.frac_bits is None:
                 continue  # no bias, or a free step
             for offset in config.frac_bits_offsets:
                 if offset:
-                    steps = [1.0, *factors] if config.joint and room == "weights" else [1.0]
-                    found += [Candidate(factor=f, **{room: ((name, offset),)}) for f in steps]
+                    steps = [1.0, *factors] if config.joint and kind == "weights" else [1.0]
+                    found += [Candidate(factor=f, **{kind: ((name, offset),)}) for f in steps]
     return found

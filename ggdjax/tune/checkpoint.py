@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ggdjax import _files
 from ggdjax._errors import GgdjaxError
-from ggdjax._whole import write_safetensors
-from ggdjax.quantization import QuantParams
+from ggdjax.quantization import Quantizers
+from ggdjax.quantization._record import image_hash
+from ggdjax.quantization._serialize import quantizers_from_record, quantizers_record
 from ggdjax.tune.history import Decision
 
 if TYPE_CHECKING:
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
     from ggdjax.quantization import QuantizedNetwork
     from ggdjax.tune.config import TuneConfig
 
-_FORMAT = "ggdjax tuning checkpoint, version 1"
+_KIND = "search checkpoint"
 
 
 @dataclass(kw_only=True)
 class SearchState:
     """Where a search stands; all it needs to go on."""
 
-    params: QuantParams
+    quantizers: Quantizers
     score: np.ndarray
     """Score of each image under the present parameters."""
     loss: np.ndarray
@@ -41,12 +42,12 @@ class SearchState:
 def fingerprint(q: QuantizedNetwork, images: np.ndarray, labels: np.ndarray | None, config: TuneConfig) -> str:
     """Return what tells one tuning run from another: network, parameters, images, labels and settings."""
     digest = hashlib.sha256()
-    digest.update(repr((q.network.graph.nodes, config.objective, _result_settings(config))).encode())
-    for arrays in (q.float_params, q.params.to_arrays()):
+    record, steps = quantizers_record(q.quantizers)
+    digest.update(repr((q.graph.nodes, config.objective, _result_settings(config), record)).encode())
+    for arrays in (q.params, steps):
         for key in sorted(arrays):
             digest.update(key.encode() + np.ascontiguousarray(arrays[key]).tobytes())
-    for part in range(0, len(images), 256):
-        digest.update(np.ascontiguousarray(images[part : part + 256]).tobytes())
+    digest.update(image_hash(images).encode())
     digest.update(b"" if labels is None else np.asarray(labels, np.int64).tobytes())
     return digest.hexdigest()
 
@@ -59,10 +60,15 @@ def _result_settings(config: TuneConfig) -> dict:
 
 def save(path: Path, state: SearchState, mark: str) -> None:
     """Write the state; a reader sees the old one or the new one, never a part."""
-    record = {"visits": state.visits, "changed": state.changed, "decisions": [vars(d) for d in state.decisions]}
-    metadata = {"format": _FORMAT, "fingerprint": mark, "record": json.dumps(record)}
-    arrays = {**state.params.to_arrays(), "score": state.score, "loss": state.loss}
-    write_safetensors(path, "checkpoint", arrays, metadata)
+    quantizers, arrays = quantizers_record(state.quantizers)
+    record = {
+        "fingerprint": mark,
+        "visits": state.visits,
+        "changed": state.changed,
+        "decisions": [vars(decision) for decision in state.decisions],
+        "quantizers": quantizers,
+    }
+    _files.write(path, _KIND, record, arrays | {"score": state.score, "loss": state.loss}, "checkpoint")
 
 
 def load(path: Path, mark: str) -> SearchState | None:
@@ -71,29 +77,24 @@ def load(path: Path, mark: str) -> SearchState | None:
     Raises:
         GgdjaxError: the file is damaged, or belongs to another network, other images or other settings.
     """
-    from safetensors import SafetensorError, safe_open
-
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise GgdjaxError(f"`checkpoint` {path} cannot be read ({error}): remove it to start anew") from None
-    if metadata.get("format") != _FORMAT:
-        raise GgdjaxError(f"`checkpoint` {path} is no {_FORMAT}: name another file")
-    if metadata["fingerprint"] != mark:
+        _, record, arrays = _files.read(path, (_KIND,), "checkpoint")
+    except GgdjaxError as error:
+        raise GgdjaxError(f"{error}, or remove it to start anew") from None
+    with _files.decoding(path, "checkpoint"):
+        found = record["fingerprint"]
+        state = SearchState(
+            quantizers=quantizers_from_record(record["quantizers"], arrays),
+            score=arrays["score"],
+            loss=arrays["loss"],
+            decisions=[Decision(**decision) for decision in record["decisions"]],
+            visits=record["visits"],
+            changed=record["changed"],
+        )
+    if found != mark:
         raise GgdjaxError(
             f"`checkpoint` {path} belongs to another network, other images or other settings: remove it or name another"
         )
-    record = json.loads(metadata["record"])
-    score, loss = arrays.pop("score"), arrays.pop("loss")
-    return SearchState(
-        params=QuantParams.from_arrays(arrays),
-        score=score,
-        loss=loss,
-        decisions=[Decision(**decision) for decision in record["decisions"]],
-        visits=record["visits"],
-        changed=record["changed"],
-    )
+    return state

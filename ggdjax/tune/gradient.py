@@ -9,11 +9,12 @@ What is tuned, in units that make one learning rate fit every layer:
   and the bound says how many codes away a weight may go;
 * every bias, in standard deviations of its channel's output.
 
-The result stores codes times steps as adjusted kernels, so that it lies on the grid and rounds to itself.
+The tuned kernels are codes times steps: they lie on the grid and round to themselves.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,8 @@ import numpy as np
 
 from ggdjax._errors import DataError, GgdjaxError, near_matches
 from ggdjax.network import Float, run
-from ggdjax.quantization import FakeQuant
+from ggdjax.quantization import FakeQuant, Stage
+from ggdjax.quantization._record import image_hash
 from ggdjax.quantization.batches import batches_of
 from ggdjax.tune.layerwise import tune_layers
 from ggdjax.tune.objectives import cross_entropy, kl_divergence
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float as Real
 
     from ggdjax.network import Graph
-    from ggdjax.quantization import QuantizedNetwork, QuantParams
+    from ggdjax.quantization import QuantizedNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +102,6 @@ class GradientHistory:
     """The loss of each mini-batch before its step (``per_layer``: of its layer)."""
     seconds: float
     """Wall time, compilation included."""
-    previous: Any = None
-    """The history of the network that was tuned, where it had one."""
 
     @property
     def kept(self) -> bool:
@@ -147,18 +147,17 @@ def gradient(
             "`batch_size`"
         )
     q.network.check_input(images)
-    graph = q.network.graph.up_to_logits()
-    real = _batchwise(partial(_float_logits, graph, q.network.params), images, config.batch_size)
+    graph = q.graph.up_to_logits()
+    real = _batchwise(partial(_float_logits, graph, q.float_network.params), images, config.batch_size)
     targets = _checked_labels(labels, len(images), real.shape[1]) if config.objective == "cross_entropy" else real
 
-    def judged(candidate: QuantizedNetwork) -> float:
-        logits = _batchwise(
-            partial(_logits, graph, candidate.float_params, candidate.params), images, config.batch_size
-        )
+    def measured(candidate: QuantizedNetwork) -> float:
+        bare = dataclasses.replace(candidate, graph=graph, record=None)
+        logits = _batchwise(partial(_logits, bare), images, config.batch_size)
         losses = _OBJECTIVES[config.objective](jnp.asarray(logits), jnp.asarray(targets))
         return float(np.mean(np.asarray(losses, np.float64)))
 
-    before = judged(q)
+    before = measured(q)
     start = Start.of(q, graph, images[: config.batch_size])
     order = _batches(len(images), config)
     progress = progress or (lambda _step, _loss: None)
@@ -166,8 +165,8 @@ def gradient(
         trainable, losses = tune_layers(graph, start, images, order, config, progress)
     else:
         trainable, losses = _tune_jointly(graph, start, images, targets, order, config, progress)
-    tuned = start.finished(q, trainable)
-    after = judged(tuned)
+    quantizers, params = start.finished(graph, trainable)
+    after = measured(dataclasses.replace(q, quantizers=quantizers, params=params))
     history = GradientHistory(
         config=config,
         images=len(images),
@@ -175,10 +174,16 @@ def gradient(
         after=after,
         losses=np.asarray(losses, np.float32),
         seconds=time.perf_counter() - began,
-        previous=q.history,
     )
-    best = tuned if history.kept else q
-    return best.with_params(best.params, adjusted=best.adjusted, history=history)
+    stage = Stage(
+        name="gradient",
+        settings=dataclasses.asdict(config),
+        images=len(images),
+        image_hash=image_hash(images),
+        figures={config.objective: [before, after], "kept": history.kept},
+        details=history,
+    )
+    return q.changed(stage, params=params, quantizers=quantizers) if history.kept else q.changed(stage)
 
 
 def _tune_jointly(
@@ -215,8 +220,8 @@ def _joint_step(
     target: Array,
 ) -> tuple[Trainable, Any, Array]:
     def loss_of(trainable: Trainable) -> Array:
-        quant, params = start.moved(graph, trainable)
-        logits = run(graph, params, x, FakeQuant(quant))
+        quantizers, params = start.moved(graph, trainable)
+        logits = run(graph, params, x, FakeQuant(quantizers))
         return jnp.mean(_OBJECTIVES[objective](logits.reshape(len(x), -1), target))
 
     loss, slope = jax.value_and_grad(loss_of)(trainable)
@@ -244,9 +249,9 @@ def _float_logits(graph: Graph, params: dict[str, Array], x: Array) -> Array:
     return run(graph, params, x, Float()).reshape(len(x), -1)
 
 
-@partial(jax.jit, static_argnums=0)
-def _logits(graph: Graph, params: dict[str, Array], quant: QuantParams, x: Array) -> Array:
-    return run(graph, params, x, FakeQuant(quant)).reshape(len(x), -1)
+@jax.jit
+def _logits(q: QuantizedNetwork, x: Array) -> Array:
+    return run(q.graph, q.params, x, FakeQuant(q.quantizers)).reshape(len(x), -1)
 
 
 def _checked_labels(labels: Any, count: int, classes: int) -> np.ndarray:

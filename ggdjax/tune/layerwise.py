@@ -88,12 +88,12 @@ def _layer_step(
     stop = max(k for k, node in enumerate(graph.nodes) if node.output == end) + 1
     part = dataclasses.replace(graph, outputs=(end,), nodes=graph.nodes[:stop])
     real = run(part, start.real, x, Float())
-    quant, params = start.moved(graph, whole)
-    entering = run(part, params, x, FakeQuant(quant), stop=index)
+    quantizers, params = start.moved(graph, whole)
+    entering = run(part, params, x, FakeQuant(quantizers), stop=index)
 
     def loss_of(own: Trainable) -> Array:
-        quant, params = start.moved(graph, {k: whole[k] | own[k] for k in whole})
-        return jnp.mean(jnp.square(run(part, params, entering, FakeQuant(quant), start=index) - real))
+        quantizers, params = start.moved(graph, {k: whole[k] | own[k] for k in whole})
+        return jnp.mean(jnp.square(run(part, params, entering, FakeQuant(quantizers), start=index) - real))
 
     loss, slope = jax.value_and_grad(loss_of)(own)
     return (*pace.descend(own, state, slope), loss / jnp.maximum(jnp.mean(jnp.square(real)), 1e-30))

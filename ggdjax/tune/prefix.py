@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from ggdjax.quantization.batches import filled_up
+from ggdjax.quantization.batches import pad_batch
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from ggdjax.quantization import QuantizedNetwork, QuantParams
+    from ggdjax.quantization import QuantizedNetwork, Quantizers
     from ggdjax.tune.segments import Segments, State
 
 
@@ -40,7 +40,7 @@ class Prefix:
         """No state is kept."""
         return not self._kept
 
-    def keep_all(self, q: QuantizedNetwork, params: QuantParams) -> None:
+    def keep_all(self, q: QuantizedNetwork, quantizers: Quantizers) -> None:
         """Run all images once and keep the states of every cut, the last ones first, as far as memory goes."""
         self._kept.clear()
         keep, left = set(), self.memory_bytes
@@ -52,18 +52,18 @@ class Prefix:
         if not keep:
             return
         for block in self._own_blocks():
-            state = self._start(q, params, block)
+            state = self._start(q, quantizers, block)
             for unit in range(len(self.segments.units)):
                 if unit:
-                    state = self._step(unit - 1, q, params, state)
+                    state = self._step(unit - 1, q, quantizers, state)
                 if unit in keep:
                     self._keep(unit, block, state)
 
-    def advance(self, unit: int, q: QuantizedNetwork, params: QuantParams) -> None:
+    def advance(self, unit: int, q: QuantizedNetwork, quantizers: Quantizers) -> None:
         """Keep the states before ``unit`` instead of those before earlier ones, if they fit."""
         if unit in self._kept or self._bytes(unit) > self.memory_bytes:
             return
-        states = {block: jax.device_get(self.state(unit, block, q, params)) for block in self._own_blocks()}
+        states = {block: jax.device_get(self.state(unit, block, q, quantizers)) for block in self._own_blocks()}
         self._kept = {unit: {}}
         for block, state in states.items():
             self._keep(unit, block, state)
@@ -72,28 +72,28 @@ class Prefix:
         """Drop what a change at ``unit`` has made wrong: the states of all later cuts."""
         self._kept = {cut: blocks for cut, blocks in self._kept.items() if cut <= unit}
 
-    def state(self, unit: int, block: int, q: QuantizedNetwork, params: QuantParams) -> State:
+    def state(self, unit: int, block: int, q: QuantizedNetwork, quantizers: Quantizers) -> State:
         """Return the state of one block before ``unit``, padded to the rows of a call."""
         known = [cut for cut in self._kept if cut <= unit]
         if known:
             cut = max(known)
             kept, rows = self._kept[cut][block], self.segments.rows
-            state = {name: self.segments.place(filled_up(value, rows)) for name, value in kept.items()}
+            state = {name: self.segments.place(pad_batch(value, rows)) for name, value in kept.items()}
         else:
-            cut, state = 0, self._start(q, params, block)
+            cut, state = 0, self._start(q, quantizers, block)
         for i in range(cut, unit):
-            state = self._step(i, q, params, state)
+            state = self._step(i, q, quantizers, state)
         return state
 
-    def _start(self, q: QuantizedNetwork, params: QuantParams, block: int) -> State:
+    def _start(self, q: QuantizedNetwork, quantizers: Quantizers, block: int) -> State:
         low, high = self.blocks[block]
-        images = filled_up(np.asarray(self.images[low:high], np.float32), self.segments.rows)
-        return self.segments.head(q, params, self.segments.place(images))
+        images = pad_batch(np.asarray(self.images[low:high], np.float32), self.segments.rows)
+        return self.segments.head(q, quantizers, self.segments.place(images))
 
-    def _step(self, unit: int, q: QuantizedNetwork, params: QuantParams, state: State) -> State:
+    def _step(self, unit: int, q: QuantizedNetwork, quantizers: Quantizers, state: State) -> State:
         share = self.segments.suffix_share
         self.rows_run += self.segments.rows * float(share[unit] - share[unit + 1])
-        return self.segments.run(unit, q, params, state)
+        return self.segments.run(unit, q, quantizers, state)
 
     def _keep(self, unit: int, block: int, state: State) -> None:
         low, high = self.blocks[block]

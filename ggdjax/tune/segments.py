@@ -20,9 +20,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ggdjax.network import Graph, run
-from ggdjax.network.counts import node_counts
-from ggdjax.quantization import FakeQuant, FixedPoint, QuantParams
-from ggdjax.schemes import Range
+from ggdjax.network._counts import node_counts
+from ggdjax.quantization import FakeQuant, Quantizers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,11 +31,11 @@ if TYPE_CHECKING:
     from ggdjax.network import Network
     from ggdjax.network.graph import Shape
     from ggdjax.quantization import QuantizedNetwork
+    from ggdjax.steps import Quantizer
 
 #: Both axes of the mesh share the rows of a batch: candidates times images.
 AXES = ("candidate", "data")
 State = dict[str, "Array"]
-_NO_CODE = np.int32(0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +73,7 @@ class Segments:
         # By identity, beside what is placed, so that no identity is given anew: a search calls with the same ones again
         # and again, and placing them takes longer than a small segment.
         self._on_devices: dict[int, tuple[Any, Array]] = {}
-        self._unchanged: dict[int, tuple[Range, Range]] = {}
+        self._unchanged: dict[int, tuple[Quantizer, Quantizer]] = {}
         self.compile_seconds = 0.0
 
     def live(self, unit: int) -> tuple[str, ...]:
@@ -105,15 +104,15 @@ class Segments:
         program = self._program(("take", tuple(sorted(state))), _take, state, jnp.asarray(index))
         return program(state, jax.device_put(jnp.asarray(index), self._replicated))
 
-    def head(self, q: QuantizedNetwork, params: QuantParams, images: Array) -> State:
+    def head(self, q: QuantizedNetwork, quantizers: Quantizers, images: Array) -> State:
         """Return the state before the first unit."""
-        return self._run(self._head, q, params, {}, {self.network.graph.inputs[0]: images})
+        return self._run(self._head, q, quantizers, {}, {self.network.graph.inputs[0]: images})
 
     def run(
         self,
         unit: int,
         q: QuantizedNetwork,
-        params: QuantParams,
+        quantizers: Quantizers,
         state: State,
         factor: tuple[str, Float[np.ndarray, " row"]] | None = None,
     ) -> State:
@@ -122,19 +121,19 @@ class Segments:
         ``factor`` multiplies the step of one feature map, row by row.
         """
         segment = self._segments[unit]
-        return self._run(segment, q, params, dict([factor]) if factor else {}, state)
+        return self._run(segment, q, quantizers, dict([factor]) if factor else {}, state)
 
     def logits(
         self,
         unit: int,
         q: QuantizedNetwork,
-        params: QuantParams,
+        quantizers: Quantizers,
         state: State,
         factor: tuple[str, Float[np.ndarray, " row"]] | None = None,
     ) -> Float[Array, "row class"]:
         """Run all segments from ``unit`` on."""
         for i in range(unit, len(self.units)):
-            state = self.run(i, q, params, state, factor)
+            state = self.run(i, q, quantizers, state, factor)
         logits = state[self.network.graph.outputs[0]]
         return logits.reshape(self.rows, -1)
 
@@ -142,31 +141,31 @@ class Segments:
         self,
         segment: _Segment,
         q: QuantizedNetwork,
-        params: QuantParams,
+        quantizers: Quantizers,
         factors: Mapping[str, np.ndarray],
         state: State,
     ) -> State:
         graph = segment.graph
         if not graph.nodes:
             return state
-        own = {short: q.float_params[key] for short, key in segment.params.items()}
+        own = {short: q.params[key] for short, key in segment.params.items()}
         values = {name: state[segment.tensors[name]] for name in graph.inputs}
         activations = {}
         for feature_map in graph.feature_maps():
             name = segment.tensors[feature_map.tensor]
-            if (quantizer := params.activations.get(name)) is not None:
+            if (quantizer := quantizers.activations.get(name)) is not None:
                 rank = len(self.network.graph.shape(name))
                 activations[feature_map.tensor] = self._by_row(quantizer, factors.get(name), rank)
-        quant = QuantParams(
+        own_quantizers = Quantizers(
             activations=activations,
-            weights=_renamed(params.weights, segment.nodes),
-            biases=_renamed(params.biases, segment.nodes),
+            weights=_renamed(quantizers.weights, segment.nodes),
+            biases=_renamed(quantizers.biases, segment.nodes),
         )
-        program = self._program(graph, _run_segment, own, quant, values)
-        outputs = program(own, quant, values)
+        program = self._program(graph, _run_segment, own, own_quantizers, values)
+        outputs = program(own, own_quantizers, values)
         return {segment.tensors[name]: value for name, value in zip(graph.outputs, outputs, strict=True)}
 
-    def _by_row(self, quantizer: Range, factor: np.ndarray | None, rank: int) -> Range:
+    def _by_row(self, quantizer: Quantizer, factor: np.ndarray | None, rank: int) -> Quantizer:
         """Return the quantizer with one step per row (and channel, where it has one per channel)."""
         if factor is None:
             known = self._unchanged.get(id(quantizer))
@@ -177,7 +176,7 @@ class Segments:
         step = np.asarray(quantizer.step)
         step = step.reshape((1,) * (rank - step.ndim) + step.shape)
         rows = self.place(step * factor.reshape((-1,) + (1,) * (rank - 1)))
-        return replace(quantizer, step=rows, code=_NO_CODE)
+        return replace(quantizer, step=rows)
 
     def _program(self, key: Any, function: Any, *arguments: Any) -> Any:
         """Return the function compiled for these shapes; the time of compiling is counted."""
@@ -213,8 +212,8 @@ class Segments:
         return jax.tree.map(place, tree)
 
 
-def _run_segment(graph: Graph, own: dict[str, Array], quant: QuantParams, values: State) -> tuple[Array, ...]:
-    outputs = run(graph, own, values, FakeQuant(quant))
+def _run_segment(graph: Graph, own: dict[str, Array], quantizers: Quantizers, values: State) -> tuple[Array, ...]:
+    outputs = run(graph, own, values, FakeQuant(quantizers))
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
@@ -268,25 +267,6 @@ def _canonical(graph: Graph, start: int, stop: int) -> _Segment:
     )
 
 
-def strong(params: QuantParams) -> QuantParams:
-    """Return the parameters with plain dtypes, so that every layer's program has the same signature."""
-
-    def fixed(quantizer: FixedPoint | Range) -> FixedPoint | Range:
-        if isinstance(quantizer, Range):
-            return replace(
-                quantizer,
-                step=_array(quantizer.step, np.float32),
-                **{name: _array(getattr(quantizer, name), np.int32) for name in ("qmin", "qmax", "zero_point", "code")},
-            )
-        return FixedPoint(frac_bits=_array(quantizer.frac_bits, np.int32), bits=_array(quantizer.bits, np.int32))
-
-    return QuantParams(
-        **{
-            room: {name: fixed(value) for name, value in getattr(params, room).items()}
-            for room in ("activations", "weights", "biases")
-        }
-    )
-
-
-def _array(value: Any, dtype: Any) -> Array:
-    return jnp.asarray(np.asarray(value, dtype))
+def strong(quantizers: Quantizers) -> Quantizers:
+    """Return the quantizers with arrays of one plain type, so that every layer's program has the same signature."""
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float32)), quantizers)

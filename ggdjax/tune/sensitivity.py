@@ -11,7 +11,6 @@ most images it is, and would not see what coarse rounding does there.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -24,7 +23,7 @@ import numpy as np
 from ggdjax.ggd import empirical_distortion
 from ggdjax.network import Float, run
 from ggdjax.network.ops import QUANTIZABLE
-from ggdjax.quantization import as_range, fake_quantize, quantize
+from ggdjax.quantization._quantize import choose_activations, choose_weights
 from ggdjax.quantization.batches import batches_of
 
 if TYPE_CHECKING:
@@ -33,9 +32,10 @@ if TYPE_CHECKING:
     from jaxtyping import Array
     from jaxtyping import Float as Real
 
+    from ggdjax.ggd import Histogram
     from ggdjax.network import Graph, Node
     from ggdjax.quantization import Calibration, QuantizedNetwork
-    from ggdjax.schemes import Range
+    from ggdjax.schemes import Choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,53 +63,53 @@ def predict_losses(
     """
     done, total = count(1), -(-len(images) // batch_size) + len(widths)
     feature_maps, kernels = _sensitivities(q, images, batch_size, seed, lambda: progress(next(done), total))
+    calibration, config = q.record.calibration, q.record.config
+    settings = np.broadcast_to(np.asarray(widths)[:, None], (len(widths), len(calibration.names)))
+    chosen = choose_activations(calibration, config, settings)
+    activations = {
+        name: feature_maps[name] * row for name, row in _distortions(calibration, chosen, len(widths)).items()
+    }
     weights: dict[str, list[float]] = {name: [] for name in kernels}
-    activations: dict[str, list[float]] = {name: [] for name in feature_maps}
     for bits in widths:
-        config = dataclasses.replace(
-            q.config, weight_bits=bits, activation_bits=bits, weight_bits_of={}, activation_bits_of={}
-        )
-        params = quantize(q.network, q.calibration, config).params
-        for node in q.network.graph.quantizable:
-            kernel = q.float_params[dict(node.params)["kernel"]]
-            error = kernel - fake_quantize(kernel, as_range(params.weights[node.name]))
-            weights[node.name].append(float(np.sum(kernels[node.name] * np.square(np.asarray(error)))))
-        for name, distortion in _distortions(q.calibration, params.activations).items():
-            activations[name].append(feature_maps[name] * distortion)
+        for node in q.graph.quantizable:
+            kernel = np.asarray(q.params[dict(node.params)["kernel"]], np.float32)
+            quantizer = choose_weights(kernel, bits, config)
+            error = kernel - quantizer.decode(quantizer.encode(kernel))
+            weights[node.name].append(float(np.sum(kernels[node.name] * np.square(error))))
         progress(next(done), total)
     return PredictedLoss(
         widths=tuple(widths),
         weights={name: np.asarray(row) for name, row in weights.items()},
-        activations={name: np.asarray(row) for name, row in activations.items()},
+        activations=activations,
     )
 
 
-def _distortions(calibration: Calibration, ranges: dict[str, Range]) -> dict[str, float]:
-    """Return the mean squared error per value of every feature map on the calibration histograms."""
-    names = calibration.names
-    if any(ranges[name].step.ndim for name in names):
-        channels = calibration.channels or {}
-        return {name: float(np.mean(_distortion(channels[name], ranges[name]))) for name in names}
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(ranges[name] for name in names))
-    rows = _distortion(calibration.histograms, stacked)
-    return {name: float(row) for name, row in zip(names, rows, strict=True)}
+def _distortions(calibration: Calibration, chosen: dict[str, Choice], widths: int) -> dict[str, np.ndarray]:
+    """Return the mean squared error per value of every feature map on the calibration histograms, per width."""
+    if calibration.channels is not None and any(choice.step.ndim > 1 for choice in chosen.values()):
+        return {name: _distortion(calibration.channels[name], c).mean(-1) for name, c in chosen.items()}
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *chosen.values())
+    return dict(zip(chosen, _distortion(calibration.histograms, stacked).T, strict=True))
 
 
-def _distortion(histogram: object, ranges: Range) -> np.ndarray:
-    levels = ranges.qmax - ranges.zero_point, ranges.zero_point - ranges.qmin
-    return np.asarray(empirical_distortion(histogram, ranges.step, *levels), np.float64)
+def _distortion(histogram: Histogram, choice: Choice) -> np.ndarray:
+    """Return the distortion of a choice of axes ``width tensor``."""
+    step, top, bottom = (
+        np.asarray(v).T for v in (choice.step, choice.qmax - choice.zero_point, choice.zero_point - choice.qmin)
+    )
+    return np.asarray(empirical_distortion(histogram, step, top, bottom), np.float64).T
 
 
 def _sensitivities(
     q: QuantizedNetwork, images: np.ndarray, size: int, seed: int, batch_done: Callable[[], None]
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Return, per image, E[Σ g²] of every feature map and E[g²] of every weight; g: gradient of a projected logit."""
-    graph, key = q.network.graph.up_to_logits(), jax.random.key(seed)
+    graph, key = q.graph.up_to_logits(), jax.random.key(seed)
     feature_maps: dict[str, float] = {}
     kernels: dict[str, np.ndarray] = {}
     for number, (batch, filled) in enumerate(batches_of(images, size)):
         valid = np.arange(size) < filled
-        squares = _squared_gradients(graph, q.network.params, batch, valid, jax.random.fold_in(key, number))
+        squares = _squared_gradients(graph, q.float_network.params, batch, valid, jax.random.fold_in(key, number))
         for name, value in jax.device_get(squares[0]).items():
             feature_maps[name] = feature_maps.get(name, 0.0) + float(value) / len(images)
         for name, value in jax.device_get(squares[1]).items():

@@ -13,9 +13,8 @@ import numpy as np
 
 from ggdjax.network import Float, run
 from ggdjax.network.ops import QUANTIZABLE
-from ggdjax.quantization import FixedPoint, QuantParams, as_range, fake_quantize
-from ggdjax.quantization.numerics import against_last_axis
-from ggdjax.quantization.parameters import best_format
+from ggdjax.quantization import Quantizers
+from ggdjax.quantization._quantize import fixed_point
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from ggdjax.network import Graph, Node
     from ggdjax.quantization import QuantizedNetwork
-    from ggdjax.schemes import Range
+    from ggdjax.steps import Quantizer
     from ggdjax.tune.gradient import GradientConfig
 
 #: Group (steps, offsets, biases) -> name -> array. Steps are logarithms; offsets codes; biases standard deviations.
@@ -36,77 +35,67 @@ Trainable = dict[str, dict[str, "Array"]]
 class Start:
     """Where tuning starts: everything that a trainable is measured against. Keys of dicts are tensor or node names."""
 
-    quant: QuantParams
+    q: QuantizedNetwork
+    """Without its record: the point of departure."""
     real: dict[str, Array]
     """The float network's parameters: its outputs are the targets."""
-    params: dict[str, Array]
-    kernel_unit: dict[str, Array]
     bias_unit: dict[str, Array]
     """Standard deviation of each output channel in the float network, on one batch."""
 
     @classmethod
     def of(cls, q: QuantizedNetwork, graph: Graph, batch: np.ndarray) -> Start:
         """Return the start that ``q`` is; one float pass over ``batch`` gives the units of biases."""
-        kernel_unit = {name: as_range(w).step for name, w in q.params.weights.items()}
-        return cls(
-            quant=q.params,
-            real=q.network.params,
-            params=q.float_params,
-            kernel_unit=kernel_unit,
-            bias_unit=_output_deviation(graph, q.network.params, batch),
-        )
+        real = q.float_network.params
+        return cls(q=dataclasses.replace(q, record=None), real=real, bias_unit=_output_deviation(graph, real, batch))
 
     def trainable(self, graph: Graph) -> Trainable:
         """Return the point of departure: every group maps names to arrays."""
-        steps = {f"x|{name}": jnp.log(x.step) for name, x in self.quant.activations.items()}
-        free = {name: w for name, w in self.quant.weights.items() if not isinstance(w, FixedPoint)}
+        quantizers = self.q.quantizers
+        steps = {f"x|{name}": jnp.log(x.step) for name, x in quantizers.activations.items()}
+        free = {f"w|{name}": jnp.log(w.step) for name, w in quantizers.weights.items() if w.frac_bits is None}
         # What stays in float stays as it is.
-        groups = {"offsets": ("kernel", self.quant.weights), "biases": ("bias", self.quant.biases)}
-        return {"steps": steps | {f"w|{name}": jnp.log(w.step) for name, w in free.items()}} | {
+        groups = {"offsets": ("kernel", quantizers.weights), "biases": ("bias", quantizers.biases)}
+        return {"steps": steps | free} | {
             group: {
-                node.name: jnp.zeros_like(self.params[dict(node.params)[role]])
+                node.name: jnp.zeros_like(self.q.params[dict(node.params)[role]])
                 for node in graph.quantizable
-                if node.name in quantizers
+                if node.name in known
             }
-            for group, (role, quantizers) in groups.items()
+            for group, (role, known) in groups.items()
         }
 
-    def moved(self, graph: Graph, trainable: Trainable) -> tuple[QuantParams, dict[str, Array]]:
-        """Return the quantization parameters, biases left real, and the parameters to be rounded by them."""
-        steps, params = trainable["steps"], dict(self.params)
+    def moved(self, graph: Graph, trainable: Trainable) -> tuple[Quantizers, dict[str, Array]]:
+        """Return the quantizers, biases left real, and the parameters to be rounded by them."""
+        steps, params, old = trainable["steps"], dict(self.q.params), self.q.quantizers
 
-        def with_step(kind: str, name: str, quantizer: FixedPoint | Range) -> FixedPoint | Range:
+        def with_step(kind: str, name: str, quantizer: Quantizer) -> Quantizer:
             key = f"{kind}|{name}"
             return dataclasses.replace(quantizer, step=jnp.exp(steps[key])) if key in steps else quantizer
 
         for node in graph.quantizable:
             keys = dict(node.params)
             if node.name in trainable["offsets"]:
-                offset = trainable["offsets"][node.name]
-                unit = against_last_axis(self.kernel_unit[node.name], offset.ndim)
-                params[keys["kernel"]] = params[keys["kernel"]] + unit * offset
+                unit = jnp.broadcast_to(old.weights[node.name].step, params[keys["kernel"]].shape)
+                params[keys["kernel"]] = params[keys["kernel"]] + unit * trainable["offsets"][node.name]
             if node.name in trainable["biases"]:
                 params[keys["bias"]] = params[keys["bias"]] + self.bias_unit[node.name] * trainable["biases"][node.name]
-        quant = QuantParams(
-            activations={name: with_step("x", name, x) for name, x in self.quant.activations.items()},
-            weights={name: with_step("w", name, w) for name, w in self.quant.weights.items()},
-            biases={},
+        quantizers = Quantizers(
+            activations={name: with_step("x", name, x) for name, x in old.activations.items()},
+            weights={name: with_step("w", name, w) for name, w in old.weights.items()},
         )
-        return quant, params
+        return quantizers, params
 
-    def finished(self, q: QuantizedNetwork, trainable: Trainable) -> QuantizedNetwork:
-        """Return the network with what was tuned: kernels on their grid, biases in the best format of their width."""
-        graph = q.network.graph
-        quant, params = self.moved(graph, trainable)
-        adjusted, biases = dict(q.adjusted), {}
+    def finished(self, graph: Graph, trainable: Trainable) -> tuple[Quantizers, dict[str, Array]]:
+        """Return what was tuned: kernels on their grids, biases in the best format of their widths."""
+        quantizers, params = self.moved(graph, trainable)
+        biases = {}
         for node in graph.quantizable:
             keys = dict(node.params)
-            if node.name in quant.weights:
-                adjusted[keys["kernel"]] = fake_quantize(params[keys["kernel"]], as_range(quant.weights[node.name]))
-            if node.name in q.params.biases:
-                adjusted[keys["bias"]] = params[keys["bias"]]
-                biases[node.name] = best_format(params[keys["bias"]], q.params.biases[node.name].bits)
-        return q.with_params(dataclasses.replace(quant, biases=biases), adjusted=adjusted)
+            if (w := quantizers.weights.get(node.name)) is not None:
+                params[keys["kernel"]] = w(params[keys["kernel"]])
+            if (b := self.q.quantizers.biases.get(node.name)) is not None:
+                biases[node.name] = fixed_point(params[keys["bias"]], b.bits)
+        return dataclasses.replace(quantizers, biases=biases), params
 
 
 @jax.tree_util.register_dataclass

@@ -23,7 +23,7 @@ def test_saved_is_loaded(tmp_path, suffix):
         ({"rounding": "half_evn"}, "did you mean `half_even`"),
         ({"channel_tile": 0}, "`channel_tile`"),
         ({"accumulator_bits": 16}, "`bias_bits` 32 contradicts `accumulator_bits` 16"),
-        ({"activation_bits": 10, "carry_bits": 8}, "`carry_bits` 8 contradicts `activation_bits` 10"),
+        ({"activation_bits": 10, "residual_bits": 8}, "`residual_bits` 8 contradicts `activation_bits` 10"),
     ],
 )
 def test_wrong_fields_are_refused(fields, message):

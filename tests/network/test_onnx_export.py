@@ -13,7 +13,7 @@ from runtime import exported, onnx, run_onnx
 
 from ggdjax._errors import GgdjaxError, UnsupportedError
 from ggdjax.network import Network, export_onnx, fold_batch_norm, load_onnx, supported_ops, trace
-from ggdjax.network._onnx_export_ops import WRITERS
+from ggdjax.network.onnx._writer_ops import WRITERS
 
 #: file, image size, magnitude of its input
 NETWORKS = [

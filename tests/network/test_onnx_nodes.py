@@ -20,7 +20,7 @@ from ggdjax.network import (
     _onnx_spatial,  # noqa: F401 - registers operators
     run,
 )
-from ggdjax.network._onnx_convert import HANDLERS, convert
+from ggdjax.network.onnx._convert import HANDLERS, convert
 
 onnx = pytest.importorskip("onnx")
 

@@ -186,12 +186,12 @@ def test_refusals(float_file: Path, tmp_path: Path) -> None:
 
 
 def test_our_own_files_come_back(float_file: Path, tmp_path: Path) -> None:
-    from ggdjax import datapath
+    from ggdjax import datapath, export
     from ggdjax.quantization import calibrate, quantize
 
     net = load_onnx(float_file)
     q = quantize(net, calibrate(net, [IMAGES]))
-    datapath.export_onnx(datapath.compile(q, datapath.Accelerator()), tmp_path / "ours.onnx")
+    export.export_onnx(datapath.compile(q, datapath.Accelerator()), tmp_path / "ours.onnx")
     read = load_qdq(tmp_path / "ours.onnx")
     for name, fixed in q.params.weights.items():
         assert isinstance(read.params.weights[name], FixedPoint)

@@ -1,0 +1,28 @@
+"""What a network costs on an accelerator: operations, bytes, traffic, cycles and energy."""
+
+from __future__ import annotations
+
+from ggdjax.cost._cost import CostRatios, CostReport, LayerCost, estimate
+from ggdjax.cost._dataflow import Dataflow, LayerWidths, Tile, Traffic
+from ggdjax.cost._energy import EnergyTable
+from ggdjax.cost._hardware_model import FIXED16, FLOAT32, HardwareModel, Widths
+from ggdjax.cost._shapes import LayerShape, export_scale_sim, layer_shapes
+
+__all__ = [
+    "FIXED16",
+    "FLOAT32",
+    "CostRatios",
+    "CostReport",
+    "Dataflow",
+    "EnergyTable",
+    "HardwareModel",
+    "LayerCost",
+    "LayerShape",
+    "LayerWidths",
+    "Tile",
+    "Traffic",
+    "Widths",
+    "estimate",
+    "export_scale_sim",
+    "layer_shapes",
+]

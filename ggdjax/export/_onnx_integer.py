@@ -1,0 +1,257 @@
+"""The integer program in ONNX operators: 8-bit products by ConvInteger and MatMulInteger, all else in int64."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ggdjax._errors import UnsupportedError
+from ggdjax.datapath.formats import signed_bits
+from ggdjax.datapath.rounding import Rounding
+from ggdjax.network._builder import View, stored_constant
+from ggdjax.network.onnx._writer import Writer, channels_first, import_onnx, stored_attributes
+from ggdjax.network.onnx._writer_ops import max_pool_node, write_node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ggdjax.datapath.program import Program
+    from ggdjax.network import Node
+    from ggdjax.network.graph import Shape
+
+#: Written as for real numbers: they only move values.
+_MOVES = frozenset({"broadcast", "concat", "maximum", "minimum", "reshape", "slice", "transpose"})
+#: Added before a division so that truncation becomes floor; a multiple of every 2^r, larger than any product.
+_LIFT = 1 << 62
+
+
+def write_integer(program: Program, writer: Writer, feature_maps: bool) -> tuple[list[Any], list[tuple[str, Shape]]]:
+    """Write every node of the program in int64; int32 outputs."""
+    integers = _Integers(program, writer)
+    for node in program.graph.nodes:
+        if node.op in _MOVES:
+            writer.views[node.output] = write_node(writer, node)
+        elif node.op in integers.writers:
+            writer.views[node.output] = integers.writers[node.op](node)
+        else:
+            raise UnsupportedError(f"`{node.name}` ({node.op}) has no integer form in ONNX: export with `form='qdq'`")
+    wanted = list(zip(program.network.graph.outputs, program.graph.outputs, strict=True))
+    if feature_maps:
+        wanted += [(f"{name}.codes", tensor) for name, tensor in program.feature_maps.items()]
+    outputs = []
+    for name, tensor in wanted:
+        source = writer.native(writer.views[tensor])
+        zero = program.formats[tensor].zero_point
+        if zero:
+            source = integers.do("Add", source, integers.number(zero), tensor)
+        integers.do("Cast", source, name=name, exact_name=True, to=integers.kinds.INT32)
+        outputs.append((name, program.graph.shape(tensor)))
+    nodes, _ = writer.finish()
+    # `finish` ends with the graph's own outputs, which the casts above replace.
+    return nodes[: len(nodes) - len(program.graph.outputs)], outputs
+
+
+class _Integers:
+    """One method per operation."""
+
+    def __init__(self, program: Program, writer: Writer) -> None:
+        self.program, self.writer = program, writer
+        self.kinds = import_onnx().TensorProto
+        self.writers: dict[str, Callable[[Node], View]] = {
+            "add": self.binary,
+            "conv": self.conv,
+            "dense": self.dense,
+            "lookup": self.lookup,
+            "max_pool": self.max_pool,
+            "mul": self.binary,
+            "offset": self.offset,
+            "pad": self.pad,
+            "quantize": self.quantize,
+            "requantize": self.requantize,
+            "requantize_by_sign": self.requantize_by_sign,
+            "saturate": self.saturate,
+            "sub": self.binary,
+            "sum_over": self.sum_over,
+        }
+
+    def number(self, value: int) -> str:
+        return self.array(np.asarray(value, np.int64), "number")
+
+    def array(self, value: np.ndarray, name: str) -> str:
+        return self.writer.constant(value, name)
+
+    def do(self, operator: str, *inputs: str, name: str | None = None, exact_name: bool = False, **attrs: Any) -> str:
+        """Append a node; without ``name`` the last input names it."""
+        if name is None:
+            *inputs, name = inputs  # type: ignore[assignment]
+        # Names that no tensor of the network has leave those of the outputs free.
+        made = self.writer.node(operator, inputs, name if exact_name else f"{name}/{operator.lower()}", **attrs)
+        if exact_name and made != name:
+            raise UnsupportedError(f"the name `{name}` is taken in the graph: rename the network's tensor")
+        return made
+
+    def clipped(self, source: str, node: Node) -> str:
+        limits = (self.number(node.attr("low")), self.number(node.attr("high")))
+        return self.do("Clip", source, *limits, node.output)
+
+    def quantize(self, node: Node) -> View:
+        view = self.writer.view(node)
+        scale, low, high = (self.array(np.float32(node.attr(k)), f"{node.name}/{k}") for k in ("scale", "low", "high"))
+        ratio = self.do("Div", view.tensor, scale, node.name)
+        # `Round` takes halves to even.
+        rounded = self.do("Round", self.do("Clip", ratio, low, high, node.name), node.name)
+        return View(self.do("Cast", rounded, node.output, to=self.kinds.INT64), view.axes)
+
+    def requantize(self, node: Node) -> View:
+        view = self.writer.view(node)
+        shape = node.attr("shape")
+        multiplier, shift = (np.asarray(node.attr(k), np.int64).reshape(shape) for k in ("multiplier", "shift"))
+        rounded = self.scaled(view, node, multiplier, shift)
+        return View(self.clipped(rounded, node), view.axes)
+
+    def requantize_by_sign(self, node: Node) -> View:
+        view = self.writer.view(node)
+        above, below = (
+            self.scaled(view, node, *(np.asarray(node.attr(f"{sign}{k}"), np.int64) for k in ("multiplier", "shift")))
+            for sign in ("", "negative_")
+        )
+        negative = self.do("Less", view.tensor, self.number(0), node.name)
+        chosen = self.do("Where", negative, below, above, node.name)
+        return View(self.clipped(chosen, node), view.axes)
+
+    def scaled(self, view: View, node: Node, multiplier: np.ndarray, shift: np.ndarray) -> str:
+        """Return round(x · multiplier · 2^(−shift))."""
+        name, rule = node.name, node.attr("rounding")
+        form = self.program.formats[node.inputs[0]]
+        if max(-form.low, form.high) * int(multiplier.max()) + (1 << int(shift.max())) >= _LIFT:
+            raise UnsupportedError(f"`{name}` needs more than 64 bits: lower `multiplier_bits`")
+        factor = self.array(stored_constant(multiplier, view), f"{name}/multiplier")
+        product = self.do("Mul", view.tensor, factor, name)
+        power = self.array(stored_constant(np.int64(1) << shift, view), f"{name}/power")
+        if rule is Rounding.TOWARD_ZERO:
+            # ONNX's integer division truncates.
+            return self.do("Div", product, power, name)
+        half = np.where(shift > 0, (np.int64(1) << shift) >> 1, 0) if rule is not Rounding.FLOOR else 0 * shift
+        lifted = self.do("Add", product, self.array(stored_constant(half + _LIFT, view), f"{name}/half"), name)
+        quotient = self.do("Div", lifted, power, name)
+        result = self.do("Sub", quotient, self.array(stored_constant(_LIFT >> shift, view), f"{name}/lift"), name)
+        if rule in {Rounding.FLOOR, Rounding.HALF_UP}:
+            return result
+        whole = self.do("Equal", self.do("Mul", quotient, power, name), lifted, name)
+        # Without a shift there is no half: nothing is a tie.
+        if (shift == 0).any():
+            possible = self.array(stored_constant(shift > 0, view), f"{name}/possible")
+            whole = self.do("And", whole, possible, name)
+        if rule is Rounding.HALF_AWAY:
+            down = self.do("Less", product, self.number(0), name)
+        else:
+            odd = self.do("Mod", quotient, self.number(2), name)
+            down = self.do("Equal", odd, self.number(1), name)
+        down = self.do("And", whole, down, name)
+        return self.do("Sub", result, self.do("Cast", down, name, to=self.kinds.INT64), name)
+
+    def saturate(self, node: Node) -> View:
+        view = self.writer.view(node)
+        return View(self.clipped(view.tensor, node), view.axes)
+
+    def conv(self, node: Node) -> View:
+        view, layer = self.writer.view(node), self.bytes_of(node)
+        axes = channels_first(len(view.axes))
+        source, zero = self.narrow(self.writer.stored(view, axes), node)
+        kernel = np.moveaxis(layer.kernel, (-1, -2), (0, 1))
+        weights, weights_zero = self.weights(kernel, node)
+        padding = node.attr("padding")
+        acc = self.do(
+            "ConvInteger",
+            source,
+            weights,
+            zero,
+            weights_zero,
+            node.name,
+            kernel_shape=layer.kernel.shape[:-2],
+            strides=node.attr("strides"),
+            pads=[low for low, _ in padding] + [high for _, high in padding],
+            dilations=node.attr("dilation"),
+            group=node.attr("groups"),
+        )
+        return self.biased(acc, View(acc, axes), node)
+
+    def dense(self, node: Node) -> View:
+        view, layer = self.writer.view(node), self.bytes_of(node)
+        source, zero = self.narrow(self.writer.native(view), node)
+        weights, weights_zero = self.weights(layer.kernel, node)
+        acc = self.do("MatMulInteger", source, weights, zero, weights_zero, node.name)
+        return self.biased(acc, View(acc, tuple(range(len(view.axes)))), node)
+
+    def bytes_of(self, node: Node) -> Any:
+        """Return the layer, if 8-bit products and 32-bit sums give its accumulators."""
+        layer = self.program.layers[node.name]
+        if layer.kernel.dtype != np.int8 or max(layer.source.high, 0) - min(layer.source.low, 0) > 255:
+            raise UnsupportedError(
+                f"`{node.name}` ({node.op}) has more than 8 bits, which ONNX's integer products lack"
+            )
+        if signed_bits(layer.accumulator.low, layer.accumulator.high) > self.program.accelerator.accumulator_bits:
+            raise UnsupportedError(
+                f"the accumulator of `{node.name}` can overflow, which ONNX cannot express: raise `accumulator_bits`"
+            )
+        return layer
+
+    def narrow(self, source: str, node: Node) -> tuple[str, str]:
+        """Return codes as uint8, and their zero point."""
+        away = max(-node.attr("low"), 0)
+        if away:
+            source = self.do("Add", source, self.number(away), node.name)
+        narrow = self.do("Cast", source, node.name, to=self.kinds.UINT8)
+        return narrow, self.array(np.uint8(away), f"{node.name}/zero_point")
+
+    def weights(self, kernel: np.ndarray, node: Node) -> tuple[str, str]:
+        """Return weights as uint8, which every kernel accepts, and their zero point."""
+        codes = (kernel.astype(np.int16) + 128).astype(np.uint8)
+        return self.array(codes, f"{node.name}/kernel"), self.array(np.uint8(128), f"{node.name}/kernel_zero_point")
+
+    def biased(self, acc: str, view: View, node: Node) -> View:
+        wide = self.do("Cast", acc, node.name, to=self.kinds.INT64)
+        bias = stored_constant(self.program.layers[node.name].bias.astype(np.int64), view)
+        return View(self.do("Add", wide, self.array(bias, f"{node.name}/bias"), node.output), view.axes)
+
+    def binary(self, node: Node) -> View:
+        first, second = (self.writer.view(node, k) for k in (0, 1))
+        other = self.writer.stored(second, first.axes)
+        return View(self.do(node.op.capitalize(), first.tensor, other, node.output), first.axes)
+
+    def offset(self, node: Node) -> View:
+        view = self.writer.view(node)
+        sign, constant = (
+            self.array(stored_constant(np.asarray(node.attr(k), np.int64), view), f"{node.name}/{k}")
+            for k in ("sign", "constant")
+        )
+        return View(self.do("Add", self.do("Mul", view.tensor, sign, node.name), constant, node.output), view.axes)
+
+    def lookup(self, node: Node) -> View:
+        view = self.writer.view(node)
+        index = self.do("Sub", view.tensor, self.number(node.attr("first")), node.name)
+        table = self.array(np.asarray(self.program.params[node.param("table")], np.int64), f"{node.name}/table")
+        return View(self.do("Gather", table, index, node.output, axis=0), view.axes)
+
+    def max_pool(self, node: Node) -> View:
+        """Pool in float64, which holds every int32 and which runtimes pool."""
+        axes = channels_first(len(self.writer.view(node).axes))
+        source = self.writer.stored(self.writer.view(node), axes)
+        real = self.do("Cast", source, node.name, to=self.kinds.DOUBLE)
+        least = self.array(np.float64(-np.inf), f"{node.name}/least")
+        pooled = max_pool_node(self.writer, node, real, f"{node.name}/maxpool", least)
+        return View(self.do("Cast", pooled, node.output, to=self.kinds.INT64), axes)
+
+    def sum_over(self, node: Node) -> View:
+        source = self.writer.native(self.writer.view(node))
+        axes = self.array(np.asarray(sorted(node.attr("axes")), np.int64), f"{node.name}/axes")
+        total = self.do("ReduceSum", source, axes, node.output, keepdims=int(node.attr("keepdims")))
+        return View(total, tuple(range(len(self.program.graph.shape(node.output)))))
+
+    def pad(self, node: Node) -> View:
+        view = self.writer.view(node)
+        amounts = stored_attributes(node.attr("padding"), view)
+        ends = self.array(np.asarray([low for low, _ in amounts] + [high for _, high in amounts], np.int64), "pads")
+        value = [self.number(node.attr("value"))] if node.attr("mode") == "constant" else []
+        return View(self.do("Pad", view.tensor, ends, *value, node.output, mode=node.attr("mode")), view.axes)

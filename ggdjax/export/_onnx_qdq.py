@@ -1,0 +1,106 @@
+"""The real network with QuantizeLinear and DequantizeLinear around every feature map, weight and bias."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ggdjax._errors import UnsupportedError
+from ggdjax.network._builder import View
+from ggdjax.network.onnx._writer import Writer, channels_first
+from ggdjax.network.onnx._writer_ops import write_node
+from ggdjax.network.ops import QUANTIZABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ggdjax.datapath.program import Program
+    from ggdjax.network import Node
+    from ggdjax.network.graph import Shape
+
+
+def write_qdq(program: Program, writer: Writer, feature_maps: bool) -> tuple[list[Any], list[tuple[str, Shape]]]:
+    """Write every node; convolutions and dense layers read dequantized codes."""
+    del feature_maps
+    return write_rounded(program, writer, _quantized, _layer)
+
+
+def write_rounded(
+    program: Program,
+    writer: Writer,
+    feature_map: Callable[[Program, Writer, str], View],
+    layer: Callable[[Program, Writer, Node, View], View],
+) -> tuple[list[Any], list[tuple[str, Shape]]]:
+    """Write the real network: ``feature_map`` rounds, once, what ``layer`` reads, a convolution or dense node."""
+    rounded: dict[str, View] = {}
+    for node in program.network.graph.nodes:
+        if node.op not in QUANTIZABLE:
+            writer.views[node.output] = write_node(writer, node)
+            continue
+        tensor = node.inputs[0]
+        if tensor not in rounded:
+            rounded[tensor] = feature_map(program, writer, tensor)
+        writer.views[node.output] = layer(program, writer, node, rounded[tensor])
+    return writer.finish()
+
+
+def _quantized(program: Program, writer: Writer, tensor: str) -> View:
+    """Round a feature map to its codes and back."""
+    view, form = writer.views[tensor], program.code_formats[tensor]
+    if form.high - form.low != 255:
+        raise UnsupportedError(
+            f"feature map `{tensor}` has codes of {form.bits} bits; QuantizeLinear in operator set {writer.opset} "
+            "has 8: quantize to 8 bits or export with `form='integer'`"
+        )
+    kind = np.int8 if form.signed else np.uint8
+    scale = writer.constant(np.float32(form.scale[0]), f"{tensor}/step")
+    zero = writer.constant(np.asarray(form.zero_point, kind), f"{tensor}/zero_point")
+    codes = writer.node("QuantizeLinear", [view.tensor, scale, zero], f"{tensor}.quantized")
+    return View(writer.node("DequantizeLinear", [codes, scale, zero], f"{tensor}.dequantized"), view.axes)
+
+
+def _layer(program: Program, writer: Writer, node: Node, source: View) -> View:
+    """Write a convolution or dense node over dequantized codes, weights and bias."""
+    layer = program.layers[node.name]
+    if layer.kernel.dtype != np.int8:
+        raise UnsupportedError(
+            f"the weights of `{node.name}` have more than 8 bits, which QuantizeLinear lacks: quantize to 8 bits"
+        )
+    scales = np.asarray(layer.accumulator.scale)
+    per_channel = scales.size > 1
+    step = scales / layer.source.scale[0]
+    kernel = layer.kernel if node.op == "dense" else np.moveaxis(layer.kernel, (-1, -2), (0, 1))
+    channel = kernel.ndim - 1 if node.op == "dense" else 0
+    weights = _dequantized(writer, kernel, step, channel if per_channel else None, f"{node.name}/kernel")
+    bias = _dequantized(writer, layer.bias, scales, 0 if per_channel else None, f"{node.name}/bias")
+    if node.op == "conv":
+        return conv_node(writer, node, source, layer.kernel.shape[:-2], weights, bias)
+    rank = len(source.axes)
+    inputs, own = [writer.native(source), weights], tuple(range(rank))
+    if rank == 2:
+        return View(writer.node("Gemm", [*inputs, bias], node.name), own)
+    return View(writer.node("Add", [writer.node("MatMul", inputs, node.name), bias], f"{node.name}.bias"), own)
+
+
+def conv_node(writer: Writer, node: Node, source: View, window: tuple[int, ...], weights: str, bias: str) -> View:
+    """Write the convolution itself, channels first, over weights and bias that stand in the file."""
+    axes, padding = channels_first(len(source.axes)), node.attr("padding")
+    output = writer.node(
+        "Conv",
+        [writer.stored(source, axes), weights, bias],
+        node.name,
+        kernel_shape=window,
+        strides=node.attr("strides"),
+        pads=[low for low, _ in padding] + [high for _, high in padding],
+        dilations=node.attr("dilation"),
+        group=node.attr("groups"),
+    )
+    return View(output, axes)
+
+
+def _dequantized(writer: Writer, codes: np.ndarray, step: np.ndarray, axis: int | None, name: str) -> str:
+    attributes = {} if axis is None else {"axis": axis}
+    step = step.astype(np.float32) if axis is not None else np.float32(step[0])
+    inputs = [writer.constant(codes, name), writer.constant(np.asarray(step), f"{name}.step")]
+    return writer.node("DequantizeLinear", inputs, f"{name}.dequantized", **attributes)

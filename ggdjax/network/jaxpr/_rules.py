@@ -1,0 +1,470 @@
+"""One rule per JAX primitive: what it is in the project's own graph."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from ggdjax.network._builder import Constant, View, channels_last, common_order, stored_constant
+from ggdjax.network.jaxpr._lrn import note_channel_sum, response_norm
+from ggdjax.network.jaxpr._walk import Call, Comparison, rule
+from ggdjax.network.ops import window_counts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_UNARY = {
+    "abs": "abs",
+    "erf": "erf",
+    "exp": "exp",
+    "log": "log",
+    "logistic": "sigmoid",
+    "sqrt": "sqrt",
+    "tanh": "tanh",
+}
+_BINARY = {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "max": "maximum", "min": "minimum"}
+
+
+@rule(*_UNARY)
+def _unary(call: Call) -> View:
+    view = call.view()
+    return call.emit(_UNARY[call.primitive], [view.tensor], view.axes)
+
+
+@rule("erfc")
+def _erfc(call: Call) -> View:
+    view = call.view()
+    erf = call.emit("erf", [view.tensor], view.axes)
+    one = np.ones((1,) * len(view.axes), np.float32)
+    return call.emit("sub", [erf.tensor], view.axes, {"constant": one}, reverse=True)
+
+
+@rule("copy", "copy_p", "stop_gradient", "reduce_precision", "optimization_barrier", "sharding_constraint")
+def _identity(call: Call) -> Any:
+    return list(call.inputs)
+
+
+@rule("convert_element_type")
+def _convert(call: Call) -> Any:
+    if not jax.numpy.issubdtype(call.param("new_dtype"), jax.numpy.floating) or isinstance(call.inputs[0], Comparison):
+        raise call.refuse(f"a conversion of an activation to or from {call.param('new_dtype')}")
+    return call.view()
+
+
+@rule("neg")
+def _negate(call: Call) -> View:
+    view = call.view()
+    return call.emit("mul", [view.tensor], view.axes, {"constant": np.full((1,) * len(view.axes), -1.0)})
+
+
+@rule("square", "integer_pow", "pow", "rsqrt")
+def _power(call: Call) -> View:
+    view = call.view()
+    match call.primitive:
+        case "square":
+            exponent = 2.0
+        case "rsqrt":
+            exponent = -0.5
+        case "integer_pow":
+            exponent = float(call.param("y"))
+        case _:
+            exponents = call.constant(1)
+            if exponents.min() != exponents.max():
+                raise call.refuse("a power that differs between elements")
+            exponent = float(exponents.reshape(-1)[0])
+    return call.emit("power", [view.tensor], view.axes, exponent=exponent)
+
+
+@rule(*_BINARY)
+def _binary(call: Call) -> View:
+    op = _BINARY[call.primitive]
+    if all(isinstance(value, View) for value in call.inputs):
+        views = [call.view(0), call.view(1)]
+        if op == "div" and (normalized := response_norm(call, *views)) is not None:
+            return normalized
+        axes = common_order(views)
+        return call.emit(op, [call.builder.stored(view, axes) for view in views], axes)
+    which = 0 if isinstance(call.inputs[0], Constant) else 1
+    view, constant = call.view(1 - which), _small(call, which)
+    if op == "maximum" and (constant == -np.inf).all():
+        return view  # softmax protects itself against empty axes
+    if op == "div" and which == 1:
+        mean = _mean(call, view, constant)
+        if mean is not None:
+            return mean
+    attrs = {"reverse": True} if which == 0 and op in {"sub", "div"} else {}
+    return call.emit(op, [view.tensor], view.axes, {"constant": stored_constant(constant, view)}, **attrs)
+
+
+def _small(call: Call, index: int) -> np.ndarray:
+    """Return a constant operand without the axes along which it only repeats a value (the batch above all)."""
+    probes = []
+    for value in call.constants(index):
+        small = np.asarray(value, np.float32)
+        for axis, size in enumerate(small.shape):
+            first = small.take([0], axis)
+            if size > 1 and (small == first).all():
+                small = first
+        probes.append(small)
+    if not np.array_equal(*probes):
+        raise call.refuse("a constant whose values depend on the batch size")
+    return probes[0]
+
+
+def _mean(call: Call, view: View, divisor: np.ndarray) -> View | None:
+    """Return the mean that a sum (of axes, or of pooling windows) divided by its number of terms is; else None."""
+    if view.tensor not in call.tracer.sums:
+        return None
+    kind, source, attrs = call.tracer.sums[view.tensor]
+    if kind == "sum":
+        if divisor.size != 1 or float(divisor.reshape(-1)[0]) != attrs["count"]:
+            return None
+        return call.emit("mean", [source], view.axes, axes=attrs["axes"], keepdims=attrs["keepdims"])
+    if divisor.size == 1 and float(divisor.reshape(-1)[0]) == prod(attrs["window"]):
+        return call.emit("average_pool", [source], view.axes, **attrs)
+    stored = stored_constant(divisor, view)
+    sizes, sizes_out = (call.builder.stored_shape(tensor)[1:-1] for tensor in (source, view.tensor))
+    arguments = [attrs[name] for name in ("window", "strides", "padding", "dilation")]
+    counts = window_counts(sizes, sizes_out, *arguments, count_padding=False)[None, ..., None]
+    if stored.shape[0] == stored.shape[-1] == 1 and (stored == counts).all():
+        uncounted = attrs | {"count_padding": False}
+        return call.emit("average_pool", [source], view.axes, **uncounted)
+    return None
+
+
+@rule("clamp")
+def _clamp(call: Call) -> View:
+    view = call.view(1)
+    low, high = (float(_scalar(call, index)) for index in (0, 2))
+    return call.emit("clip", [view.tensor], view.axes, low=low, high=high)
+
+
+def _scalar(call: Call, index: int) -> float:
+    value = _small(call, index)
+    if value.size != 1:
+        raise call.refuse("limits that differ between elements")
+    return float(value.reshape(-1)[0])
+
+
+@rule("gt", "ge", "lt", "le")
+def _compare(call: Call) -> Comparison:
+    which = 0 if isinstance(call.inputs[0], View) else 1
+    if _scalar(call, 1 - which) != 0:
+        raise call.refuse("a comparison with another number than 0")
+    greater = call.primitive in {"gt", "ge"}
+    return Comparison(call.view(which), positive=greater if which == 0 else not greater)
+
+
+@rule("select_n")
+def _select(call: Call) -> View:
+    condition, on_false, on_true = call.inputs if len(call.inputs) == 3 else (None, None, None)
+    if isinstance(condition, Comparison):
+        above, below = (on_true, on_false) if condition.positive else (on_false, on_true)
+        view = condition.view
+        if above == view and isinstance(below, Constant) and not np.any(_small(call, call.inputs.index(below))):
+            return call.emit("relu", [view.tensor], view.axes)
+        slope = call.builder.constant_factor(below.tensor, view.tensor) if isinstance(below, View) else None
+        if above == view and slope is not None and below.axes == view.axes:
+            if slope.size == 1:
+                return call.emit("leaky_relu", [view.tensor], view.axes, slope=float(slope.reshape(-1)[0]))
+            return call.emit("prelu", [view.tensor], view.axes, {"slope": slope})
+    if isinstance(condition, Constant) and (chosen := _small(call, 0)).size == 1:
+        # `x.var()` asks whether it divides by a positive number.
+        value = on_true if chosen.item() else on_false
+        if isinstance(value, View):
+            return value
+    raise call.refuse("a choice between values other than ReLU, leaky ReLU and PReLU")
+
+
+@rule("conv_general_dilated")
+def _conv(call: Call) -> View:
+    numbers = call.param("dimension_numbers")
+    if call.param("batch_group_count") != 1 or any(step != 1 for step in call.param("lhs_dilation")):
+        raise call.refuse("a transposed or batch-grouped convolution")
+    view = call.view(0).permute(numbers.lhs_spec)
+    out_features, in_features, *space = numbers.rhs_spec
+    kernel = call.constant(1).transpose((*space, in_features, out_features))
+    rank = len(view.axes)
+    last = channels_last(rank)
+    order = [0] * rank
+    for axis, position in enumerate(numbers.out_spec):
+        order[position] = last[axis]
+    source, padding = call.builder.stored(view, last), [_ints(pair) for pair in call.param("padding")]
+    if min(map(min, padding), default=0) < 0:
+        # A convolution that crops: integer programs and other formats only pad.
+        sizes = call.builder.stored_shape(source)[1:-1]
+        ends = [(max(-low, 0), size - max(-high, 0), 1) for size, (low, high) in zip(sizes, padding, strict=True)]
+        whole = (None, None, 1)
+        source = call.emit("slice", [source], last, slices=(whole, *ends, whole)).tensor
+        padding = [(max(low, 0), max(high, 0)) for low, high in padding]
+    return call.emit(
+        "conv",
+        [source],
+        order,
+        {"kernel": kernel},
+        strides=_ints(call.param("window_strides")),
+        padding=tuple(padding),
+        dilation=_ints(call.param("rhs_dilation")),
+        groups=int(call.param("feature_group_count")),
+    )
+
+
+def _ints(values: Sequence[Any]) -> tuple[int, ...]:
+    return tuple(int(value) for value in values)
+
+
+@rule("dot_general")
+def _dot(call: Call) -> View:
+    contract, batch = call.param("dimension_numbers")
+    if all(isinstance(value, View) for value in call.inputs):
+        raise call.refuse("a product of two activations (attention)")
+    which = 0 if isinstance(call.inputs[0], View) else 1
+    if batch[0]:
+        raise call.refuse("a batched product")
+    view, weight = call.view(which), call.constant(1 - which)
+    ours, theirs = contract[which], contract[1 - which]
+    free = [axis for axis in range(len(view.axes)) if axis not in ours]
+    columns = [axis for axis in range(weight.ndim) if axis not in theirs]
+    kernel = weight.transpose((*theirs, *columns)).reshape(prod(weight.shape[axis] for axis in theirs), -1)
+    rows = view.permute((*free, *ours))
+    if len(ours) != 1:
+        rows = call.reshape(rows, _each(call.shape(rows), lambda shape: (*shape[: len(free)], kernel.shape[0])))
+    result = call.emit("dense", [call.builder.native(rows)], range(len(free) + 1), {"kernel": kernel})
+    if len(columns) != 1:
+        result = call.reshape(
+            result,
+            _each(call.shape(result), lambda s: (*s[:-1], *(weight.shape[axis] for axis in columns))),
+        )
+    if which == 0:
+        return result
+    count = len(free)
+    return result.permute((*range(count, count + len(columns)), *range(count)))
+
+
+def _each(probes: tuple, function: Any) -> tuple:
+    return function(probes[0]), function(probes[1])
+
+
+@rule("reduce_window_max", "reduce_window_sum")
+def _pool(call: Call) -> View:
+    view = call.view()
+    rank = len(view.axes)
+    window = _ints(call.param("window_dimensions"))
+    still = [axis for axis in range(1, rank) if window[axis] == 1]
+    if window[0] != 1 or not still or any(step != 1 for step in call.param("base_dilation")):
+        raise call.refuse("pooling over the batch, or over every axis")
+    channel = still[-1] if still[-1] == rank - 1 else still[0]
+    order = (0, channel, *(axis for axis in range(1, rank) if axis != channel))
+    space = order[2:]
+    strides, padding, dilation = (call.param(name) for name in ("window_strides", "padding", "window_dilation"))
+    if strides[0] != 1 or strides[channel] != 1 or any(padding[0]) or any(padding[channel]):
+        raise call.refuse("pooling that strides over or pads the batch or the channels")
+    last = channels_last(rank)
+    source = call.builder.stored(view.permute(order), last)
+    result = [0] * rank
+    for axis, position in enumerate(order):
+        result[position] = last[axis]
+    attrs = {
+        "window": tuple(window[axis] for axis in space),
+        "strides": tuple(int(strides[axis]) for axis in space),
+        "padding": tuple(_ints(padding[axis]) for axis in space),
+        "dilation": tuple(int(dilation[axis]) for axis in space),
+    }
+    if call.primitive == "reduce_window_max":
+        return call.emit("max_pool", [source], result, **attrs)
+    attrs |= {"overhang": (0,) * len(space), "count_padding": True}
+    mean = call.emit("average_pool", [source], result, **attrs)
+    size = np.full((1,) * rank, prod(attrs["window"]), np.float32)
+    total = call.emit("mul", [mean.tensor], result, {"constant": size})
+    call.tracer.sums[total.tensor] = ("pool", source, attrs)
+    note_channel_sum(call, view, total)
+    return total
+
+
+@rule("reduce_sum", "reduce_max")
+def _reduce(call: Call) -> View:
+    view = call.view()
+    axes = _ints(call.param("axes"))
+    call.refuse_batch(view, axes, "a reduction over the batch (batch normalization in training mode?)")
+    stored = tuple(sorted(view.axes[axis] for axis in axes))
+    kept = [position for axis, position in enumerate(view.axes) if axis not in axes]
+    order = [sorted(kept).index(position) for position in kept]
+    op = "sum" if call.primitive == "reduce_sum" else "max"
+    result = call.emit(op, [view.tensor], order, axes=stored, keepdims=False)
+    if op == "sum":
+        count = prod(call.shape(view)[0][axis] for axis in axes)
+        attrs = {"axes": stored, "keepdims": False, "count": count, "view": view, "reduced": axes, "result": result}
+        call.tracer.sums[result.tensor] = ("sum", view.tensor, attrs)
+    return result
+
+
+@rule("broadcast_in_dim")
+def _broadcast(call: Call) -> View:
+    view = call.view()
+    places = _ints(call.param("broadcast_dimensions"))
+    ours, wanted = call.shape(view), call.out_shape
+    unit = tuple(
+        tuple(shape[places.index(axis)] if axis in places else 1 for axis in range(len(out)))
+        for shape, out in zip(ours, wanted, strict=True)
+    )
+    kept = _keep_dims(call, view, unit)
+    view = kept if kept is not None else call.reshape(view, unit)
+    if unit == wanted:
+        return view
+    shape: list[int | None] = [None] * len(view.axes)
+    for axis, (small, large) in enumerate(zip(unit[0], wanted[0], strict=True)):
+        if small != large:
+            if wanted[1][axis] != large:
+                raise call.refuse("a repetition whose number depends on the batch size")
+            shape[view.axes[axis]] = large
+    return call.emit("broadcast", [view.tensor], view.axes, shape=tuple(shape))
+
+
+def _keep_dims(call: Call, view: View, wanted: tuple) -> View | None:
+    """Return the sum that keeps its axes, if `wanted` is what keeping them gives; else None."""
+    kind, source, attrs = call.tracer.sums.get(view.tensor, (None, None, None))
+    if kind != "sum" or attrs["keepdims"] or view != attrs["result"]:
+        return None
+    summed = attrs["view"]
+    kept = _each(call.shape(summed), lambda s: tuple(1 if axis in attrs["reduced"] else n for axis, n in enumerate(s)))
+    if kept != wanted:
+        return None
+    result = call.emit("sum", [source], summed.axes, axes=attrs["axes"], keepdims=True)
+    call.tracer.sums[result.tensor] = ("sum", source, attrs | {"keepdims": True})
+    return result
+
+
+@rule("reshape", "squeeze", "expand_dims")
+def _reshape(call: Call) -> View:
+    if call.pair[0].params.get("dimensions") is not None and call.primitive == "reshape":
+        raise call.refuse("a reshape that also transposes")
+    return call.reshape(call.view(), call.out_shape)
+
+
+@rule("transpose")
+def _transpose(call: Call) -> View:
+    return call.view().permute(call.param("permutation"))
+
+
+@rule("concatenate")
+def _concatenate(call: Call) -> View:
+    return _joined(call, [call.view(k) for k in range(len(call.inputs))], call.param("dimension"))
+
+
+@rule("stack")
+def _stack(call: Call) -> View:
+    axis = call.param("axis")
+    views = []
+    for k in range(len(call.inputs)):
+        first, second = ((*shape[:axis], 1, *shape[axis:]) for shape in call.shape(call.view(k)))
+        views.append(call.reshape(call.view(k), (first, second)))
+    return _joined(call, views, axis)
+
+
+@rule("tile")
+def _tile(call: Call) -> View:
+    view = call.view()
+    for axis, copies in enumerate(call.param("reps")):
+        if copies < 1:
+            raise call.refuse("no copy of a tensor")
+        if copies > 1:
+            view = _joined(call, [view] * copies, axis)
+    return view
+
+
+def _joined(call: Call, views: Sequence[View], axis: int) -> View:
+    axes = common_order(views)
+    call.refuse_batch(views[0], [axis], "a concatenation along the batch")
+    return call.emit("concat", [call.builder.stored(view, axes) for view in views], axes, axis=axes[axis])
+
+
+@rule("pad")
+def _pad(call: Call) -> View:
+    view = call.view(0)
+    config = call.param("padding_config")
+    if any(interior for _, _, interior in config):
+        raise call.refuse("padding between the elements")
+    call.refuse_batch(view, [axis for axis, amounts in enumerate(config) if any(amounts)], "padding of the batch")
+    padding = [(0, 0)] * len(view.axes)
+    for axis, (low, high, _) in enumerate(config):
+        padding[view.axes[axis]] = (int(low), int(high))
+    value = _scalar(call, 1)
+    return call.emit("pad", [view.tensor], view.axes, padding=tuple(padding), mode="constant", value=value)
+
+
+@rule("slice")
+def _slice(call: Call) -> View:
+    starts, limits, strides = (call.params(name) for name in ("start_indices", "limit_indices", "strides"))
+    steps = strides[0] or (1,) * len(starts[0])
+    return _take(call, call.view(), starts, limits, steps)
+
+
+def _take(call: Call, view: View, starts: Any, limits: Any, steps: Any) -> View:
+    shapes = call.shape(view)
+    slices: list[tuple[int | None, int | None, int]] = [(None, None, 1)] * len(view.axes)
+    for axis in range(len(view.axes)):
+        if shapes[0][axis] != shapes[1][axis]:
+            whole = all(
+                start[axis] == 0 and limit[axis] == shape[axis]
+                for start, limit, shape in zip(starts, limits, shapes, strict=True)
+            )
+            if not whole or steps[axis] != 1:
+                raise call.refuse("a slice of the batch")
+            continue
+        slices[view.axes[axis]] = (int(starts[0][axis]), int(limits[0][axis]), int(steps[axis]))
+    return call.emit("slice", [view.tensor], view.axes, slices=tuple(slices))
+
+
+@rule("rev")
+def _reverse(call: Call) -> View:
+    view, axes = call.view(), call.param("dimensions")
+    call.refuse_batch(view, axes, "a reversal of the batch")
+    slices: list[tuple[int | None, int | None, int]] = [(None, None, 1)] * len(view.axes)
+    for axis in axes:
+        slices[view.axes[axis]] = (None, None, -1)
+    return call.emit("slice", [view.tensor], view.axes, slices=tuple(slices))
+
+
+@rule("split")
+def _split(call: Call) -> list[View]:
+    view = call.view()
+    axis, begin, parts = call.param("axis"), 0, []
+    shapes = call.shape(view)
+    for size in _ints(call.param("sizes")):
+        starts = _each(shapes, lambda s, b=begin: tuple(b if k == axis else 0 for k in range(len(s))))
+        limits = _each(shapes, lambda s, e=begin + size: tuple(e if k == axis else n for k, n in enumerate(s)))
+        parts.append(_take(call, view, starts, limits, (1,) * len(view.axes)))
+        begin += size
+    return parts
+
+
+@rule("gather")
+def _gather(call: Call) -> View:
+    """Nearest-neighbour enlargement by a whole number (`jax.image.resize`); nothing else of a gather."""
+    view, numbers = call.view(0), call.param("dimension_numbers")
+    index = call.constant(1)
+    shape, wanted = call.shape(view)[0], call.out_shape[0]
+    one_axis = len(numbers.start_index_map) == 1 and numbers.collapsed_slice_dims == numbers.start_index_map
+    axis = numbers.start_index_map[0]
+    kept = all(n == m for k, (n, m) in enumerate(zip(call.param("slice_sizes"), shape, strict=True)) if k != axis)
+    offsets = tuple(k for k in range(len(shape)) if k != axis)
+    if one_axis and kept and axis != 0 and tuple(numbers.offset_dims) == offsets and len(wanted) == len(shape):
+        size, length = wanted[axis], shape[axis]
+        if size % length == 0 and np.array_equal(index.reshape(-1), np.arange(size) // (size // length)):
+            sizes: list[int | None] = [None] * len(shape)
+            scales = [1.0] * len(shape)
+            sizes[view.axes[axis]], scales[view.axes[axis]] = size, size / length
+            return call.emit(
+                "resize",
+                [view.tensor],
+                view.axes,
+                sizes=tuple(sizes),
+                scales=tuple(scales),
+                method="nearest",
+                coordinates="asymmetric",
+                rounding="floor",
+            )
+    raise call.refuse("picking elements other than a nearest-neighbour enlargement")

@@ -1,0 +1,298 @@
+"""From an ONNX graph to ours: constants folded at two batch sizes, one handler per operator for the rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ggdjax._errors import ModelError, UnsupportedError
+from ggdjax.network._builder import Constant, GraphBuilder, Grid, Probes, View, channels_last
+from ggdjax.network.onnx._model import as_float32, import_onnx, opset, read_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from ggdjax.network._network import Network
+
+#: Operators whose result is known as soon as shapes are.
+_SHAPE_OPERATORS = frozenset({"Shape", "Size"})
+#: Operators whose handlers take constants too: the reference evaluator lacks the older versions of these.
+_OWN_CONSTANTS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+#: What is refused for a reason of its own.
+_CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+
+
+class Call:
+    """One ONNX node being translated: what a handler may ask and do."""
+
+    def __init__(self, node: Any, env: dict[str, View | Constant], builder: GraphBuilder, version: int) -> None:
+        self.node = node
+        self.version = version
+        self.builder = builder
+        self.name = node.name or builder_name(node)
+        self._env = env
+        onnx = import_onnx()
+        self._attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+    def refuse(self, what: str) -> UnsupportedError:
+        """Return the error that says what of this node is unsupported."""
+        return UnsupportedError(f"unsupported: {what} (operator `{self.node.op_type}`, node `{self.name}`)")
+
+    def attr(self, name: str, default: Any) -> Any:
+        """Return an attribute, text decoded, lists as tuples."""
+        value = self._attributes.get(name, default)
+        if isinstance(value, bytes):
+            return value.decode()
+        return tuple(value) if isinstance(value, (list, np.ndarray)) else value
+
+    def has(self, index: int) -> bool:
+        """Whether input ``index`` is given."""
+        return index < len(self.node.input) and bool(self.node.input[index])
+
+    def get(self, index: int) -> View | Constant:
+        """Return input ``index``."""
+        return self._env[self.node.input[index]]
+
+    def view(self, index: int = 0) -> View:
+        """Return input ``index``, which must depend on the network's input."""
+        value = self.get(index)
+        if isinstance(value, Constant):
+            raise self.refuse(f"a constant as input {index}")
+        return value
+
+    def constants(self, index: int, attribute: str | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return input ``index`` (or its older form, an attribute) at both probes; None if not given."""
+        if attribute is not None and attribute in self._attributes:
+            value = np.asarray(self.attr(attribute, None))
+            return value, value
+        if not self.has(index):
+            return None
+        value = self.get(index)
+        if isinstance(value, View):
+            raise self.refuse(f"`{self.node.input[index]}` computed from the network's input; a constant is needed")
+        return value.probes
+
+    def constant(self, index: int, attribute: str | None = None) -> np.ndarray | None:
+        """Return input ``index`` (or the attribute), the same for every batch size; None if not given."""
+        probes = self.constants(index, attribute)
+        if probes is None:
+            return None
+        if probes[0] is not probes[1]:
+            raise self.refuse(f"`{self.node.input[index]}` depends on the batch size")
+        return probes[0]
+
+    def weight(self, index: int) -> np.ndarray | None:
+        """Return input ``index`` as a float32 parameter; None if not given.
+
+        Raises:
+          ModelError: it holds NaN or infinity.
+        """
+        value = self.constant(index)
+        if value is None:
+            return None
+        value = np.asarray(value, np.float32)
+        if not np.isfinite(value).all():
+            raise ModelError(
+                f"tensor `{self.node.input[index]}` (node `{self.name}`) holds NaN or infinity: repair the model"
+            )
+        return value
+
+    def shape(self, view: View) -> Probes:
+        """Return the shape of ``view`` at both probes."""
+        return self.builder.shape(view)
+
+    def refuse_batch(self, view: View, axes: Iterable[int], what: str) -> None:
+        """Raise the error that says ``what`` is unsupported if one of the ``axes`` of ``view`` is the batch."""
+        first, second = self.shape(view)
+        if any(first[axis] != second[axis] for axis in axes):
+            raise self.refuse(f"{what}: each image is computed by itself")
+
+    def spatial(self, view: View) -> tuple[int, ...]:
+        """Return the spatial sizes of a channels-first ``view``."""
+        first, second = self.shape(view)
+        if first[2:] != second[2:]:
+            raise self.refuse("spatial dimensions that depend on the batch size")
+        return first[2:]
+
+    def channels_last(self, view: View) -> str:
+        """Return the tensor that holds ``view`` channels last."""
+        return self.builder.stored(view, channels_last(len(view.axes)))
+
+    def emit(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        order: Sequence[int],
+        params: Mapping[str, np.ndarray | None] | None = None,
+        **attrs: Any,
+    ) -> View:
+        """Append the node of this call; its result, in ONNX's order, has axis i stored at ``order[i]``."""
+        given = {role: value for role, value in (params or {}).items() if value is not None}
+        tensor = self.builder.emit(op, inputs, name=self.name, output=self.node.output[0], attrs=attrs, params=given)
+        return View(tensor, tuple(order))
+
+    def spatial_op(self, op: str, params: Mapping[str, np.ndarray | None] | None = None, **attrs: Any) -> View:
+        """Append a node that reads its input and leaves its result channels last."""
+        view = self.view()
+        return self.emit(op, [self.channels_last(view)], channels_last(len(view.axes)), params, **attrs)
+
+    def same_order(self, op: str, **attrs: Any) -> View:
+        """Append an elementwise node of one input, which keeps whatever order its input is stored in."""
+        view = self.view()
+        return self.emit(op, [view.tensor], view.axes, **attrs)
+
+    def reshape(self, view: View, first: Sequence[int], second: Sequence[int]) -> View:
+        """Return ``view`` with the shape given at both probes."""
+        return self.builder.shaped(view, (tuple(first), tuple(second)), name=self.name, output=self.node.output[0])
+
+
+#: ONNX operator -> the function that translates one node of it.
+HANDLERS: dict[str, Callable[[Call], View | Constant | tuple[View, ...]]] = {}
+
+
+def handler(*operators: str) -> Callable[[Any], Any]:
+    """Register a function as the translation of ONNX operators."""
+
+    def register(function: Any) -> Any:
+        for operator in operators:
+            HANDLERS[operator] = function
+        return function
+
+    return register
+
+
+def builder_name(node: Any) -> str:
+    """Return a readable name for a node that has none."""
+    return f"{node.op_type.lower()}.{node.output[0]}"
+
+
+def needed_nodes(graph: Any, outputs: Sequence[str]) -> list[Any]:
+    """Return the nodes that lead to ``outputs``, in order."""
+    wanted, kept = set(outputs), []
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(name for name in node.input if name)
+    return kept[::-1]
+
+
+def check_supported(graph: Any, nodes: Sequence[Any]) -> None:
+    """Refuse, before anything is computed, a graph with operators outside the set.
+
+    Nodes that only compute shapes or constants may be anything: they are evaluated away.
+    """
+    constant = {tensor.name for tensor in graph.initializer}
+    refused = []
+    for node in nodes:
+        what = f"`{node.op_type}` (node `{node.name or builder_name(node)}`)"
+        if node.op_type in _CONTROL_FLOW:
+            raise UnsupportedError(
+                f"control flow {what}: a network is one fixed sequence of operations; export the model with its "
+                "conditions and loops resolved (a constant-folding simplifier removes them where they are constant)"
+            )
+        if node.op_type in _RECURRENT:
+            raise UnsupportedError(f"recurrent layer {what}: feed-forward convolutional networks are supported")
+        if node.op_type in _SHAPE_OPERATORS or all(name in constant for name in node.input if name):
+            constant.update(node.output)
+        elif node.domain not in {"", "ai.onnx"} or node.op_type not in HANDLERS:
+            operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+            refused.append(f"`{operator}` (node `{node.name or builder_name(node)}`)")
+    if refused:
+        more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
+        raise UnsupportedError(
+            f"unsupported operator {', '.join(refused[:3])}{more}; supported: {', '.join(sorted(HANDLERS))}"
+        )
+
+
+#: Node name -> role (kernel, bias) -> the grid that a quantized file stores it on.
+Grids = dict[str, dict[str, Grid]]
+
+
+def convert(model: Any, inputs: Mapping[str, Probes], outputs: Sequence[str], grids: Grids | None = None) -> Network:
+    """Return the network that computes ``outputs`` from ``inputs``, given their shapes at two batch sizes.
+
+    ``grids`` is filled with the grids of quantized weights and biases.
+
+    Raises:
+      UnsupportedError: an operator, or a form of one, outside the set.
+      ModelError: the graph is damaged.
+    """
+    graph = model.graph
+    nodes = needed_nodes(graph, outputs)
+    check_supported(graph, nodes)
+    builder = GraphBuilder()
+    env: dict[str, View | Constant] = {name: builder.add_input(name, probes) for name, probes in inputs.items()}
+    read = {name for node in nodes for name in node.input} | set(outputs)
+    env |= {t.name: Constant(read_tensor(t)) for t in graph.initializer if t.name in read}
+    version = opset(model)
+    for node in nodes:
+        unknown = [name for name in node.input if name and name not in env]
+        if unknown:
+            raise ModelError(f"node `{node.name or builder_name(node)}` reads `{unknown[0]}`, which nothing produces")
+        folded = None if node.op_type in _OWN_CONSTANTS else _fold(node, env, builder, model)
+        if folded is not None:
+            env.update(folded)
+            continue
+        result = HANDLERS[node.op_type](Call(node, env, builder, version))
+        if grids is not None and node.op_type in {"Conv", "Gemm", "MatMul"}:
+            weights = zip(("kernel", "bias"), node.input[1:3], strict=False)
+            found = {role: env[name].grid for role, name in weights if name and env[name].grid is not None}
+            grids[builder.producer(result.tensor).name] = found
+        env.update(zip(node.output, result if isinstance(result, tuple) else (result,), strict=False))
+    results = []
+    for name in outputs:
+        value = env.get(name)
+        if not isinstance(value, View):
+            raise ModelError(f"output `{name}` does not depend on the network's input, or nothing produces it")
+        results.append(value)
+    return builder.finish(results)
+
+
+def _fold(
+    node: Any, env: Mapping[str, View | Constant], builder: GraphBuilder, model: Any
+) -> dict[str, Constant] | None:
+    """Return the outputs, at both probes, of a node that depends on no input's values; else None."""
+    inputs = {name: env[name] for name in node.input if name}
+    if node.op_type in _SHAPE_OPERATORS:
+        inputs = {
+            name: Constant(*(_of_shape(shape) for shape in builder.shape(value))) if isinstance(value, View) else value
+            for name, value in inputs.items()
+        }
+    if any(isinstance(value, View) for value in inputs.values()):
+        return None
+    onnx = import_onnx()
+    single = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [node],
+            "fold",
+            [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in inputs],
+            [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in node.output if name],
+        ),
+        opset_imports=model.opset_import,
+        functions=model.functions,
+    )
+    results = []
+    for probe in (0, 1):
+        if probe == 1 and all(value.is_static for value in inputs.values()):
+            break
+        try:
+            from onnx.reference import ReferenceEvaluator
+
+            evaluator = ReferenceEvaluator(single)
+            results.append(evaluator.run(None, {name: value.probes[probe] for name, value in inputs.items()}))
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            name = node.name or builder_name(node)
+            raise ModelError(f"constant node `{name}` ({node.op_type}) cannot be evaluated: {reason}") from error
+    names = [name for name in node.output if name]
+    return {
+        name: Constant(*(as_float32(np.asarray(value)) for value in values))
+        for name, *values in zip(names, *results, strict=True)
+    }
+
+
+def _of_shape(shape: tuple[int, ...]) -> np.ndarray:
+    """Return an array of this shape that takes no memory: shape operators look at nothing else."""
+    return np.broadcast_to(np.float32(0), shape)

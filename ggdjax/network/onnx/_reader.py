@@ -1,0 +1,116 @@
+"""The ONNX door: `load_onnx` reads a file into the project's own graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ggdjax._errors import ModelError, near_matches
+from ggdjax.network.graph import PROBE_BATCHES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import PathLike
+
+    from ggdjax.network._network import Network
+    from ggdjax.network.onnx._convert import Grids
+
+
+def load_onnx(
+    path: str | PathLike[str], output: str | None = None, *, input_shape: Sequence[int | None] | None = None
+) -> Network:
+    """Read an ONNX file (operator sets from 7 on) into a `Network` whose batch size is free.
+
+    Inside, everything is channels last; ``net(x)`` takes and returns the model's own layout (channels first,
+    as a rule). Weights become float32. Batch normalization is kept as `affine` nodes;
+    `ggdjax.network.fold_batch_norm` folds it. A quantized file (pairs of QuantizeLinear and DequantizeLinear) computes
+    what it says: its weights are on their grids, and what it rounds stands as `round_to_grid` nodes;
+    `ggdjax.quantization.load_qdq` makes a quantized network of it.
+
+    Args:
+      path: the file; external data is read from beside it.
+      output: name of the tensor to compute, any tensor of the model; None: its only output.
+      input_shape: for a model that leaves its image size open: the full shape, batch first (None or any
+        number).
+
+    Raises:
+      ModelError: the file is missing, damaged, no ONNX, or holds NaN or infinity; several outputs and no
+        choice.
+      UnsupportedError: an operator outside the set; all are named before anything is computed.
+
+    Example:
+        >>> gd.network.export_onnx(gd.trace(jax.nn.relu, jnp.zeros((1, 3))), "net.onnx")
+        >>> gd.load_onnx("net.onnx")(jnp.array([[-1.0, 0.5, 2.0]])).tolist()
+        [[0.0, 0.5, 2.0]]
+    """
+    return load_with_grids(path, output, input_shape=input_shape)[0]
+
+
+def load_with_grids(
+    path: str | PathLike[str], output: str | None = None, *, input_shape: Sequence[int | None] | None = None
+) -> tuple[Network, Grids]:
+    """Do as `load_onnx`, and also return the grids that a quantized file stores its weights and biases on."""
+    from ggdjax.network.onnx import _quantized, _shaping, _spatial  # noqa: F401  (they register the operators)
+    from ggdjax.network.onnx._convert import convert
+    from ggdjax.network.onnx._model import read_model
+    from ggdjax.network.rewrites import simplify
+
+    grids: Grids = {}
+    model = read_model(path)
+    image = _only_input(model.graph)
+    shape = _shape(image)
+    if input_shape is not None:
+        _check_shape(tuple(input_shape), image, shape)
+        shape = (None, *input_shape[1:])
+    if shape is None or len(shape) < 2 or None in shape[1:]:
+        raise ModelError(
+            f"input `{image.name}` of `{path}` has open dimensions {shape}: give `input_shape` to `load_onnx`, or "
+            "export the model with fixed sizes"
+        )
+    probes = tuple((batch, *shape[1:]) for batch in PROBE_BATCHES)
+    net = simplify(convert(model, {image.name: probes}, [_choose_output(model.graph, output)], grids))
+    return net, grids
+
+
+def _only_input(graph: Any) -> Any:
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    if len(inputs) != 1:
+        names = ", ".join(f"`{value.name}`" for value in inputs) or "none"
+        raise ModelError(
+            f"a network has one input, a batch of images; this model's inputs: {names}; export it with one"
+        )
+    return inputs[0]
+
+
+def _shape(value: Any) -> tuple[int | None, ...] | None:
+    """Return the declared shape; open dimensions are None; None where no shape is declared."""
+    if not value.type.tensor_type.HasField("shape"):
+        return None
+    return tuple(dim.dim_value or None for dim in value.type.tensor_type.shape.dim)
+
+
+def _check_shape(given: tuple[Any, ...], image: Any, declared: tuple[int | None, ...] | None) -> None:
+    """Refuse a shape that contradicts what the model declares; the batch (first) is free in both."""
+    whole = all(isinstance(size, int) and size > 0 for size in given[1:])
+    fits = declared is None or (
+        len(given) == len(declared)
+        and all(want in {None, size} for size, want in zip(given[1:], declared[1:], strict=True))
+    )
+    if not (whole and fits):
+        dims = image.type.tensor_type.shape.dim
+        wanted = ", ".join(str(dim.dim_value) if dim.dim_value else dim.dim_param or "?" for dim in dims)
+        raise ModelError(
+            f"`input_shape` is {given}; input `{image.name}` declares ({wanted}): give the full shape, batch first"
+        )
+
+
+def _choose_output(graph: Any, output: str | None) -> str:
+    names = [value.name for value in graph.output]
+    if output is None:
+        if len(names) > 1:
+            raise ModelError(f"the model has several outputs: choose one of {', '.join(names)} by `output`")
+        return names[0]
+    known = [*names, *(name for node in graph.node for name in node.output)]
+    if output not in known:
+        raise ModelError(f"`output` {output!r} is no tensor of the model; {near_matches(output, names)}")
+    return output

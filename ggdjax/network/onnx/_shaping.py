@@ -1,0 +1,310 @@
+"""ONNX operators that are elementwise, that reduce, or that only move numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from math import prod
+
+import numpy as np
+
+from ggdjax.network._builder import Constant, View, common_order, stored_constant
+from ggdjax.network.onnx._convert import Call, handler
+
+_PLAIN = {
+    "Abs": "abs",
+    "Erf": "erf",
+    "Exp": "exp",
+    "HardSwish": "hard_swish",
+    "Log": "log",
+    "Relu": "relu",
+    "Sigmoid": "sigmoid",
+    "Sqrt": "sqrt",
+    "Tanh": "tanh",
+}
+_BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div"}
+#: Of any number of operands, in any order.
+_OF_SEVERAL = {"Sum": "add", "Max": "maximum", "Min": "minimum"}
+_REDUCTIONS = {"ReduceMean": "mean", "ReduceSum": "sum", "ReduceMax": "max"}
+
+
+@handler(*_PLAIN)
+def _plain(call: Call) -> View:
+    return call.same_order(_PLAIN[call.node.op_type])
+
+
+@handler("LeakyRelu")
+def _leaky_relu(call: Call) -> View:
+    return call.same_order("leaky_relu", slope=call.attr("alpha", 0.01))
+
+
+@handler("HardSigmoid")
+def _hard_sigmoid(call: Call) -> View:
+    return call.same_order("hard_sigmoid", alpha=call.attr("alpha", 0.2), beta=call.attr("beta", 0.5))
+
+
+@handler("Clip")
+def _clip(call: Call) -> View:
+    """Limit; without limits there is nothing to do."""
+
+    def limit(index: int, attribute: str) -> float | None:
+        value = call.constant(index, attribute)
+        if value is None:
+            return None
+        number = float(value.reshape(-1)[0])
+        # The largest numbers of float32 are how old files say "no limit".
+        return None if abs(number) >= np.finfo(np.float32).max else number
+
+    low, high = limit(1, "min"), limit(2, "max")
+    return call.view() if low is None and high is None else call.same_order("clip", low=low, high=high)
+
+
+@handler("Pow")
+def _power(call: Call) -> View:
+    exponent = call.weight(1)
+    if exponent.size != 1:
+        raise call.refuse("a power that differs between elements")
+    return call.same_order("power", exponent=float(exponent.reshape(())))
+
+
+@handler("Neg")
+def _negate(call: Call) -> View:
+    view = call.view()
+    return call.emit("mul", [view.tensor], view.axes, {"constant": np.float32(-1.0)})
+
+
+@handler(*_BINARY)
+def _binary(call: Call) -> View:
+    op = _BINARY[call.node.op_type]
+    values = call.get(0), call.get(1)
+    if isinstance(values[0], View) and isinstance(values[1], View):
+        return _of_views(call, op, *values)
+    which = 0 if isinstance(values[0], Constant) else 1
+    attrs = {"reverse": True} if which == 0 and op in {"sub", "div"} else {}
+    return _with_constant(call, op, call.view(1 - which), which, **attrs)
+
+
+@handler(*_OF_SEVERAL)
+def _of_several(call: Call) -> View:
+    op = _OF_SEVERAL[call.node.op_type]
+    values = [call.get(k) for k in range(len(call.node.input))]
+    result, *views = (value for value in values if isinstance(value, View))
+    for view in views:
+        result = _of_views(call, op, result, view)
+    for index, value in enumerate(values):
+        if isinstance(value, Constant):
+            result = _with_constant(call, op, result, index)
+    return result
+
+
+def _of_views(call: Call, op: str, *views: View) -> View:
+    rank = max(len(view.axes) for view in views)
+    raised = [_raised(call, view, rank) for view in views]
+    axes = common_order(raised)
+    return call.emit(op, [call.builder.stored(view, axes) for view in raised], axes)
+
+
+def _with_constant(call: Call, op: str, view: View, index: int, **attrs: bool) -> View:
+    """Append ``op`` of ``view`` and the constant at input ``index``."""
+    constant = call.weight(index)
+    view = _raised(call, view, max(len(view.axes), constant.ndim))
+    return call.emit(op, [view.tensor], view.axes, {"constant": stored_constant(constant, view)}, **attrs)
+
+
+def _raised(call: Call, view: View, rank: int) -> View:
+    """Return ``view`` with axes of size 1 in front, up to ``rank``."""
+    extra = (1,) * (rank - len(view.axes))
+    first, second = call.shape(view)
+    return call.reshape(view, extra + first, extra + second) if extra else view
+
+
+@handler("Concat")
+def _concat(call: Call) -> View:
+    views = [call.view(k) for k in range(len(call.node.input))]
+    axes = common_order(views)
+    call.refuse_batch(views[0], [call.attr("axis", 1)], "a concatenation along the batch")
+    axis = axes[call.attr("axis", 1)]
+    if len(views) == 1:
+        return views[0]
+    return call.emit("concat", [call.builder.stored(view, axes) for view in views], axes, axis=axis)
+
+
+@handler(*_REDUCTIONS)
+def _reduce(call: Call) -> View:
+    view = call.view()
+    rank = len(view.axes)
+    axes = call.constant(1, "axes")
+    if axes is None or not axes.size:
+        if call.attr("noop_with_empty_axes", 0):
+            return view
+        axes = np.arange(rank)
+    axes = sorted({int(axis) % rank for axis in axes.reshape(-1)})
+    call.refuse_batch(view, axes, "a reduction over the batch")
+    stored = tuple(sorted(view.axes[axis] for axis in axes))
+    keep = bool(call.attr("keepdims", 1))
+    left = view.axes
+    if not keep:
+        kept = [view.axes[axis] for axis in range(rank) if axis not in axes]
+        left = tuple(sorted(kept).index(axis) for axis in kept)
+    return call.emit(_REDUCTIONS[call.node.op_type], [view.tensor], left, axes=stored, keepdims=keep)
+
+
+@handler("Softmax")
+def _softmax(call: Call) -> View:
+    view = call.view()
+    rank = len(view.axes)
+    axis = call.attr("axis", -1 if call.version >= 13 else 1) % rank
+    # Before operator set 13 everything from the axis on was one axis.
+    axes = [axis] if call.version >= 13 else range(axis, rank)
+    call.refuse_batch(view, axes, "softmax over the batch")
+    return call.same_order("softmax", axes=tuple(sorted(view.axes[k] for k in axes)))
+
+
+@handler("Identity", "Dropout", "Cast")
+def _identity(call: Call) -> View:
+    if call.node.op_type == "Dropout":
+        training = call.constant(2)
+        if training is not None and bool(training):
+            raise call.refuse("dropout in training mode")
+    floating = {1, 10, 11, 16}  # float32, float16, float64, bfloat16
+    if call.node.op_type == "Cast" and call.attr("to", 1) not in floating:
+        raise call.refuse("a cast of an activation to an integer type")
+    return call.view()
+
+
+@handler("Transpose")
+def _transpose(call: Call) -> View:
+    view = call.view()
+    order = call.attr("perm", tuple(reversed(range(len(view.axes)))))
+    return view.permute(order)
+
+
+def _reshaped(call: Call, rule: Callable[[tuple[int, ...], int], tuple[int, ...]]) -> View:
+    """Return the input with the shape that ``rule`` makes of its shape at each probe."""
+    view = call.view()
+    first, second = call.shape(view)
+    return call.reshape(view, rule(first, 0), rule(second, 1))
+
+
+@handler("Flatten")
+def _flatten(call: Call) -> View:
+    def rule(shape: tuple[int, ...], _: int) -> tuple[int, ...]:
+        axis = call.attr("axis", 1)
+        axis = axis % len(shape) if axis < 0 else axis
+        return prod(shape[:axis]), prod(shape[axis:])
+
+    return _reshaped(call, rule)
+
+
+@handler("Reshape")
+def _reshape(call: Call) -> View:
+    targets = call.constants(1, "shape")
+    first, second = call.shape(call.view())
+
+    def rule(shape: tuple[int, ...], probe: int) -> tuple[int, ...]:
+        target = [int(size) for size in targets[probe]]
+        if not call.attr("allowzero", 0):
+            target = [shape[k] if size == 0 else size for k, size in enumerate(target)]
+        # A file exported at a fixed batch size writes that size down, here and below.
+        if -1 in target[1:] and first[:1] != second[:1]:
+            target[0] = shape[0]
+        total = prod(shape)
+        if -1 in target:
+            rest = -prod(target)
+            target[target.index(-1)] = total // rest if rest else 0
+        rest = prod(target[1:])
+        if prod(target) != total and target and rest > 0 and total % rest == 0:
+            target[0] = total // rest
+        if prod(target) != total:
+            raise call.refuse(f"a reshape from {shape} to {tuple(target)}")
+        return tuple(target)
+
+    return _reshaped(call, rule)
+
+
+@handler("Expand")
+def _expand(call: Call) -> View:
+    targets = call.constants(1)
+    view = call.view()
+    view = _raised(call, view, max(len(view.axes), *(len(target) for target in targets)))
+    wanted = [np.broadcast_shapes(s, tuple(map(int, t))) for s, t in zip(call.shape(view), targets, strict=True)]
+    shape: list[int | None] = [None] * len(view.axes)
+    for axis, (now, first, second) in enumerate(zip(call.shape(view)[0], *wanted, strict=True)):
+        if now != first:
+            if first != second:
+                raise call.refuse("a repetition whose number depends on the batch size")
+            shape[view.axes[axis]] = first
+    return call.emit("broadcast", [view.tensor], view.axes, shape=tuple(shape))
+
+
+@handler("Squeeze")
+def _squeeze(call: Call) -> View:
+    axes = call.constant(1, "axes")
+
+    def rule(shape: tuple[int, ...], _: int) -> tuple[int, ...]:
+        dropped = (
+            [k for k, size in enumerate(shape) if size == 1]
+            if axes is None
+            else [int(axis) % len(shape) for axis in axes.reshape(-1)]
+        )
+        return tuple(size for k, size in enumerate(shape) if k not in dropped)
+
+    return _reshaped(call, rule)
+
+
+@handler("Unsqueeze")
+def _unsqueeze(call: Call) -> View:
+    axes = call.constant(1, "axes").reshape(-1)
+
+    def rule(shape: tuple[int, ...], _: int) -> tuple[int, ...]:
+        rank = len(shape) + len(axes)
+        new = {int(axis) % rank for axis in axes}
+        rest = iter(shape)
+        return tuple(1 if k in new else next(rest) for k in range(rank))
+
+    return _reshaped(call, rule)
+
+
+@handler("Slice")
+def _slice(call: Call) -> View:
+    view = call.view()
+    shapes = call.shape(view)
+    rank = len(view.axes)
+    starts, ends = call.constants(1, "starts"), call.constants(2, "ends")
+    axes, steps = call.constant(3, "axes"), call.constant(4)
+    axes = range(len(starts[0])) if axes is None else [int(axis) % rank for axis in axes]
+    slices: list[tuple[int | None, int | None, int]] = [(None, None, 1)] * rank
+    for k, axis in enumerate(axes):
+        step = 1 if steps is None else int(steps[k])
+        bounds = []
+        for shape, start, end in zip(shapes, starts, ends, strict=True):
+            taken = range(shape[axis])[int(start[k]) : int(end[k]) : step]
+            bounds.append((taken.start, None if taken.stop < 0 else taken.stop, step, len(taken) == shape[axis]))
+        if shapes[0][axis] != shapes[1][axis]:
+            if step != 1 or not all(bound[3] for bound in bounds):
+                raise call.refuse("a slice of the batch dimension")
+            continue
+        slices[view.axes[axis]] = bounds[0][:3]
+    return call.same_order("slice", slices=tuple(slices))
+
+
+@handler("Split")
+def _split(call: Call) -> tuple[View, ...]:
+    view = call.view()
+    axis = call.attr("axis", 0) % len(view.axes)
+    call.refuse_batch(view, [axis], "a split of the batch")
+    length = call.shape(view)[0][axis]
+    sizes = call.constant(1, "split")
+    if sizes is None:
+        each = math.ceil(length / len(call.node.output))
+        sizes = [min(each, length - k * each) for k in range(len(call.node.output))]
+    parts, start = [], 0
+    for size, output in zip(sizes, call.node.output, strict=True):
+        slices: list[tuple[int | None, int | None, int]] = [(None, None, 1)] * len(view.axes)
+        slices[view.axes[axis]] = (start, start + int(size), 1)
+        start += int(size)
+        tensor = call.builder.emit(
+            "slice", [view.tensor], name=call.name, output=output, attrs={"slices": tuple(slices)}
+        )
+        parts.append(View(tensor, view.axes))
+    return tuple(parts)

@@ -1,0 +1,151 @@
+"""From calibration histograms to a quantized network: every step, every fractional length."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+
+from ggdjax import schemes
+from ggdjax._errors import GgdjaxError
+from ggdjax.ggd import Histogram
+from ggdjax.network import fold_batch_norm
+from ggdjax.quantization._quantized_network import QuantizedNetwork
+from ggdjax.quantization._quantizers import Quantizers
+from ggdjax.quantization._record import Record, Stage
+from ggdjax.quantization.config import QuantConfig, refuse_unknown
+from ggdjax.steps import Quantizer, best_fractional_length
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
+
+    from ggdjax.network import Network
+    from ggdjax.quantization.calibration import Calibration
+    from ggdjax.schemes import Choice
+
+
+def quantize(net: Network, calibration: Calibration, config: QuantConfig | None = None) -> QuantizedNetwork:
+    """Choose the step of every feature map and the fractional length of every weight and bias.
+
+    Batch normalization is folded first. Feature maps are the tensors that enter convolutions and dense layers, one
+    step each (or one per channel), signed codes where calibration saw a negative value. Weights and biases get the
+    fractional length of least squared error (the paper's rule), or weights a free step, for comparison.
+
+    Args:
+        net: the network that was calibrated.
+        calibration: what :func:`ggdjax.calibrate` returned for it.
+        config: widths and schemes; the defaults of :class:`QuantConfig` where None.
+
+    Raises:
+        GgdjaxError: the calibration is another network's or did not count the channels that ``config`` asks for.
+
+    Example:
+        >>> x = jax.random.normal(jax.random.key(0), (256, 4))
+        >>> net = gd.trace(lambda x: jax.nn.relu(x @ jnp.eye(4)) @ jnp.ones((4, 2)), jnp.zeros((1, 4)))
+        >>> q = gd.quantize(net, gd.calibrate(net, [x]), gd.QuantConfig(activation_bits=4, scheme="max-abs"))
+        >>> [quantizer.qmax for quantizer in q.quantizers.activations.values()]
+        [7, 15]
+    """
+    config = QuantConfig() if config is None else config
+    net = fold_batch_norm(net)
+    if tuple(feature_map.tensor for feature_map in net.graph.feature_maps()) != calibration.names:
+        raise GgdjaxError("`calibration` belongs to another network: its feature maps differ; calibrate this one")
+    refuse_unknown("weight_bits_of", config.weight_bits_of, [node.name for node in net.graph.quantizable])
+    refuse_unknown("activation_bits_of", config.activation_bits_of, calibration.names)
+    widths = np.asarray([config.activation_bits_of.get(name, config.activation_bits) for name in calibration.names])
+    choices = choose_activations(calibration, config, widths)
+    weights, biases = {}, {}
+    for node in net.graph.quantizable:
+        bits = config.weight_bits_of.get(node.name, config.weight_bits)
+        weights[node.name] = choose_weights(net.params[node.param("kernel")], bits, config)
+        if (bias := node.param("bias")) is not None:
+            biases[node.name] = fixed_point(net.params[bias], config.bias_bits)
+    activations = {name: choice.quantizer for name, choice in choices.items()}
+    stage = Stage(name="quantize", settings=dataclasses.asdict(config), images=calibration.images)
+    return QuantizedNetwork(
+        graph=net.graph,
+        params=net.params,
+        quantizers=Quantizers(activations=activations, weights=weights, biases=biases),
+        record=Record(float_network=net, config=config, calibration=calibration, choices=choices, stages=(stage,)),
+    )
+
+
+def choose_activations(
+    calibration: Calibration, config: QuantConfig, widths: Int[np.ndarray, "*setting tensor"]
+) -> dict[str, Choice]:
+    """Return what the scheme of ``config`` chooses for every feature map, whatever widths ``config`` names.
+
+    Args:
+        calibration: of the network.
+        config: its scheme and ``activations_per``.
+        widths: of each feature map, in the order of ``calibration.names``; leading axes are settings, which stay.
+
+    Returns:
+        NumPy choices of shape ``[*setting]``, or ``[*setting, chan]`` with steps per channel.
+    """
+    signed = np.asarray(calibration.histograms.is_signed)
+    if config.activations_per == "channel":
+        return _choose_channels(calibration, config, widths, signed)
+    chosen = jax.device_get(schemes.choose(config.scheme, calibration.histograms, widths, signed))
+    return {name: chosen[..., i] for i, name in enumerate(calibration.names)}
+
+
+def choose_weights(kernel: Float[Array, "*window cin cout"], bits: int, config: QuantConfig) -> Quantizer:
+    """Return the quantizer of a kernel, by the rule that ``config`` names."""
+    per_channel = config.weights_per == "channel"
+    if config.weight_scheme == "fixed-point":
+        return fixed_point(kernel, bits, per_channel=per_channel)
+    rows = _rows_of(kernel, per_channel=per_channel)
+    free = schemes.choose(config.weight_scheme, Histogram.from_samples(rows, axis=1), bits, True)
+    return (free if per_channel else free[0]).quantizer
+
+
+def fixed_point(w: Float[Array, "*rest chan"], bits: int, *, per_channel: bool = False) -> Quantizer:
+    """Return the fixed-point quantizer of least squared error for a kernel (output channels last) or bias."""
+    rows = _rows_of(w, per_channel=per_channel)
+    # Zeros cost nothing under any format: padded to a power of four, all layers share a few compiled searches.
+    size = 4 ** math.ceil(math.log(max(rows.shape[1], 2), 4))
+    rows = np.pad(rows, ((0, 0), (0, size - rows.shape[1])))
+    frac_bits = np.asarray(best_fractional_length(rows, bits, axis=1).frac_bits)
+    return Quantizer.fixed_point(frac_bits if per_channel else frac_bits[0], bits)
+
+
+def _rows_of(w: Float[Array, "*rest chan"], *, per_channel: bool) -> Float[np.ndarray, "row value"]:
+    """Return the values that share one quantizer as rows: one, or one per output channel."""
+    w = np.asarray(w)
+    return w.reshape(-1, w.shape[-1]).T if per_channel else w.reshape(1, -1)
+
+
+#: Channels whose steps are chosen in one call: bounds the memory (256 KiB a channel), and one shape compiles once.
+_CHANNELS = 128
+
+
+def _choose_channels(
+    calibration: Calibration, config: QuantConfig, widths: np.ndarray, signed: np.ndarray
+) -> dict[str, Choice]:
+    """Return a step per channel of every feature map; its channels are signed where the whole is."""
+    if calibration.channels is None:
+        raise GgdjaxError("`activations_per` is 'channel', but channels were not counted: calibrate with `per_channel`")
+    sizes = [len(calibration.channels[name].zeros) for name in calibration.names]
+    all_channels = jax.tree.map(
+        lambda *leaves: np.concatenate(leaves), *(calibration.channels[name] for name in calibration.names)
+    )
+    all_signed, all_widths = np.repeat(signed, sizes), np.repeat(widths, sizes, axis=-1)
+    blocks = []
+    for start in range(0, sum(sizes), _CHANNELS):
+        block = jax.tree.map(lambda leaf: _pad_channels(leaf[start : start + _CHANNELS]), all_channels)  # noqa: B023
+        block_signed = _pad_channels(all_signed[start : start + _CHANNELS])
+        block_widths = _pad_channels(all_widths[..., start : start + _CHANNELS].T).T
+        chosen = schemes.choose(config.scheme, block, np.maximum(block_widths, 2), block_signed)
+        blocks.append(jax.device_get(chosen))
+    axis = widths.ndim - 1
+    chosen = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=axis), *blocks)
+    ends = np.cumsum(sizes)
+    return {name: chosen[..., end - size : end] for name, size, end in zip(calibration.names, sizes, ends, strict=True)}
+
+
+def _pad_channels(leaf: np.ndarray) -> np.ndarray:
+    return np.concatenate([leaf, np.zeros((_CHANNELS - len(leaf), *leaf.shape[1:]), leaf.dtype)])

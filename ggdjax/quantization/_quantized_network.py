@@ -1,0 +1,199 @@
+"""A quantized network: what computes, as one pytree, beside the record of how it came to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ggdjax.network import Network
+from ggdjax.network._chunks import run_in_lanes
+from ggdjax.quantization._sqnr import sqnr_db
+from ggdjax.quantization.numerics import FakeQuant
+
+if TYPE_CHECKING:
+    from jax.typing import ArrayLike
+    from jaxtyping import Array, Int
+
+    from ggdjax.network import Graph
+    from ggdjax.quantization._quantizers import Quantizers
+    from ggdjax.quantization._record import Record, Stage
+    from ggdjax.steps import Quantizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegerWeights:
+    """The integers of one layer: ``kernel ≈ codes · step``, ``bias ≈ bias_codes · bias_step``."""
+
+    codes: Int[np.ndarray, "*window cin cout"]
+    """int32, output channels last, in ``[−2^(bits−1), 2^(bits−1) − 1]`` (zero point included, where there is one)."""
+    step: np.ndarray
+    """float32: a scalar, or one per output channel."""
+    bits: int
+    frac_bits: Any
+    """Fractional length F with ``step = 2^(−F)``; None where the step is no power of two."""
+    zero_point: np.ndarray | None
+    """None for 0."""
+    bias_codes: Int[np.ndarray, " cout"] | None
+    """int64, on the accumulator's grid ``input step · kernel step``; None without a bias, or where the layer's input
+    stays in float or has a step per channel."""
+    bias_step: np.ndarray | None
+    """float64: that grid, one per output channel."""
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QuantizedNetwork:
+    """A network whose convolutions and dense layers compute with rounded inputs, weights and biases.
+
+    A pytree: ``params`` and the steps in ``quantizers`` are its leaves, graph and widths are static. So `jax.jit`
+    takes a network as an argument and compiles once for all values, `jax.grad` with respect to it gives a network of
+    gradients, `jax.vmap` runs over stacked networks, and optax trains it. ``record`` is no part of the pytree:
+    transformations drop it.
+
+    ``q(x)`` is the fake-quantized network: float32 arithmetic on rounded values, straight-through gradients.
+
+    Example:
+        >>> x = jax.random.normal(jax.random.key(0), (256, 4))
+        >>> net = gd.trace(lambda x: jax.nn.relu(x @ jnp.eye(4)) @ jnp.ones((4, 2)), jnp.zeros((1, 4)))
+        >>> q = gd.quantize(net, gd.calibrate(net, [x]), gd.QuantConfig(scheme="max-abs"))
+        >>> slope = jax.grad(lambda q: jnp.mean(q(x) ** 2))(q)
+        >>> sorted(slope.quantizers.activations) == sorted(q.quantizers.activations)
+        True
+    """
+
+    graph: Graph
+    params: dict[str, Array]
+    """The real numbers that are rounded: kernels and biases as folding, correction or tuning left them."""
+    quantizers: Quantizers
+    record: Record | None = None
+    """How the network came to be; None after a JAX transformation."""
+
+    def tree_flatten_with_keys(self) -> tuple[Any, Graph]:
+        """Return the leaves by name, and the graph."""
+        keys = (jax.tree_util.GetAttrKey(name) for name in ("params", "quantizers"))
+        return tuple(zip(keys, (self.params, self.quantizers), strict=True)), self.graph
+
+    @classmethod
+    def tree_unflatten(cls, graph: Graph, children: Any) -> QuantizedNetwork:
+        """Undo `tree_flatten_with_keys`."""
+        params, quantizers = children
+        return cls(graph=graph, params=params, quantizers=quantizers)
+
+    def __call__(self, x: ArrayLike) -> Any:
+        """Return the fake-quantized network's output for a batch, in the layouts of the float network.
+
+        Raises:
+            DataError: the shape of ``x`` does not fit the network.
+        """
+        x = jnp.asarray(x, jnp.float32)
+        self.network.check_input(x)
+        return _forward(replace(self, record=None), x)
+
+    @property
+    def network(self) -> Network:
+        """The network with the present parameters, nothing rounded."""
+        return Network(graph=self.graph, params=self.params)
+
+    @property
+    def float_network(self) -> Network:
+        """The network that errors are measured against: the record's; `network` where there is no record."""
+        return self.network if self.record is None else self.record.float_network
+
+    @property
+    def history(self) -> Any:
+        """The last tuner's own history; None where the network was not tuned."""
+        stages = () if self.record is None else self.record.stages
+        return next((stage.details for stage in reversed(stages) if stage.details is not None), None)
+
+    def changed(
+        self, stage: Stage, *, params: dict[str, Array] | None = None, quantizers: Quantizers | None = None
+    ) -> QuantizedNetwork:
+        """Return a copy with other parameters or quantizers, and ``stage`` appended to its record."""
+        return replace(
+            self,
+            params=self.params if params is None else params,
+            quantizers=self.quantizers if quantizers is None else quantizers,
+            record=None if self.record is None else self.record.with_stage(stage),
+        )
+
+    @property
+    def predicted_sqnr_db(self) -> dict[str, float]:
+        """SQNR in dB of each feature map that the fit behind its step predicts, by tensor name.
+
+        NaN where nothing predicts it: no record, a scheme without a model, steps per channel, or a step that tuning
+        has changed since.
+        """
+        choices = {} if self.record is None else self.record.choices
+        return {
+            name: _prediction(quantizer, choices.get(name)) for name, quantizer in self.quantizers.activations.items()
+        }
+
+    @property
+    def weight_sqnr_db(self) -> dict[str, float]:
+        """SQNR in dB of each rounded kernel against that of `float_network`, by node name; infinite without loss."""
+        return self._sqnr_of("kernel", self.quantizers.weights, self.float_network.params)
+
+    @property
+    def bias_sqnr_db(self) -> dict[str, float]:
+        """SQNR in dB of each rounded bias against the one in ``params``, by node name; infinite without loss."""
+        return self._sqnr_of("bias", self.quantizers.biases, self.params)
+
+    def _sqnr_of(self, role: str, quantizers: dict[str, Quantizer], wanted: dict[str, Array]) -> dict[str, float]:
+        found = {}
+        for name, quantizer in quantizers.items():
+            key = dict(self.graph.node(name).params)[role]
+            real, rounded = (np.asarray(p[key], np.float32) for p in (wanted, self.params))
+            error = np.asarray(real, np.float64) - quantizer.decode(quantizer.encode(rounded))
+            found[name] = sqnr_db(float(np.square(real, dtype=np.float64).sum()), float(np.square(error).sum()))
+        return found
+
+    def integer_weights(self) -> dict[str, IntegerWeights]:
+        """Return the integers of every layer whose weights are rounded, by node name.
+
+        Example:
+            >>> x = np.ones((8, 2), np.float32)
+            >>> net = gd.trace(lambda x: x @ jnp.array([[0.5], [-0.25]]), jnp.zeros((1, 2)))
+            >>> layer = gd.quantize(net, gd.calibrate(net, [x])).integer_weights()["dot_general_0"]
+            >>> layer.codes.tolist(), layer.frac_bits
+            ([[64], [-32]], 7)
+        """
+        return {
+            node.name: self._integers(node) for node in self.graph.quantizable if node.name in self.quantizers.weights
+        }
+
+    def _integers(self, node: Any) -> IntegerWeights:
+        weights, source = self.quantizers.weights[node.name], self.quantizers.activations.get(node.inputs[0])
+        bias, bias_step = node.param("bias"), None
+        if bias is not None and source is not None and np.ndim(source.step) == 0:
+            bias_step = np.asarray(source.step, np.float64) * np.asarray(weights.step, np.float64)
+            bias_step = np.broadcast_to(bias_step, self.params[bias].shape)
+        return IntegerWeights(
+            codes=weights.encode(np.asarray(self.params[node.param("kernel")], np.float32)),
+            step=np.asarray(weights.step),
+            bits=weights.bits,
+            frac_bits=weights.frac_bits,
+            zero_point=None if weights.zero_point is None else np.asarray(weights.zero_point),
+            bias_codes=None if bias_step is None else np.rint(self.rounded_bias(node) / bias_step).astype(np.int64),
+            bias_step=bias_step,
+        )
+
+    def rounded_bias(self, node: Any) -> np.ndarray:
+        """Return the bias of a node, which must have one, as fake quantization adds it; float64."""
+        bias = np.asarray(self.params[node.param("bias")], np.float32)
+        quantizer = self.quantizers.biases.get(node.name)
+        return np.asarray(bias if quantizer is None else quantizer.decode(quantizer.encode(bias)), np.float64)
+
+
+@jax.jit
+def _forward(q: QuantizedNetwork, x: Array) -> Any:
+    return run_in_lanes(q.graph, q.params, x, lambda: FakeQuant(q.quantizers))
+
+
+def _prediction(quantizer: Quantizer, choice: Any) -> float:
+    if choice is None or np.ndim(quantizer.step) or np.asarray(quantizer.step) != np.asarray(choice.step):
+        return float("nan")
+    return float(choice.predicted_sqnr_db)

@@ -1,0 +1,114 @@
+"""Exported programs in ONNX Runtime: the same integers, bit by bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import ggdjax as gd
+from ggdjax import datapath, export
+from ggdjax._errors import GgdjaxError, UnsupportedError
+from ggdjax.datapath import Accelerator, Rounding
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+class Small(nnx.Module):
+    """Residual addition, concatenation, pooling, padding, a table, a leaky ReLU, groups: in few values."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.stem = nnx.Conv(2, 8, (3, 3), strides=(2, 2), rngs=rngs)
+        self.depthwise = nnx.Conv(8, 8, (3, 3), feature_group_count=8, rngs=rngs)
+        self.mix = nnx.Conv(16, 8, (1, 1), rngs=rngs)
+        self.head = nnx.Linear(8, 5, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.stem(x))
+        y = x + self.depthwise(nnx.leaky_relu(x, 0.25))
+        x = self.mix(jnp.concatenate([nnx.relu6(y), nnx.sigmoid(x - 1.0)], axis=-1))
+        x = nnx.max_pool(x, (2, 2), strides=(2, 2), padding="SAME")
+        x = jnp.pad(x, ((0, 0), (1, 0), (0, 1), (0, 0)))
+        return self.head(jnp.mean(x, axis=(1, 2)))
+
+
+@pytest.fixture(scope="module")
+def network(by_largest):
+    net = gd.trace(Small(nnx.Rngs(0)), jnp.zeros((1, 9, 9, 2)))
+    x = np.random.default_rng(0).normal(size=(32, 9, 9, 2)).astype(np.float32)
+    return by_largest(net, x), x
+
+
+def run(path, x):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, {session.get_inputs()[0].name: x}), strict=True))
+
+
+@pytest.mark.parametrize("rule", Rounding)
+def test_integers_are_equal(network, tmp_path, rule):
+    q, x = network
+    program = datapath.compile(q, Accelerator(rounding=rule, multiplier_bits=24, residual_bits=24))
+    path = tmp_path / "program.onnx"
+    export.export_onnx(program, path, form="integer", feature_maps=True)
+    outputs = run(path, x)
+    np.testing.assert_array_equal(outputs[q.network.graph.outputs[0]], program.integers(x))
+    for name, codes in program.codes(x).items():
+        np.testing.assert_array_equal(outputs[f"{name}.codes"], codes, err_msg=name)
+
+
+def test_dilated_window_with_padding_as_wide_as_its_taps(by_largest, tmp_path):
+    def function(x):
+        window = {"window_dimensions": (1, 2, 3, 1), "window_strides": (1,) * 4, "window_dilation": (1, 2, 3, 1)}
+        return jax.lax.reduce_window(x @ -jnp.ones((2, 2)), -jnp.inf, jax.lax.max, padding="SAME", **window)
+
+    x = np.random.default_rng(0).normal(size=(4, 5, 9, 2)).astype(np.float32)
+    program = datapath.compile(by_largest(gd.trace(function, x), x))
+    export.export_onnx(program, tmp_path / "program.onnx", form="integer")
+    np.testing.assert_array_equal(*run(tmp_path / "program.onnx", x).values(), program.integers(x))
+
+
+def test_codes_with_a_zero_point_are_equal(network, tmp_path):
+    q, x = network
+    first = next(iter(q.params.activations))
+    quantizer = q.params.activations[first]
+    shifted = replace(quantizer, zero_point=jnp.int32(20), step=quantizer.step / 2)
+    q = replace(q, params=replace(q.params, activations=q.params.activations | {first: shifted}))
+    program = datapath.compile(q)
+    codes = program.codes(x)[first]
+    assert (int(codes.min()), int(codes.max())) == (-128, 127)
+    export.export_onnx(program, tmp_path / "program.onnx", form="integer")
+    np.testing.assert_array_equal(*run(tmp_path / "program.onnx", x).values(), program.integers(x))
+
+
+def test_qdq_is_the_fake_quantized_network(network, tmp_path):
+    q, x = network
+    path = tmp_path / "qdq.onnx"
+    export.export_onnx(datapath.compile(q), path)
+    (logits,) = run(path, x).values()
+    # Runtimes round at thresholds their own way: a code or two differ.
+    np.testing.assert_allclose(logits, q(x), atol=0.02 * float(np.abs(logits).max()))
+
+
+def test_what_cannot_be_written_is_refused(network, tmp_path):
+    q, _ = network
+    path = tmp_path / "refused.onnx"
+    program = datapath.compile(q)
+    with pytest.raises(GgdjaxError, match="did you mean `qdq`"):
+        export.export_onnx(program, path, form="qdqq")
+    with pytest.raises(GgdjaxError, match="only `form` 'integer'"):
+        export.export_onnx(program, path, feature_maps=True)
+    with pytest.raises(GgdjaxError, match="cannot be written"):
+        export.export_onnx(program, tmp_path / "none" / "x.onnx")
+    narrow = Accelerator(accumulator_bits=14, bias_bits=14, overflow="wrap")
+    with pytest.raises(UnsupportedError, match=r"accumulator of `.*` can overflow"):
+        export.export_onnx(datapath.compile(q, narrow), path, form="integer")
+    first = next(iter(q.params.activations))
+    narrow = {**q.params.activations, first: replace(q.params.activations[first], qmax=jnp.int32(7))}
+    program = datapath.compile(replace(q, params=replace(q.params, activations=narrow)))
+    with pytest.raises(UnsupportedError, match=r"QuantizeLinear .* has 8: quantize to 8 bits"):
+        export.export_onnx(program, path)
