@@ -613,16 +613,16 @@ def other_recipe(w: World) -> None:
 
 # fmt: off
 KEPT = [
-    Case("checkpoint damaged", lambda w: tune(w, checkpoint=w.place / "c"), "`checkpoint` | cannot be read | remove it",
+    Case("checkpoint damaged", lambda w: tune(w, checkpoint=w.place / "c"), "`checkpoint` | no file of ggdjax | remove it",
          lambda w: (w.place / "c").write_text("x" * 99)),
     Case("checkpoint is a folder", lambda w: tune(w, checkpoint=w.place / "c"),
-         "`checkpoint` | cannot be read | remove it", lambda w: (w.place / "c").mkdir()),
+         "`checkpoint` | is a folder | remove it", lambda w: (w.place / "c").mkdir()),
     Case("checkpoint of another config", lambda w: tune(w, checkpoint=w.place / "c", rows=8, seed=1),
          "place/c | another network, other images or other settings | remove it", kept()),
     Case("checkpoint of other images", lambda w: tune(w, checkpoint=w.place / "c", rows=8, images=w.x + 1),
          "place/c | other images | remove it", kept()),
     Case("checkpoint of another kind", lambda w: tune(w, checkpoint=w.place / "w"),
-         "place/w | no ggdjax tuning checkpoint | name another",
+         "place/w | safetensors file of another program | name a file | remove it",
          lambda w: [_foreign(w), (w.given / "w").rename(w.place / "w")]),
     Case("checkpoint in use", lambda w: held(w, lambda: tune(w, checkpoint=w.place / "c"), "c"),
          "`checkpoint` | place/c | another process | wait"),

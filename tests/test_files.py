@@ -378,11 +378,11 @@ def test_calibration(tmp_path, per_channel):
     kernels = [jnp.asarray(rng.normal(size=(4, 4)), jnp.float32) for _ in range(2)]
     net = gd.trace(lambda x: jax.nn.relu(x @ kernels[0]) @ kernels[1], jnp.zeros((1, 4)))
     batches = [rng.normal(size=(8, 4)).astype(np.float32) for _ in range(3)]
-    calibration = gd.calibrate(net, batches, splits=2, per_channel=per_channel)
+    calibration = gd.calibrate(net, batches, per_channel=per_channel)
     calibration.save(tmp_path / "c")
     loaded = gd.load(tmp_path / "c")
     assert (loaded.names, loaded.images) == (calibration.names, calibration.images)
-    same_leaves(loaded.splits, calibration.splits)
+    same_leaves(loaded.histograms, calibration.histograms)
     same_leaves(loaded.channels, calibration.channels)
     assert (loaded.channels is not None) == per_channel
     loaded.save(tmp_path / "again")

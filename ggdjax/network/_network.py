@@ -87,8 +87,11 @@ class Network:
         Raises:
             GgdjaxError: the file cannot be written.
         """
-        arrays = {f"params/{key}": value for key, value in self.params.items()}
-        _files.write(path, "network", {"graph": graph_record(self.graph)}, arrays)
+        _files.write(path, "network", *self._to_file())
+
+    def _to_file(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Return the record and the arrays that a file holds."""
+        return {"graph": graph_record(self.graph)}, {f"params/{key}": value for key, value in self.params.items()}
 
     @classmethod
     def _from_file(cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Network:

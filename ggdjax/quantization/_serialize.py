@@ -67,7 +67,7 @@ def record_record(record: Record, net: Network) -> tuple[Record_, Arrays]:
     arrays = under("float", changed)
     calibration = None
     if record.calibration is not None:
-        calibration, more = dataclasses.replace(record.calibration, channels=None).to_record()
+        calibration, more = dataclasses.replace(record.calibration, channels=None)._to_file()
         arrays |= under("calibration", more)
     choices, more = _choices_record(record.choices)
     content = {

@@ -48,13 +48,13 @@ class Calibration:
         Raises:
             GgdjaxError: the file cannot be written.
         """
-        _files.write(path, "calibration", *self.to_record())
+        _files.write(path, "calibration", *self._to_file())
 
-    def to_record(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return the calibration as JSON holds it, and its arrays."""
+    def _to_file(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return the record and the arrays that a file holds."""
         channels = None if self.channels is None else list(self.channels)
-        histograms = {"maps": self.histograms} | {f"channels/{name}": h for name, h in (self.channels or {}).items()}
-        arrays = {f"{key}/{name}": a for key, h in histograms.items() for name, a in h.to_arrays().items()}
+        found = {"feature_maps": self.histograms} | {f"channels/{name}": h for name, h in (self.channels or {}).items()}
+        arrays = {f"{key}/{name}": array for key, h in found.items() for name, array in h.to_arrays().items()}
         return {"names": self.names, "images": self.images, "channels": channels}, arrays
 
     @classmethod
@@ -62,13 +62,12 @@ class Calibration:
         def histogram(key: str) -> Histogram:
             return Histogram.from_arrays(_files.select(arrays, f"{key}/"))
 
-        names, channels = tuple(record["names"]), record["channels"]
-        histograms = histogram("maps")
-        if histograms.batch_shape != (len(names),):
-            raise GgdjaxError(f"{len(names)} feature maps, but histograms of batch shape {histograms.batch_shape}")
+        names, channels, counted = tuple(record["names"]), record["channels"], histogram("feature_maps")
+        if counted.batch_shape != (len(names),):
+            raise GgdjaxError(f"{len(names)} feature maps, but histograms of batch shape {counted.batch_shape}")
         return cls(
             names=names,
-            histograms=histograms,
+            histograms=counted,
             images=int(record["images"]),
             channels=None if channels is None else {name: histogram(f"channels/{name}") for name in channels},
         )

@@ -61,10 +61,14 @@ def _result_settings(config: TuneConfig) -> dict:
 def save(path: Path, state: SearchState, mark: str) -> None:
     """Write the state; a reader sees the old one or the new one, never a part."""
     quantizers, arrays = quantizers_record(state.quantizers)
-    decisions = [vars(d) for d in state.decisions]
-    record = {"visits": state.visits, "changed": state.changed, "decisions": decisions, "quantizers": quantizers}
-    arrays |= {"score": state.score, "loss": state.loss}
-    _files.write(path, _KIND, record | {"fingerprint": mark}, arrays, "checkpoint")
+    record = {
+        "fingerprint": mark,
+        "visits": state.visits,
+        "changed": state.changed,
+        "decisions": [vars(decision) for decision in state.decisions],
+        "quantizers": quantizers,
+    }
+    _files.write(path, _KIND, record, arrays | {"score": state.score, "loss": state.loss}, "checkpoint")
 
 
 def load(path: Path, mark: str) -> SearchState | None:
@@ -75,8 +79,12 @@ def load(path: Path, mark: str) -> SearchState | None:
     """
     if not path.exists():
         return None
-    _, record, arrays = _files.read(path, (_KIND,), "checkpoint")
+    try:
+        _, record, arrays = _files.read(path, (_KIND,), "checkpoint")
+    except GgdjaxError as error:
+        raise GgdjaxError(f"{error}, or remove it to start anew") from None
     with _files.decoding(path, "checkpoint"):
+        found = record["fingerprint"]
         state = SearchState(
             quantizers=quantizers_from_record(record["quantizers"], arrays),
             score=arrays["score"],
@@ -85,8 +93,7 @@ def load(path: Path, mark: str) -> SearchState | None:
             visits=record["visits"],
             changed=record["changed"],
         )
-        other = record["fingerprint"] != mark
-    if other:
+    if found != mark:
         raise GgdjaxError(
             f"`checkpoint` {path} belongs to another network, other images or other settings: remove it or name another"
         )
