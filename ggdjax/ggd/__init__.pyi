@@ -10,13 +10,8 @@ from .counting import Counter as Counter
 from .bins import Bins as Bins
 from .saturation import Saturation as Saturation, split_saturation as split_saturation
 from .empirical import empirical_distortion as empirical_distortion
-from .fitting import (
-    fit as fit,
-    fit_sides as fit_sides,
-    fit_weighted as fit_weighted,
-    FitResult as FitResult,
-    FitCode as FitCode,
-)
+from .fitting import fit as fit, fit_sides as fit_sides
+from .weighted_fit import fit_weighted as fit_weighted, FitResult as FitResult, FitCode as FitCode
 from .order import choose_order as choose_order
 from .likelihood import fit_likelihood as fit_likelihood
 from .families import Family as Family, FAMILIES as FAMILIES, FittedFamily as FittedFamily, fit_family as fit_family

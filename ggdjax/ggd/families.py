@@ -21,10 +21,10 @@ from jaxtyping import Array, Float
 from ggdjax._errors import GgdjaxError, near_matches
 from ggdjax.ggd.bins import Bins
 from ggdjax.ggd.distribution import GeneralizedGamma
-from ggdjax.ggd.fitting import fit_weighted
 from ggdjax.ggd.histogram import Histogram, Side
 from ggdjax.ggd.profile import P_MAX, P_MIN, solve_shape
 from ggdjax.ggd.rivals import LogNormal, Lomax
+from ggdjax.ggd.weighted_fit import fit_weighted
 
 Distribution = GeneralizedGamma | LogNormal | Lomax
 

@@ -16,9 +16,10 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.ggd.distribution import GeneralizedGamma
-from ggdjax.ggd.fitting import EULER, WEIBULL_DEVIATION, as_samples, log_samples
+from ggdjax.ggd.fitting import as_samples
 from ggdjax.ggd.histogram import Histogram, Side, checked_side
 from ggdjax.ggd.tail import TailWeighted
+from ggdjax.ggd.weighted_fit import EULER, WEIBULL_DEVIATION, log_samples
 
 #: Bounds of log p and log k: beyond them the density is one of its limits to float32.
 _LOG_P, _LOG_K = (-4.6, 6.9), (-11.0, 13.0)

@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 from ggdjax._errors import GgdjaxError
 from ggdjax.ggd.bins import Bins
 from ggdjax.ggd.empirical import empirical_distortion
-from ggdjax.ggd.fitting import fit_weighted
 from ggdjax.ggd.histogram import Histogram, Side
 from ggdjax.ggd.tail import TailWeighted
+from ggdjax.ggd.weighted_fit import fit_weighted
 
 #: Orders tried. Above the default one the fit hangs on so few of the largest values that a gain on the calibration data
 #: does not last: with 16 images one choice of order 4 lost 8 dB on held-out ones (`orders_on_networks`).

@@ -29,10 +29,10 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key
 from ggdjax._errors import GgdjaxError
 from ggdjax.ggd.bins import Bins
 from ggdjax.ggd.distribution import GeneralizedGamma
-from ggdjax.ggd.fitting import FitCode, FitResult, checked_order, fit_weighted
 from ggdjax.ggd.histogram import Histogram, Side
 from ggdjax.ggd.special import log_density
 from ggdjax.ggd.tail import TailWeighted
+from ggdjax.ggd.weighted_fit import FitCode, FitResult, checked_order, fit_weighted
 
 #: Standard deviations of the normal prior of (loc − that of the fit, log σ, log Q): p and the spread of log x lie
 #: within a factor 20 of 1 (two deviations), the place is as good as free.

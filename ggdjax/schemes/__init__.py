@@ -1,4 +1,4 @@
-"""Every quantization scheme under one signature: ``scheme(histogram, bits, signed)`` returns a :class:`Range`.
+"""Every quantization scheme under one signature: ``scheme(histogram, bits, signed)`` returns a :class:`Choice`.
 
 A table of contents. The schemes, each in the file of its name:
 
@@ -30,13 +30,19 @@ from ggdjax.schemes import (
     percentile,
     sqnr_optimal,
 )
-from ggdjax.schemes.protocol import Range, RangeCode, Scheme
+from ggdjax.schemes.choice import Choice, ChoiceCode, Evidence, Fitted, PredictionCode, Searched
+from ggdjax.schemes.protocol import Scheme, Solution
 from ggdjax.schemes.registry import choose, get, names, register
 
 __all__ = [
-    "Range",
-    "RangeCode",
+    "Choice",
+    "ChoiceCode",
+    "Evidence",
+    "Fitted",
+    "PredictionCode",
     "Scheme",
+    "Searched",
+    "Solution",
     "aciq",
     "affine_min_max",
     "choose",

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
+from ggdjax.schemes.protocol import Solution
 from ggdjax.schemes.registry import register
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
+    from jaxtyping import Array, Bool, Int
 
     from ggdjax.ggd.histogram import Histogram
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @register("affine-min-max", paper="Jacob et al., CVPR 2018")
 def affine_min_max(
     histogram: Histogram, bits: Int[Array, "setting tensor"], signed: Bool[Array, "setting tensor"]
-) -> tuple[Float[Array, "setting tensor"], Int[Array, "setting tensor"]]:
+) -> Solution:
     """Return the step S and the zero point Z."""
     low = jnp.minimum(histogram.minimum, 0.0)[None, :]
     high = jnp.maximum(histogram.maximum, 0.0)[None, :]
@@ -32,4 +33,4 @@ def affine_min_max(
     step = high / codes - low / codes  # in two terms: high − low may overflow
     qmin = jnp.where(signed, -jnp.left_shift(1, bits - 1).astype(jnp.float32), 0.0)
     zero_point = jnp.clip(jnp.round(qmin - low / jnp.where(step > 0, step, 1.0)), qmin, qmin + codes)
-    return step, zero_point.astype(jnp.int32)
+    return Solution(step, zero_point)

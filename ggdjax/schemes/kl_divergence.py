@@ -31,7 +31,8 @@ import jax
 import jax.numpy as jnp
 
 from ggdjax.schemes._magnitudes import Magnitudes, magnitudes
-from ggdjax.schemes.protocol import levels, top_code
+from ggdjax.schemes.choice import PredictionCode, Searched
+from ggdjax.schemes.protocol import Solution, levels, top_code
 from ggdjax.schemes.registry import register
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def divergences(mass: Float[Array, " bin"], groups: Int[Array, ""]) -> Float[Arr
 @register("kl", paper="Migacz, GTC 2017 (TensorRT calibration)")
 def kl_divergence(
     histogram: Histogram, bits: Int[Array, "setting tensor"], signed: Bool[Array, "setting tensor"]
-) -> Float[Array, "setting tensor"]:
+) -> Solution:
     """Return ``clip / qmax`` with the clip of least divergence."""
     size = magnitudes(histogram)
     mass = linear_histogram(size)
@@ -106,12 +107,18 @@ def kl_divergence(
     groups = levels(bits, signed).astype(jnp.int32)
     tensor = jnp.broadcast_to(jnp.arange(bits.shape[1]), bits.shape)
 
-    def clip(cell: tuple[Array, Array]) -> Array:
+    def clip(cell: tuple[Array, Array]) -> tuple[Array, Array]:
         index, count = cell
         found = divergences(mass[index], jnp.minimum(count, LINEAR_BINS))
         best = LINEAR_BINS - jnp.argmin(found[::-1])
-        return jnp.where(count > LINEAR_BINS, LINEAR_BINS, best).astype(jnp.float32) / LINEAR_BINS
+        none = count > LINEAR_BINS
+        clip = jnp.where(none, LINEAR_BINS, best).astype(jnp.float32) / LINEAR_BINS
+        return clip, jnp.where(none, 0.0, found.min())
 
     # One cell at a time: the number of groups, and so the work, differs from width to width.
-    clips = jax.lax.map(clip, (tensor.reshape(-1), groups.reshape(-1))).reshape(bits.shape)
-    return clips * size.peak[None, :] / top_code(bits, signed)
+    found = jax.lax.map(clip, (tensor.reshape(-1), groups.reshape(-1)))
+    clips, least = (leaf.reshape(bits.shape) for leaf in found)
+    step = clips * size.peak[None, :] / top_code(bits, signed)
+    absent = jnp.full_like(step, jnp.nan)
+    code = jnp.full(bits.shape, PredictionCode.ABSENT, jnp.int32)
+    return Solution(step, evidence=Searched(minimum=least, distortion=absent, sqnr_db=absent, prediction=code))

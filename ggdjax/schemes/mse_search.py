@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 
 from ggdjax.schemes._magnitudes import magnitudes
+from ggdjax.schemes._prediction import predict
 from ggdjax.schemes._squared_error import squared_error
-from ggdjax.schemes.protocol import top_code
+from ggdjax.schemes.choice import Searched
+from ggdjax.schemes.protocol import Solution, top_code
 from ggdjax.schemes.registry import register
 
 if TYPE_CHECKING:
@@ -37,9 +39,9 @@ ROUNDS = 2
 @register("mse-search", paper="brute force", searches_data=True)
 def mse_search(
     histogram: Histogram, bits: Int[Array, "setting tensor"], signed: Bool[Array, "setting tensor"]
-) -> Float[Array, "setting tensor"]:
+) -> Solution:
     """Return ``clip / qmax`` with the clip of least squared error."""
-    peak = magnitudes(histogram).peak
+    size = magnitudes(histogram)
     top = top_code(bits, signed).T[:, :, None]
     error_of_step = squared_error(histogram, top[:, :, 0])
 
@@ -48,17 +50,22 @@ def mse_search(
 
     spacing = 1.0 / CANDIDATES
     grid = spacing * jnp.arange(1, CANDIDATES + 1, dtype=jnp.float32)
-    best = _least(jnp.broadcast_to(grid[None, None, :], (*top.shape[:2], CANDIDATES)), error)
+    best, least = _least(jnp.broadcast_to(grid[None, None, :], (*top.shape[:2], CANDIDATES)), error)
     for _ in range(ROUNDS):
         around = (jnp.arange(1, FINER, dtype=jnp.float32) - FINER / 2) * (2.0 / FINER)  # inside (−1, 1), 0 among them
         clips = best[:, :, None] + spacing * around[None, None, :]
-        best = _least(jnp.minimum(clips, 1.0), error)
+        best, least = _least(jnp.minimum(clips, 1.0), error)
         spacing = spacing * 2.0 / FINER
-    return (best / top[:, :, 0]).T * peak[None, :]
+    step = (best / top[:, :, 0]).T * size.peak[None, :]
+    energy = size.total * size.nonzero_fraction * size.mean_square
+    minimum = least.T / jnp.where(energy > 0, energy, 1.0)[None, :]
+    return Solution(step, evidence=Searched(minimum=minimum, **predict(size, step, bits, signed)._asdict()))
 
 
 def _least(
     clips: Float[Array, "tensor setting cand"], error: Callable[[Array], Array]
-) -> Float[Array, "tensor setting"]:
-    """Return the clip of least error."""
-    return jnp.take_along_axis(clips, jnp.argmin(error(clips), axis=-1)[:, :, None], axis=-1)[:, :, 0]
+) -> tuple[Float[Array, "tensor setting"], Float[Array, "tensor setting"]]:
+    """Return the clip of least error, and that error."""
+    errors = error(clips)
+    at = jnp.argmin(errors, axis=-1)[:, :, None]
+    return tuple(jnp.take_along_axis(values, at, axis=-1)[:, :, 0] for values in (clips, errors))

@@ -23,11 +23,13 @@ import jax
 import jax.numpy as jnp
 
 from ggdjax.schemes._magnitudes import magnitudes
-from ggdjax.schemes.protocol import levels
+from ggdjax.schemes._prediction import predict
+from ggdjax.schemes.choice import Searched
+from ggdjax.schemes.protocol import Solution, levels
 from ggdjax.schemes.registry import register
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
+    from jaxtyping import Array, Bool, Int
 
     from ggdjax.ggd.histogram import Histogram
 
@@ -36,9 +38,7 @@ _STEPS = 48
 
 
 @register("octav", paper="Sakr et al., ICML 2022", searches_data=True)
-def octav(
-    histogram: Histogram, bits: Int[Array, "setting tensor"], signed: Bool[Array, "setting tensor"]
-) -> Float[Array, "setting tensor"]:
+def octav(histogram: Histogram, bits: Int[Array, "setting tensor"], signed: Bool[Array, "setting tensor"]) -> Solution:
     """Return ``s / N`` with the clip s of least modelled error."""
     size = magnitudes(histogram)
     edges, survival = size.edges, size.survival
@@ -65,4 +65,11 @@ def octav(
     clip = jax.vmap(one_tensor, in_axes=(0, 0, 0, 0, 0, 1), out_axes=1)(
         edges, survival, above_first, size.weight, size.mean, rounding
     )
-    return size.peak[None, :] * jnp.minimum(clip, 1.0) / count
+    clip = jnp.minimum(clip, 1.0)
+    step = size.peak[None, :] * clip / count
+    # J(s), per nonzero value: P(|x| ≤ s) and the squared excess, bin by bin.
+    low, high = (jnp.maximum(edge[None] - clip[..., None], 0.0) for edge in (size.lower, size.upper))
+    overload = jnp.sum(size.weight[None] * (low * low + low * high + high * high) / 3.0, axis=-1)
+    inside = jnp.sum(size.weight[None] * (low == 0.0), axis=-1)
+    least = (clip * clip * rounding * inside + overload) / jnp.where(size.mean_square > 0, size.mean_square, 1.0)[None]
+    return Solution(step, evidence=Searched(minimum=least, **predict(size, step, bits, signed)._asdict()))

@@ -1,17 +1,16 @@
 """What a scheme is: from the histograms of tensors, a width and a signedness to one uniform quantizer each.
 
-Every scheme gets the same call, ``scheme(histogram, bits, signed)``, and returns a :class:`Range`. What all of them
+Every scheme gets the same call, ``scheme(histogram, bits, signed)``, and returns a :class:`Choice`. What all of them
 share is done here, once: the layout of the arrays, the checks of the arguments, and the answers for histograms that
 leave nothing to choose (nothing counted, only zeros, one value).
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ from ggdjax.ggd.arrays import is_concrete
 from ggdjax.ggd.bins import on_device
 from ggdjax.ggd.histogram import Histogram
 from ggdjax.schemes._magnitudes import drop_negative, magnitudes
+from ggdjax.schemes.choice import Choice, ChoiceCode, Evidence, without_prediction
 from ggdjax.steps.source import BITS_MAX, BITS_MIN
 
 if TYPE_CHECKING:
@@ -31,66 +31,25 @@ if TYPE_CHECKING:
 _SMALLEST_STEP, _LARGEST_STEP = 2.0**-120, 2.0**110
 
 
-class RangeCode(enum.IntEnum):
-    """How a step came about."""
+class Solution(NamedTuple):
+    """What a solver found, arrays of axes ``setting tensor``."""
 
-    OK = 0
-    CONSTANT = 1
-    ALL_ZERO = 2
-    EMPTY = 3
-    FALLBACK = 4
-
-    @property
-    def message(self) -> str:
-        """What happened, and what to do about it."""
-        return _MESSAGES[self]
-
-
-_MESSAGES = {
-    RangeCode.OK: "the scheme's own step",
-    RangeCode.CONSTANT: "all nonzero values have one magnitude: the top code represents it",
-    RangeCode.ALL_ZERO: "only zeros were counted: any step is exact, 1 was taken; calibrate on other images",
-    RangeCode.EMPTY: "nothing was counted: 1 was taken as the step; calibrate on at least one image",
-    RangeCode.FALLBACK: "the scheme gave no usable step (not finite, not positive, or outside float32): "
-    "max-abs was taken; look at the tensor's histogram for extreme values",
-}
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
-class Range:
-    """``x_hat = step · (clip(round(x / step) + zero_point, qmin, qmax) − zero_point)``.
-
-    All fields share one shape. ``step`` is finite and positive, in the tensor's units. Unsigned b bits: ``qmin = 0``,
-    ``qmax = 2^b − 1``; signed: ``qmin = −2^(b−1)``, ``qmax = 2^(b−1) − 1``. ``zero_point`` lies in ``[qmin, qmax]``
-    and is 0 for every scheme but the affine one. ``code`` is a :class:`RangeCode`.
-    """
-
-    step: Float[Array, "..."]
-    qmin: Int[Array, "..."]
-    qmax: Int[Array, "..."]
-    zero_point: Int[Array, "..."]
-    code: Int[Array, "..."]
-
-    @property
-    def lowest(self) -> Float[Array, "..."]:
-        """Smallest value that a code stands for."""
-        return self.step * (self.qmin - self.zero_point).astype(self.step.dtype)
-
-    @property
-    def highest(self) -> Float[Array, "..."]:
-        """Largest value that a code stands for."""
-        return self.step * (self.qmax - self.zero_point).astype(self.step.dtype)
+    step: Array
+    """The step in the tensor's units; what is not usable is replaced."""
+    zero_point: Array | None = None
+    """The code of real zero, an integer in float32; None where it is 0 by construction."""
+    evidence: Evidence | None = None
+    """What the step was chosen on; every leaf has axes ``setting tensor``."""
 
 
 #: What a scheme's file defines. The histogram has one leading axis ``tensor``; ``bits`` (int32) and ``signed`` (bool)
-#: have axes ``setting tensor``, and so has the result: the step, or the step and its zero point.
-Solver = Callable[[Histogram, "Array", "Array"], "Array | tuple[Array, Array]"]
+#: have axes ``setting tensor``, and so has the result: the step, or the step and its zero point, or a `Solution`.
+Solver = Callable[[Histogram, "Array", "Array"], "Array | tuple[Array, Array] | Solution"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
-    """A registered scheme: ``scheme(data, bits, signed)`` returns the :class:`Range` of every tensor and width."""
+    """A registered scheme: ``scheme(data, bits, signed)`` returns the :class:`Choice` of every tensor and width."""
 
     name: str
     """Registered name, lower case, words joined by hyphens."""
@@ -101,7 +60,7 @@ class Scheme:
     searches_data: bool
     """Whether it minimizes the squared error over the calibration data themselves (an oracle, not a model)."""
 
-    def __call__(self, data: Histogram | ArrayLike, bits: ArrayLike, signed: ArrayLike | None = None) -> Range:
+    def __call__(self, data: Histogram | ArrayLike, bits: ArrayLike, signed: ArrayLike | None = None) -> Choice:
         """Choose the quantizer of every tensor.
 
         Args:
@@ -181,36 +140,35 @@ class _Layout:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _choose(solver: Solver, layout: _Layout, histogram: Histogram, bits: Array, signed: Array) -> Range:
+def _choose(solver: Solver, layout: _Layout, histogram: Histogram, bits: Array, signed: Array) -> Choice:
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(layout.batch) :]), histogram)
     bits, signed = layout.flatten(bits), layout.flatten(signed)
     flat = drop_negative(flat, ~jnp.any(signed, axis=0))
-    result = solver(flat, bits, signed)
-    step, zero_point = result if isinstance(result, tuple) else (result, jnp.zeros_like(bits))
-    chosen = _settle(flat, bits, signed, step, zero_point)
+    found = solver(flat, bits, signed)
+    chosen = _settle(flat, bits, signed, Solution(*found) if isinstance(found, tuple) else Solution(found))
     return jax.tree.map(layout.restore, chosen)
 
 
-def _settle(histogram: Histogram, bits: Array, signed: Array, step: Array, zero_point: Array) -> Range:
+def _settle(histogram: Histogram, bits: Array, signed: Array, found: Solution) -> Choice:
     """Replace what cannot be used and say so."""
-    size = magnitudes(histogram)
+    size, step = magnitudes(histogram), found.step
     peak = jnp.broadcast_to(size.peak[None, :], step.shape)
     top = top_code(bits, signed)
     usable = jnp.isfinite(step) & (step >= _SMALLEST_STEP) & (step <= _LARGEST_STEP)
-    code = jnp.where(usable, RangeCode.OK, RangeCode.FALLBACK)
-    code = jnp.where(size.constant[None, :], RangeCode.CONSTANT, code)
-    code = jnp.where((size.peak == 0)[None, :], RangeCode.ALL_ZERO, code)
-    code = jnp.where((size.total == 0)[None, :], RangeCode.EMPTY, code)
-    nothing = (code == RangeCode.ALL_ZERO) | (code == RangeCode.EMPTY)
-    own = code == RangeCode.OK
+    code = jnp.where(usable, ChoiceCode.OK, ChoiceCode.FALLBACK)
+    code = jnp.where(size.constant[None, :], ChoiceCode.CONSTANT, code)
+    code = jnp.where((size.peak == 0)[None, :], ChoiceCode.ALL_ZERO, code)
+    code = jnp.where((size.total == 0)[None, :], ChoiceCode.EMPTY, code)
+    nothing = (code == ChoiceCode.ALL_ZERO) | (code == ChoiceCode.EMPTY)
+    own = code == ChoiceCode.OK
     max_abs = jnp.clip(peak / top, _SMALLEST_STEP, _LARGEST_STEP)
-    qmin = jnp.where(signed, -jnp.left_shift(1, bits - 1), 0)
-    return Range(
+    return Choice(
         step=jnp.where(own, step, jnp.where(nothing, 1.0, max_abs)),
-        qmin=qmin,
-        qmax=qmin + jnp.left_shift(1, bits) - 1,
-        zero_point=jnp.where(own, zero_point, 0),
+        bits=bits,
+        signed=signed,
+        zero_point=None if found.zero_point is None else jnp.where(own, found.zero_point, 0.0),
         code=code.astype(jnp.int32),
+        evidence=None if found.evidence is None else without_prediction(found.evidence, ~own),
     )
 
 

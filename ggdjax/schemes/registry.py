@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ggdjax._errors import GgdjaxError, near_matches
-from ggdjax.schemes.protocol import Range, Scheme, Solver
+from ggdjax.schemes.choice import Choice
+from ggdjax.schemes.protocol import Scheme, Solver
 
 if TYPE_CHECKING:
     from jaxtyping import ArrayLike
@@ -50,7 +51,7 @@ def get(name: str) -> Scheme:
         raise GgdjaxError(f"no scheme is called `{name}`: {near_matches(name, _SCHEMES)}") from None
 
 
-def choose(name: str, histogram: Histogram | ArrayLike, bits: ArrayLike, signed: ArrayLike | None = None) -> Range:
+def choose(name: str, histogram: Histogram | ArrayLike, bits: ArrayLike, signed: ArrayLike | None = None) -> Choice:
     """Choose the quantizer of every tensor by the scheme ``name``: ``get(name)(histogram, bits, signed)``.
 
     Example:

@@ -7,6 +7,7 @@ from ._solve import (
     power_of_two_step as power_of_two_step,
     solve as solve,
     predict as predict,
+    overload as overload,
     StepResult as StepResult,
     StepCode as StepCode,
     Distortion as Distortion,

@@ -4,6 +4,7 @@
     step = optimal_step(fit.tail, bits=jnp.arange(2, 9)[:, None])  exact minimiser, bits × tensors
     result = solve(fit.tail, 8, method="support")                  step, code, predicted distortion and SQNR
     result = predict(fit.tail, step, 8)                            the same for a step from anywhere
+    error = overload(fit.tail, step, levels=256.0)                 the part of it beyond the range
 
 With N levels on a side of zero (2^bits unsigned, 2^(bits−1) signed) the mid-tread quantizer is Δ clip(round(x/Δ)) to
 0 … N−1 (to −(N−1) … N−1 where both sides hold mass). A point mass at zero costs nothing and moves nothing.
@@ -27,7 +28,7 @@ from jaxtyping import Float, Int
 from ggdjax._errors import GgdjaxError, near_matches
 from ggdjax.ggd.arrays import is_concrete
 from ggdjax.steps import closed_form, optimal, support
-from ggdjax.steps.distortion import OFFSETS, distortion_parts
+from ggdjax.steps.distortion import OFFSETS, distortion_parts, overload_error
 from ggdjax.steps.source import Sides, Source, broadcast, levels_of, sides_of
 
 #: The ways that `solve` knows to choose a step.
@@ -225,6 +226,25 @@ def predict(
     step = jnp.broadcast_to(step, shape)
 
     return _batched(_Predictor(OFFSETS[rule]), sides, n, step)
+
+
+def overload(
+    source: Source, step: Float[Array, "..."], levels: Float[Array, "..."], *, limit: ArrayLike = np.inf
+) -> Float[Array, "..."]:
+    """Return the predicted squared error of the values beyond ``(N − ½) Δ``, per value of the source, in squared steps.
+
+    Args:
+        source: any `Source`, batched.
+        step: Δ, broadcast against the batch; anything where it is not finite and positive.
+        levels: N on one side of zero, real, ≥ 1.
+        limit: where the density is cut off, in the units of the data; infinity: nowhere.
+    """
+    sides = sides_of(source)
+    limit = jnp.asarray(limit).astype(sides.k.dtype)
+    shape = jnp.broadcast_shapes(sides.reference.shape, step.shape, levels.shape, limit.shape)
+    sides, n = broadcast(sides, jnp.broadcast_to(levels.astype(sides.k.dtype), shape))
+    phi, last = (jnp.log(jnp.broadcast_to(x, shape)) - sides.reference for x in (step, limit))
+    return overload_error(sides, n, phi, last)
 
 
 class _Solver(NamedTuple):

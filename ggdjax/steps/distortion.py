@@ -101,3 +101,12 @@ def log_distortion(sides: Sides, levels: Array, phi: Array, *, offset: float = 0
     """Return log D − 2 reference at φ, floored where it underflows."""
     total = distortion_parts(sides, levels, phi, offset=offset).total[0]
     return 2.0 * phi + jnp.log(jnp.maximum(total, jnp.finfo(total.dtype).tiny))
+
+
+def overload_error(sides: Sides, levels: Array, phi: Array, limit: Array) -> Array:
+    """Return the overload part of D/Δ² at φ, of a density cut off at log x − reference = ``limit``."""
+    top = levels - 0.5
+    edge = phi + jnp.log(top)
+    eta, weight = tail_nodes(sides, edge, TAIL_NODES, limit)
+    error = 0.5 + top[..., None, None] * jnp.expm1(jnp.minimum(eta, 30.0))
+    return (sides.at(edge[..., None, None] + eta)[0] * weight * error * error).sum((-2, -1))

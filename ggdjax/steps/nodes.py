@@ -124,15 +124,17 @@ def middle(first: Array, log_top: Array, reach: Reach) -> Nodes:
     return Nodes(log_z, length * _row(weight * (1.0 - x) ** 2 / 4.0, start))
 
 
-def tail_nodes(sides: Sides, edge: Array, count: int) -> Nodes:
+def tail_nodes(sides: Sides, edge: Array, count: int, last: Array | None = None) -> Nodes:
     """Lay nodes over η ∈ [H₀, H], log x = edge + η (`log_z` of the result is η).
 
     From the edge, or from where the density starts beyond it, to where η ↦ e^(2η) h(edge + η) has fallen by e^−22
-    from the edge, or from its peak beyond it.
+    from the edge, or from its peak beyond it; with ``last``, the log x where the density is cut off, to there at most.
     """
     x, weight = unit_gauss(count)
     edge = lax.stop_gradient(edge)[..., None]
     start = jnp.maximum(mass_start(sides) - edge, 0.0)
     end = jnp.where(edge < energy_peak(sides), energy_end(sides) - edge, decay_length(sides, edge))
+    if last is not None:
+        start, end = (jnp.minimum(x, jnp.maximum(last[..., None] - edge, 0.0)) for x in (start, end))
     start, length = (lax.stop_gradient(x)[..., None] for x in (start, end - start))
     return Nodes(start + length * _row(x, edge), length * _row(weight, edge))
