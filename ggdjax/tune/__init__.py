@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ggdjax.tune._backward_forward import Plan, backward_forward, plan
+from ggdjax.tune._gradient import GradientConfig, GradientHistory, gradient
 from ggdjax.tune.bias_correction import correct_biases
 from ggdjax.tune.bits import BitAllocation, allocate_bits
 from ggdjax.tune.config import TuneConfig
 from ggdjax.tune.equalization import equalize
-from ggdjax.tune._gradient import GradientConfig, GradientHistory, gradient
 from ggdjax.tune.history import Decision, History
 from ggdjax.tune.segments import Unit
 from ggdjax.tune.statistics import PairedTest, mcnemar
