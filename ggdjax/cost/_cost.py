@@ -17,8 +17,8 @@ import numpy as np
 from ggdjax._errors import GgdjaxError
 from ggdjax.cost._dataflow import LayerWidths, Tile, Traffic, array_use, dram_traffic, packed_bytes
 from ggdjax.cost._hardware_model import FIXED16, FLOAT32, HardwareModel, Widths
-from ggdjax.cost._shapes import LayerShape, layer_shapes
 from ggdjax.network import Network, fold_batch_norm
+from ggdjax.network._layer_shapes import LayerShape, layer_shapes
 from ggdjax.quantization import QuantizedNetwork
 from ggdjax.quantization.parameters import FixedPoint
 

@@ -13,7 +13,7 @@ import numpy as np
 from ggdjax._errors import DataError
 from ggdjax.datapath.simulate import Counting, Integer, LayerCounts, simulate
 from ggdjax.network import run
-from ggdjax.network._chunks import run_in_lanes
+from ggdjax.network._chunks import run_in_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -132,7 +132,7 @@ _LIMITED = frozenset({"quantize", "requantize", "requantize_by_sign", "saturate"
 
 @partial(jax.jit, static_argnums=0)
 def _outputs(graph: Graph, params: Mapping[str, Array], x: Array) -> Any:
-    return run_in_lanes(graph, params, x, Integer)
+    return run_in_chunks(graph, params, x, Integer)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ggdjax._errors import DataError
-from ggdjax.network._chunks import run_in_lanes
+from ggdjax.network._chunks import run_in_chunks
 from ggdjax.network.interpreter import Float
 
 if TYPE_CHECKING:
@@ -75,4 +75,4 @@ class Network:
 
 @partial(jax.jit, static_argnums=0)
 def _forward(graph: Graph, params: dict[str, Array], x: Array) -> Any:
-    return run_in_lanes(graph, params, x, Float)
+    return run_in_chunks(graph, params, x, Float)

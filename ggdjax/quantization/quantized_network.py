@@ -14,7 +14,7 @@ from ggdjax import schemes, steps
 from ggdjax._errors import GgdjaxError
 from ggdjax.ggd import Histogram, fit
 from ggdjax.network import fold_batch_norm
-from ggdjax.network._chunks import run_in_lanes
+from ggdjax.network._chunks import run_in_chunks
 from ggdjax.quantization.config import QuantConfig, refuse_unknown
 from ggdjax.quantization.evaluation import sqnr_db
 from ggdjax.quantization.numerics import FakeQuant, fake_quantize
@@ -96,7 +96,7 @@ class QuantizedNetwork:
 
 @partial(jax.jit, static_argnums=0)
 def _forward(graph: Graph, params: dict[str, Array], quant: QuantParams, x: Array) -> Any:
-    return run_in_lanes(graph, params, x, partial(FakeQuant, quant))
+    return run_in_chunks(graph, params, x, partial(FakeQuant, quant))
 
 
 def quantize(net: Network, calibration: Calibration, config: QuantConfig | None = None) -> QuantizedNetwork:

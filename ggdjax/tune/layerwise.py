@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array
 
     from ggdjax.network import Graph, Node
-    from ggdjax.tune._gradient import GradientConfig
+    from ggdjax.tune._gradient_config import GradientConfig
 
 
 def tune_layers(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ggdjax.network import Graph, Node
     from ggdjax.quantization import QuantizedNetwork
     from ggdjax.schemes import Range
-    from ggdjax.tune._gradient import GradientConfig
+    from ggdjax.tune._gradient_config import GradientConfig
 
 #: Group (steps, offsets, biases) -> name -> array. Steps are logarithms; offsets codes; biases standard deviations.
 Trainable = dict[str, dict[str, "Array"]]

@@ -8,7 +8,7 @@ import pytest
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.quantization import as_range, fake_quantize
-from ggdjax.tune._gradient import GradientConfig, gradient
+from ggdjax.tune import GradientConfig, gradient
 
 BUDGET = GradientConfig(steps=40, batch_size=32)
 
