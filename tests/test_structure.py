@@ -6,6 +6,7 @@ import ast
 import importlib
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,47 @@ def test_imports_go_one_way(package):
 def test_every_package_is_listed():
     packages = {p.parent.name for p in PACKAGE.glob("*/__init__.py")}
     assert packages == set(MAY_IMPORT) | {"cli"}
+
+
+def imports_of(path: Path, modules: dict[str, Path]) -> set[str]:
+    """Return the modules among ``modules`` that one imports, anywhere in it, under TYPE_CHECKING too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= submodules
+            # `from package import name` imports the package only where some name is no submodule of it.
+            found |= set() if submodules <= set(modules) else {node.module}
+    return found & set(modules)
+
+
+def circles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """Return the groups of modules that import one another, directly or not: those that reach themselves."""
+    reach = {module: set(found) for module, found in imports.items()}
+    for middle, beyond in reach.items():
+        for found in reach.values():
+            if middle in found:
+                found.update(beyond)
+    groups = {frozenset(b for b in reach[a] if a in reach[b]) for a in reach if a in reach[a]}
+    return sorted(sorted(group) for group in groups)
+
+
+def test_no_circle_of_imports():
+    modules = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        modules[".".join(part for part in parts if part != "__init__")] = path
+    assert circles({module: imports_of(path, modules) for module, path in modules.items()}) == []
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_no_public_name_hides_a_module(package):
+    folder, value = PACKAGE / package, importlib.import_module(f"ggdjax.{package}")
+    submodules = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}
+    hidden = [n for n in value.__all__ if n in submodules and not isinstance(getattr(value, n), types.ModuleType)]
+    assert not hidden, f"{hidden} name a function or class, and the file that it stands in"
 
 
 @pytest.mark.parametrize("module", ["ggdjax", *(f"ggdjax.{package}" for package in MAY_IMPORT)])

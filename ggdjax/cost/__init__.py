@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ggdjax.cost._cost import CostRatios, CostReport, LayerCost, estimate
-from ggdjax.cost._dataflow import Dataflow, LayerWidths, Tile, Traffic
+from ggdjax.cost._dataflow import LayerWidths, Tile, Traffic
 from ggdjax.cost._energy import EnergyTable
-from ggdjax.cost._hardware_model import FIXED16, FLOAT32, HardwareModel, Widths
-from ggdjax.cost._shapes import LayerShape, export_scale_sim, layer_shapes
+from ggdjax.cost._hardware_model import FIXED16, FLOAT32, Dataflow, HardwareModel, Widths
+from ggdjax.cost._scale_sim import export_scale_sim
+from ggdjax.network._layer_shapes import LayerShape, layer_shapes
 
 __all__ = [
     "FIXED16",

@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any
 from ggdjax._errors import GgdjaxError
 from ggdjax.cost._dataflow import LayerWidths, Tile, Traffic, array_use, dram_traffic, packed_bytes
 from ggdjax.cost._hardware_model import FIXED16, FLOAT32, HardwareModel, Widths
-from ggdjax.cost._shapes import LayerShape, layer_shapes
 from ggdjax.network import Network, fold_batch_norm
-from ggdjax.network.ops import QUANTIZABLE
+from ggdjax.network._layer_shapes import LayerShape, layer_shapes
 from ggdjax.quantization import QuantizedNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ggdjax.network import Graph
     from ggdjax.quantization import Quantizers
 
 #: Figures that a layer and a whole network both have.
@@ -259,7 +257,7 @@ def estimate(
     shapes = layer_shapes(net)
     if not shapes:
         raise GgdjaxError("`network` has no convolution or dense layer, so that nothing costs: give one that has")
-    entered = {shape.name: _entered(net.graph, net.graph.node(shape.name).output) for shape in shapes}
+    entered = {shape.name: net.graph.feature_maps_from(net.graph.node(shape.name).output) for shape in shapes}
     leaving = frozenset(name for name, maps in entered.items() if not maps)
     if isinstance(network, QuantizedNetwork) and widths is None:
         layer_widths = _own(shapes, entered, network.quantizers, hardware)
@@ -336,14 +334,3 @@ def _own(
         )
         for shape in shapes
     ]
-
-
-def _entered(graph: Graph, tensor: str) -> set[str]:
-    """Return the feature maps that a tensor becomes, through whatever is no convolution or dense layer."""
-    reached, found = {tensor}, set()
-    for node in graph.nodes:
-        if node.op in QUANTIZABLE:
-            found |= reached & {node.inputs[0]}
-        elif reached & set(node.inputs):
-            reached.add(node.output)
-    return found

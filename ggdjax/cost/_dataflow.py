@@ -35,25 +35,17 @@ neighbouring folds; one multiply-accumulate per element and cycle at any width),
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ggdjax._errors import GgdjaxError
+from ggdjax.cost._hardware_model import Dataflow
 
 if TYPE_CHECKING:
     from ggdjax.cost._hardware_model import HardwareModel
-    from ggdjax.cost._shapes import LayerShape
-
-
-class Dataflow(enum.StrEnum):
-    """Which data stay where they are while the others move."""
-
-    OUTPUT_STATIONARY = "output-stationary"
-    WEIGHT_STATIONARY = "weight-stationary"
-    ROW_STATIONARY = "row-stationary"
+    from ggdjax.network._layer_shapes import LayerShape
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
 from typing import Any
 
 from ggdjax._errors import GgdjaxError, near_matches
-from ggdjax.cost._dataflow import Dataflow
 from ggdjax.cost._energy import EnergyTable
 from ggdjax.datapath import Accelerator
+
+
+class Dataflow(enum.StrEnum):
+    """Which data stay where they are while the others move."""
+
+    OUTPUT_STATIONARY = "output-stationary"
+    WEIGHT_STATIONARY = "weight-stationary"
+    ROW_STATIONARY = "row-stationary"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ggdjax.datapath._agreement import Agreement, MapAgreement, agreement, align
 from ggdjax.datapath._compile import compile
-from ggdjax.datapath.agreement import Agreement, MapAgreement, agreement, align
 from ggdjax.datapath.formats import Format
 from ggdjax.datapath.layers import IntegerLayer
 from ggdjax.datapath.program import Program, RunResult

@@ -99,7 +99,6 @@ class _Compiler:
 
     def __init__(self, q: QuantizedNetwork, accelerator: Accelerator) -> None:
         self.q, self.spec, self.source = q, accelerator, q.graph
-        self.producer = {node.output: node for node in self.source.nodes}
         self.nodes: list[Node] = []
         self.params: dict[str, np.ndarray] = {}
         self.formats: dict[str, Format] = {}
@@ -171,7 +170,7 @@ class _Compiler:
         return self._within(tensor, code_format(self.q, tensor, self.spec))
 
     def _within(self, tensor: str, form: Format) -> Format:
-        node = self.producer.get(tensor)
+        node = self.source.producer(tensor)
         if node is not None and node.op in LIMITS:
             return self._within(node.inputs[0], form.limited(*limits_of(node), self.spec.rounding))
         if node is not None and node.op in MOVES and len(node.inputs) == 1 and node.op != "pad" and not node.params:
@@ -188,7 +187,7 @@ class _Compiler:
         return self.made[key]
 
     def _make(self, tensor: str, form: Format) -> str:
-        node = self.producer.get(tensor)
+        node = self.source.producer(tensor)
         if node is None:
             return self._emit(tensor, "quantize", (tensor,), form, scale=form.scale[0], low=form.low, high=form.high)
         if node.op in LIMITS:
@@ -203,9 +202,9 @@ class _Compiler:
 
     def _output(self, tensor: str) -> str:
         """Return the network's output: in the units of the sums that make it, or carried where they have many."""
-        node = self.producer.get(tensor)
+        node = self.source.producer(tensor)
         while node is not None and node.op in LIMITS | {"reshape", "transpose", "slice"}:
-            node = self.producer.get(node.inputs[0])
+            node = self.source.producer(node.inputs[0])
         if node is not None and node.op in QUANTIZABLE | {"add", "sub", "mul", "mean", "sum", "average_pool"}:
             sums = self._sums_of(node)
             if len(sums.format.scale) == 1 and sums.weights is None:
@@ -386,7 +385,7 @@ class _Compiler:
             if form.low <= held.low and held.high <= form.high:
                 return sums.tensor
             return self._emit(tensor, "saturate", (sums.tensor,), form, low=form.low, high=form.high)
-        factors = self._factors(ratios, self.producer[tensor], sums.kind)
+        factors = self._factors(ratios, self.source.producer(tensor), sums.kind)
         return self._emit(
             tensor,
             "requantize",

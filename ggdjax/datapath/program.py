@@ -15,7 +15,7 @@ from ggdjax._errors import DataError
 from ggdjax.datapath._serialize import program_arrays, program_fields, program_record
 from ggdjax.datapath.simulate import Counting, Integer, LayerCounts, simulate
 from ggdjax.network import run
-from ggdjax.network._chunks import run_in_lanes
+from ggdjax.network._chunks import run_in_chunks
 
 if TYPE_CHECKING:
     import os
@@ -150,7 +150,7 @@ _LIMITED = frozenset({"quantize", "requantize", "requantize_by_sign", "saturate"
 
 @partial(jax.jit, static_argnums=0)
 def _outputs(graph: Graph, params: Mapping[str, Array], x: Array) -> Any:
-    return run_in_lanes(graph, params, x, Integer)
+    return run_in_chunks(graph, params, x, Integer)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ggdjax._errors import GgdjaxError, near_matches
-from ggdjax.network.onnx._writer import Writer, import_onnx, save_model
+from ggdjax.network.onnx._model import import_onnx
+from ggdjax.network.onnx._model_writer import Writer, save_model
 
 if TYPE_CHECKING:
     from os import PathLike

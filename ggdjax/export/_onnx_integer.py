@@ -10,7 +10,8 @@ from ggdjax._errors import UnsupportedError
 from ggdjax.datapath.formats import signed_bits
 from ggdjax.datapath.rounding import Rounding
 from ggdjax.network._builder import View, stored_constant
-from ggdjax.network.onnx._writer import Writer, channels_first, import_onnx, stored_attributes
+from ggdjax.network.onnx._model import import_onnx
+from ggdjax.network.onnx._model_writer import Writer, channels_first, stored_attributes
 from ggdjax.network.onnx._writer_ops import max_pool_node, write_node
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ggdjax._errors import UnsupportedError
 from ggdjax.network._builder import View
-from ggdjax.network.onnx._writer import Writer, channels_first
+from ggdjax.network.onnx._model_writer import Writer, channels_first
 from ggdjax.network.onnx._writer_ops import write_node
 from ggdjax.network.ops import QUANTIZABLE
 

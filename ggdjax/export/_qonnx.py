@@ -11,7 +11,8 @@ from ggdjax.datapath.formats import bits_of, signed_bits
 from ggdjax.export._onnx import OPSET
 from ggdjax.export._onnx_qdq import conv_node, write_rounded
 from ggdjax.network._builder import View
-from ggdjax.network.onnx._writer import Writer, import_onnx, save_model
+from ggdjax.network.onnx._model import import_onnx
+from ggdjax.network.onnx._model_writer import Writer, save_model
 
 if TYPE_CHECKING:
     from os import PathLike

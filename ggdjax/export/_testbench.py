@@ -50,13 +50,10 @@ class Part:
 
 def parts(program: Program) -> dict[str, Part]:
     """Return the parts of a program by the name of their first node, in order."""
-    readers: dict[str, list[Node]] = {}
-    for node in program.graph.nodes:
-        if node.op in _READERS:
-            readers.setdefault(node.inputs[0], []).append(node)
+    graph = program.graph
     return {
-        node.name: Part(node=node, readers=tuple(readers.get(node.output, ())))
-        for node in program.graph.nodes
+        node.name: Part(node=node, readers=tuple(r for r in graph.readers(node.output) if r.op in _READERS))
+        for node in graph.nodes
         if node.op in QUANTIZABLE or node.op in POOLS or node.op in _ADDERS
     }
 

@@ -1,4 +1,4 @@
-"""Networks as static graphs: the graph, its two front doors, its rewrites and the one interpreter."""
+"""Networks as static graphs: the graph, the ONNX importer and the JAX tracer, its rewrites and the one interpreter."""
 
 from __future__ import annotations
 

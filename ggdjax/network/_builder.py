@@ -1,6 +1,6 @@
 """Building a graph node by node: names, shapes at two batch sizes, and lazy transposes.
 
-Both front doors speak of tensors in the model's own order of axes. The builder keeps each tensor in one
+Both importers speak of tensors in the model's own order of axes. The builder keeps each tensor in one
 stored order and hands out views: a tensor and the permutation that leads from its own order to the model's. A
 transpose in the model only changes a view; a node that needs a certain order (channels last for everything
 spatial) asks for it, and only then, and only once, a transpose enters the graph. So no pair of cancelling
@@ -97,7 +97,8 @@ class GraphBuilder:
     """Collects nodes, parameters and shapes; `finish` makes the network of them."""
 
     def __init__(self) -> None:
-        self._nodes: list[Node] = []
+        #: By the tensor that each produces, in order.
+        self._nodes: dict[str, Node] = {}
         self._params: dict[str, np.ndarray] = {}
         self._inputs: list[str] = []
         self._shapes: dict[str, Probes] = {}
@@ -141,7 +142,7 @@ class GraphBuilder:
         )
         self._shapes[output] = self._infer(node)
         self._names.add(name)
-        self._nodes.append(node)
+        self._nodes[output] = node
         return output
 
     def _infer(self, node: Node) -> Probes:
@@ -215,7 +216,7 @@ class GraphBuilder:
 
     def producer(self, tensor: str) -> Node | None:
         """Return the node whose output is ``tensor``; None for an input."""
-        return next((node for node in reversed(self._nodes) if node.output == tensor), None)
+        return self._nodes.get(tensor)
 
     def constant_factor(self, tensor: str, source: str) -> np.ndarray | None:
         """Return c if ``tensor`` is ``source`` times a constant c; else None."""
@@ -239,19 +240,12 @@ class GraphBuilder:
     def finish(self, outputs: Sequence[View]) -> Network:
         """Return the network that computes ``outputs`` in the model's own order, without dead nodes."""
         tensors = tuple(self.native(view) for view in outputs)
-        needed = set(tensors)
-        kept = []
-        for node in reversed(self._nodes):
-            if node.output in needed:
-                kept.append(node)
-                needed.update(node.inputs)
-        known = {*self._inputs, *(node.output for node in kept)}
         graph = Graph(
-            nodes=tuple(reversed(kept)),
+            nodes=tuple(self._nodes.values()),
             inputs=tuple(self._inputs),
             outputs=tensors,
-            shapes=tuple((t, merge_probes(*probes)) for t, probes in self._shapes.items() if t in known),
-        )
+            shapes=tuple((tensor, merge_probes(*probes)) for tensor, probes in self._shapes.items()),
+        ).without_dead_nodes()
         keys = [key for node in graph.nodes for _, key in node.params]
         return Network(graph=graph, params={key: jnp.asarray(self._params[key]) for key in keys})
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from ggdjax._errors import GgdjaxError
+from ggdjax.network._layer_shapes import layer_shape
 from ggdjax.network.ops import QUANTIZABLE
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class NodeCount:
 def node_counts(net: Network) -> tuple[NodeCount, ...]:
     """Return the cost of every node of ``net`` for one image, in the order of the graph.
 
-    A convolution does (window × channels in / groups) multiply-accumulates per element of its output, padding
-    included, a dense node (channels in) per element. The arrays in ``net.params`` may be abstract.
+    Multiply-accumulates are those of `ggdjax.cost.LayerShape`, padding included. The arrays in ``net.params`` may be
+    abstract.
 
     Raises:
       GgdjaxError: a dimension other than the first depends on the batch size.
@@ -55,12 +55,6 @@ def count_parameters(net: Network) -> int:
 
 
 def _count(net: Network, node: Node) -> NodeCount:
-    macs = 0
-    if node.op in QUANTIZABLE:
-        per_image = net.graph.shape(node.output)[1:]
-        if None in per_image:
-            raise GgdjaxError(f"`{node.name}` gives shape {per_image} per image, which depends on the batch size")
-        # A kernel's last axis is the output's channels: every other one is summed over.
-        macs = prod(per_image) * prod(net.params[node.param("kernel")].shape[:-1])
+    macs = layer_shape(net, node).macs if node.op in QUANTIZABLE else 0
     parameters = sum(prod(net.params[key].shape) for _, key in node.params)
     return NodeCount(name=node.name, op=node.op, macs=macs, parameters=parameters)

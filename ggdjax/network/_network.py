@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ggdjax import _files
 from ggdjax._errors import DataError, GgdjaxError
-from ggdjax.network._chunks import run_in_lanes
+from ggdjax.network._chunks import run_in_chunks
 from ggdjax.network._serialize import graph_from_record, graph_record
 from ggdjax.network.interpreter import Float
 
@@ -105,4 +105,4 @@ class Network:
 
 @partial(jax.jit, static_argnums=0)
 def _forward(graph: Graph, params: dict[str, Array], x: Array) -> Any:
-    return run_in_lanes(graph, params, x, Float)
+    return run_in_chunks(graph, params, x, Float)

@@ -115,6 +115,53 @@ class Graph:
             readers.setdefault(node.inputs[0], []).append(node.name)
         return tuple(FeatureMap(tensor=tensor, readers=tuple(names)) for tensor, names in readers.items())
 
+    @cached_property
+    def _producers(self) -> dict[str, Node]:
+        return {node.output: node for node in self.nodes}
+
+    @cached_property
+    def _readers(self) -> dict[str, tuple[Node, ...]]:
+        readers: dict[str, tuple[Node, ...]] = {}
+        for node in self.nodes:
+            for tensor in dict.fromkeys(node.inputs):
+                readers[tensor] = (*readers.get(tensor, ()), node)
+        return readers
+
+    def producer(self, tensor: str) -> Node | None:
+        """Return the node whose output is ``tensor``; None for an input of the graph."""
+        return self._producers.get(tensor)
+
+    def readers(self, tensor: str) -> tuple[Node, ...]:
+        """Return the nodes that read ``tensor``, in order, each once."""
+        return self._readers.get(tensor, ())
+
+    def only_reader(self, tensor: str) -> Node | None:
+        """Return the node that alone reads ``tensor``; None where none or several do, or it is an output."""
+        readers = self.readers(tensor)
+        return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
+
+    def feature_maps_from(self, tensor: str) -> set[str]:
+        """Return the feature maps that ``tensor`` is or becomes, through nodes that are not quantizable."""
+        reached, found = [tensor], set()
+        for current in reached:
+            for node in self.readers(current):
+                if node.op in QUANTIZABLE:
+                    found.add(current)
+                elif node.output not in reached:
+                    reached.append(node.output)
+        return found
+
+    def without_dead_nodes(self) -> Graph:
+        """Return the graph without the nodes and shapes that no output needs."""
+        needed, kept = set(self.outputs), []
+        for node in reversed(self.nodes):
+            if node.output in needed:
+                kept.append(node)
+                needed.update(node.inputs)
+        known = {*self.inputs, *(node.output for node in kept)}
+        shapes = tuple(entry for entry in self.shapes if entry[0] in known)
+        return replace(self, nodes=tuple(reversed(kept)), shapes=shapes)
+
     def live(self, index: int) -> tuple[str, ...]:
         """Return the tensors known before node ``index`` that the nodes from there on need, or outputs.
 

@@ -1,7 +1,6 @@
 """Rewrites of a network that leave what it computes as it is, up to float32 rounding.
 
-`simplify` is what both front doors end with; `fold_batch_norm` is a step of its own, since it changes the
-weights.
+The importers end with `simplify`; `fold_batch_norm` is a step of its own, since it changes the weights.
 """
 
 from __future__ import annotations
@@ -25,26 +24,16 @@ class _Edit:
 
     def __init__(self, net: Network) -> None:
         self.graph = net.graph
-        self.nodes = list(net.graph.nodes)
         self.params = dict(net.params)
-        self.outputs = net.graph.outputs
-
-    def producer(self, tensor: str) -> Node | None:
-        return next((node for node in self.nodes if node.output == tensor), None)
-
-    def readers(self, tensor: str) -> list[Node]:
-        return [node for node in self.nodes if tensor in node.inputs]
-
-    def only_reader(self, node: Node) -> Node | None:
-        """Return the node that alone reads the output of ``node``; None if others do, or it is an output."""
-        readers = self.readers(node.output)
-        return readers[0] if len(readers) == 1 and node.output not in self.outputs else None
 
     def replace(self, old: Node, new: Node) -> None:
-        self.nodes[self.nodes.index(old)] = new
+        """Put ``new`` in the place of ``old``."""
+        self.graph = replace(self.graph, nodes=tuple(new if node is old else node for node in self.graph.nodes))
 
-    def remove(self, node: Node) -> None:
-        self.nodes.remove(node)
+    def merge(self, node: Node, after: Node, merged: Node) -> None:
+        """Put ``merged`` in the place of ``node``, and drop ``after``."""
+        self.graph = replace(self.graph, nodes=tuple(other for other in self.graph.nodes if other is not after))
+        self.replace(node, merged)
 
     def set_param(self, node: Node, role: str, value: np.ndarray) -> str:
         """Store a parameter of ``node`` and return its key."""
@@ -59,16 +48,8 @@ class _Edit:
 
     def finish(self) -> Network:
         """Return the network without nodes, shapes and parameters that nothing needs."""
-        needed, kept = set(self.outputs), []
-        for node in reversed(self.nodes):
-            if node.output in needed:
-                kept.append(node)
-                needed.update(node.inputs)
-        nodes = tuple(reversed(kept))
-        known = {*self.graph.inputs, *(node.output for node in nodes)}
-        shapes = tuple(entry for entry in self.graph.shapes if entry[0] in known)
-        keys = dict.fromkeys(key for node in nodes for _, key in node.params)
-        graph = replace(self.graph, nodes=nodes, shapes=shapes)
+        graph = self.graph.without_dead_nodes()
+        keys = dict.fromkeys(key for node in graph.nodes for _, key in node.params)
         return Network(graph=graph, params={key: self.params[key] for key in keys})
 
 
@@ -92,8 +73,8 @@ def fold_batch_norm(net: Network) -> Network:
     directly, or whose input something else reads too, stays.
     """
     edit = _Edit(net)
-    for node in list(edit.nodes):
-        while node.op in QUANTIZABLE and (after := edit.only_reader(node)) is not None:
+    for node in edit.graph.nodes:
+        while node.op in QUANTIZABLE and (after := edit.graph.only_reader(node.output)) is not None:
             parts = _as_affine(edit, after)
             if parts is None:
                 break
@@ -102,8 +83,7 @@ def fold_batch_norm(net: Network) -> Network:
             kernel = edit.set_param(node, "kernel", edit.value(node, "kernel") * scale)
             bias = edit.set_param(node, "bias", offset if bias is None else bias * scale + offset)
             folded = replace(node.with_params(kernel=kernel, bias=bias), output=after.output)
-            edit.remove(after)
-            edit.replace(node, folded)
+            edit.merge(node, after, folded)
             node = folded  # noqa: PLW2901  (the next normalization may follow)
     return edit.finish()
 
@@ -143,11 +123,11 @@ def scale_and_offset(node: Node, constant: np.ndarray) -> tuple[np.ndarray, np.n
 
 def _merge_affine(net: Network) -> Network:
     edit = _Edit(net)
-    for node in list(edit.nodes):
-        if node not in edit.nodes:
+    for node in edit.graph.nodes:
+        if node not in edit.graph.nodes:
             continue
         first = _as_affine(edit, node)
-        while first is not None and (after := edit.only_reader(node)) is not None:
+        while first is not None and (after := edit.graph.only_reader(node.output)) is not None:
             second = _as_affine(edit, after)
             if second is None:
                 break
@@ -162,31 +142,29 @@ def _merge_affine(net: Network) -> Network:
                     ("offset", edit.set_param(node, "offset", offset)),
                 ),
             )
-            edit.remove(after)
-            edit.replace(node, merged)
+            edit.merge(node, after, merged)
             node, first = merged, (scale, offset)  # noqa: PLW2901  (the next one may follow)
     return edit.finish()
 
 
 def _absorb_bias(net: Network) -> Network:
     edit = _Edit(net)
-    for node in list(edit.nodes):
+    for node in edit.graph.nodes:
         if node.op not in QUANTIZABLE or node.param("bias") is not None:
             continue
-        after = edit.only_reader(node)
+        after = edit.graph.only_reader(node.output)
         parts = None if after is None else _as_affine(edit, after)
         if parts is None or (parts[0] != 1).any():
             continue
         key = edit.set_param(node, "bias", parts[1])
-        edit.remove(after)
-        edit.replace(node, replace(node.with_params(bias=key), output=after.output))
+        edit.merge(node, after, replace(node.with_params(bias=key), output=after.output))
     return edit.finish()
 
 
 def _absorb_padding(net: Network) -> Network:
     edit = _Edit(net)
-    for node in list(edit.nodes):
-        before = edit.producer(node.inputs[0])
+    for node in edit.graph.nodes:
+        before = edit.graph.producer(node.inputs[0])
         if node.op != "conv" or before is None or before.op != "pad":
             continue
         amounts = before.attr("padding")
@@ -204,7 +182,7 @@ def _absorb_padding(net: Network) -> Network:
 def _fuse_activations(net: Network) -> Network:
     """Name the activations that files and traces spell out: relu, clip (ReLU6), silu, hard swish."""
     edit = _Edit(net)
-    for node in list(edit.nodes):
+    for node in edit.graph.nodes:
         for rule in (_bounded, _self_gated):
             fused = rule(edit, node)
             if fused is not None:
@@ -223,9 +201,9 @@ def _bounded(edit: _Edit, node: Node) -> Node | None:
         low, high = node.attr("low"), node.attr("high")
     else:
         return None
-    before = edit.producer(node.inputs[0])
+    before = edit.graph.producer(node.inputs[0])
     inputs = node.inputs
-    if before is not None and edit.only_reader(before) is not None and before.op in {"relu", "clip"}:
+    if before is not None and edit.graph.only_reader(before.output) is not None and before.op in {"relu", "clip"}:
         inner = (0.0, None) if before.op == "relu" else (before.attr("low"), before.attr("high"))
         # clip(clip(x, a, ∞), −∞, b) is clip(x, a, b) where a ≤ b.
         if inner[1] is None and low is None and inner[0] is not None and inner[0] <= high:
@@ -240,7 +218,7 @@ def _self_gated(edit: _Edit, node: Node) -> Node | None:
     if node.op != "mul" or len(node.inputs) != 2:
         return None
     for x, gate in (node.inputs, node.inputs[::-1]):
-        source = edit.producer(gate)
+        source = edit.graph.producer(gate)
         if source is None or source.inputs != (x,):
             continue
         if source.op == "sigmoid":

@@ -11,7 +11,7 @@ import numpy as np
 
 from ggdjax import _files
 from ggdjax.network import Network
-from ggdjax.network._chunks import run_in_lanes
+from ggdjax.network._chunks import run_in_chunks
 from ggdjax.network._serialize import graph_record
 from ggdjax.quantization._serialize import (
     quantizers_from_record,
@@ -229,7 +229,7 @@ class QuantizedNetwork:
 
 @jax.jit
 def _forward(q: QuantizedNetwork, x: Array) -> Any:
-    return run_in_lanes(q.graph, q.params, x, lambda: FakeQuant(q.quantizers))
+    return run_in_chunks(q.graph, q.params, x, lambda: FakeQuant(q.quantizers))
 
 
 def _prediction(quantizer: Quantizer, choice: Any) -> float:

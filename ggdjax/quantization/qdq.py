@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Array
 
-    from ggdjax.network import Node
+    from ggdjax.network import Graph, Node
     from ggdjax.network._builder import Grid
 
 #: What only moves or picks numbers: to round before it is to round behind it.
@@ -106,16 +106,11 @@ def _on_grid(step: Any, zero_point: Any, low: int, high: int) -> Quantizer:
 def _lift(net: Network) -> tuple[Network, dict[str, Quantizer]]:
     """Take the roundings in front of convolutions and dense layers out of the graph, as quantizers by feature map."""
     graph = net.graph
-    producers = {node.output: node for node in graph.nodes}
-    readers: dict[str, list[Node]] = {}
-    for node in graph.nodes:
-        for tensor in node.inputs:
-            readers.setdefault(tensor, []).append(node)
     activations: dict[str, Quantizer] = {}
     for feature_map in graph.feature_maps():
-        source = producers.get(feature_map.tensor)
+        source = graph.producer(feature_map.tensor)
         while source is not None and source.op in _MOVES:
-            source = producers.get(source.inputs[0])
+            source = graph.producer(source.inputs[0])
         if source is not None and source.op == "round_to_grid":
             low, high = source.attr("low"), source.attr("high")
             # Codes as stored count from the zero point; ours are unsigned, or two's complement where zero is in the
@@ -128,31 +123,29 @@ def _lift(net: Network) -> tuple[Network, dict[str, Quantizer]]:
             return False
         return all(
             node.op in QUANTIZABLE or (node.op in _MOVES and only_rounds_for_layers(node.output))
-            for node in readers.get(tensor, [])
+            for node in graph.readers(tensor)
         )
 
     nodes = []
     renamed: dict[str, str] = {}
     for node in graph.nodes:
         current = replace(node, inputs=tuple(renamed.get(tensor, tensor) for tensor in node.inputs))
-        alone = len(readers.get(node.inputs[0], [])) == 1 and node.inputs[0] not in graph.outputs
+        alone = graph.only_reader(node.inputs[0]) is not None
         if node.op == "round_to_grid" and alone and only_rounds_for_layers(node.output):
-            if node.attr("low") != 0 or _never_negative(node.inputs[0], producers):
+            if node.attr("low") != 0 or _never_negative(graph, node.inputs[0]):
                 renamed[node.output] = current.inputs[0]
                 continue
             limits = (("high", node.attr("high") * node.attr("step")), ("low", 0.0))
             current = replace(current, op="clip", attrs=limits)
         nodes.append(current)
     lifted = {renamed.get(tensor, tensor): quantizer for tensor, quantizer in activations.items()}
-    known = {*graph.inputs, *(node.output for node in nodes)}
-    shapes = tuple(entry for entry in graph.shapes if entry[0] in known)
-    return Network(graph=replace(graph, nodes=tuple(nodes), shapes=shapes), params=net.params), lifted
+    return Network(graph=replace(graph, nodes=tuple(nodes)).without_dead_nodes(), params=net.params), lifted
 
 
-def _never_negative(tensor: str, producers: dict[str, Node]) -> bool:
-    node = producers.get(tensor)
+def _never_negative(graph: Graph, tensor: str) -> bool:
+    node = graph.producer(tensor)
     if node is None:
         return False
     if node.op in _NEVER_NEGATIVE or (node.op == "clip" and node.attr("low") is not None and node.attr("low") >= 0):
         return True
-    return node.op in _KEEPS_SIGN and all(_never_negative(source, producers) for source in node.inputs)
+    return node.op in _KEEPS_SIGN and all(_never_negative(graph, source) for source in node.inputs)

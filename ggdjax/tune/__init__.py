@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from ggdjax.tune.backward_forward import Plan, backward_forward, plan
+from ggdjax.tune._backward_forward import Plan, backward_forward, plan
+from ggdjax.tune._gradient import GradientHistory, gradient
+from ggdjax.tune._gradient_config import GradientConfig
 from ggdjax.tune.bias_correction import correct_biases
 from ggdjax.tune.bits import BitAllocation, allocate_bits
 from ggdjax.tune.config import TuneConfig
 from ggdjax.tune.equalization import equalize
-from ggdjax.tune.gradient import GradientConfig, GradientHistory, gradient
 from ggdjax.tune.history import Decision, History
 from ggdjax.tune.segments import Unit
 from ggdjax.tune.statistics import PairedTest, mcnemar

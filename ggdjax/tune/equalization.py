@@ -49,19 +49,14 @@ def pairs(graph: Graph) -> tuple[tuple[Node, Node], ...]:
             uses[key] = uses.get(key, 0) + 1
     found = []
     for first in graph.quantizable:
-        second = _only_reader(graph, first)
+        second = graph.only_reader(first.output)
         while second is not None and second.op in _HOMOGENEOUS:
-            second = _only_reader(graph, second)
+            second = graph.only_reader(second.output)
         if second is None or second.op not in QUANTIZABLE:
             continue
         if all(uses[key] == 1 for node in (first, second) for _, key in node.params):
             found.append((first, second))
     return tuple(found)
-
-
-def _only_reader(graph: Graph, node: Node) -> Node | None:
-    readers = [other for other in graph.nodes if node.output in other.inputs]
-    return readers[0] if len(readers) == 1 and node.output not in graph.outputs else None
 
 
 def _equalize_pair(params: dict[str, np.ndarray], first: Node, second: Node) -> float:

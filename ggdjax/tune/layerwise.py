@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array
 
     from ggdjax.network import Graph, Node
-    from ggdjax.tune.gradient import GradientConfig
+    from ggdjax.tune._gradient_config import GradientConfig
 
 
 def tune_layers(
@@ -66,10 +66,9 @@ def tune_layers(
 
 
 def _end_of_layer(graph: Graph, node: Node) -> str:
-    """Return the tensor that the layer is judged by: its output, or that of the ReLU or clip that alone reads it."""
-    readers = [other for other in graph.nodes if node.output in other.inputs]
-    activated = len(readers) == 1 and readers[0].op in ("relu", "clip") and node.output not in graph.outputs
-    return readers[0].output if activated else node.output
+    """Return the tensor that the layer is evaluated on: its output, or that of the ReLU or clip that alone reads it."""
+    reader = graph.only_reader(node.output)
+    return reader.output if reader is not None and reader.op in {"relu", "clip"} else node.output
 
 
 @partial(jax.jit, static_argnums=(0, 1))

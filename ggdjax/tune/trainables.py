@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ggdjax.network import Graph, Node
     from ggdjax.quantization import QuantizedNetwork
     from ggdjax.steps import Quantizer
-    from ggdjax.tune.gradient import GradientConfig
+    from ggdjax.tune._gradient_config import GradientConfig
 
 #: Group (steps, offsets, biases) -> name -> array. Steps are logarithms; offsets codes; biases standard deviations.
 Trainable = dict[str, dict[str, "Array"]]

@@ -15,7 +15,7 @@ from ggdjax.data import (
     split_every,
     split_tuning,
 )
-from ggdjax.data.split import hash_order
+from ggdjax.data._split import hash_order
 
 RAW = Preprocessing(scale=1.0)
 

@@ -42,7 +42,7 @@ def test_real_networks_come_back(real_data: Path, tmp_path: Path, name: str, siz
     assert load_onnx(tmp_path / "net.onnx").graph.feature_maps() == net.graph.feature_maps()
 
 
-def test_digits_network_with_a_transpose_at_the_door_only(tmp_path: Path) -> None:
+def test_digits_network_with_a_transpose_at_the_input_only(tmp_path: Path) -> None:
     from ggdjax.zoo import digits_net
 
     module = digits_net()

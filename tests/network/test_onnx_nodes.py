@@ -1,4 +1,4 @@
-"""The node tests that ship with the `onnx` package (float32), for every operator that the door reads."""
+"""The node tests that ship with the `onnx` package (float32), for every operator that the importer reads."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ REFUSED = {
 }
 #: Operators without a float32 case: their cases are of integers, or went with their last version; see other tests.
 WITHOUT_CASES = {"Cast", "Upsample", "QuantizeLinear", "DequantizeLinear"}
-#: Where the case and ONNX Runtime differ, the door does as ONNX Runtime: it takes the whole size, not scale x length.
+#: Where the case and ONNX Runtime differ, the importer does as ONNX Runtime: it takes the size, not scale x length.
 DIFFERENT = {"test_resize_downsample_scales_linear_align_corners"}
 
 

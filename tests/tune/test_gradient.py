@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ggdjax._errors import GgdjaxError
-from ggdjax.tune.gradient import GradientConfig, gradient
+from ggdjax.tune import GradientConfig, gradient
 
 BUDGET = GradientConfig(steps=40, batch_size=32)
 

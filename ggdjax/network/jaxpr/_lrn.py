@@ -8,7 +8,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from ggdjax.network._builder import View
-    from ggdjax.network.jaxpr._walk import Call
+    from ggdjax.network.jaxpr._call import Call
 
 
 def note_channel_sum(call: Call, source: View, total: View) -> None:
@@ -20,7 +20,7 @@ def note_channel_sum(call: Call, source: View, total: View) -> None:
     (axis,), size = wide, window[wide[0]]
     before = (size - 1) // 2
     if tuple(call.param("padding")[axis]) == (before, size - 1 - before):
-        call.tracer.channel_sums[total.tensor] = (source, total, axis, int(size))
+        call.trace.channel_sums[total.tensor] = (source, total, axis, int(size))
 
 
 def response_norm(call: Call, x: View, divisor: View) -> View | None:
@@ -29,10 +29,10 @@ def response_norm(call: Call, x: View, divisor: View) -> View | None:
     power = builder.producer(divisor.tensor)
     if power is None or power.op != "power":
         return None
-    total, scale, offset = builder.scalar_affine(power.inputs[0], call.tracer.channel_sums)
-    if total not in call.tracer.channel_sums:
+    total, scale, offset = builder.scalar_affine(power.inputs[0], call.trace.channel_sums)
+    if total not in call.trace.channel_sums:
         return None
-    squares, summed, axis, size = call.tracer.channel_sums[total]
+    squares, summed, axis, size = call.trace.channel_sums[total]
     square = builder.producer(squares.tensor)
     squared = square is not None and (
         (square.op == "mul" and square.inputs == (x.tensor, x.tensor))

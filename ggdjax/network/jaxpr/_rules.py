@@ -9,12 +9,12 @@ import jax
 import numpy as np
 
 from ggdjax.network._builder import Constant, View, channels_last, common_order, stored_constant
+from ggdjax.network.jaxpr._call import Call, Comparison
 from ggdjax.network.jaxpr._lrn import note_channel_sum, response_norm
-from ggdjax.network.jaxpr._walk import Call, Comparison, rule
 from ggdjax.network.ops import window_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _UNARY = {
     "abs": "abs",
@@ -26,6 +26,21 @@ _UNARY = {
     "tanh": "tanh",
 }
 _BINARY = {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "max": "maximum", "min": "minimum"}
+
+
+#: primitive -> rule that translates one equation of it.
+RULES: dict[str, Callable[[Call], Any]] = {}
+
+
+def rule(*primitives: str) -> Callable[[Any], Any]:
+    """Register a function as the translation of primitives."""
+
+    def register(function: Any) -> Any:
+        for primitive in primitives:
+            RULES[primitive] = function
+        return function
+
+    return register
 
 
 @rule(*_UNARY)
@@ -116,9 +131,9 @@ def _small(call: Call, index: int) -> np.ndarray:
 
 def _mean(call: Call, view: View, divisor: np.ndarray) -> View | None:
     """Return the mean that a sum (of axes, or of pooling windows) divided by its number of terms is; else None."""
-    if view.tensor not in call.tracer.sums:
+    if view.tensor not in call.trace.sums:
         return None
-    kind, source, attrs = call.tracer.sums[view.tensor]
+    kind, source, attrs = call.trace.sums[view.tensor]
     if kind == "sum":
         if divisor.size != 1 or float(divisor.reshape(-1)[0]) != attrs["count"]:
             return None
@@ -279,7 +294,7 @@ def _pool(call: Call) -> View:
     mean = call.emit("average_pool", [source], result, **attrs)
     size = np.full((1,) * rank, prod(attrs["window"]), np.float32)
     total = call.emit("mul", [mean.tensor], result, {"constant": size})
-    call.tracer.sums[total.tensor] = ("pool", source, attrs)
+    call.trace.sums[total.tensor] = ("pool", source, attrs)
     note_channel_sum(call, view, total)
     return total
 
@@ -297,7 +312,7 @@ def _reduce(call: Call) -> View:
     if op == "sum":
         count = prod(call.shape(view)[0][axis] for axis in axes)
         attrs = {"axes": stored, "keepdims": False, "count": count, "view": view, "reduced": axes, "result": result}
-        call.tracer.sums[result.tensor] = ("sum", view.tensor, attrs)
+        call.trace.sums[result.tensor] = ("sum", view.tensor, attrs)
     return result
 
 
@@ -325,7 +340,7 @@ def _broadcast(call: Call) -> View:
 
 def _keep_dims(call: Call, view: View, wanted: tuple) -> View | None:
     """Return the sum that keeps its axes, if `wanted` is what keeping them gives; else None."""
-    kind, source, attrs = call.tracer.sums.get(view.tensor, (None, None, None))
+    kind, source, attrs = call.trace.sums.get(view.tensor, (None, None, None))
     if kind != "sum" or attrs["keepdims"] or view != attrs["result"]:
         return None
     summed = attrs["view"]
@@ -333,7 +348,7 @@ def _keep_dims(call: Call, view: View, wanted: tuple) -> View | None:
     if kept != wanted:
         return None
     result = call.emit("sum", [source], summed.axes, axes=attrs["axes"], keepdims=True)
-    call.tracer.sums[result.tensor] = ("sum", source, attrs | {"keepdims": True})
+    call.trace.sums[result.tensor] = ("sum", source, attrs | {"keepdims": True})
     return result
 
 

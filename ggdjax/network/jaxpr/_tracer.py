@@ -1,4 +1,4 @@
-"""The JAX door: `trace` turns any JAX function or Flax module in inference mode into the project's own graph."""
+"""The JAX tracer: `trace` turns any JAX function or Flax module in inference mode into the project's own graph."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import jax.numpy as jnp
 
 from ggdjax._errors import GgdjaxError, UnsupportedError
 from ggdjax.network.graph import PROBE_BATCHES
+from ggdjax.network.jaxpr._rules import RULES
+from ggdjax.network.jaxpr._walk import TRAINING_MODE, walk
+from ggdjax.network.rewrites import simplify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,11 +20,6 @@ if TYPE_CHECKING:
 
 #: What Flax raises when a module in training mode is traced: it updates statistics, counts or draws random numbers.
 _TRAINING_ERRORS = frozenset({"TraceContextError", "ModifyScopeVariableError", "InvalidRngError"})
-
-TRAINING_MODE = (
-    "the module is in training mode: call `module.eval()` first (NNX), or give a function that calls it with "
-    "`use_running_average=True` and `deterministic=True` (Linen)"
-)
 
 
 def trace(function: Callable[..., Any] | tuple[Any, Any], example: Any) -> Network:
@@ -46,15 +44,12 @@ def trace(function: Callable[..., Any] | tuple[Any, Any], example: Any) -> Netwo
         >>> net.input_shape, net.output_shape
         ((None, 4), (None, 3))
     """
-    from ggdjax.network.jaxpr._walk import walk
-    from ggdjax.network.rewrites import simplify
-
     call, paths = _callable(function)
     shape = tuple(jnp.shape(example)) if not hasattr(example, "shape") else tuple(example.shape)
     if len(shape) < 2:
         raise GgdjaxError(f"`example` has shape {shape}; a batch of images or vectors is expected, batch first")
     jaxprs = [_jaxpr(call, (batch, *shape[1:])) for batch in PROBE_BATCHES]
-    return simplify(walk(*jaxprs, paths))
+    return simplify(walk(*jaxprs, paths, RULES))
 
 
 def _callable(function: Any) -> tuple[Callable[[Any], Any], dict[int, str]]:

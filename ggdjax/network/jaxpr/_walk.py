@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -11,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax._errors import GgdjaxError, UnsupportedError
-from ggdjax.network._builder import Constant, GraphBuilder, View
+from ggdjax.network._builder import Constant, View
+from ggdjax.network.jaxpr._call import Call, Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from ggdjax.network._builder import Probes
     from ggdjax.network._network import Network
+    from ggdjax.network.jaxpr._call import Value
 
 #: Parameters that hold the body of a call, by which calls are recognised (jit, custom_jvp_call, remat, …).
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
@@ -25,135 +25,18 @@ _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 _REDUCTIONS = frozenset({"reduce", "reduce_window"})
 _CONTROL_FLOW = frozenset({"cond", "scan", "while"})
 
-
-class Comparison:
-    """A view compared with 0: what `where` needs to be recognised as an activation. ``positive``: true where x > 0."""
-
-    def __init__(self, view: View, positive: bool) -> None:
-        self.view = view
-        self.positive = positive
+TRAINING_MODE = (
+    "the module is in training mode: call `module.eval()` first (NNX), or give a function that calls it with "
+    "`use_running_average=True` and `deterministic=True` (Linen)"
+)
 
 
-Value = View | Constant | Comparison
+class _Walk:
+    """Walks two jaxprs of one function side by side, an equation of each at a time, translating by ``rules``."""
 
-
-class Call:
-    """One equation being translated: what a rule may ask and do."""
-
-    def __init__(self, tracer: Tracer, pair: tuple[Any, Any], inputs: Sequence[Value]) -> None:
-        self.tracer = tracer
-        self.builder = tracer.builder
-        self.pair = pair
-        self.inputs = inputs
-        self.primitive: str = pair[0].primitive.name
-
-    def refuse(self, what: str) -> UnsupportedError:
-        """Return the error that says what of this equation is unsupported, and where it stands."""
-        return UnsupportedError(f"unsupported: {what} (`{self.primitive}`{self.tracer.where(self.pair[0])})")
-
-    def param(self, name: str) -> Any:
-        """Return a parameter of the equation."""
-        return self.pair[0].params[name]
-
-    def params(self, name: str) -> tuple[Any, Any]:
-        """Return a parameter of the equation at both probes."""
-        return self.pair[0].params[name], self.pair[1].params[name]
-
-    def view(self, index: int = 0) -> View:
-        """Return input ``index``, which must depend on the network's input."""
-        value = self.inputs[index]
-        if not isinstance(value, View):
-            raise self.refuse(f"a constant as operand {index}")
-        return value
-
-    def constants(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return input ``index``, which must not depend on the network's input, at both probes."""
-        value = self.inputs[index]
-        if not isinstance(value, Constant):
-            raise self.refuse(f"operand {index} computed from the network's input; a constant is needed")
-        return value.probes
-
-    def constant(self, index: int) -> np.ndarray:
-        """Return input ``index``, which must not depend on the network's input nor on the batch size."""
-        first, second = self.constants(index)
-        if first is not second:
-            raise self.refuse("a constant whose values depend on the batch size")
-        return first
-
-    def shape(self, view: View) -> Probes:
-        """Return the shape of ``view`` at both probes."""
-        return self.builder.shape(view)
-
-    def refuse_batch(self, view: View, axes: Iterable[int], what: str) -> None:
-        """Raise the error that says ``what`` is unsupported if one of the ``axes`` of ``view`` is the batch."""
-        first, second = self.shape(view)
-        if any(first[axis] != second[axis] for axis in axes):
-            raise self.refuse(f"{what}: each image is computed by itself")
-
-    @property
-    def out_shape(self) -> Probes:
-        """Shape of the (first) result at both probes."""
-        return tuple(self.pair[0].outvars[0].aval.shape), tuple(self.pair[1].outvars[0].aval.shape)
-
-    def emit(
-        self,
-        op: str,
-        inputs: Sequence[str],
-        order: Sequence[int],
-        params: Mapping[str, np.ndarray] | None = None,
-        **attrs: Any,
-    ) -> View:
-        """Append a node; its result has axis i (in the function's order) stored at ``order[i]``."""
-        name = self.tracer.name(op, self.inputs)
-        tensor = self.builder.emit(op, inputs, name=name, attrs=attrs, params=dict(params or {}))
-        return View(tensor, tuple(order))
-
-    def reshape(self, view: View, probes: Probes) -> View:
-        """Return ``view`` reshaped to the shape given at both probes."""
-        return self.builder.shaped(view, probes, name=self.tracer.name("reshape", ()))
-
-
-#: primitive -> rule that translates one equation of it.
-RULES: dict[str, Callable[[Call], Any]] = {}
-
-
-def rule(*primitives: str) -> Callable[[Any], Any]:
-    """Register a function as the translation of primitives."""
-
-    def register(function: Any) -> Any:
-        for primitive in primitives:
-            RULES[primitive] = function
-        return function
-
-    return register
-
-
-class Tracer:
-    """Walks two jaxprs of one function side by side."""
-
-    def __init__(self, paths: Mapping[int, str]) -> None:
-        self.builder = GraphBuilder()
-        self.sums: dict[str, tuple] = {}
-        self.channel_sums: dict[str, tuple[View, View, int, int]] = {}
-        self._paths = paths
-        self._counts: Counter[str] = Counter()
-
-    def name(self, op: str, inputs: Sequence[Value]) -> str:
-        """Return the path of the module whose parameter is among ``inputs``, or op_index."""
-        for value in inputs:
-            if isinstance(value, Constant) and value.label and "/" in value.label:
-                return value.label.rsplit("/", 1)[0]
-        self._counts[op] += 1
-        return f"{op}_{self._counts[op] - 1}"
-
-    def where(self, equation: Any) -> str:
-        """Return where an equation stands in the user's code, for a message."""
-        stack = str(equation.source_info.name_stack)
-        return f" in {stack}" if stack else ""
-
-    def label(self, value: Any) -> str | None:
-        """Return the path of the parameter that an array is."""
-        return self._paths.get(id(value))
+    def __init__(self, trace: Trace, rules: Mapping[str, Callable[[Call], Any]]) -> None:
+        self._trace = trace
+        self._rules = rules
 
     def body(self, jaxprs: Sequence[Any], consts: Sequence[Value], args: Sequence[Value]) -> list[Value]:
         """Translate the equations of two jaxprs and return the values of their results."""
@@ -180,8 +63,6 @@ class Tracer:
     def _equation(self, pair: tuple[Any, Any], inputs: Sequence[Value]) -> Sequence[Value]:
         name = pair[0].primitive.name
         if name.startswith(("random_", "threefry", "rng_")):
-            from ggdjax.network.jaxpr._tracer import TRAINING_MODE
-
             raise UnsupportedError(
                 f"random numbers (`{name}`): a network gives one result for one input; {TRAINING_MODE}"
             )
@@ -190,16 +71,17 @@ class Tracer:
         bodies = next(([p.params[key] for p in pair] for key in _BODIES if key in pair[0].params), None)
         if bodies is not None and name not in _REDUCTIONS:
             closed = [body if hasattr(body, "consts") else None for body in bodies]
-            consts = [] if closed[0] is None else constants(closed[0].consts, closed[1].consts, self.label)
+            consts = [] if closed[0] is None else constants(closed[0].consts, closed[1].consts, self._trace.label)
             plain = [body if whole is None else whole.jaxpr for body, whole in zip(bodies, closed, strict=True)]
             return self.body(plain, consts, inputs)
         if all(isinstance(value, Constant) for value in inputs):
             return _evaluate(pair, inputs)
-        if name not in RULES:
+        if name not in self._rules:
             raise UnsupportedError(
-                f"unsupported operation `{name}`{self.where(pair[0])}; supported: {', '.join(sorted(RULES))}"
+                f"unsupported operation `{name}`{self._trace.where(pair[0])}; "
+                f"supported: {', '.join(sorted(self._rules))}"
             )
-        result = RULES[name](Call(self, pair, inputs))
+        result = self._rules[name](Call(self._trace, pair, inputs))
         return result if isinstance(result, list) else [result]
 
     def _control_flow(self, pair: tuple[Any, Any], inputs: Sequence[Value]) -> Sequence[Value]:
@@ -209,11 +91,11 @@ class Tracer:
             return _evaluate(pair, inputs)
         if name == "cond" and isinstance(index, Constant) and index.is_static:
             branches = [eqn.params["branches"][int(index.probes[0])] for eqn in pair]
-            consts = constants(branches[0].consts, branches[1].consts, self.label)
+            consts = constants(branches[0].consts, branches[1].consts, self._trace.label)
             return self.body([branch.jaxpr for branch in branches], consts, inputs[1:])
         raise UnsupportedError(
-            f"control flow (`{name}`{self.where(pair[0])}): a network is one fixed sequence of operations; unroll the "
-            "loop in Python, or choose the branch before tracing"
+            f"control flow (`{name}`{self._trace.where(pair[0])}): a network is one fixed sequence of operations; "
+            "unroll the loop in Python, or choose the branch before tracing"
         )
 
 
@@ -252,20 +134,21 @@ def _evaluate(pair: tuple[Any, Any], inputs: Sequence[Constant]) -> list[Constan
     return [Constant(*(np.asarray(v) for v in versions), label=label) for versions in zip(*results, strict=True)]
 
 
-def walk(first: Any, second: Any, paths: Mapping[int, str]) -> Network:
+def walk(first: Any, second: Any, paths: Mapping[int, str], rules: Mapping[str, Callable[[Call], Any]]) -> Network:
     """Return the network of a function of one argument, given its closed jaxprs at two batch sizes.
+
+    ``paths`` holds the path of a parameter by the identity of its array, ``rules`` the translation of each primitive.
 
     Raises:
       UnsupportedError: an operation outside the set.
     """
-    from ggdjax.network.jaxpr import _rules  # noqa: F401  (it registers the rules)
-
-    tracer = Tracer(paths)
+    trace = Trace(paths)
     probes = tuple(first.jaxpr.invars[0].aval.shape), tuple(second.jaxpr.invars[0].aval.shape)
-    x = tracer.builder.add_input("input", probes)
-    results = tracer.body((first.jaxpr, second.jaxpr), constants(first.consts, second.consts, tracer.label), [x])
+    x = trace.builder.add_input("input", probes)
+    consts = constants(first.consts, second.consts, trace.label)
+    results = _Walk(trace, rules).body((first.jaxpr, second.jaxpr), consts, [x])
     if not results or not all(isinstance(value, View) for value in results):
         raise GgdjaxError(
             "a result of `function` does not depend on its argument, or is no number: return what it computes"
         )
-    return tracer.builder.finish(results)
+    return trace.builder.finish(results)

@@ -17,7 +17,7 @@ OLDEST_OPSET = 7
 
 
 def import_onnx() -> Any:
-    """Return the `onnx` package, which only this door needs."""
+    """Return the `onnx` package, which only reading and writing ONNX files needs."""
     try:
         import onnx
     except ImportError as error:

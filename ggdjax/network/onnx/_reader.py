@@ -1,4 +1,4 @@
-"""The ONNX door: `load_onnx` reads a file into the project's own graph."""
+"""The ONNX importer: `load_onnx` reads a file into the project's own graph."""
 
 from __future__ import annotations
 

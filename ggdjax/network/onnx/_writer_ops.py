@@ -8,7 +8,7 @@ import numpy as np
 
 from ggdjax._errors import UnsupportedError
 from ggdjax.network._builder import View, common_order, stored_constant
-from ggdjax.network.onnx._writer import Writer, channels_first, stored_attributes
+from ggdjax.network.onnx._model_writer import Writer, channels_first, stored_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

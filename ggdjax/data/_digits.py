@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ggdjax.data._split import hash_order
 from ggdjax.data.arrays import from_arrays
 from ggdjax.data.preprocessing import Preprocessing
-from ggdjax.data.split import hash_order
 
 if TYPE_CHECKING:
     from ggdjax.data.arrays import ArrayImages

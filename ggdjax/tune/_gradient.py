@@ -24,13 +24,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ggdjax._errors import DataError, GgdjaxError, near_matches
+from ggdjax._errors import DataError, GgdjaxError
 from ggdjax.network import Float, run
 from ggdjax.quantization import FakeQuant, Stage
 from ggdjax.quantization._record import DETAILS, image_hash
 from ggdjax.quantization.batches import batches_of
+from ggdjax.tune._gradient_config import OBJECTIVES, GradientConfig
 from ggdjax.tune.layerwise import tune_layers
-from ggdjax.tune.objectives import cross_entropy, kl_divergence
 from ggdjax.tune.trainables import Pace, Start, Trainable, adam
 
 if TYPE_CHECKING:
@@ -42,52 +42,6 @@ if TYPE_CHECKING:
 
     from ggdjax.network import Graph
     from ggdjax.quantization import QuantizedNetwork
-
-
-@dataclass(frozen=True, kw_only=True)
-class GradientConfig:
-    """What is minimised, how far things may move, and the budget.
-
-    Raises:
-        GgdjaxError: a field outside its range, or an unknown objective.
-    """
-
-    objective: str = "kl"
-    """``"kl"``: divergence of the quantized network's classes from the float network's (distillation: no labels);
-    ``"cross_entropy"`` with the labels; ``"output"``: mean squared error of the logits."""
-    per_layer: bool = False
-    """Instead of the whole network at once, each layer after the other: mean squared error of its output (after the
-    ReLU that alone reads it) on the inputs that the quantized network gives it (AdaRound, BRECQ). ``objective``
-    then only judges the end against the start."""
-    steps: int = 1000
-    """Gradient steps in all; with ``per_layer`` divided evenly among the layers."""
-    batch_size: int = 64
-    """Images per gradient step: bounds the memory."""
-    step_rate: float = 0.003
-    """Adam's rate for the logarithms of steps, at the start of its cosine decay to 0; likewise the next two."""
-    offset_rate: float = 0.01
-    """Rate for the rounding offsets, in codes."""
-    bias_rate: float = 0.002
-    """Rate for the biases, in standard deviations of the channel's output."""
-    offset_bound: float = 2.0
-    """Largest rounding offset, in codes: 0 keeps the weights, 1 lets each go to a neighbouring code, as AdaRound."""
-    seed: int = 0
-    """Seed of the order of the images."""
-
-    def __post_init__(self) -> None:
-        if self.objective not in _OBJECTIVES:
-            raise GgdjaxError(
-                f"no `objective` is called `{self.objective}`: {near_matches(self.objective, _OBJECTIVES)}"
-            )
-        for name in ("steps", "batch_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise GgdjaxError(f"`{name}` must be a whole number of at least 1, got {value!r}")
-        if self.seed < 0:
-            raise GgdjaxError(f"`seed` must be at least 0, got {self.seed!r}")
-        for name in ("step_rate", "offset_rate", "bias_rate", "offset_bound"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise GgdjaxError(f"`{name}` must be at least 0 and finite, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +121,7 @@ def gradient(
     def measured(candidate: QuantizedNetwork) -> float:
         bare = dataclasses.replace(candidate, graph=graph, record=None)
         logits = _batchwise(partial(_logits, bare), images, config.batch_size)
-        losses = _OBJECTIVES[config.objective](jnp.asarray(logits), jnp.asarray(targets))
+        losses = OBJECTIVES[config.objective](jnp.asarray(logits), jnp.asarray(targets))
         return float(np.mean(np.asarray(losses, np.float64)))
 
     before = measured(q)
@@ -235,7 +189,7 @@ def _joint_step(
     def loss_of(trainable: Trainable) -> Array:
         quantizers, params = start.moved(graph, trainable)
         logits = run(graph, params, x, FakeQuant(quantizers))
-        return jnp.mean(_OBJECTIVES[objective](logits.reshape(len(x), -1), target))
+        return jnp.mean(OBJECTIVES[objective](logits.reshape(len(x), -1), target))
 
     loss, slope = jax.value_and_grad(loss_of)(trainable)
     return (*pace.descend(trainable, state, slope), loss)
@@ -277,15 +231,3 @@ def _checked_labels(labels: Any, count: int, classes: int) -> np.ndarray:
         worst = labels.max() if labels.max() >= classes else labels.min()
         raise DataError(f"label {worst} is outside the network's {classes} classes: check the labels or `label_offset`")
     return labels.astype(np.int32)
-
-
-def _output_error(logits: Array, real: Array) -> Array:
-    """Return the mean squared error of each image's logits."""
-    return jnp.mean(jnp.square(logits - real), axis=-1)
-
-
-_OBJECTIVES: dict[str, Callable[[Any, Any], Any]] = {
-    "kl": kl_divergence,
-    "cross_entropy": cross_entropy,
-    "output": _output_error,
-}

@@ -1,18 +1,16 @@
-"""The loops of every convolution and dense layer, as hardware sees them; export for SCALE-Sim."""
+"""The loops of every convolution and dense layer, as hardware sees them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggdjax._errors import GgdjaxError, UnsupportedError
-from ggdjax._whole import whole_file
-from ggdjax.network import fold_batch_norm
+from ggdjax._errors import GgdjaxError
 
 if TYPE_CHECKING:
-    from ggdjax.network import Graph, Network, Node
+    from ggdjax.network._network import Network
+    from ggdjax.network.graph import Graph, Node
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,18 +85,24 @@ def layer_shapes(net: Network) -> tuple[LayerShape, ...]:
     Raises:
         GgdjaxError: a dimension other than the first depends on the batch size.
     """
-    return tuple(_layer_shape(net, node) for node in net.graph.quantizable)
+    return tuple(layer_shape(net, node) for node in net.graph.quantizable)
 
 
-def _layer_shape(net: Network, node: Node) -> LayerShape:
+def layer_shape(net: Network, node: Node) -> LayerShape:
+    """Return the shape of one convolution or dense layer; the arrays in ``net.params`` may be abstract.
+
+    Raises:
+        GgdjaxError: a dimension other than the first depends on the batch size.
+    """
     kernel = net.params[node.param("kernel")].shape
     before, after = (_image_shape(net.graph, node, tensor) for tensor in (node.inputs[0], node.output))
-    if node.op == "dense":
-        (window_rows, window_columns), (stride_rows, stride_columns), groups = (1, 1), (1, 1), 1
+    groups = dict(node.attrs).get("groups", 1)
+    if len(kernel) == 2:  # no window: a dense layer
+        (window_rows, window_columns), (stride_rows, stride_columns) = (1, 1), (1, 1)
         before, after = ((prod(shape[:-1]), 1, shape[-1]) for shape in (before, after))
         extent_rows = 1
     else:
-        strides, dilation, groups = (node.attr(name) for name in ("strides", "dilation", "groups"))
+        strides, dilation = node.attr("strides"), node.attr("dilation")
         window_rows, window_columns = kernel[0], prod(kernel[1:-2])
         stride_rows, stride_columns = strides[0], prod(strides[1:])
         extent_rows = (window_rows - 1) * dilation[0] + 1
@@ -128,39 +132,3 @@ def _image_shape(graph: Graph, node: Node, tensor: str) -> tuple[int, ...]:
     if None in shape:
         raise GgdjaxError(f"`{node.name}` has a shape {shape} per image, which depends on the batch size")
     return shape
-
-
-def export_scale_sim(network: Network, path: Path | str) -> None:
-    """Write the layers as a topology file of SCALE-Sim (Samajdar et al., ISPASS 2020), versions 2 and 3.
-
-    One line per layer: name, height and width of the input, of the window, channels, filters, stride. SCALE-Sim knows
-    neither padding nor dilation: the input's size is the one that gives the true output, ``(rows out − 1) · stride +
-    window``. It knows no groups: a depthwise layer's name ends in ``_DP``, which SCALE-Sim takes channel by channel;
-    other groups have a line each. Batch normalization is folded first.
-
-    Raises:
-        UnsupportedError: a layer has other strides down than across, which the format cannot say.
-        GgdjaxError: a dimension other than the first depends on the batch size.
-    """
-    lines = ["Layer name, IFMAP Height, IFMAP Width, Filter Height, Filter Width, Channels, Num Filter, Strides,"]
-    for shape in layer_shapes(fold_batch_norm(network)):
-        if shape.stride_rows != shape.stride_columns and shape.rows_out > 1 and shape.columns_out > 1:
-            raise UnsupportedError(
-                f"`{shape.name}` has strides {shape.stride_rows} and {shape.stride_columns}; SCALE-Sim's topology has "
-                "one stride for both directions: leave the layer out or make them equal"
-            )
-        stride = shape.stride_rows if shape.rows_out > 1 else shape.stride_columns
-        rows = (shape.rows_out - 1) * stride + shape.window_rows
-        columns = (shape.columns_out - 1) * stride + shape.window_columns
-        # A comma ends a field, and "DP" anywhere in a name means depthwise.
-        name = shape.name.replace(",", "_").replace("DP", "Dp")
-        depthwise = shape.groups > 1 and shape.channels_in == 1
-        channels = shape.groups if depthwise else shape.channels_in
-        fields = (rows, columns, shape.window_rows, shape.window_columns, channels, shape.channels_out, stride)
-        if depthwise:
-            names = [f"{name}_DP"]
-        else:
-            names = [name] if shape.groups == 1 else [f"{name}_{group}" for group in range(shape.groups)]
-        lines.extend(", ".join(map(str, (one, *fields))) + "," for one in names)
-    with whole_file(path, "path") as part:
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
