@@ -613,7 +613,8 @@ def other_recipe(w: World) -> None:
 
 # fmt: off
 KEPT = [
-    Case("checkpoint damaged", lambda w: tune(w, checkpoint=w.place / "c"), "`checkpoint` | no file of ggdjax | remove it",
+    Case("checkpoint damaged", lambda w: tune(w, checkpoint=w.place / "c"),
+         "`checkpoint` | no file of ggdjax | remove it",
          lambda w: (w.place / "c").write_text("x" * 99)),
     Case("checkpoint is a folder", lambda w: tune(w, checkpoint=w.place / "c"),
          "`checkpoint` | is a folder | remove it", lambda w: (w.place / "c").mkdir()),

@@ -74,8 +74,8 @@ class Searched:
     """The least value of a curve over candidate steps; all leaves have the shape of the `Choice`."""
 
     minimum: Float[Array, "..."]
-    """The curve at its minimum. "mse-search": the squared error on the histogram, "octav": its model of that error, both
-    divided by the mean square; "kl": the divergence in nats."""
+    """The curve at its minimum. "mse-search": the squared error on the histogram, "octav": its model of that error,
+    both divided by the mean square; "kl": the divergence in nats."""
     distortion: Float[Array, "..."]
     """Mean squared error of all values, zeros included, in squared units of the tensor; NaN where absent ("kl")."""
     sqnr_db: Float[Array, "..."]
@@ -196,7 +196,8 @@ class Choice:
                 f"`quantizer` needs one width and one signedness, got `bits` {bits.tolist()} and `signed` "
                 f"{signed.tolist()}: index the choice first, as in choice[0].quantizer"
             )
-        return Quantizer(step=self.step, bits=int(bits[0]), signed=bool(signed[0]), zero_point=self.zero_point)
+        zero_point = None if self.zero_point is None else jnp.asarray(self.zero_point)
+        return Quantizer(step=jnp.asarray(self.step), bits=int(bits[0]), signed=bool(signed[0]), zero_point=zero_point)
 
     def _from_zero(self, code: Array) -> Array:
         centred = code.astype(self.step.dtype)
