@@ -13,13 +13,8 @@ import numpy as np
 import pytest
 
 from ggdjax._errors import GgdjaxError
-from ggdjax.network import (
-    Float,
-    _onnx_quantized,  # noqa: F401 - registers operators
-    _onnx_shaping,  # noqa: F401 - registers operators
-    _onnx_spatial,  # noqa: F401 - registers operators
-    run,
-)
+from ggdjax.network import Float, run
+from ggdjax.network.onnx import _quantized, _shaping, _spatial  # noqa: F401 - they register operators
 from ggdjax.network.onnx._convert import HANDLERS, convert
 
 onnx = pytest.importorskip("onnx")
