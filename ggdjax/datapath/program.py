@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,22 +13,23 @@ import numpy as np
 
 from ggdjax import _files
 from ggdjax._errors import DataError
-from ggdjax.datapath._serialize import program_arrays, program_fields, program_record
-from ggdjax.datapath.simulate import Counting, Integer, LayerCounts, simulate
-from ggdjax.network import run
+from ggdjax.datapath.formats import Format
+from ggdjax.datapath.layers import IntegerLayer
+from ggdjax.datapath.rounding import Overflow, Rounding
+from ggdjax.datapath.simulate import INTEGER_OPS, Counting, Integer, LayerCounts, simulate
+from ggdjax.datapath.spec import Accelerator
+from ggdjax.network import Network, run
 from ggdjax.network._chunks import run_in_chunks
+from ggdjax.network._serialize import graph_from_record, graph_record
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from jax.typing import ArrayLike
     from jaxtyping import Array, Float, Int
 
-    from ggdjax.datapath.formats import Format
-    from ggdjax.datapath.layers import IntegerLayer
-    from ggdjax.datapath.spec import Accelerator
-    from ggdjax.network import Graph, Network
+    from ggdjax.network import Graph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,3 +162,66 @@ def _counted(
     numerics = Counting(dict(limits))
     outputs = run(graph, params, x, numerics)
     return outputs, numerics.counts
+
+
+def program_record(program: Program, *, omit: Collection[str] = ()) -> dict[str, Any]:
+    """Return all of a program but its arrays, and but the attributes ``omit`` of its integer graph."""
+    return {
+        "graph": graph_record(program.graph, omit=omit),
+        "formats": {name: dataclasses.asdict(form) for name, form in program.formats.items()},
+        "layers": {
+            name: {
+                "source": dataclasses.asdict(layer.source),
+                "accumulator": dataclasses.asdict(layer.accumulator),
+                "magnitude": layer.magnitude,
+            }
+            for name, layer in program.layers.items()
+        },
+        "feature_maps": program.feature_maps,
+        "code_formats": {name: dataclasses.asdict(form) for name, form in program.code_formats.items()},
+        "accelerator": dataclasses.asdict(program.accelerator),
+        "network": graph_record(program.network.graph),
+    }
+
+
+def program_arrays(program: Program) -> dict[str, Any]:
+    """Return the integers of a program (``params/…``) and the parameters of its float network (``network/…``)."""
+    return {f"params/{key}": value for key, value in program.params.items()} | {
+        f"network/{key}": value for key, value in program.network.params.items()
+    }
+
+
+def program_fields(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return the fields of the program that `program_record` and `program_arrays` were given.
+
+    Raises:
+        GgdjaxError, KeyError, TypeError, ValueError, AttributeError: the record is no program's; see
+            `ggdjax._files.decoding`.
+    """
+    params = _files.select(arrays, "params/")
+    network = {"params/" + key: value for key, value in _files.select(arrays, "network/").items()}
+    return {
+        "graph": graph_from_record(
+            record["graph"], ops=INTEGER_OPS, enums={"rounding": Rounding, "overflow": Overflow}
+        ),
+        "params": params,
+        "formats": {name: _format(entry) for name, entry in record["formats"].items()},
+        "layers": {
+            name: IntegerLayer(
+                source=_format(entry["source"]),
+                kernel=params[f"{name}/kernel"],
+                bias=params[f"{name}/bias"],
+                accumulator=_format(entry["accumulator"]),
+                magnitude=entry["magnitude"],
+            )
+            for name, entry in record["layers"].items()
+        },
+        "feature_maps": dict(record["feature_maps"]),
+        "code_formats": {name: _format(entry) for name, entry in record["code_formats"].items()},
+        "accelerator": Accelerator(**record["accelerator"]),
+        "network": Network._from_file({"graph": record["network"]}, network),
+    }
+
+
+def _format(record: Mapping[str, Any]) -> Format:
+    return Format(**{**record, "scale": tuple(record["scale"]), "activation": tuple(record["activation"])})

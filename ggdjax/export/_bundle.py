@@ -23,8 +23,7 @@ import numpy as np
 from ggdjax import _files
 from ggdjax._errors import GgdjaxError
 from ggdjax._whole import whole_folder
-from ggdjax.datapath._serialize import program_record
-from ggdjax.datapath.program import Program
+from ggdjax.datapath.program import Program, program_record
 from ggdjax.datapath.simulate import simulate
 from ggdjax.export._hex import hex_lines
 from ggdjax.export._memories import FACTORS, c_header, memories, read_memory, slug

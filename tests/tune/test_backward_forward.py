@@ -19,6 +19,7 @@ from tiny import tiny_quantized
 from ggdjax import quantization, tune
 from ggdjax._errors import DataError, GgdjaxError
 from ggdjax.network import Node, trace
+from ggdjax.quantization._serialize import quantizers_record
 from ggdjax.tune.candidates import Candidate
 from ggdjax.tune.segments import AXES, Segments, strong
 
@@ -37,7 +38,7 @@ def tuned(tiny):
 
 
 def params_of(q):
-    return {key: np.asarray(value) for key, value in q.params.to_arrays().items()}
+    return quantizers_record(q.quantizers)[1]
 
 
 def assert_same(a, b):
@@ -69,9 +70,9 @@ def test_segments_compute_the_whole_network(tiny):
     q, images, _ = tiny
     mesh = Mesh(np.asarray(jax.local_devices()[:1]).reshape(1, 1), AXES)
     segments = Segments(q.network, 32, mesh)
-    params = strong(q.params)
-    state = segments.head(q, params, segments.place(images[:32]))
-    logits = segments.logits(0, q, params, state)
+    quantizers = strong(q.quantizers)
+    state = segments.head(q, quantizers, segments.place(images[:32]))
+    logits = segments.logits(0, q, quantizers, state)
     np.testing.assert_allclose(logits, q(images[:32]), rtol=1e-4, atol=1e-4)
 
 

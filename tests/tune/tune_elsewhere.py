@@ -17,11 +17,12 @@ def main() -> None:
     from tiny import tiny_quantized
 
     from ggdjax import tune
+    from ggdjax.quantization._serialize import quantizers_record
 
     q, images, labels = tiny_quantized()
     tuned = tune.backward_forward(q, images, labels, CONFIG)
     if rank == 0:
-        np.savez(out, **tuned.params.to_arrays())
+        np.savez(out, **quantizers_record(tuned.quantizers)[1])
 
 
 if __name__ == "__main__":
