@@ -113,10 +113,10 @@ class Quantizer:
         step, low, high = self._aligned(x)
         centred = xp.clip(xp.round(x / step), low, high)
         codes = centred + self._zero(x)
-        # At 32 bits float32 rounds the largest code up: JAX saturates when it converts, NumPy is told to.
-        return (
-            codes.astype(jnp.int32) if xp is jnp else codes.astype(np.int64).clip(-(2**31), 2**31 - 1).astype(np.int32)
-        )
+        # Beyond 24 bits float32 rounds the largest code up: the last step down is taken on the integer. (JAX saturates
+        # when it converts; NumPy would wrap.)
+        codes = codes.astype(jnp.int32 if xp is jnp else np.int64)
+        return xp.minimum(codes, codes.dtype.type(self.qmax)).astype(np.int32)
 
     def decode(self, codes: Int[ArrayLike, "..."]) -> Float[Array, "..."]:
         """Return the values that ``codes`` stand for, float32."""

@@ -94,9 +94,8 @@ def _distortions(calibration: Calibration, chosen: dict[str, Choice], widths: in
 
 def _distortion(histogram: Histogram, choice: Choice) -> np.ndarray:
     """Return the distortion of a choice of axes ``width tensor``."""
-    step, top, bottom = (
-        np.asarray(v).T for v in (choice.step, choice.qmax - choice.zero_point, choice.zero_point - choice.qmin)
-    )
+    zero = 0 if choice.zero_point is None else choice.zero_point
+    step, top, bottom = (np.asarray(v, np.float32).T for v in (choice.step, choice.qmax - zero, zero - choice.qmin))
     return np.asarray(empirical_distortion(histogram, step, top, bottom), np.float64).T
 
 

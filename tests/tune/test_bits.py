@@ -63,7 +63,7 @@ def allocation(coarse, train):
 
 def test_beats_uniform_widths_on_the_digits(coarse, allocation, net, calibration, test_set):
     images, _ = test_set
-    uniform = dataclasses.replace(coarse.config, weight_bits=4, activation_bits=4)
+    uniform = dataclasses.replace(coarse.record.config, weight_bits=4, activation_bits=4)
     mixed = dataclasses.replace(
         uniform, weight_bits_of=allocation.weight_bits_of, activation_bits_of=allocation.activation_bits_of
     )
@@ -86,7 +86,7 @@ def test_predicts_the_error_of_the_logits(net, coarse, calibration, train):
     images, _ = train
     losses = predict_losses(coarse, np.asarray(images), [6], 64, 1, lambda _done, _total: None)
     predicted = sum(float(row[0]) for row in (*losses.weights.values(), *losses.activations.values()))
-    fine = quantize(net, calibration, dataclasses.replace(coarse.config, weight_bits=6, activation_bits=6))
+    fine = quantize(net, calibration, dataclasses.replace(coarse.record.config, weight_bits=6, activation_bits=6))
     error = np.asarray(fine(images)) - np.asarray(net(images))
     measured = float(np.mean(np.square(error - error.mean(1, keepdims=True))))
     assert 0.4 < predicted / measured < 2.5
