@@ -70,6 +70,6 @@ def octav(histogram: Histogram, bits: Int[Array, "setting tensor"], signed: Bool
     # J(s), per nonzero value: P(|x| ≤ s) and the squared excess, bin by bin.
     low, high = (jnp.maximum(edge[None] - clip[..., None], 0.0) for edge in (size.lower, size.upper))
     overload = jnp.sum(size.weight[None] * (low * low + low * high + high * high) / 3.0, axis=-1)
-    inside = jnp.sum(size.weight[None] * (low == 0.0), axis=-1)
+    inside = jnp.sum(jnp.where(low == 0.0, size.weight[None], 0.0), axis=-1)
     least = (clip * clip * rounding * inside + overload) / jnp.where(size.mean_square > 0, size.mean_square, 1.0)[None]
     return Solution(step, evidence=Searched(minimum=least, **predict(size, step, bits, signed)._asdict()))
