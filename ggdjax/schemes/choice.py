@@ -75,7 +75,7 @@ class Searched:
 
     minimum: Float[Array, "..."]
     """The curve at its minimum. "mse-search": the squared error on the histogram, "octav": its model of that error,
-    both divided by the mean square; "kl": the divergence in nats."""
+    both divided by the mean square; "kl": the divergence in nats, infinite where no two clips can be compared."""
     distortion: Float[Array, "..."]
     """Mean squared error of all values, zeros included, in squared units of the tensor; NaN where absent ("kl")."""
     sqnr_db: Float[Array, "..."]
