@@ -126,23 +126,25 @@ def _add_in_blocks(counter: Counter, x: Float[Array, " n"]) -> Counter:
 def _add_first_in_blocks(counter: Counter, x: Float[Array, " n"], count: Int[Array, ""]) -> Counter:
     if x.size < _BLOCK:
         return _add_first(counter, x, count)
-    blocks = count // _BLOCK
-    counter = _add_blocks(counter, x, blocks)
-    first = blocks * _BLOCK
-    start = jnp.minimum(first, x.size - _BLOCK)
-    place = start + jnp.arange(_BLOCK, dtype=jnp.int32)
-    return _add_at_once(counter, lax.dynamic_slice(x, (start,), (_BLOCK,)), (place >= first) & (place < count))
+    return _add_blocks(counter, x, (count + (_BLOCK - 1)) // _BLOCK, count)
 
 
-def _add_blocks(counter: Counter, x: Float[Array, " n"], blocks: int | Array) -> Counter:
-    """Add the first ``blocks`` blocks."""
+def _add_blocks(counter: Counter, x: Float[Array, " n"], blocks: int | Array, count: Array | None = None) -> Counter:
+    """Add the first ``blocks`` blocks, of the last one what lies before ``count``."""
 
     def add(i: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         copies, smallest, largest = state
-        block = lax.dynamic_slice(x, (i * _BLOCK,), (_BLOCK,))
+        # The last block ends where the values do, and leaves out what the one before has counted.
+        start = i * _BLOCK if count is None else jnp.minimum(i * _BLOCK, x.size - _BLOCK)
+        block = lax.dynamic_slice(x, (start,), (_BLOCK,))
         low, high = _extremes(block)
+        counts = None
+        if count is not None:
+            place = start + jnp.arange(_BLOCK, dtype=jnp.int32)
+            counts = (place >= i * _BLOCK) & (place < count)
+            low, high = jnp.where(counts, low, _LARGEST), jnp.where(counts, high, _LEAST)
         # Lane by lane: reductions to one number are slow in a loop.
-        return _scatter(copies, block), jnp.minimum(smallest, low), jnp.maximum(largest, high)
+        return _scatter(copies, block, counts), jnp.minimum(smallest, low), jnp.maximum(largest, high)
 
     lanes = jnp.full(_BLOCK, _LARGEST, jnp.int32), jnp.full(_BLOCK, _LEAST, jnp.int32)
     copies, smallest, largest = lax.fori_loop(0, blocks, add, (counter.copies, *lanes))
