@@ -9,6 +9,7 @@ from contextlib import redirect_stderr
 from typing import TYPE_CHECKING, Any
 
 from ggdjax._errors import GgdjaxError
+from ggdjax.cli._cache import enable_cache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,7 @@ Then your own: `ggdjax quantize net.onnx --data images/ --preset imagenet --out 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; exit with status 2 and one line on standard error for whatever a user can mend."""
+    enable_cache()
     try:
         _parse(sys.argv[1:] if argv is None else list(argv)).run()
     except GgdjaxError as error:

@@ -168,7 +168,7 @@ def _exponential(c: Array, share: Array) -> GeneralizedGamma:
 def _gamma(c: Array, share: Array) -> GeneralizedGamma:
     """Shape k: ``log k − ψ(k) = log E[x] − E[log x]``; scale E[x]/k."""
     log_mean = _mean_power(1.0, c, share)
-    k = solve_shape(jnp.maximum(log_mean, _NARROWEST))
+    k, _ = solve_shape(jnp.maximum(log_mean, _NARROWEST))
     return _of_log_a(log_mean - jnp.log(k), k, jnp.ones(()))
 
 

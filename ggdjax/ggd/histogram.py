@@ -310,8 +310,12 @@ def _merge(histograms: list[Histogram], combine: Any) -> Histogram:
 
 
 @partial(jax.jit, static_argnames="axis")
-def histogram_counts(x: Float[Array, "..."], axis: int | tuple[int, ...] | None = None) -> Histogram:
+def histogram_counts(
+    x: Float[Array, "..."], axis: int | tuple[int, ...] | None = None, count: Int[Array, ""] | None = None
+) -> Histogram:
     """Count the values of ``x`` (fewer than 2³¹) over ``axis`` (default: all); int32 leaves, for use in `jit`.
+
+    With ``count`` only the first ``count`` values along the flattened ``axis``.
 
     Raises:
         GgdjaxError: ``axis`` is out of range or named twice.
@@ -320,11 +324,11 @@ def histogram_counts(x: Float[Array, "..."], axis: int | tuple[int, ...] | None 
     batch = tuple(a for a in range(x.ndim) if a not in axes)
     batch_shape = tuple(x.shape[a] for a in batch)
     if not batch:
-        return _count_flat(x.reshape(-1))
+        return _count_flat(x.reshape(-1), count)
     rows = x.transpose(*batch, *axes).reshape(int(np.prod(batch_shape)), -1)
-    result = lax.map(_count_flat, rows)
+    result = lax.map(lambda row: _count_flat(row, count), rows)
     return jax.tree.map(lambda leaf: leaf.reshape(*batch_shape, *leaf.shape[1:]), result)
 
 
-def _count_flat(x: Float[Array, " n"]) -> Histogram:
-    return Histogram.from_counter(Counter.empty().add(x))
+def _count_flat(x: Float[Array, " n"], count: Int[Array, ""] | None) -> Histogram:
+    return Histogram.from_counter(Counter.empty().add(x, count))

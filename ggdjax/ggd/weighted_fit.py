@@ -150,9 +150,16 @@ def by_tensor(function: Callable[..., FitResult], size: int, *arrays: Array) -> 
     shape = arrays[-1].shape
     if not shape:
         return function(*arrays)
-    flat = tuple(v.reshape(-1, *v.shape[len(shape) :]) for v in arrays)
-    result = lax.map(lambda one: function(*one), flat, batch_size=max(1, min(_BLOCK // size, flat[-1].shape[0])))
-    return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), result)
+    count = int(np.prod(shape))
+    batch = max(1, min(_BLOCK // size, count))
+
+    def padded(v: Array) -> Array:
+        rows = v.reshape(count, *v.shape[len(shape) :])
+        # A last block of its own size would be compiled by itself.
+        return jnp.pad(rows, ((0, -count % batch), *((0, 0),) * (rows.ndim - 1)), mode="edge")
+
+    result = lax.map(lambda one: function(*one), tuple(padded(v) for v in arrays), batch_size=batch)
+    return jax.tree.map(lambda leaf: leaf[:count].reshape(*shape, *leaf.shape[1:]), result)
 
 
 @jax.jit

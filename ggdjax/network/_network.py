@@ -96,7 +96,7 @@ class Network:
     @classmethod
     def _from_file(cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Network:
         graph = graph_from_record(record["graph"])
-        params = {key: jnp.asarray(value) for key, value in _files.select(arrays, "params/").items()}
+        params = jax.device_put(_files.select(arrays, "params/"))
         for key in (key for node in graph.nodes for _, key in node.params):
             if key not in params:
                 raise GgdjaxError(f"the parameter `{key}` is missing")

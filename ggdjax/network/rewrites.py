@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from ggdjax.network._network import Network
@@ -38,7 +38,7 @@ class _Edit:
     def set_param(self, node: Node, role: str, value: np.ndarray) -> str:
         """Store a parameter of ``node`` and return its key."""
         key = f"{node.name}/{role}"
-        self.params[key] = jnp.asarray(value, jnp.float32)
+        self.params[key] = jax.device_put(np.asarray(value, np.float32))
         return key
 
     def value(self, node: Node, role: str) -> np.ndarray | None:

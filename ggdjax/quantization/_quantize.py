@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING
 
 import jax
@@ -17,7 +16,8 @@ from ggdjax.quantization._quantized_network import QuantizedNetwork
 from ggdjax.quantization._quantizers import Quantizers
 from ggdjax.quantization._record import Record, Stage
 from ggdjax.quantization.config import QuantConfig, refuse_unknown
-from ggdjax.steps import Quantizer, best_fractional_length
+from ggdjax.steps import Quantizer
+from ggdjax.steps._host_search import fractional_lengths
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -89,7 +89,11 @@ def choose_activations(
     signed = np.asarray(calibration.histograms.is_signed)
     if config.activations_per == "channel":
         return _choose_channels(calibration, config, widths, signed)
-    chosen = jax.device_get(schemes.choose(config.scheme, calibration.histograms, widths, signed))
+    # Padded to few sizes: networks share the compiled program. The choices for the padding are dropped below.
+    size = max(8, 1 << (len(signed) - 1).bit_length())
+    histograms = jax.tree.map(lambda leaf: _pad(leaf, size), calibration.histograms)
+    widths = np.maximum(_pad(widths.T, size).T, 2)
+    chosen = jax.device_get(schemes.choose(config.scheme, histograms, widths, _pad(signed, size)))
     return {name: chosen[..., i] for i, name in enumerate(calibration.names)}
 
 
@@ -105,11 +109,7 @@ def choose_weights(kernel: Float[Array, "*window cin cout"], bits: int, config: 
 
 def fixed_point(w: Float[Array, "*rest chan"], bits: int, *, per_channel: bool = False) -> Quantizer:
     """Return the fixed-point quantizer of least squared error for a kernel (output channels last) or bias."""
-    rows = _rows_of(w, per_channel=per_channel)
-    # Zeros cost nothing under any format: padded to a power of four, all layers share a few compiled searches.
-    size = 4 ** math.ceil(math.log(max(rows.shape[1], 2), 4))
-    rows = np.pad(rows, ((0, 0), (0, size - rows.shape[1])))
-    frac_bits = np.asarray(best_fractional_length(rows, bits, axis=1).frac_bits)
+    frac_bits = fractional_lengths(_rows_of(w, per_channel=per_channel), bits)
     return Quantizer.fixed_point(frac_bits if per_channel else frac_bits[0], bits)
 
 
@@ -136,9 +136,9 @@ def _choose_channels(
     all_signed, all_widths = np.repeat(signed, sizes), np.repeat(widths, sizes, axis=-1)
     blocks = []
     for start in range(0, sum(sizes), _CHANNELS):
-        block = jax.tree.map(lambda leaf: _pad_channels(leaf[start : start + _CHANNELS]), all_channels)  # noqa: B023
-        block_signed = _pad_channels(all_signed[start : start + _CHANNELS])
-        block_widths = _pad_channels(all_widths[..., start : start + _CHANNELS].T).T
+        block = jax.tree.map(lambda leaf: _pad(leaf[start : start + _CHANNELS], _CHANNELS), all_channels)  # noqa: B023
+        block_signed = _pad(all_signed[start : start + _CHANNELS], _CHANNELS)
+        block_widths = _pad(all_widths[..., start : start + _CHANNELS].T, _CHANNELS).T
         chosen = schemes.choose(config.scheme, block, np.maximum(block_widths, 2), block_signed)
         blocks.append(jax.device_get(chosen))
     axis = widths.ndim - 1
@@ -147,5 +147,6 @@ def _choose_channels(
     return {name: chosen[..., end - size : end] for name, size, end in zip(calibration.names, sizes, ends, strict=True)}
 
 
-def _pad_channels(leaf: np.ndarray) -> np.ndarray:
-    return np.concatenate([leaf, np.zeros((_CHANNELS - len(leaf), *leaf.shape[1:]), leaf.dtype)])
+def _pad(leaf: np.ndarray, size: int) -> np.ndarray:
+    leaf = np.asarray(leaf)
+    return np.concatenate([leaf, np.zeros((size - len(leaf), *leaf.shape[1:]), leaf.dtype)])

@@ -7,6 +7,7 @@ import sys
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from ggdjax.ggd import FitCode
@@ -14,6 +15,11 @@ from ggdjax.report.cost import cost_record
 from ggdjax.schemes import Fitted
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jaxtyping import Array
+
+    from ggdjax.ggd import TailWeighted
     from ggdjax.quantization import Evaluation, QuantizedNetwork
     from ggdjax.schemes import Choice
     from ggdjax.steps import Quantizer
@@ -35,6 +41,7 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
     zeros = (
         {} if calibration is None else dict(zip(calibration.names, calibration.histograms.zero_fraction, strict=True))
     )
+    fits = _fit_columns({} if record is None else record.choices)
     rows = []
     for name, quantizer in quantized.quantizers.activations.items():
         zero_point = np.zeros(()) if quantizer.zero_point is None else np.asarray(quantizer.zero_point)
@@ -44,7 +51,7 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
                 "shape": list(quantized.graph.shape(name)[1:]),
                 "signed": quantizer.signed,
                 "zero_fraction": float(zeros[name]) if name in zeros else None,
-                **_fit_columns(None if record is None else record.choices.get(name)),
+                **fits.get(name, dict.fromkeys(("a", "d", "p", "order", "fit"))),
                 "predicted_sqnr_db": predicted[name],
                 "step": np.asarray(quantizer.step).tolist(),
                 **{key: getattr(quantizer, key) for key in ("qmin", "qmax", "bits")},
@@ -56,15 +63,31 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
     return rows
 
 
-def _fit_columns(choice: Choice | None) -> dict[str, Any]:
-    """Return the parameters of the fit behind one step."""
-    evidence = None if choice is None else choice.evidence
-    if not isinstance(evidence, Fitted) or np.ndim(choice.step):
-        return dict.fromkeys(("a", "d", "p", "order", "fit"))
-    density = evidence.tail.as_ggd()
-    columns = {key: float(getattr(density, key)) for key in ("a", "d", "p")}
-    fit = FitCode(int(evidence.fit_code)).name.lower().replace("_", " ")
-    return columns | {"order": float(evidence.order), "fit": fit}
+def _fit_columns(choices: Mapping[str, Choice]) -> dict[str, dict[str, Any]]:
+    """Return the parameters of the fits behind single steps, by feature map."""
+    fitted = {
+        name: choice.evidence
+        for name, choice in choices.items()
+        if isinstance(choice.evidence, Fitted) and np.ndim(choice.step) == 0
+    }
+    if not fitted:
+        return {}
+    tails = jax.tree.map(lambda *leaves: np.stack(leaves), *(evidence.tail for evidence in fitted.values()))
+    parameters = np.stack(jax.device_get(_parameters(tails)), axis=1).tolist()
+    return {
+        name: dict(zip(("a", "d", "p"), values, strict=True))
+        | {
+            "order": float(evidence.order),
+            "fit": FitCode(int(evidence.fit_code)).name.lower().replace("_", " "),
+        }
+        for (name, evidence), values in zip(fitted.items(), parameters, strict=True)
+    }
+
+
+@jax.jit
+def _parameters(tails: TailWeighted) -> tuple[Array, Array, Array]:
+    density = tails.as_ggd()
+    return density.a, density.d, density.p
 
 
 def weight_rows(quantized: QuantizedNetwork) -> list[dict[str, Any]]:
@@ -124,8 +147,6 @@ def result_record(quantized: QuantizedNetwork, evaluation: Evaluation) -> dict[s
 
 def environment() -> dict[str, Any]:
     """Return the versions and the device that made a result."""
-    import jax
-
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

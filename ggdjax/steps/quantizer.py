@@ -58,7 +58,11 @@ class Quantizer:
     @classmethod
     def fixed_point(cls, frac_bits: ArrayLike, bits: int, *, signed: bool = True) -> Quantizer:
         """Return the quantizer with step ``2^(−frac_bits)``, exact for fractional lengths from −126 to 126."""
-        return cls(step=power_of_two(-jnp.asarray(frac_bits, jnp.int32)), bits=bits, signed=signed)
+        if is_concrete(frac_bits):  # without a program for each shape
+            step = jax.device_put(np.ldexp(np.float32(1), -np.asarray(frac_bits, np.int32)))
+        else:
+            step = power_of_two(-jnp.asarray(frac_bits, jnp.int32))
+        return cls(step=step, bits=bits, signed=signed)
 
     @property
     def frac_bits(self) -> Any:
