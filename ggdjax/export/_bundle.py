@@ -23,6 +23,7 @@ import numpy as np
 from ggdjax import _files
 from ggdjax._errors import GgdjaxError
 from ggdjax._whole import whole_folder
+from ggdjax.datapath._compile import as_program
 from ggdjax.datapath.program import Program, program_record
 from ggdjax.datapath.simulate import simulate
 from ggdjax.export._hex import hex_lines
@@ -56,6 +57,7 @@ def export_bundle(program: Program, folder: os.PathLike[str] | str, images: Arra
     Raises:
         GgdjaxError: the folder is not empty and no bundle, or cannot be written.
     """
+    program = as_program(program)
     from safetensors.numpy import save
 
     folder = Path(folder)

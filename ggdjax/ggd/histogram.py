@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from ggdjax import _files
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect, expect_array, expect_record, refusal, summary
 from ggdjax.ggd.arrays import checked_axes, is_concrete, refuse_unreal
 from ggdjax.ggd.bins import Bins, compress_side, on_device
 from ggdjax.ggd.counting import BINS, Counter
@@ -61,6 +61,17 @@ class Histogram:
     minimum: Float[Array, "..."]
     maximum: Float[Array, "..."]
 
+    def __repr__(self) -> str:
+        shape = tuple(np.shape(self.counts)[:-1])
+        if not is_concrete(self.counts) or shape or not np.shape(self.counts):
+            return summary(self, batch_shape=shape)
+        return summary(
+            self,
+            count=f"{int(self.count):,}",
+            zeros=f"{float(self.zero_fraction):.1%}",
+            range=f"[{float(self.minimum):.4g}, {float(self.maximum):.4g}]",
+        )
+
     # ------------------------------------------------------------------------------------------ building
 
     @classmethod
@@ -69,7 +80,7 @@ class Histogram:
 
         Works inside and outside of `jit`; see `histogram_counts` for the traced form, and for what is refused.
         """
-        x = x if isinstance(x, jax.Array) else np.asarray(x)
+        x = x if isinstance(x, jax.Array) else np.asarray(expect_array("x", x))
         refuse_unreal("x", x.dtype)
         x = x if isinstance(x, jax.Array) else np.asarray(x, dtype=np.float32)
         if x.size < 2**31 or not is_concrete(x):
@@ -82,6 +93,7 @@ class Histogram:
     @classmethod
     def from_counter(cls, counter: Counter) -> Histogram:
         """Return what a `Counter` has counted."""
+        expect("counter", counter, "Counter")
         counts, zeros, minimum, maximum = counter.read()
         return cls(counts=counts, zeros=zeros, minimum=minimum, maximum=maximum)
 
@@ -95,8 +107,10 @@ class Histogram:
     @classmethod
     def stack(cls, histograms: list[Histogram], axis: int = 0) -> Histogram:
         """Stack histograms of equal batch shape along a new batch axis (``axis`` ≥ 0)."""
-        if not histograms:
-            raise GgdjaxError("`histograms` is empty: give at least one")
+        if not isinstance(histograms, list | tuple) or not histograms:
+            raise refusal("histograms", histograms, "a list of at least one Histogram")
+        for histogram in histograms:
+            expect("histograms", histogram, "Histogram")
         concrete = all(is_concrete(h.counts) for h in histograms)
         join = np.stack if concrete else jnp.stack
         return jax.tree.map(lambda *leaves: join(leaves, axis=axis), *histograms)
@@ -217,6 +231,7 @@ class Histogram:
         Raises:
             GgdjaxError: a count is negative, or the arrays do not fit together.
         """
+        expect_record("arrays", arrays, ("index", "count", "offsets", *_PER_TENSOR))
         index, count, offsets, zeros, *_ = (arrays[name] for name in ("index", "count", "offsets", *_PER_TENSOR))
         for name in ("count", "zeros"):
             if np.min(arrays[name], initial=0) < 0:

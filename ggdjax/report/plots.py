@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect, expect_array, expect_path, kinds_of
+from ggdjax.ggd import Histogram, as_tail
 from ggdjax.report._colours import BLUE, GREEN, ORANGE
 from ggdjax.schemes import Fitted
 
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from jax.typing import ArrayLike
     from matplotlib.figure import Figure
 
-    from ggdjax.ggd import GeneralizedGamma, Histogram, TailWeighted
+    from ggdjax.ggd import FitResult, GeneralizedGamma, TailWeighted
     from ggdjax.quantization import QuantizedNetwork
 
 #: Bars of the drawn histogram. The eye needs no more; the counts behind it are finer.
@@ -25,8 +27,8 @@ _BARS = 160
 
 
 def plot_feature_map(
-    histogram: Histogram,
-    density: GeneralizedGamma | TailWeighted | None = None,
+    histogram: Histogram | ArrayLike,
+    density: GeneralizedGamma | TailWeighted | FitResult | None = None,
     *,
     step: float | None = None,
     qmin: int = 0,
@@ -36,7 +38,7 @@ def plot_feature_map(
     """Draw the density of one feature map's nonzero values (log scale), its fit, and the range of its quantizer.
 
     Args:
-        histogram: of one tensor (no batch axes).
+        histogram: of one tensor (no batch axes), or the tensor's values.
         density: the fitted density of the nonzero magnitudes, drawn on both sides if the tensor has negatives.
         step: the chosen step; with ``qmax`` (and ``qmin``) the first levels and the clipping points are marked.
         qmin: smallest code.
@@ -56,6 +58,11 @@ def plot_feature_map(
     """
     from matplotlib.figure import Figure
 
+    if "Histogram" not in kinds_of(histogram):
+        values = expect_array("histogram", histogram, "a Histogram or an array of values")
+        histogram = Histogram.from_samples(values)
+    if density is not None:
+        density = as_tail(density.tail if "FitResult" in kinds_of(density) else density)
     if np.ndim(histogram.zeros):
         raise GgdjaxError(
             f"`histogram` has batch shape {np.shape(histogram.zeros)}; draw one tensor at a time (index it first)"
@@ -82,6 +89,8 @@ def plot_feature_map(
 
 def draw_feature_maps(quantized: QuantizedNetwork, folder: Path) -> Iterator[Path]:
     """Write one PNG per quantized feature map into ``folder``; yield each path when it is written."""
+    expect("quantized", quantized, "QuantizedNetwork")
+    folder = expect_path("folder", folder, "the name of a folder")
     folder.mkdir(parents=True, exist_ok=True)
     record = quantized.record
     if record is None or record.calibration is None:
@@ -105,8 +114,7 @@ def draw_feature_maps(quantized: QuantizedNetwork, folder: Path) -> Iterator[Pat
 def _draw_density(axes, density, edges: np.ndarray, share_negative: float) -> None:
     x = np.linspace(edges[0], edges[-1], 801)
     x = x[x != 0.0].astype(np.float32)
-    log_density = density.log_density if hasattr(density, "log_density") else density.log_prob
-    y = np.exp(np.asarray(log_density(np.abs(x)), dtype=np.float64))
+    y = np.exp(np.asarray(density.log_density(np.abs(x)), dtype=np.float64))
     y *= np.where(x < 0, share_negative, 1.0 - share_negative)
     axes.plot(x, y, color=ORANGE, linewidth=1.5, label="generalized gamma fit")
 

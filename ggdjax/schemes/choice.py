@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, summary
 from ggdjax.ggd.arrays import is_concrete
 from ggdjax.steps.quantizer import Quantizer
 
@@ -144,6 +144,20 @@ class Choice:
     evidence: Evidence | None
     """What the step was chosen on: `Fitted` for the GGD schemes, `Searched` for "mse-search", "octav" and "kl", None
     for rules that neither fit nor search."""
+
+    def __repr__(self) -> str:
+        shape, evidence = np.shape(self.step), type(self.evidence).__name__
+        if shape or not is_concrete(self.step):
+            return summary(self, shape=shape, evidence=evidence)
+        return summary(
+            self,
+            step=f"{float(self.step):.4g}",
+            bits=self.bits,
+            signed=self.signed,
+            zero_point=self.zero_point,
+            evidence=evidence,
+            predicted_sqnr_db=f"{float(self.predicted_sqnr_db):.2f}",
+        )
 
     def __getitem__(self, index: Any) -> Choice:
         """Select tensors and widths along the leading axes."""
