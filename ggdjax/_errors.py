@@ -92,6 +92,11 @@ def describe(value: object) -> str:
     return f"an instance of {name}"
 
 
+def named(name: object) -> str:
+    """Return a name for a message; whatever else was given in its place is described."""
+    return f"`{name}`" if isinstance(name, str) else describe(name)
+
+
 def expect(argument: str, value: Any, *kinds: str, hint: str = "", error: type[GgdjaxError] = GgdjaxError) -> Any:
     """Return ``value``, which must be an instance of one of the project's classes named ``kinds``.
 
@@ -145,7 +150,10 @@ def expect_array(
             array = np.asarray(value)
         except Exception:  # an object's own conversion may raise anything
             raise refusal(argument, value, what, error=error) from None
-    if getattr(array.dtype, "kind", "O") in "cMmOSU" or len(array.shape) < least_rank:
+    kind = getattr(array.dtype, "kind", "O")
+    if kind in "cMmSU":
+        raise error(f"`{argument}` has type {array.dtype}; expected {what}")
+    if kind == "O" or len(array.shape) < least_rank:
         raise refusal(argument, value, what, error=error)
     return array
 

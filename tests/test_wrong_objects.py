@@ -106,7 +106,13 @@ class World:
                 "rows": [],
                 "own": "ggd",
             },
-            **{"accelerator": gd.datapath.Accelerator(), "before": [True], "after": [True], "batch_size": 2},
+            **{
+                "accelerator": gd.datapath.Accelerator(),
+                "before": [True],
+                "after": [True],
+                "batch_size": 2,
+                "outputs": 3,
+            },
         }
         self.wrong = {
             **{"None": None, "number": 3, "text": "text", "bytes": b"\x00\xff", "object": object(), "array": x},
@@ -151,8 +157,9 @@ def test_wrong_first_argument(name, world, tmp_path, monkeypatch):
     found = {
         word: problem
         for word, value in world.wrong.items()
-        # What is right needs no test here, and may take long.
+        # What is right needs no test here, and may compile for long.
         if value is not world.right.get(parameters[0].name)
+        and not (parameters[0].name == "data" and word in {"array", "list"})
         and (problem := refused_otherwise(lambda value=value: function(value, **others))) is not None
     }
     assert not found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from ggdjax._errors import DataError, refusal
 from ggdjax.data.image_set import expect_images
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from jaxtyping import Int
 
@@ -43,7 +44,7 @@ def hash_order(ids: Sequence[str], seed: int) -> Int[np.ndarray, " image"]:
     Sorting by SHA-256 of seed and id needs no random generator whose stream a new version may change, and the
     choice does not move when other images are added or listed in another order.
     """
-    if isinstance(ids, str) or not isinstance(ids, Sequence) or not all(isinstance(id_, str) for id_ in ids):
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
         raise refusal("ids", ids, "a list of texts", error=DataError)
     keys = [hashlib.sha256(f"{seed}/{id_}".encode()).digest() for id_ in ids]
     return np.asarray(sorted(range(len(ids)), key=keys.__getitem__), np.int64)
@@ -93,6 +94,8 @@ def split_by_ids(images: ImageSet, calibration: Iterable[str], held_out: Iterabl
     index_of = {id_: i for i, id_ in enumerate(images.ids)}
 
     def find(ids: Iterable[str], argument: str) -> np.ndarray:
+        if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+            raise refusal(argument, ids, "a list of ids", error=DataError)
         wanted = list(ids)
         unknown = [id_ for id_ in wanted if id_ not in index_of]
         if unknown:

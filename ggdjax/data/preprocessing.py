@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from ggdjax._errors import DataError, describe, near_matches, refusal
+from ggdjax._errors import DataError, named, near_matches, refusal
 
 ColourOrder = Literal["RGB", "BGR", "GRAY"]
 Layout = Literal["NCHW", "NHWC"]
@@ -174,6 +174,6 @@ def preset(name: str, **overrides: Any) -> Preprocessing:
         192
     """
     if not isinstance(name, str) or name not in PRESETS:
-        raise DataError(f"unknown preprocessing preset {describe(name)}: {near_matches(name, PRESETS)}")
+        raise DataError(f"unknown preprocessing preset {named(name)}: {near_matches(name, PRESETS)}")
     given = {key: value for key, value in overrides.items() if value is not None}
     return Preprocessing.from_dict({**PRESETS[name].to_dict(), **given})

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax import _files
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect_path
 from ggdjax._whole import whole_folder
 from ggdjax.datapath._compile import as_program
 from ggdjax.datapath.program import Program, program_record
@@ -60,7 +60,7 @@ def export_bundle(program: Program, folder: os.PathLike[str] | str, images: Arra
     program = as_program(program)
     from safetensors.numpy import save
 
-    folder = Path(folder)
+    folder = expect_path("folder", folder, "the name of a folder")
     if folder.exists() and not _replaceable(folder):
         raise GgdjaxError(f"`folder` {folder} exists and is no bundle of ggdjax: choose another, or empty it")
     found = list(memories(program))
@@ -102,7 +102,7 @@ def load_bundle(folder: os.PathLike[str] | str) -> Program:
     """
     from safetensors.numpy import load
 
-    folder = Path(folder)
+    folder = expect_path("folder", folder, "the name of a folder")
     manifest = _manifest(folder)
     files = {name: _checked(folder / name, digest) for name, digest in manifest["files"].items()}
     held: dict[str, dict[str, np.ndarray]] = {}

@@ -58,7 +58,7 @@ def fit(data: ArrayLike | Histogram, order: ArrayLike | str = 2, *, side: Side =
 
 def as_samples(data: ArrayLike) -> Float[Array, "... n"]:
     """Return samples as float32, or float64 where that is given; none at all raises `GgdjaxError`."""
-    data = jnp.asarray(expect_array("data", data, "samples or a Histogram"))
+    data = jnp.asarray(expect_array("data", data, "an array of real numbers or a Histogram"))
     refuse_unreal("data", data.dtype)
     if not jnp.issubdtype(data.dtype, jnp.floating) or data.dtype.itemsize < 4:
         data = data.astype(jnp.float32)

@@ -107,8 +107,10 @@ class Histogram:
     @classmethod
     def stack(cls, histograms: list[Histogram], axis: int = 0) -> Histogram:
         """Stack histograms of equal batch shape along a new batch axis (``axis`` ≥ 0)."""
-        if not isinstance(histograms, list | tuple) or not histograms:
-            raise refusal("histograms", histograms, "a list of at least one Histogram")
+        if not isinstance(histograms, list | tuple):
+            raise refusal("histograms", histograms, "a list of them")
+        if not histograms:
+            raise GgdjaxError("`histograms` is empty: give at least one")
         for histogram in histograms:
             expect("histograms", histogram, "Histogram")
         concrete = all(is_concrete(h.counts) for h in histograms)
@@ -324,13 +326,17 @@ def _merge(histograms: list[Histogram], combine: Any) -> Histogram:
 # ---------------------------------------------------------------------------------------- the counting kernel
 
 
-@partial(jax.jit, static_argnames="axis")
 def histogram_counts(x: Float[Array, "..."], axis: int | tuple[int, ...] | None = None) -> Histogram:
     """Count the values of ``x`` (fewer than 2³¹) over ``axis`` (default: all); int32 leaves, for use in `jit`.
 
     Raises:
         GgdjaxError: ``axis`` is out of range or named twice.
     """
+    return _histogram_counts(jnp.asarray(expect_array("x", x)), axis)
+
+
+@partial(jax.jit, static_argnames="axis")
+def _histogram_counts(x: Float[Array, "..."], axis: int | tuple[int, ...] | None) -> Histogram:
     axes = checked_axes("x", x.ndim, axis)
     batch = tuple(a for a in range(x.ndim) if a not in axes)
     batch_shape = tuple(x.shape[a] for a in batch)

@@ -67,11 +67,11 @@ def plot_feature_map(
         raise GgdjaxError(
             f"`histogram` has batch shape {np.shape(histogram.zeros)}; draw one tensor at a time (index it first)"
         )
-    edges, heights, nonzero = _bars(histogram)
+    edges, heights = _bars(histogram)
     zero = float(histogram.zero_fraction)
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
-    if nonzero:
+    if heights.any():
         axes.stairs(heights, edges, fill=True, color=BLUE, alpha=0.35, label="values (zeros apart)")
         if density is not None:
             _draw_density(axes, density, edges, share_negative=float(histogram.negative_fraction) / (1.0 - zero))
@@ -134,8 +134,8 @@ def _draw_quantizer(axes, step: float, qmin: int, qmax: int) -> None:
     )
 
 
-def _bars(histogram: Histogram) -> tuple[np.ndarray, np.ndarray, int]:
-    """Spread the logarithmic bins over equal bars; return edges, density per unit of x, and the nonzero count."""
+def _bars(histogram: Histogram) -> tuple[np.ndarray, np.ndarray]:
+    """Spread the logarithmic bins over equal bars; return edges and density per unit of x."""
     counts = np.asarray(histogram.counts, dtype=np.int64).reshape(2, -1)
     finite = np.arange(0x7F80)  # below the exponent of infinity and NaN
     lower = (finite.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
@@ -144,10 +144,10 @@ def _bars(histogram: Histogram) -> tuple[np.ndarray, np.ndarray, int]:
     total = int(positive.sum() + negative.sum())
     low, high = min(0.0, float(histogram.minimum)), max(0.0, float(histogram.maximum))
     if not total or low == high:
-        return np.linspace(0.0, 1.0, _BARS + 1), np.zeros(_BARS), 0
+        return np.linspace(0.0, 1.0, _BARS + 1), np.zeros(_BARS)
     edges = np.linspace(low, high, _BARS + 1)
     below = _below(edges, lower, upper, positive) + negative.sum() - _below(-edges, lower, upper, negative)
-    return edges, np.diff(below) / (total * np.diff(edges)), total
+    return edges, np.diff(below) / (total * np.diff(edges))
 
 
 def _below(x: np.ndarray, lower: np.ndarray, upper: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ggdjax._errors import GgdjaxError, describe, near_matches, refusal
+from ggdjax._errors import GgdjaxError, named, near_matches, refusal
 from ggdjax.schemes.choice import Choice
 from ggdjax.schemes.protocol import Scheme, Solver
 
@@ -50,7 +50,7 @@ def get(name: str) -> Scheme:
     try:
         return _SCHEMES[name.lower().replace("_", "-")]
     except (AttributeError, KeyError, TypeError):
-        raise GgdjaxError(f"no scheme is called {describe(name)}: {near_matches(name, _SCHEMES)}") from None
+        raise GgdjaxError(f"no scheme is called {named(name)}: {near_matches(name, _SCHEMES)}") from None
 
 
 def choose(name: str, histogram: Histogram | ArrayLike, bits: ArrayLike, signed: ArrayLike | None = None) -> Choice:

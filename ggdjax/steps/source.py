@@ -96,7 +96,7 @@ def sides_of(source: Source) -> Sides:
         tail, weight = source, None
     else:
         wanted = "a GeneralizedGamma, SymmetricGeneralizedGamma, TailWeighted, Hurdle or FitResult"
-        raise refusal("source", source, wanted, "fit samples first: `gd.fit(x)`")
+        raise refusal("source", source, wanted, "for samples, fit them first: `gd.fit(x)`")
     if isinstance(tail, TailWeighted):
         g, order, log_moment = tail.distribution, tail.order, tail.log_moment
     else:
