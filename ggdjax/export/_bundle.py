@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax import _files
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect_path
 from ggdjax._whole import whole_folder
+from ggdjax.datapath._compile import as_program
 from ggdjax.datapath.program import Program, program_record
 from ggdjax.datapath.simulate import simulate
 from ggdjax.export._hex import hex_lines
@@ -56,9 +57,10 @@ def export_bundle(program: Program, folder: os.PathLike[str] | str, images: Arra
     Raises:
         GgdjaxError: the folder is not empty and no bundle, or cannot be written.
     """
+    program = as_program(program)
     from safetensors.numpy import save
 
-    folder = Path(folder)
+    folder = expect_path("folder", folder, "the name of a folder")
     if folder.exists() and not _replaceable(folder):
         raise GgdjaxError(f"`folder` {folder} exists and is no bundle of ggdjax: choose another, or empty it")
     found = list(memories(program))
@@ -100,7 +102,7 @@ def load_bundle(folder: os.PathLike[str] | str) -> Program:
     """
     from safetensors.numpy import load
 
-    folder = Path(folder)
+    folder = expect_path("folder", folder, "the name of a folder")
     manifest = _manifest(folder)
     files = {name: _checked(folder / name, digest) for name, digest in manifest["files"].items()}
     held: dict[str, dict[str, np.ndarray]] = {}

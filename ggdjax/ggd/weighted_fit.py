@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, summary
 from ggdjax.ggd.arrays import is_concrete, pad_rank
 from ggdjax.ggd.distribution import GeneralizedGamma
 from ggdjax.ggd.histogram import histogram_counts
@@ -88,6 +88,13 @@ class FitResult:
     iterations: Int[Array, "..."]
     standard_errors: StandardErrors
     order: Float[Array, "..."]
+
+    def __repr__(self) -> str:
+        shape = np.shape(self.order)
+        if shape or not is_concrete(self.order):
+            return summary(self, batch_shape=shape)
+        code = FitCode(int(self.code)).name.lower()
+        return summary(self, distribution=self.distribution, order=f"{float(self.order):g}", code=code)
 
     def messages(self) -> list[str]:
         """Return the message of each fit, flattened."""

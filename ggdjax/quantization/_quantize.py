@@ -6,10 +6,11 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ggdjax import schemes
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect
 from ggdjax.ggd import Histogram
 from ggdjax.network import fold_batch_norm
 from ggdjax.quantization._quantized_network import QuantizedNetwork
@@ -22,7 +23,7 @@ from ggdjax.steps._host_search import fractional_lengths
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
-    from ggdjax.network import Network
+    from ggdjax.network import Network, Node
     from ggdjax.quantization.calibration import Calibration
     from ggdjax.schemes import Choice
 
@@ -50,6 +51,9 @@ def quantize(net: Network, calibration: Calibration, config: QuantConfig | None 
         [7, 15]
     """
     config = QuantConfig() if config is None else config
+    expect("net", net, "Network")
+    expect("calibration", calibration, "Calibration")
+    expect("config", config, "QuantConfig")
     net = fold_batch_norm(net)
     if tuple(feature_map.tensor for feature_map in net.graph.feature_maps()) != calibration.names:
         raise GgdjaxError("`calibration` belongs to another network: its feature maps differ; calibrate this one")
@@ -111,6 +115,37 @@ def fixed_point(w: Float[Array, "*rest chan"], bits: int, *, per_channel: bool =
     """Return the fixed-point quantizer of least squared error for a kernel (output channels last) or bias."""
     frac_bits = fractional_lengths(_rows_of(w, per_channel=per_channel), bits)
     return Quantizer.fixed_point(frac_bits if per_channel else frac_bits[0], bits)
+
+
+#: Width of a bias on the accumulator's grid.
+ACCUMULATOR_BITS = 32
+
+
+def accumulator_grid(node: Node, quantizers: Quantizers) -> Quantizer | None:
+    """Return the quantizer of the node's bias on its accumulator's grid, step Δ_in · Δ_w, 32 bits.
+
+    None where the input or the weights stay in float, or the input has a step per channel.
+    """
+    source, weights = quantizers.activations.get(node.inputs[0]), quantizers.weights.get(node.name)
+    if source is None or weights is None or np.ndim(source.step):
+        return None
+    step = np.asarray(weights.step, np.float64) * np.asarray(source.step, np.float64)
+    return Quantizer(step=jnp.asarray(step, jnp.float32), bits=ACCUMULATOR_BITS)
+
+
+def changed_bias(node: Node, bias: Float[Array, " cout"], old: Quantizers, new: Quantizers) -> Quantizer:
+    """Return the quantizer of a bias that was changed: on the accumulator's grid where it was, else fixed point.
+
+    Args:
+        node: of the bias.
+        bias: as it is now.
+        old: the quantizers before.
+        new: the quantizers after, whose feature maps and weights give the accumulator's grid.
+    """
+    was, grid = old.biases[node.name], accumulator_grid(node, old)
+    if grid is not None and was.bits == grid.bits and np.array_equal(was.step, grid.step):
+        return accumulator_grid(node, new)
+    return fixed_point(bias, was.bits)
 
 
 def _rows_of(w: Float[Array, "*rest chan"], *, per_channel: bool) -> Float[np.ndarray, "row value"]:

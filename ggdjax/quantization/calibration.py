@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax import _files
-from ggdjax._errors import DataError, GgdjaxError
+from ggdjax._errors import DataError, GgdjaxError, summary
 from ggdjax.ggd import Counter, Histogram
 from ggdjax.network import fold_batch_norm, run
-from ggdjax.quantization.batches import pad_batch
+from ggdjax.quantization.batches import image_batches, pad_batch
 from ggdjax.quantization.numerics import Observe
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ class Calibration:
     """Number of images that were counted."""
     channels: dict[str, Histogram] | None = None
     """Per feature map one histogram per channel (batch shape ``[chan]``), where they were asked for."""
+
+    def __repr__(self) -> str:
+        return summary(self, images=self.images, feature_maps=len(self.names), per_channel=self.channels is not None)
 
     def save(self, path: os.PathLike[str] | str) -> None:
         """Write every count as one file, which ``gd.load`` reads.
@@ -81,8 +84,9 @@ def calibrate(net: Network, batches: Iterable[Float[Array, "batch ..."]], *, per
 
     Args:
         net: a network from ``load_onnx`` or ``trace``.
-        batches: input batches in the layout of the model's own input. Shorter ones are padded, and the padding not
-            counted; one larger than all before compiles anew.
+        batches: input batches in the layout of the model's own input; one by itself; pairs of (images, labels), whose
+            images are read; or an image set, all of it. Shorter batches are padded, and the padding not counted; one
+            larger than all before compiles anew.
         per_channel: also count every channel of every feature map by itself (256 KiB each).
 
     Raises:
@@ -106,7 +110,7 @@ def calibrate(net: Network, batches: Iterable[Float[Array, "batch ..."]], *, per
     # Rows of padding are told apart where the images are the first axis of every feature map.
     by_image = all(None in (shape := net.graph.shape(name))[:1] and None not in shape[1:] for name in names)
     running: Any = ()
-    for batch in batches:
+    for batch in image_batches(batches, len(net.input_shape)):
         # While this batch was decoded the one before was counted; never more than these two are held.
         jax.block_until_ready(running)
         net.check_input(batch)

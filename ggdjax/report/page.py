@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect_path
 from ggdjax.report._comparisons import cost_section, scheme_sections
 from ggdjax.report._html import drawing, number, picture_file, search_field, section, shade_rules, table
 from ggdjax.report.comparison import compare_run
@@ -60,6 +60,7 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
     Raises:
         GgdjaxError: ``folder`` is no run folder of ggdjax, or its result.json is damaged.
     """
+    folder = expect_path("folder", folder, "the name of a folder")
     result = _read(folder)
     compared = compare_run(folder, result, progress)
     options = result["options"]

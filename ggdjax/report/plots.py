@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import numpy as np
 
-from ggdjax._errors import GgdjaxError
-from ggdjax.ggd import TailWeighted
+from ggdjax._errors import GgdjaxError, expect, expect_array, expect_path, kinds_of
+from ggdjax.ggd import Histogram, TailWeighted, as_tail
 from ggdjax.report._colours import BLUE, GREEN, ORANGE
 from ggdjax.schemes import Fitted
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from jax.typing import ArrayLike
+    from jaxtyping import Array
     from matplotlib.figure import Figure
 
-    from jaxtyping import Array
-
-    from ggdjax.ggd import GeneralizedGamma, Histogram
+    from ggdjax.ggd import FitResult, GeneralizedGamma
     from ggdjax.quantization import QuantizedNetwork
     from ggdjax.schemes import Choice
 
@@ -32,8 +32,8 @@ _POINTS = 801
 
 
 def plot_feature_map(
-    histogram: Histogram,
-    density: GeneralizedGamma | TailWeighted | None = None,
+    histogram: Histogram | ArrayLike,
+    density: GeneralizedGamma | TailWeighted | FitResult | None = None,
     *,
     step: float | None = None,
     qmin: int = 0,
@@ -43,7 +43,7 @@ def plot_feature_map(
     """Draw the density of one feature map's nonzero values (log scale), its fit, and the range of its quantizer.
 
     Args:
-        histogram: of one tensor (no batch axes).
+        histogram: of one tensor (no batch axes), or the tensor's values.
         density: the fitted density of the nonzero magnitudes, drawn on both sides if the tensor has negatives.
         step: the chosen step; with ``qmax`` (and ``qmin``) the first levels and the clipping points are marked.
         qmin: smallest code.
@@ -61,6 +61,11 @@ def plot_feature_map(
         >>> figure = gd.report.plot_feature_map(h, gd.GeneralizedGamma(1.0, 1.0, 1.0), step=0.5, qmax=15)
         >>> figure.savefig("feature_map.png")
     """
+    if "Histogram" not in kinds_of(histogram):
+        values = expect_array("histogram", histogram, "a Histogram or an array of values")
+        histogram = Histogram.from_samples(values)
+    if density is not None:
+        density = as_tail(density.tail if "FitResult" in kinds_of(density) else density)
     if np.ndim(histogram.zeros):
         raise GgdjaxError(
             f"`histogram` has batch shape {np.shape(histogram.zeros)}; draw one tensor at a time (index it first)"
@@ -110,6 +115,8 @@ def draw_feature_maps(quantized: QuantizedNetwork, folder: Path) -> Iterator[Pat
     """Write one PNG per quantized feature map into ``folder``; yield each path when it is written."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+    expect("quantized", quantized, "QuantizedNetwork")
+    folder = expect_path("folder", folder, "the name of a folder")
     folder.mkdir(parents=True, exist_ok=True)
     record = quantized.record
     if record is None or record.calibration is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from ggdjax._errors import expect
 from ggdjax.ggd import FitCode
 from ggdjax.report.cost import cost_record
 from ggdjax.schemes import Fitted
@@ -36,6 +37,7 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
     ``qmin``, ``qmax``, ``bits``, ``predicted_sqnr_db`` (by that fit), and measured on held-out images ``sqnr_db`` (of
     the feature map alone) and ``accumulated_sqnr_db`` (with the errors of all layers before).
     """
+    expect("quantized", quantized, "QuantizedNetwork")
     record, predicted = quantized.record, quantized.predicted_sqnr_db
     calibration = None if record is None else record.calibration
     zeros = (
@@ -97,6 +99,7 @@ def weight_rows(quantized: QuantizedNetwork) -> list[dict[str, Any]]:
     None for a free step), ``step``, ``sqnr_db``, ``bias_frac_bits`` (None without a bias, or on a grid that is no power
     of two) and ``bias_sqnr_db``.
     """
+    expect("quantized", quantized, "QuantizedNetwork")
     rows, kernel_db, bias_db = [], quantized.weight_sqnr_db, quantized.bias_sqnr_db
     for node in quantized.graph.quantizable:
         weights, bias = (kind.get(node.name) for kind in (quantized.quantizers.weights, quantized.quantizers.biases))
@@ -124,6 +127,8 @@ def _frac_bits(quantizer: Quantizer | None) -> int | list[int] | None:
 
 def result_record(quantized: QuantizedNetwork, evaluation: Evaluation) -> dict[str, Any]:
     """Return the figures of a run: accuracies as fractions with 95 % intervals, both tables, and what it costs."""
+    expect("quantized", quantized, "QuantizedNetwork")
+    expect("evaluation", evaluation, "Evaluation")
     real, rounded = evaluation.float_accuracy, evaluation.quantized_accuracy
     calibration = None if quantized.record is None else quantized.record.calibration
     return {
