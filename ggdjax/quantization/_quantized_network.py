@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax import _files
+from ggdjax._exported import serializable
 from ggdjax.network import Network
 from ggdjax.network._chunks import run_in_chunks
-from ggdjax.network._serialize import graph_record
+from ggdjax.network._serialize import graph_from_record, graph_record
 from ggdjax.quantization._serialize import (
     quantizers_from_record,
     quantizers_record,
@@ -56,6 +57,7 @@ class IntegerWeights:
     """float64: that grid, one per output channel."""
 
 
+@serializable(graph_record, graph_from_record)
 @jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QuantizedNetwork:
