@@ -26,7 +26,7 @@ from rich.progress import track
 import ggdjax as gd
 from experiments.real_networks import NETWORKS
 from ggdjax import data, report
-from ggdjax.quantization import Quantizers, QuantizedNetwork, Stage
+from ggdjax.quantization import QuantizedNetwork, Quantizers, Stage
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "quantization_aware_training.json"
 BATCH = 64
@@ -41,7 +41,7 @@ def train(q: QuantizedNetwork, batches: Any, learning_rate: float, steps: int) -
         q, params="trained", quantizers=Quantizers(activations="trained", weights="fixed", biases="fixed"), record=None
     )
     adam = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
-    # A network can be called, and optax takes labels that can be called for a function of the parameters: so a function.
+    # As a function: optax would call the network, since it is callable.
     optimizer = optax.partition({"trained": adam, "fixed": optax.set_to_zero()}, lambda _: kinds)
 
     def loss(q: QuantizedNetwork, x: Any, labels: Any) -> Any:

@@ -198,7 +198,7 @@ class QuantizedNetwork:
         Example:
             >>> x = np.ones((8, 2), np.float32)
             >>> net = gd.trace(lambda x: x @ jnp.array([[0.5], [-0.25]]), jnp.zeros((1, 2)))
-            >>> layer = gd.quantize(net, gd.calibrate(net, [x])).integer_weights()["dot_general_0"]
+            >>> (layer,) = gd.quantize(net, gd.calibrate(net, [x])).integer_weights().values()
             >>> layer.codes.tolist(), layer.frac_bits
             ([[64], [-32]], 7)
         """

@@ -159,7 +159,7 @@ def test_exported_function_of_a_network(q, others, net, images):
 def test_exported_program_is_the_same_integers(q, images):
     program = datapath.compile(datapath.align(q), datapath.Accelerator(activation_bits=4, weight_bits=4))
     x = jax.ShapeDtypeStruct(export.symbolic_shape("b, 6, 6, 2"), jnp.float32)
-    same(round_trip(lambda x: program(x), images)(images), program(images))
+    same(round_trip(program.__call__, images)(images), program(images))
     integers = round_trip(program.integers, x)
     for count in (1, 7, 32):
         same(integers(images[:count]), program.integers(images[:count]))
