@@ -45,7 +45,7 @@ _LAYOUT = (
 
 
 def export_bundle(program: Program, folder: os.PathLike[str] | str, images: ArrayLike | None = None) -> None:
-    """Write a program as an bundle; see the top of this module for its files.
+    """Write a program as a hardware bundle: memories, golden vectors, C header, Verilog macros and a manifest.
 
     The folder appears as a whole or not at all; an earlier bundle in its place is replaced.
 
@@ -56,6 +56,15 @@ def export_bundle(program: Program, folder: os.PathLike[str] | str, images: Arra
 
     Raises:
         GgdjaxError: the folder is not empty and no bundle, or cannot be written.
+
+    Example:
+        >>> x = np.ones((8, 2), np.float32)
+        >>> net = gd.trace(lambda x: x @ jnp.array([[0.5], [-0.25]]), jnp.zeros((1, 2)))
+        >>> q = gd.quantize(net, gd.calibrate(net, [x]), gd.QuantConfig(scheme="max-abs"))
+        >>> program = gd.datapath.compile(q, gd.datapath.Accelerator())
+        >>> gd.export.export_bundle(program, "bundle")
+        >>> bool((gd.export.load_bundle("bundle").integers(x) == program.integers(x)).all())
+        True
     """
     program = as_program(program)
     from safetensors.numpy import save

@@ -13,6 +13,7 @@ import numpy as np
 
 from ggdjax import _files
 from ggdjax._errors import DataError, GgdjaxError, expect_array, summary
+from ggdjax._exported import serializable
 from ggdjax.network._chunks import run_in_chunks
 from ggdjax.network._serialize import graph_from_record, graph_record
 from ggdjax.network.interpreter import Float
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ggdjax.network.graph import Graph, Shape
 
 
+@serializable(lambda static: graph_record(*static), lambda record: (graph_from_record(record),))
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Network:

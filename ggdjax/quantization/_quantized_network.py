@@ -11,9 +11,10 @@ import numpy as np
 
 from ggdjax import _files
 from ggdjax._errors import summary
+from ggdjax._exported import serializable
 from ggdjax.network import Network
 from ggdjax.network._chunks import run_in_chunks
-from ggdjax.network._serialize import graph_record
+from ggdjax.network._serialize import graph_from_record, graph_record
 from ggdjax.quantization._serialize import (
     quantizers_from_record,
     quantizers_record,
@@ -57,6 +58,7 @@ class IntegerWeights:
     """float64: that grid, one per output channel."""
 
 
+@serializable(graph_record, graph_from_record)
 @jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QuantizedNetwork:
@@ -213,7 +215,7 @@ class QuantizedNetwork:
         Example:
             >>> x = np.ones((8, 2), np.float32)
             >>> net = gd.trace(lambda x: x @ jnp.array([[0.5], [-0.25]]), jnp.zeros((1, 2)))
-            >>> layer = gd.quantize(net, gd.calibrate(net, [x])).integer_weights()["dot_general_0"]
+            >>> (layer,) = gd.quantize(net, gd.calibrate(net, [x])).integer_weights().values()
             >>> layer.codes.tolist(), layer.frac_bits
             ([[64], [-32]], 7)
         """

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax._errors import GgdjaxError
+from ggdjax._exported import serializable
 from ggdjax.ggd.arrays import is_concrete
 from ggdjax.steps.fixed_point import power_of_two
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
 
+@serializable()
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Quantizer:
