@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import ggdjax as gd
+from experiments.benchmarks import files_equal
 
 pytest.importorskip("onnx", reason="onnx is not installed")
-files_equal = pytest.importorskip("experiments.benchmarks.files_equal", reason="hypothesis is not installed")
 
 
 def quantized():
