@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "export": {"network", "quantization", "datapath"},
     "cost": {"network", "quantization", "datapath"},
     "zoo": {"network", "data"},
+    "recipe": {"network", "quantization", "tune", "data"},
     "report": {"ggd", "steps", "schemes", "network", "quantization", "tune", "datapath", "cost", "data", "zoo"},
 }
 
@@ -61,7 +62,7 @@ def packages_of(source: str) -> set[str]:
         else:
             continue
         found |= {name.split(".")[1] for name in names if name and name.startswith("ggdjax.")}
-    return found - {"_errors", "_fields", "_files", "_lock", "_whole"}
+    return found - {"_errors", "_fields", "_files", "_load", "_lock", "_whole"}
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
