@@ -30,7 +30,19 @@ MAY_IMPORT = {
     "cost": {"network", "quantization", "datapath"},
     "zoo": {"network", "data"},
     "recipe": {"network", "quantization", "tune", "data"},
-    "report": {"ggd", "steps", "schemes", "network", "quantization", "tune", "datapath", "cost", "data", "zoo"},
+    "report": {
+        "ggd",
+        "steps",
+        "schemes",
+        "network",
+        "quantization",
+        "tune",
+        "datapath",
+        "cost",
+        "data",
+        "zoo",
+        "recipe",
+    },
 }
 
 

@@ -15,12 +15,13 @@ from ggdjax._fields import check_types, from_fields
 from ggdjax._whole import whole_file
 from ggdjax.data import Preprocessing, preset
 from ggdjax.quantization import QuantConfig
-from ggdjax.tune import GradientConfig, TuneConfig
+from ggdjax.tune import GradientConfig, RoundingConfig, TuneConfig
 
 #: Tables of a file -> class of what they hold.
 _TABLES = {
     "preprocessing": Preprocessing,
     "quantization": QuantConfig,
+    "rounding": RoundingConfig,
     "search": TuneConfig,
     "gradient": GradientConfig,
 }
@@ -30,8 +31,8 @@ _TABLES = {
 class Recipe:
     """The whole pipeline: how images become inputs, how the network is quantized, corrected and tuned, on which images.
 
-    Stages run in the order of the fields; those that are None or False are left out. In a file, ``preprocessing``,
-    ``quantization``, ``search`` and ``gradient`` are tables; ``preset`` in ``preprocessing`` names a convention of
+    Stages run in the order of the fields; those that are None or False are left out. In a file, fields with a class of
+    their own are tables (``[quantization]``); ``preset`` in ``[preprocessing]`` names a convention of
     `ggdjax.data.PRESETS`, whose fields the others change.
 
     Raises:
@@ -53,6 +54,8 @@ class Recipe:
     mean_bits: float | None = None
     """Widths per layer, 2 to 16 bits, at most this on average over all weights and over all values of feature maps: in
     place of both widths, and chosen by what each layer's rounding does to the logits of calibration images."""
+    rounding: RoundingConfig | None = None
+    """Rounds weights for the output of their layers, on the calibration images, and corrects biases."""
     bias_correction: bool = False
     """Take the mean error of every output channel, on calibration images, out of its bias."""
     search: TuneConfig | None = None
@@ -100,7 +103,7 @@ class Recipe:
             )
         if self.gradient is not None and self.gradient.batch_size > self.tune_images:
             raise GgdjaxError(
-                f"`batch_size` of the gradient is {self.gradient.batch_size}, more than `tune_images` {self.tune_images}"
+                f"`batch_size` of `gradient` is {self.gradient.batch_size}, more than `tune_images` {self.tune_images}"
             )
         if self.tunes and self.quantization.activations_per == "channel":
             raise GgdjaxError("tuning has one step per feature map: leave `activations_per` 'channel' out")

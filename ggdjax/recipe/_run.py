@@ -48,8 +48,8 @@ def run(
 ) -> Outcome:
     """Quantize, correct, tune and evaluate a network as a recipe says.
 
-    All stages: ``equalize``, ``calibrate``, ``quantize``, ``widths``, ``bias_correction``, ``search``, ``gradient``,
-    ``evaluate``. A quantized network is corrected, where it was not, tuned and evaluated.
+    All stages: ``equalize``, ``calibrate``, ``quantize``, ``widths``, ``round_weights``, ``bias_correction``,
+    ``search``, ``gradient``, ``evaluate``. A quantized network is corrected, where it was not, tuned and evaluated.
 
     Args:
         network: from a file or a function; or a quantized network, to tune it.
@@ -65,10 +65,10 @@ def run(
 
     Example:
         >>> net = gd.trace(gd.zoo.digits_net(), jnp.zeros((1, 8, 8, 1)))
-        >>> recipe = gd.Recipe(quantization=gd.QuantConfig(scheme="max-abs"), calibration_images=64, held_out_images=100)
+        >>> recipe = gd.Recipe(quantization=gd.QuantConfig(scheme="max-abs"), calibration_images=64)
         >>> outcome = gd.recipe.run(net, gd.data.digits(), recipe)
         >>> outcome.evaluation.quantized_accuracy.images, [stage.name for stage in outcome.network.record.stages]
-        (100, ['quantize'])
+        (500, ['quantize'])
     """
     recipe = Recipe() if recipe is None else recipe
     parts = choose_parts(images, recipe)
@@ -91,6 +91,9 @@ class _Run:
 
     def outcome(self) -> Outcome:
         q = self.network if isinstance(self.network, QuantizedNetwork) else self._quantized(self.network)
+        if self.recipe.rounding is not None and not _has(q, "round_weights"):
+            settings = [self._ids(self.parts.calibration), dataclasses.asdict(self.recipe.rounding)]
+            q = self._stage("round_weights", settings, lambda: self._rounded(q))
         if self.recipe.bias_correction and not _has(q, "bias_correction"):
             q = self._stage("bias_correction", self._few_ids(), lambda: self._corrected(q))
         untuned, before = (None, None)
@@ -168,6 +171,12 @@ class _Run:
         stages = (*q.record.stages[:-1], last, stage)
         return replace(again, record=replace(again.record, stages=stages))
 
+    def _rounded(self, q: QuantizedNetwork) -> QuantizedNetwork:
+        x = self._load(self.parts.calibration)[0]
+        return tune.round_weights(
+            q, x, self.recipe.rounding, progress=lambda done, total: self.progress("round_weights", done, total, "")
+        )
+
     def _corrected(self, q: QuantizedNetwork) -> QuantizedNetwork:
         return tune.correct_biases(
             q,
@@ -182,8 +191,7 @@ class _Run:
 
         def images() -> tuple[np.ndarray, np.ndarray]:
             if not loaded:
-                loaded.extend(zip(*self.images.batches(self.parts.tune, recipe.batch_size), strict=True))
-                loaded[:] = [np.concatenate(part) for part in loaded]
+                loaded.extend(self._load(self.parts.tune))
             return loaded[0], loaded[1]
 
         if recipe.search is not None:
@@ -255,7 +263,12 @@ class _Run:
 
     def _few(self) -> np.ndarray:
         chosen = some(self.images, self.parts.calibration, _FEW_HUNDRED, self.recipe.seed)
-        return np.concatenate([x for x, _ in self.images.batches(chosen, self.recipe.batch_size)])
+        return self._load(chosen)[0]
+
+    def _load(self, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return images and labels as arrays."""
+        x, labels = zip(*self.images.batches(part, self.recipe.batch_size), strict=True)
+        return np.concatenate(x), np.concatenate(labels)
 
     def _counted(self, stage: str, part: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         done = 0

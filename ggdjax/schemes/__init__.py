@@ -58,3 +58,4 @@ __all__ = [
     "register",
     "sqnr_optimal",
 ]
+Range = Choice  # TEMPORARY

@@ -75,7 +75,7 @@ class Searched:
 
     minimum: Float[Array, "..."]
     """The curve at its minimum. "mse-search": the squared error on the histogram, "octav": its model of that error,
-    both divided by the mean square; "kl": the divergence in nats."""
+    both divided by the mean square; "kl": the divergence in nats, infinite where no two clips can be compared."""
     distortion: Float[Array, "..."]
     """Mean squared error of all values, zeros included, in squared units of the tensor; NaN where absent ("kl")."""
     sqnr_db: Float[Array, "..."]
@@ -187,9 +187,7 @@ class Choice:
             GgdjaxError: widths or signedness differ within the batch, or are being traced.
         """
         if not (is_concrete(self.bits) and is_concrete(self.signed)):
-            raise GgdjaxError(
-                "`quantizer` needs `bits` and `signed` as numbers, which are being traced: read it outside"
-            )
+            raise GgdjaxError("`quantizer` needs the values of `bits`, which are being traced: read it outside of jit")
         bits, signed = np.unique(np.asarray(self.bits)), np.unique(np.asarray(self.signed))
         if bits.size != 1 or signed.size != 1:
             raise GgdjaxError(

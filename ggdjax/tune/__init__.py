@@ -5,6 +5,7 @@ from __future__ import annotations
 from ggdjax.tune._backward_forward import Plan, backward_forward, plan, search_passes
 from ggdjax.tune._gradient import GradientHistory, gradient, gradient_steps
 from ggdjax.tune._gradient_config import GradientConfig
+from ggdjax.tune._rounding import LayerRounding, RoundingConfig, RoundingHistory, round_weights
 from ggdjax.tune.bias_correction import correct_biases
 from ggdjax.tune.bits import BitAllocation, allocate_bits
 from ggdjax.tune.config import TuneConfig
@@ -19,8 +20,11 @@ __all__ = [
     "GradientConfig",
     "GradientHistory",
     "History",
+    "LayerRounding",
     "PairedTest",
     "Plan",
+    "RoundingConfig",
+    "RoundingHistory",
     "TuneConfig",
     "Unit",
     "allocate_bits",
@@ -31,5 +35,6 @@ __all__ = [
     "gradient_steps",
     "mcnemar",
     "plan",
+    "round_weights",
     "search_passes",
 ]

@@ -30,10 +30,10 @@ def samples() -> dict[str, np.ndarray]:
 
 
 def quantize(x: np.ndarray, chosen, index: int | tuple[int, ...] = ()) -> np.ndarray:
-    """Reconstruct float64 samples by one element of a Range: its documented formula, in NumPy."""
+    """Reconstruct float64 samples by one element of a Choice: its documented formula, in NumPy."""
+    zero_point = np.zeros_like(chosen.step) if chosen.zero_point is None else chosen.zero_point
     step, low, high, zero = (
-        np.asarray(field)[index].astype(np.float64)
-        for field in (chosen.step, chosen.qmin, chosen.qmax, chosen.zero_point)
+        np.asarray(field)[index].astype(np.float64) for field in (chosen.step, chosen.qmin, chosen.qmax, zero_point)
     )
     return step * (np.clip(np.round(x.astype(np.float64) / step) + zero, low, high) - zero)
 

@@ -10,23 +10,23 @@ import pytest
 from ggdjax import schemes
 from ggdjax._errors import GgdjaxError
 from ggdjax.ggd.histogram import Histogram
-from ggdjax.schemes import RangeCode
+from ggdjax.schemes import ChoiceCode, PredictionCode
 
 WIDTHS = np.arange(2, 17)
 EXPECTED_CODES = {
-    "constant": RangeCode.CONSTANT,
-    "both signs of one value": RangeCode.CONSTANT,
-    "zeros and one outlier": RangeCode.CONSTANT,
-    "single value": RangeCode.CONSTANT,
-    "all zero": RangeCode.ALL_ZERO,
-    "empty": RangeCode.EMPTY,
+    "constant": ChoiceCode.CONSTANT,
+    "both signs of one value": ChoiceCode.CONSTANT,
+    "zeros and one outlier": ChoiceCode.CONSTANT,
+    "single value": ChoiceCode.CONSTANT,
+    "all zero": ChoiceCode.ALL_ZERO,
+    "empty": ChoiceCode.EMPTY,
 }
 
 every_scheme = pytest.mark.parametrize("name", schemes.names())
 
 
 @every_scheme
-def test_every_tensor_and_width_gets_a_usable_range(name, histograms, tensors):
+def test_every_tensor_and_width_gets_a_usable_quantizer(name, histograms, tensors):
     chosen = schemes.choose(name, histograms, WIDTHS[:, None])
     step = np.asarray(chosen.step)
     assert step.shape == (len(WIDTHS), len(tensors))
@@ -37,8 +37,14 @@ def test_every_tensor_and_width_gets_a_usable_range(name, histograms, tensors):
     low = np.where(signed, -(2 ** (WIDTHS[:, None] - 1)), 0)
     np.testing.assert_array_equal(chosen.qmin, low)
     np.testing.assert_array_equal(chosen.qmax, low + 2 ** WIDTHS[:, None] - 1)
-    assert (np.asarray(chosen.zero_point) >= low).all()
-    assert (np.asarray(chosen.zero_point) <= np.asarray(chosen.qmax)).all()
+    assert (chosen.zero_point is None) == (name != "affine-min-max")
+    if chosen.zero_point is not None:
+        zero_point = np.asarray(chosen.zero_point)
+        assert zero_point.dtype == np.float32
+        assert ((zero_point >= low) & (zero_point <= np.asarray(chosen.qmax)) & (zero_point % 1 == 0)).all()
+    leaves = jax.tree.leaves(chosen)
+    assert all(leaf.shape == step.shape for leaf in leaves)
+    _check_evidence(name, chosen)
     assert np.isfinite(np.asarray(chosen.highest)).all()
     assert np.isfinite(np.asarray(chosen.lowest)).all()
     for column, tensor in enumerate(tensors):
@@ -46,14 +52,38 @@ def test_every_tensor_and_width_gets_a_usable_range(name, histograms, tensors):
         if tensor in EXPECTED_CODES:
             assert (codes == EXPECTED_CODES[tensor]).all(), tensor
         else:
-            assert np.isin(codes, [RangeCode.OK, RangeCode.FALLBACK]).all(), tensor
+            assert np.isin(codes, [ChoiceCode.OK, ChoiceCode.FALLBACK]).all(), tensor
+
+
+def _check_evidence(name, chosen):
+    kinds = {"ggd": schemes.Fitted, "mse": schemes.Searched, "octav": schemes.Searched, "kl": schemes.Searched}
+    kind = kinds.get(name.split("-")[0])
+    predicted = np.asarray(chosen.predicted_sqnr_db)
+    if kind is None:
+        assert chosen.evidence is None
+        assert np.isnan(predicted).all()
+        assert np.isnan(np.asarray(chosen.distortion)).all()
+        return
+    assert isinstance(chosen.evidence, kind)
+    absent = np.asarray(chosen.evidence.prediction) == PredictionCode.ABSENT
+    own = np.asarray(chosen.code) == ChoiceCode.OK
+    np.testing.assert_array_equal(absent, np.ones_like(own) if name == "kl" else ~own)
+    np.testing.assert_array_equal(np.isnan(predicted), absent)
+    np.testing.assert_array_equal(np.isnan(np.asarray(chosen.distortion)), absent)
+    assert np.isfinite(np.asarray(chosen.distortion)[~absent]).all()
+    if kind is schemes.Searched:
+        # A few values far apart leave KL nothing to compare: infinite.
+        assert not np.isnan(np.asarray(chosen.evidence.minimum)[own]).any()
+    else:
+        numbers = (chosen.evidence.tail, chosen.evidence.weight, chosen.evidence.saturation, chosen.evidence.fit_code)
+        assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(numbers))
 
 
 @every_scheme
 def test_ordinary_tensors_get_the_schemes_own_step(name, histograms, tensors):
     ordinary = [list(tensors).index(t) for t in ("rectified", "two-sided", "bounded", "heavy", "negative")]
     chosen = schemes.choose(name, histograms[np.array(ordinary)], WIDTHS[:, None])
-    assert (np.asarray(chosen.code) == RangeCode.OK).all()
+    assert (np.asarray(chosen.code) == ChoiceCode.OK).all()
     step = np.asarray(chosen.step)
     if name == "kl":  # compares shapes of histograms, not errors: finer on the whole, not from each width to the next
         step = step[[0, 4, -1]]
@@ -72,12 +102,14 @@ def test_one_call_equals_a_loop_and_an_outer_jit(name, histograms, tensors):
     some = histograms[np.array([0, 1, 3])]
     together = schemes.choose(name, some, jnp.array([[8], [4]]))
     jitted = jax.jit(lambda h, b: schemes.choose(name, h, b))(some, jnp.array([[8], [4]]))
-    for field in ("step", "qmin", "qmax", "zero_point", "code"):
+    for field in ("step", "qmin", "qmax", "lowest", "code"):
         np.testing.assert_allclose(getattr(jitted, field), getattr(together, field), rtol=1e-6)
+    np.testing.assert_allclose(jitted.predicted_sqnr_db, together.predicted_sqnr_db, atol=0.02)
     for row, bits in enumerate((8, 4)):
         for column in range(3):
             alone = schemes.choose(name, some[column], bits)
             assert alone.step.shape == ()
+            assert jax.tree.structure(alone) == jax.tree.structure(together[row, column])
             # A batch sums in another order: a fit ends within its tolerance, a search at a neighbour on its grid.
             tolerance = 1e-3 if name == "mse-search" else 2e-4 if name.startswith("ggd") else 2e-6
             np.testing.assert_allclose(alone.step, together.step[row, column], rtol=tolerance)
@@ -149,7 +181,7 @@ def test_a_tensor_asked_for_unsigned_is_judged_by_its_positive_values():
     np.testing.assert_allclose(schemes.choose("max-abs", x, 8, False).highest, 2.0)
     np.testing.assert_allclose(schemes.choose("max-abs", x, 8, True).highest, 100.0)
     nothing = schemes.choose("max-abs", np.array([-1.0, -2.0]), 8, False)
-    assert int(nothing.code) == RangeCode.ALL_ZERO
+    assert int(nothing.code) == ChoiceCode.ALL_ZERO
 
 
 def test_arguments_out_of_range_are_named(tensors):
@@ -177,4 +209,4 @@ def test_names_are_found_whatever_the_spelling():
 
 
 def test_every_code_says_what_happened():
-    assert all(code.message for code in RangeCode)
+    assert all(code.message for codes in (ChoiceCode, PredictionCode) for code in codes)

@@ -53,7 +53,7 @@ def test_percentiles_agree_with_numpy(laplace, percentage):
 def test_a_percentile_of_mostly_zeros_falls_back():
     x = np.append(np.zeros(10_000_0), [1.0, 2.0]).astype(np.float32)
     chosen = schemes.choose("percentile-99.9", x, 8)
-    assert int(chosen.code) == schemes.RangeCode.FALLBACK
+    assert int(chosen.code) == schemes.ChoiceCode.FALLBACK
     np.testing.assert_allclose(chosen.highest, 2.0)
 
 

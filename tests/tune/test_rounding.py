@@ -1,0 +1,163 @@
+"""Closed-form rounding: the linear algebra against NumPy, the rows against the convolutions, whole networks."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import ggdjax as gd
+from ggdjax._errors import GgdjaxError
+from ggdjax.network.ops import OPS
+from ggdjax.tune import RoundingConfig, round_weights
+from ggdjax.tune._rounding import _Positions, _row_moments, _rows_of
+from ggdjax.tune._rounding_core import float_target, round_rows
+
+
+def reference(target, gram, step, low, high, damping):
+    """GPTQ column by column in float64 (Frantar et al. 2022, algorithm 1)."""
+    matrix = gram + damping * np.mean(np.diag(gram)) * np.eye(len(gram))
+    upper = np.linalg.cholesky(np.linalg.inv(matrix)).T
+    work, found = target.astype(np.float64), np.zeros(target.shape)
+    for j in range(target.shape[1]):
+        found[:, j] = np.clip(np.round(work[:, j] / step), low, high) * step
+        work -= np.outer((work[:, j] - found[:, j]) / upper[j, j], upper[j])
+    return found
+
+
+@pytest.mark.parametrize("columns", [7, 200])
+def test_rounding_is_the_published_algorithm(columns):
+    rng = np.random.default_rng(columns)
+    x = rng.normal(size=(4 * columns, columns)) @ rng.normal(size=(columns, columns))
+    gram = x.T @ x / len(x)
+    weights = rng.normal(size=(2, 5, columns)).astype(np.float32)
+    steps = np.float32([0.25, 0.5])[:, None, None] * np.ones((2, 2, 5), np.float32)
+    grams = np.stack([gram, 2 * gram]).astype(np.float32)
+    found = round_rows(weights, grams, steps, low=-8, high=7)
+    for k, step in enumerate((0.25, 0.5)):
+        for g in range(2):
+            wanted = reference(weights[g], gram, step, -8, 7, 0.01)
+            # A value within float32's rounding of a half may go either way, and moves those after it.
+            assert np.mean(found.values[k, g] == wanted.astype(np.float32)) > 0.95
+            left = weights[g] - np.asarray(found.values[k, g], np.float64)
+            error = np.einsum("rc,cd,rd->r", left, grams[g].astype(np.float64), left)
+            np.testing.assert_allclose(found.error[k, g], error, rtol=1e-3)
+    assert (np.asarray(found.error).sum(-1) < 0.8 * np.asarray(found.nearest).sum(-1)).all()
+
+
+def test_the_target_gives_the_float_output():
+    rng = np.random.default_rng(0)
+    x_float = rng.normal(size=(500, 6))
+    x = x_float @ (np.eye(6) + 0.1 * rng.normal(size=(6, 6)))
+    weights = rng.normal(size=(3, 6)).astype(np.float32)
+    gram, cross = ((a.T @ x).astype(np.float32) / 500 for a in (x, x_float))
+    target = float_target(jnp.asarray(weights), gram, cross, damping=1e-6)
+    np.testing.assert_allclose(x @ np.asarray(target).T, x_float @ weights.T, atol=1e-3)
+
+
+CONVOLUTIONS = {
+    "plain": {"strides": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1},
+    "uneven": {"strides": (2, 1), "padding": ((0, 1), (2, 0)), "dilation": (1, 2), "groups": 1},
+    "grouped": {"strides": (1, 2), "padding": ((1, 1), (0, 0)), "dilation": (2, 1), "groups": 2},
+    "depthwise": {"strides": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 4},
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_rows_are_what_the_convolution_multiplies(name):
+    attrs = CONVOLUTIONS[name]
+    rng, groups = np.random.default_rng(1), attrs["groups"]
+    x = rng.normal(size=(3, 7, 9, 4)).astype(np.float32)
+    kernel = rng.normal(size=(3, 2, 4 // groups, 8)).astype(np.float32)
+    node = gd.network.Node(name="c", op="conv", inputs=("x",), output="y", attrs=tuple(sorted(attrs.items())))
+    y = np.asarray(OPS["conv"](jnp.asarray(x), kernel=jnp.asarray(kernel), **attrs))
+    plan = _Positions.of(node, x.shape, kernel.shape)
+    assert plan.outputs == y.shape[1] * y.shape[2]
+    index = np.stack([plan.sample(i, plan.outputs) for i in range(3)])
+    gram, cross, mean, _ = _row_moments(plan.padding, groups, None, x, x, index, np.ones(3, np.float32))
+    rows = _rows_of(kernel, groups)
+    energy = np.einsum("grc,gcd,grd->gr", rows, gram, rows).reshape(-1)
+    np.testing.assert_allclose(energy, np.square(y).sum((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(np.einsum("grc,gc->gr", rows, mean).reshape(-1), y.sum((0, 1, 2)), atol=1e-3)
+    np.testing.assert_array_equal(gram, cross)
+
+
+def test_samples_are_spread_and_differ_between_images():
+    node = gd.network.Node(name="d", op="dense", inputs=("x",), output="y")
+    plan = _Positions.of(node, (2, 8, 8, 3), (3, 5))
+    first, second = (plan.sample(i, 16)[:, 0] for i in (0, 1))
+    assert len(set(first)) == len(set(second)) == 16
+    assert len(set(first % 8)) == len(set(first // 8)) == 8
+    assert set(first) != set(second)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Convolutions of all kinds, a residual sum, a dense layer without bias."""
+    rng = np.random.default_rng(2)
+
+    def weights(*shape):
+        return jnp.asarray(rng.normal(0, np.prod(shape[:-1]) ** -0.5, shape).astype(np.float32))
+
+    stem, depthwise, pointwise, head = weights(3, 3, 2, 8), weights(3, 3, 1, 8), weights(1, 1, 8, 8), weights(8, 5)
+    bias = jnp.asarray(rng.normal(size=8).astype(np.float32))
+
+    def conv(x, kernel, groups=1, stride=1):
+        names = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(
+            x, kernel, (stride, stride), "SAME", dimension_numbers=names, feature_group_count=groups
+        )
+
+    def function(x):
+        x = jax.nn.relu(conv(x, stem, stride=2) + bias[None, None, None])
+        y = jax.nn.relu(conv(x, depthwise, 8) + 0.1)
+        return jax.nn.relu(conv(y, pointwise) + x).mean((1, 2)) @ head
+
+    images = rng.normal(size=(96, 10, 10, 2)).astype(np.float32)
+    return gd.trace(function, images[:1]), images
+
+
+@pytest.mark.parametrize("per", ["tensor", "channel"])
+def test_a_network_comes_closer_to_float(network, per, tmp_path):
+    net, images = network
+    config = gd.QuantConfig(weight_bits=3, activation_bits=6, scheme="max-abs", weights_per=per)
+    q = gd.quantize(net, gd.calibrate(net, [images[:64]]), config)
+    seen = []
+    rounded = round_weights(
+        q, images[:64], RoundingConfig(batch_size=24), progress=lambda done, total: seen.append((done, total))
+    )
+    wanted = np.asarray(net(images[64:]))
+    before, after = (np.square(np.asarray(n(images[64:])) - wanted).mean() for n in (q, rounded))
+    assert after < 0.6 * before
+    assert seen == [(k, 4) for k in range(1, 5)]
+    for node in net.graph.quantizable:
+        kernel, quantizer = rounded.params[node.param("kernel")], rounded.quantizers.weights[node.name]
+        np.testing.assert_array_equal(quantizer(kernel), kernel)
+        assert quantizer.frac_bits is not None
+    assert [layer.columns for layer in rounded.history.layers] == [18, 9, 8, 8]
+    assert rounded.record.float_network is q.record.float_network
+    rounded.save(tmp_path / "q.safetensors")
+    loaded = gd.load(tmp_path / "q.safetensors")
+    assert loaded.history == rounded.history
+    np.testing.assert_array_equal(loaded(images), rounded(images))
+
+
+def test_memory_and_batches_change_nothing(network):
+    net, images = network
+    q = gd.quantize(net, gd.calibrate(net, [images]), gd.QuantConfig(weight_bits=4, scheme="max-abs"))
+    one, other = (round_weights(q, images[:40], RoundingConfig(batch_size=20, memory_bytes=m)) for m in (1, 1 << 30))
+    for key, value in one.params.items():
+        np.testing.assert_array_equal(value, other.params[key], err_msg=key)
+
+
+def test_what_cannot_be_rounded_is_an_error(network):
+    net, images = network
+    q = gd.quantize(net, gd.calibrate(net, [images]), gd.QuantConfig(scheme="max-abs"))
+    with pytest.raises(GgdjaxError, match="`images` is empty"):
+        round_weights(q, images[:0])
+    with pytest.raises(GgdjaxError, match="`batch_size` must be an integer of at least 1, got 0"):
+        RoundingConfig(batch_size=0)
+    with pytest.raises(GgdjaxError, match="`frac_bits_offsets` must hold 0"):
+        RoundingConfig(frac_bits_offsets=(1,))
