@@ -35,11 +35,22 @@ def option(cls: type, field: str, name: str = "", kind: Any = None, also: str = 
     default = next(f.default for f in dataclasses.fields(cls) if f.name == field)
     kind = typing.get_type_hints(cls)[field] if kind is None else kind
     flag, known = kind is bool, default not in (None, False, dataclasses.MISSING) and not also
-    text = tyro.conf.arg(
-        help=field_docs(cls)[field] + also, help_behavior_hint=f"(default: {default})" if known else ""
-    )
+    hint = f"(default: {default})" if known else ""
+    text = tyro.conf.arg(help=field_docs(cls)[field] + also, help_behavior_hint=hint, metavar=_metavar(kind))
     wanted = Annotated[bool, text, tyro.conf.FlagCreatePairsOff] if flag else Annotated[kind | None, text]
     return name or field, wanted, dataclasses.field(default=False if flag else None)
+
+
+def _metavar(kind: Any) -> str | None:
+    """Return what stands for the value in the help; None for a flag."""
+    if kind in (bool, int, float, str):
+        return {bool: None, int: "INT", float: "FLOAT", str: "STR"}[kind]
+    inner = [one for one in typing.get_args(kind) if one not in (type(None), ...)]
+    if typing.get_origin(kind) is Literal:
+        return "{" + ",".join(inner) + "}"
+    if typing.get_origin(kind) is tuple:
+        return "FLOAT [FLOAT ...]"
+    return "|".join(str(_metavar(one)) for one in inner)
 
 
 _TUNING: Any = dataclasses.make_dataclass(

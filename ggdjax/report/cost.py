@@ -33,7 +33,7 @@ def cost_record(quantized: QuantizedNetwork) -> dict[str, Any]:
             "totals": found.totals(),
             "at": {widths.name: found.at(widths).totals() for widths in others},
             "layers": found.rows(),
-            "machine": asdict(found.machine),
+            "machine": asdict(found.hardware),
         }
     except GgdjaxError as error:
         return {"not_modelled": str(error)}
