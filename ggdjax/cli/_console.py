@@ -78,4 +78,5 @@ def _bars(console: Console) -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description:<26}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=not console.is_terminal, disable=console.is_dumb_terminal)
+    still = not console.is_terminal or console.is_dumb_terminal
+    return Progress(*columns, console=console, disable=still)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +77,9 @@ def run_folder(out: Path | None) -> Iterator[tuple[Path | None, Path | None]]:
         if str(unfinished) in str(error) or "partial/new" in str(error):
             raise GgdjaxError(f"`--out` {out}: {error}") from None
         raise
+    finally:
+        with suppress(OSError):
+            unfinished.rmdir()  # only where no stage was finished
     shutil.rmtree(unfinished, ignore_errors=True)
 
 

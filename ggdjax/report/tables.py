@@ -103,7 +103,7 @@ def layer_table(quantized: QuantizedNetwork, evaluation: Evaluation | None = Non
             _lengths(kernel["bias_frac_bits"]),
         ]  # fmt: skip
         table.add_row(_tail(node.name, max(width - 54, 12)), *before, *after)
-    table.caption = "\n".join(_about_layers(quantized, maps))
+    table.caption = "\n".join(_about_layers(quantized, maps, evaluated=evaluation is not None))
     return table
 
 
@@ -127,7 +127,7 @@ def network_table(net: Network, *, width: int = 80) -> Table:
     return table
 
 
-def _about_layers(quantized: QuantizedNetwork, maps: dict[str, dict[str, Any]]) -> list[str]:
+def _about_layers(quantized: QuantizedNetwork, maps: dict[str, dict[str, Any]], *, evaluated: bool) -> list[str]:
     """Return the lines below the table of layers."""
     record = quantized.record
     config, calibration = (None, None) if record is None else (record.config, record.calibration)
@@ -139,9 +139,9 @@ def _about_layers(quantized: QuantizedNetwork, maps: dict[str, dict[str, Any]]) 
             f"{weights.get(config.weight_scheme, f'scheme {config.weight_scheme}, free step Δ')}, one per "
             f"{'layer' if config.weights_per == 'tensor' else 'output channel'}."
         )
+    inputs = "of the input alone, and accumulated with the errors of all layers before, on held-out images; "
     lines.append(
-        "±: codes on both sides of zero. dB: SQNR; of the input alone, and accumulated with the errors of all layers "
-        "before, on held-out images; of the weights against the float ones."
+        f"±: codes on both sides of zero. dB: SQNR; {inputs if evaluated else ''}of the weights against the float ones."
     )
     others = Counter(node.op for node in quantized.graph.nodes if node.op not in QUANTIZABLE)
     if others:
