@@ -8,6 +8,7 @@ from . import (
     ggd as ggd,
     network as network,
     quantization as quantization,
+    recipe as recipe,
     report as report,
     schemes as schemes,
     steps as steps,
@@ -18,6 +19,7 @@ from .ggd import GeneralizedGamma as GeneralizedGamma, Histogram as Histogram, f
 from .steps import closed_form_step as closed_form_step, optimal_step as optimal_step, Quantizer as Quantizer
 from .network import Network as Network, load_onnx as load_onnx, trace as trace
 from .quantization import QuantConfig as QuantConfig, calibrate as calibrate, quantize as quantize, evaluate as evaluate
+from .recipe import Recipe as Recipe
 from ._load import load as load
 from ._errors import GgdjaxError as GgdjaxError
 

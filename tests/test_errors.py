@@ -291,7 +291,7 @@ DATA = [
     Case("images of different sizes", F.replace("--size 8", "--scale 1"), "given/set | different sizes | give `size`",
          copied(other_size)),
     Case("size that the network does not read", Q.replace("--size 8", "--size 9"), "`size` is 9 | 8×8"),
-    Case("images of another size", N, "(12, 3, 9, 9) | (batch, 3, 8, 8) | `size`",
+    Case("images of another size", N, "(batch, 3, 9, 9) | (batch, 3, 8, 8) | `size`",
          npz(image=np.zeros((30, 9, 9, 3), np.uint8), label=labels())),
     Case("npz with other keys", N, "img, label | no `image`", npz(img=pixels(), label=labels())),
     Case("npz of weights", N, "holds a, b, c, d, e, …, | but no `image`", npz(**{k: pixels(1) for k in "abcdefgh"})),
@@ -348,14 +348,18 @@ def tune(w: World, *, count: int = 6, images=None, checkpoint: Path | None = Non
 
 
 BITS = [
-    Case(f"{option} {bits}", Q + f" --{option.replace('_', '-')} {bits}", f"`{option}` | from 2 to | got {bits}")
+    Case(
+        f"{option} {bits}",
+        Q + f" --{option.replace('_', '-')} {bits}",
+        f"`--{option.replace('_', '-')}` | from 2 to | got {bits}",
+    )
     for option in ("weight_bits", "activation_bits")
     for bits in (1, 17, 0, -3)
 ]
 # fmt: off
 OPTIONS = [
     *BITS,
-    Case("bias bits", Q + " --bias-bits 33", "`bias_bits` | from 2 to 32 | got 33"),
+    Case("bias bits", Q + " --bias-bits 33", "`--bias-bits` | from 2 to 32 | got 33"),
     Case("unknown scheme", Q + " --scheme ggd-exakt", "ggd-exakt | did you mean `ggd-exact`"),
     Case("unknown weight scheme", Q + " --weight-scheme octave", "octave | did you mean `octav`"),
     Case("unknown preset", Q + " --preset cifar", "`cifar` | did you mean `cifar10` | known: "),
@@ -370,14 +374,14 @@ OPTIONS = [
     Case("bits that are no number", Q + " --weight-bits eight", "--weight-bits | eight | INT"),
     Case("unknown choice", Q + " --layout NCWH", "--layout | NCWH | NCHW"),
     Case("unknown option", Q + " --wieght-bits 8", "--wieght-bits | --weight-bits | --help"),
-    Case("unknown command", "quantise", "quantise | quantize, report, train"),
-    Case("no command", "", "Expected one of | quantize, report, train | --help"),
+    Case("unknown command", "quantise", "quantise | quantize, tune, evaluate"),
+    Case("no command", "", "Expected one of | quantize, tune, evaluate | --help"),
     Case("missing option", "train lenet5 --out {place}/run", "--data | --help"),
-    Case("two means", Q + " --mean 0.1 0.2", "`mean` has 2 values | expected 1 or 3"),
-    Case("no mean", Q + " --mean", "`mean` has 0 values | expected 1 or 3"),
-    Case("zero deviation", Q + " --std 0", "`std` is (0.0,) | positive"),
-    Case("infinite scale", Q + " --scale inf", "`scale` is inf | positive number"),
-    Case("crop larger than the image", Q + " --resize 4 --crop 6", "`crop` is 6 | `resize` = 4 | lower `crop`"),
+    Case("two means", Q + " --mean 0.1 0.2", "`--mean` has 2 values | expected 1 or 3"),
+    Case("no mean", Q + " --mean", "`--mean` has 0 values | expected 1 or 3"),
+    Case("zero deviation", Q + " --std 0", "`--std` is (0.0,) | positive"),
+    Case("infinite scale", Q + " --scale inf", "`--scale` is inf | positive number"),
+    Case("crop larger than the image", Q + " --resize 4 --crop 6", "`--crop` is 6 | `--resize` = 4 | lower `--crop`"),
     Case("other layout", Q + " --layout NHWC", "(None, 3, 8, 8) | NHWC | change `layout` or `colour_order`"),
     Case("grey images", Q + " --colour-order GRAY", "3 channels | GRAY gives 1 | change `layout` or `colour_order`"),
     Case("unknown network", TRAIN.replace("lenet5", "lenet"), "'lenet' | did you mean `lenet5`"),
@@ -821,7 +825,9 @@ def test_the_matrix_is_as_large_as_promised():
     ("line", "says"),
     [
         ("quantize {given}/gone.onnx --data {images} --size 8 --out {place}/run", "gone.onnx"),
-        (Q + " --activation-bits 17", "from 2 to 16, got 17"),
+        (Q + " --activation-bits 17", "`--activation-bits` must be an integer number of bits from 2 to 16, got 17"),
+        ("tune {given}/gone --out {place}/run", "no result.json"),
+        ("quantize --weight-bit 8", "ggdjax quantize --help"),
         ("report {given}", "no result.json"),
     ],
 )

@@ -104,16 +104,21 @@ def test_nothing_stays_of_what_failed(tmp_path):
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "before")]
 
 
-def kill(words: list[str], moment: Callable[[], bool], delay: float) -> None:
-    """Start the command line in a process of its own and kill it ``delay`` seconds after ``moment``."""
+def kill(words: list[str], moment: Callable[[], bool], delay: float, by: int = signal.SIGKILL) -> tuple[int, str]:
+    """Start the command line in a process of its own and end it ``delay`` seconds after ``moment``.
+
+    Returns:
+        Its status, and what it wrote to standard error.
+    """
     command = [sys.executable, "-c", "from ggdjax.cli import main; main()", *words]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as started:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as started:
         while not moment():
-            assert started.poll() is None, started.stderr.read().decode()
+            assert started.poll() is None, started.stderr.read()
             time.sleep(0.002)
         time.sleep(delay)
-        started.kill()
-    assert started.returncode == -signal.SIGKILL
+        started.send_signal(by)
+        said = started.stderr.read()
+    return started.returncode, said
 
 
 def comparable(run: Path) -> dict:
@@ -121,12 +126,6 @@ def comparable(run: Path) -> dict:
     result = json.loads((run / "result.json").read_text())
     for name in ("seconds", "options", "device", "machine", "versions"):
         result.pop(name, None)
-    search = result["tuning"]["backward_forward"]
-    search.pop("compile_seconds", None)
-    for decision in search["decisions"]:
-        # What was spent: who goes on runs the network again up to where the other was.
-        decision.pop("seconds")
-        decision.pop("float_passes")
     return result
 
 
@@ -137,29 +136,63 @@ def test_quantize_and_tune_end_the_same_after_kills(tmp_path):
 
     def words(out: Path) -> list[str]:
         bits = "--weight-bits 3 --activation-bits 3 --scheme max-abs --size 8 --calibration-images 12 --batch-size 4"
-        return ["quantize", str(model), "--data", str(images), *bits.split(), "--tune-images", "4", "--out", str(out)]
+        tuning = "--tune-images 4 --tune-seconds inf --gradient-steps 3"
+        return [*f"quantize {model} --data {images} {bits} {tuning} --out".split(), str(out)]
 
     main(words(tmp_path / "whole"))
+    kept = place / "run.unfinished"
     moments = [
         lambda: any(place.glob(".run.*.partial/new")),
-        (place / "run.tuning").exists,
-        lambda: any(place.glob(".run.*.partial/new/parameters.json")),
+        lambda: any(kept.glob("02_quantize_*.safetensors")),
+        lambda: any(kept.glob("search_*.safetensors")),
+        lambda: any(place.glob(".run.*.partial/new/network.safetensors")),
     ]
     chance = random.Random(SEED)
-    for moment, longest in zip(moments, (2.0, 0.1, 0.05), strict=True):
-        kill(words(place / "run"), moment, chance.uniform(0, longest))
+    for moment, longest in zip(moments, (2.0, 0.5, 0.1, 0.05), strict=True):
+        assert kill(words(place / "run"), moment, chance.uniform(0, longest))[0] == -signal.SIGKILL
         assert not (place / "run").exists()
     main(words(place / "run"))
     assert [p.name for p in place.iterdir()] == ["run"]
-    for folder in (place / "run", tmp_path / "whole"):
-        assert {"parameters.safetensors", "parameters.json", "sensitivity.png", "tuning.png"} <= {
-            p.name for p in folder.iterdir()
-        }
     ended, whole = (
-        json.loads((folder / "parameters.json").read_text()) for folder in (place / "run", tmp_path / "whole")
+        {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in {".safetensors", ".toml"}}
+        for folder in (place / "run", tmp_path / "whole")
     )
     assert ended == whole
+    assert {"network.safetensors", "recipe.toml"} <= whole.keys()
     assert comparable(place / "run") == comparable(tmp_path / "whole")
+
+
+def test_an_interrupt_ends_within_two_seconds_and_says_how_to_resume(tmp_path):
+    out = tmp_path / "run"
+    kept = tmp_path / "run.unfinished"
+    words = [
+        "quantize",
+        "--scheme",
+        "max-abs",
+        "--calibration-images",
+        "64",
+        "--tune-images",
+        "64",
+        "--gradient-steps",
+        "1000",
+    ]
+    for moment in (
+        lambda: any(tmp_path.glob(".run.*.partial/new")),
+        lambda: any(kept.glob("02_quantize_*.safetensors")),
+        lambda: any(kept.glob("search_*.safetensors")),
+    ):
+        moments: list[float] = []
+
+        def reached(moment: Callable[[], bool] = moment, moments: list[float] = moments) -> bool:
+            moments.append(time.monotonic())
+            return moment()
+
+        status, said = kill([*words, "--out", str(out)], reached, 0.2, signal.SIGINT)
+        assert time.monotonic() - moments[-1] < 0.2 + 2.0
+        assert status == 130
+        assert said.startswith("ggdjax: interrupted; ")
+        assert said.count("\n") == 1
+    assert "run.unfinished: the same command resumes" in said
 
 
 def test_training_ends_the_same_after_kills(tmp_path):
@@ -174,7 +207,8 @@ def test_training_ends_the_same_after_kills(tmp_path):
     main(words(tmp_path / "whole"))
     chance = random.Random(SEED)
     for step in (4, 12):
-        kill(words(place / "run"), (place / "run" / "checkpoints" / str(step)).is_dir, chance.uniform(0, 0.05))
+        moment = (place / "run" / "checkpoints" / str(step)).is_dir
+        assert kill(words(place / "run"), moment, chance.uniform(0, 0.05))[0] == -signal.SIGKILL
         assert not (place / "run" / "metrics.json").exists()
     main(words(place / "run"))
     assert [p.name for p in place.iterdir()] == ["run"]

@@ -1,15 +1,15 @@
-"""The command line: `ggdjax quantize …`, `ggdjax report …`, `ggdjax train …`."""
+"""The command line: `ggdjax quantize …`, `tune`, `evaluate`, `export`, `report`, `inspect` and `train`."""
 
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from typing import TYPE_CHECKING, Any
 
 from ggdjax._errors import GgdjaxError
-from ggdjax.cli._cache import enable_cache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,30 +18,76 @@ _DESCRIPTION = """Post-training quantization of convolutional networks with the 
 
 Start with `ggdjax quantize`: it quantizes a small digits network that comes with the package.
 Then your own: `ggdjax quantize net.onnx --data images/ --preset imagenet --out runs/net`.
-`ggdjax report runs/net` makes one page of it that opens in a browser.
-`ggdjax train resnet20 --data images/ --out runs/resnet20` makes a network of the zoo learn from scratch.
+`ggdjax tune runs/net --out runs/tuned` tunes it; `ggdjax evaluate runs/tuned --integers` evaluates it in integers.
+`ggdjax export runs/tuned --to qdq --out net.onnx` writes it for other tools; `ggdjax inspect runs/tuned` shows it.
+`ggdjax report runs/net runs/tuned` compares runs on one page that opens in a browser; of one run it shows all.
+`ggdjax train resnet20 --data images/ --out runs/resnet20` trains a network of the zoo from scratch.
+Completion of words: `ggdjax --tyro-print-completion bash` (or zsh, tcsh) prints a script to source.
+Compiled programs are kept in the cache folder; JAX_COMPILATION_CACHE_DIR moves them, JAX_ENABLE_COMPILATION_CACHE=false
+turns that off.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; exit with status 2 and one line on standard error for whatever a user can mend."""
-    enable_cache()
+    """Run the command line; exit with status 2 and one line on standard error for every user error.
+
+    With ``argv`` None this is the whole process: its words are read, interrupts end it within two seconds, and
+    compiled programs are kept on disk.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    if argv is None:
+        from ggdjax.cli import _process
+
+        _process.prepare()
     try:
-        _parse(sys.argv[1:] if argv is None else list(argv)).run()
+        if words == ["--version"]:
+            from ggdjax import __version__
+
+            print(f"ggdjax {__version__}")
+        else:
+            _parse(words).run()
+        sys.stdout.flush()
     except GgdjaxError as error:
-        print(f"ggdjax: {' '.join(str(error).split())}", file=sys.stderr)
+        _say(" ".join(str(error).split()))
+        raise SystemExit(2) from None
+    except BrokenPipeError:
+        _drop_output()
+        raise SystemExit(141) from None  # as a shell says of a program that a closed pipe ended
+    except OSError as error:
+        _drop_output()
+        _say(f"the output cannot be written or a file cannot be read ({error}): choose a place with space")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("ggdjax: interrupted; nothing is left half written", file=sys.stderr)
+        from ggdjax.cli import _process
+
+        _process.say_interrupted()
+        if argv is None:
+            _process.end(130)
         raise SystemExit(130) from None
 
 
+def _say(line: str) -> None:
+    with suppress(OSError):
+        print(f"ggdjax: {line}", file=sys.stderr, flush=True)
+
+
+def _drop_output() -> None:
+    """Let what could not be written go: Python would try again when it ends, and complain."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _parse(words: list[str]) -> Any:
+    from ggdjax.cli.evaluate import Evaluate
+    from ggdjax.cli.export import Export
+    from ggdjax.cli.inspect import Inspect
     from ggdjax.cli.quantize import Quantize
     from ggdjax.cli.report import Report
     from ggdjax.cli.train import Train
+    from ggdjax.cli.tune import Tune
 
-    return parse_words({"quantize": Quantize, "report": Report, "train": Train}, "ggdjax", _DESCRIPTION, words)
+    commands = (Quantize, Tune, Evaluate, Export, Report, Inspect, Train)
+    return parse_words({command.__name__.lower(): command for command in commands}, "ggdjax", _DESCRIPTION, words)
 
 
 def parse_words(commands: dict[str, Any], program: str, description: str, words: list[str]) -> Any:
@@ -58,8 +104,13 @@ def parse_words(commands: dict[str, Any], program: str, description: str, words:
             return tyro.extras.subcommand_cli_from_dict(commands, prog=program, description=description, args=words)
     except SystemExit as stop:
         if not stop.code:
+            sys.stdout.flush()
             raise
         # Borders are drawn in Unicode or left out, and rules in either, by the encoding of the output.
         lines = (line.strip("│ ") for line in box.getvalue().splitlines() if line[:1] not in "╭╰")
-        parts = (part.strip(" .") for part in re.split("[─-]{8,}", " ".join(lines)))
-        raise GgdjaxError("; ".join(part for part in parts if part)) from None
+        parts = [part.strip(" .") for part in re.split("[─-]{8,}", " ".join(lines))]
+        line = "; ".join(part for part in parts if part)
+        if words and words[0] in commands:
+            line = line.replace(f"{program} --help", f"{program} {words[0]} --help")
+            line = line if "--help" in line else f"{line}; see {program} {words[0]} --help"
+        raise GgdjaxError(line) from None

@@ -14,6 +14,7 @@ import tyro
 from ggdjax._errors import GgdjaxError
 from ggdjax._lock import exclusive
 from ggdjax._whole import whole_file
+from ggdjax.cli._runs import KEPT
 from ggdjax.zoo.recipe import Recipe  # Tyro reads the annotation when the command line is built
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Train:
         Raises:
             GgdjaxError: whatever a user can mend, before training starts.
         """
+        KEPT[:] = [self.out / "checkpoints"]
         with exclusive(self.out, "--out"):
             self._check_out()
             self._train()
@@ -76,13 +78,12 @@ class Train:
     def _train(self) -> None:
         import jax
         import numpy as np
-        from rich.console import Console
 
         from ggdjax import zoo
-        from ggdjax.cli._progress import progress_bar
+        from ggdjax.cli import _console
         from ggdjax.report import environment
 
-        console = Console()
+        console = _console.console()
         net, images = self._open()
         train, held_out = _parts(images, self.recipe.seed)
         sample = held_out[:_SAMPLE]
@@ -95,7 +96,7 @@ class Train:
             console.print(", ".join(f"{key} {value}" for key, value in _rounded(history[-1]).items()))
 
         steps = self.recipe.epochs * (len(train) // self.recipe.batch_size)
-        with progress_bar(console, f"Training {self.name}", steps) as advance:
+        with _console.progress_bar(console, f"Training {self.name}", steps) as advance:
             shown = 0
 
             def on_step(done: int, _: int) -> None:
@@ -103,20 +104,17 @@ class Train:
                 advance(done - shown)
                 shown = done
 
-            try:
-                trained = zoo.fit(
-                    net,
-                    images,
-                    self.recipe,
-                    indices=train,
-                    mesh=jax.sharding.Mesh(np.asarray(jax.devices()), ("data",)),
-                    checkpoints=self.out / "checkpoints",
-                    on_step=on_step,
-                    measure=lambda now: {"held_out_sample_top1": zoo.top1(now, images, sample)},
-                    on_epoch=write_log,
-                )
-            except KeyboardInterrupt:
-                raise GgdjaxError(f"interrupted; the same command goes on from `{self.out / 'checkpoints'}`") from None
+            trained = zoo.fit(
+                net,
+                images,
+                self.recipe,
+                indices=train,
+                mesh=jax.sharding.Mesh(np.asarray(jax.devices()), ("data",)),
+                checkpoints=self.out / "checkpoints",
+                on_step=on_step,
+                measure=lambda now: {"held_out_sample_top1": zoo.top1(now, images, sample)},
+                on_epoch=write_log,
+            )
         seconds = round(time.perf_counter() - started, 1)
         self._write(trained, images, train, held_out, {"seconds_of_last_start": seconds, **environment()})
         console.print(f"Written to {self.out}: weights.safetensors, log.jsonl, metrics.json", soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ggdjax.data._digits import digits
+from ggdjax.data._sizes import check_sizes
 from ggdjax.data._split import Split, hash_order, split, split_by_ids, split_every, split_tuning
 from ggdjax.data.archive import default_cache_dir, extract
 from ggdjax.data.arrays import from_arrays, load_npz
@@ -18,6 +19,7 @@ __all__ = [
     "Preprocessing",
     "Split",
     "check_labels",
+    "check_sizes",
     "class_folders",
     "default_cache_dir",
     "digits",

@@ -142,7 +142,7 @@ class StreamedImages:
             if not chunk_labels.size:
                 continue
             if images and chunk.shape[1:] != images[0].shape[1:]:
-                raise DataError(_sizes_message(self.name))
+                raise DataError(sizes_message(self.name))
             images.append(chunk)
             labels.append(chunk_labels)
             held += chunk_labels.size
@@ -187,7 +187,7 @@ class StreamedImages:
         if not pixels:
             return np.empty((0,), np.float32), np.empty((0,), np.int32), failures
         if len({p.shape for p in pixels}) > 1:
-            raise DataError(_sizes_message(self.name))
+            raise DataError(sizes_message(self.name))
         images = to_float(np.stack(pixels), self.preprocessing)
         if pixels[0].dtype.kind == "f" and not np.isfinite(images).all():
             bad = [self.ids[i] for i, image in zip(kept, images, strict=True) if not np.isfinite(image).all()]
@@ -266,5 +266,6 @@ def _unreadable_message(name: str, lost: dict[str, str], total: int, share: floa
     )
 
 
-def _sizes_message(name: str) -> str:
+def sizes_message(name: str) -> str:
+    """Return what is said of images that do not have one size."""
     return f"`{name}` holds images of different sizes: give `size`, or `resize` and `crop`"

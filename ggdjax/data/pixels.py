@@ -58,7 +58,7 @@ def reshape(
     if preprocessing.resize is None and preprocessing.size is None:
         if preprocessing.crop is None:
             return pixels
-        left, top, right, bottom = _crop_box(pixels.shape[1], pixels.shape[0], preprocessing.crop)
+        left, top, right, bottom = crop_box(pixels.shape[1], pixels.shape[0], preprocessing.crop)
         return pixels[top:bottom, left:right]
     if pixels.dtype != np.uint8:
         raise DataError(
@@ -101,21 +101,42 @@ def _reshape(image: Any, preprocessing: Preprocessing) -> Any:
     from PIL import Image
 
     if preprocessing.resize is not None:
-        width, height = image.size
-        short, target = min(width, height), preprocessing.resize
-        # The longer side is rounded down, as torchvision does.
-        scaled = (target * width // short, target * height // short)
+        scaled = resized(image.size, preprocessing)
         if scaled != image.size:
             image = image.resize(scaled, Image.Resampling.BILINEAR)
     if preprocessing.crop is not None:
         width, height = image.size
-        image = image.crop(_crop_box(width, height, preprocessing.crop))
+        image = image.crop(crop_box(width, height, preprocessing.crop))
     if preprocessing.size is not None and image.size != (preprocessing.size, preprocessing.size):
         image = image.resize((preprocessing.size, preprocessing.size), Image.Resampling.BILINEAR)
     return image
 
 
-def _crop_box(width: int, height: int, crop: int) -> tuple[int, int, int, int]:
+def resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Return the (width, height) of an image after ``resize``."""
+    if preprocessing.resize is None:
+        return size
+    short, target = min(size), preprocessing.resize
+    # The longer side is rounded down, as torchvision does.
+    return target * size[0] // short, target * size[1] // short
+
+
+def header_size(file: Path) -> tuple[int, int]:
+    """Return the (width, height) that the header of an image file says.
+
+    Raises:
+        UnreadableImage: Pillow does not know the file.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return image.size
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise UnreadableImage(str(error)) from error
+
+
+def crop_box(width: int, height: int, crop: int) -> tuple[int, int, int, int]:
     """Return (left, top, right, bottom) of the centred square; halves round to even, as in torchvision."""
     if crop > min(width, height):
         raise DataError(

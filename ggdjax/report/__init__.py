@@ -1,30 +1,49 @@
-"""What people look at: tables, pictures, and the folder a run leaves."""
+"""What people look at: tables, plots, and the folder a run leaves."""
 
 from __future__ import annotations
 
+from ggdjax.report._several import comparison_page
+from ggdjax.report.advice import ENOUGH, Advice, advise
 from ggdjax.report.comparison import HISTOGRAMS_FILE, compare_run, compare_schemes
 from ggdjax.report.cost import cost_record, plot_pareto
 from ggdjax.report.distortion import plot_distortion, plot_losses
 from ggdjax.report.page import html_page
 from ggdjax.report.plots import draw_feature_maps, plot_feature_map
 from ggdjax.report.record import environment, feature_map_rows, result_record, weight_rows
-from ggdjax.report.run_folder import check_run_folder, new_run_folder, write_result
+from ggdjax.report.run_folder import (
+    SavedRun,
+    check_run_folder,
+    check_space,
+    load_run,
+    new_run_folder,
+    write_result,
+    write_run,
+)
 from ggdjax.report.sensitivity import plot_sensitivity
-from ggdjax.report.tables import accuracy_lines, feature_map_table, weight_table
+from ggdjax.report.tables import accuracy_lines, feature_map_table, layer_table, network_table, weight_table
 from ggdjax.report.trajectory import plot_trajectory
 
 __all__ = [
+    "ENOUGH",
     "HISTOGRAMS_FILE",
+    "Advice",
+    "SavedRun",
     "accuracy_lines",
+    "advise",
     "check_run_folder",
+    "check_space",
     "compare_run",
     "compare_schemes",
+    "comparison_page",
     "cost_record",
     "draw_feature_maps",
     "environment",
     "feature_map_rows",
     "feature_map_table",
     "html_page",
+    "layer_table",
+    "load_run",
+    "network_table",
     "new_run_folder",
     "plot_distortion",
     "plot_feature_map",
@@ -36,4 +55,5 @@ __all__ = [
     "weight_rows",
     "weight_table",
     "write_result",
+    "write_run",
 ]

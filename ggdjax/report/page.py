@@ -8,19 +8,18 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from ggdjax._errors import GgdjaxError, expect_path
+from ggdjax._errors import expect_path
 from ggdjax.report._comparisons import cost_section, scheme_sections
 from ggdjax.report._html import drawing, number, picture_file, search_field, section, shade_rules, table
 from ggdjax.report.comparison import compare_run
 from ggdjax.report.distortion import plot_distortion
-from ggdjax.report.run_folder import RESULT_FILE, RESULT_KEY
+from ggdjax.report.run_folder import load_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-_TEMPLATE = Path(__file__).with_name("page.html")
+TEMPLATE = Path(__file__).with_name("page.html")
 
-_WANTED = "give a folder that `ggdjax quantize --out` wrote"
 _PROVENANCE = ("versions", "device", "machine", "seed", "seconds", "options", "preprocessing")
 
 #: Column title -> key of a row in result.json.
@@ -61,7 +60,7 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
         GgdjaxError: ``folder`` is no run folder of ggdjax, or its result.json is damaged.
     """
     folder = expect_path("folder", folder, "the name of a folder")
-    result = _read(folder)
+    result = load_run(folder).result
     compared = compare_run(folder, result, progress)
     options = result["options"]
     mean = options.get("mean_bits")
@@ -78,7 +77,7 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
         cost_section(result, compared),
     ]
     provenance = {key: result[key] for key in _PROVENANCE}
-    return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=html.escape(f"{Path(str(result['model'])).name}, {widths}"),
         subtitle=html.escape(
             f"scheme {options['scheme']}; {result['calibration_images']} calibration images, "
@@ -89,19 +88,6 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
         sections="\n".join(sections),
         provenance=html.escape(json.dumps(provenance, indent=1, ensure_ascii=False)),
     )
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    path = folder / RESULT_FILE
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise GgdjaxError(f"{folder} holds no {RESULT_FILE}: {_WANTED}") from None
-    except (OSError, ValueError) as error:
-        raise GgdjaxError(f"{path} cannot be read ({error}): {_WANTED}") from None
-    if not isinstance(result, dict) or RESULT_KEY not in result:
-        raise GgdjaxError(f"{path} was not written by ggdjax: {_WANTED}")
-    return result
 
 
 def _cards(result: dict[str, Any]) -> Iterable[str]:

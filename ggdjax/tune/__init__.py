@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ggdjax.tune._backward_forward import Plan, backward_forward, plan
-from ggdjax.tune._gradient import GradientHistory, gradient
+from ggdjax.tune._backward_forward import Plan, backward_forward, plan, search_passes
+from ggdjax.tune._gradient import GradientHistory, gradient, gradient_steps
 from ggdjax.tune._gradient_config import GradientConfig
 from ggdjax.tune._rounding import LayerRounding, RoundingConfig, RoundingHistory, round_weights
 from ggdjax.tune.bias_correction import correct_biases
@@ -32,7 +32,9 @@ __all__ = [
     "correct_biases",
     "equalize",
     "gradient",
+    "gradient_steps",
     "mcnemar",
     "plan",
     "round_weights",
+    "search_passes",
 ]

@@ -51,6 +51,8 @@ _EQUAL = 1e-6
 #: Rows that run at once, where memory allows: an eighth of the images, as many as the first screening round has, within
 #: these limits. Fewer leave a processor idle, more run empty in small groups of candidates.
 _LEAST_ROWS, _MOST_ROWS = 64, 512
+#: Images that are timed to fill a budget.
+_TIMED = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,29 @@ def plan(q: QuantizedNetwork, images: int, config: TuneConfig | None = None) -> 
         evaluations=sum(pairs) * config.sweeps,
         float_passes=config.sweeps * sum(n * float(share[i]) for n, i in zip(rows, chosen, strict=True)) / images,
     )
+
+
+def search_passes(
+    q: QuantizedNetwork, images: Float[ArrayLike, "image ..."], config: TuneConfig | None = None, *, seconds: float
+) -> float | None:
+    """Return the ``max_float_passes`` of `backward_forward` that take about ``seconds`` on this machine.
+
+    One batch is run and timed; compiling is not counted. The first visit is always within the budget.
+
+    Returns:
+        None where the whole search is within the budget.
+    """
+    planned = plan(q, len(images), config)
+    batch = np.asarray(images[:_TIMED], np.float32)  # type: ignore[index]
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        jax.block_until_ready(q(batch))
+        times.append(time.perf_counter() - start)
+    passes = seconds * len(batch) / (min(times) * len(images))
+    if passes >= planned.float_passes:
+        return None
+    return max(passes, planned.float_passes / planned.visits)
 
 
 def backward_forward(

@@ -54,8 +54,8 @@ class GradientHistory:
     after: float
     losses: Real[np.ndarray, " step"]
     """The loss of each mini-batch before its step (``per_layer``: of its layer)."""
-    seconds: float
-    """Wall time, compilation included."""
+    seconds: float = 0.0
+    """Wall time, compilation included; not in `to_dict`, so that equal runs are equal files."""
 
     @property
     def kept(self) -> bool:
@@ -64,7 +64,9 @@ class GradientHistory:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, for JSON."""
-        return {**vars(self), "config": vars(self.config), "losses": self.losses.tolist()}
+        record = {**vars(self), "config": vars(self.config), "losses": self.losses.tolist()}
+        del record["seconds"]
+        return record
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> GradientHistory:
@@ -117,6 +119,8 @@ def gradient(
             "`batch_size`"
         )
     q.network.check_input(images)
+    if config.steps is None:
+        config = dataclasses.replace(config, steps=gradient_steps(q, images, labels, config))
     graph = q.graph.up_to_logits()
     real = _batchwise(partial(_float_logits, graph, q.float_network.params), images, config.batch_size)
     targets = _checked_labels(labels, len(images), real.shape[1]) if config.objective == "cross_entropy" else real
@@ -154,6 +158,35 @@ def gradient(
         details=history,
     )
     return q.changed(stage, params=params, quantizers=quantizers) if history.kept else q.changed(stage)
+
+
+#: Steps that are timed to fill a budget, and the most that one is filled with: more gain little.
+_TIMED, _MOST = 5, 1000
+
+
+def gradient_steps(
+    q: QuantizedNetwork,
+    images: Real[ArrayLike, "image ..."],
+    labels: Int[ArrayLike, " image"] | None = None,
+    config: GradientConfig | None = None,
+    *,
+    seconds: float = 60.0,
+) -> int:
+    """Return how many steps of `gradient` take about ``seconds`` on this machine, 1 to 1,000; compiling not counted.
+
+    A few steps of the whole network are run and timed. Steps of single layers (``per_layer``) take less.
+    """
+    config = GradientConfig() if config is None else config
+    timed, moments = dataclasses.replace(config, steps=_TIMED, per_layer=False), []
+    first = slice(config.batch_size)
+    gradient(
+        q,
+        np.asarray(images[first], np.float32),  # type: ignore[index]
+        None if labels is None else np.asarray(labels)[first],
+        timed,
+        progress=lambda _step, _loss: moments.append(time.perf_counter()),
+    )
+    return int(np.clip(seconds / np.median(np.diff(moments)), 1, _MOST))
 
 
 def _tune_jointly(

@@ -45,8 +45,9 @@ class GradientConfig:
     """Instead of the whole network at once, each layer after the other: mean squared error of its output (after the
     ReLU that alone reads it) on the inputs that the quantized network gives it (AdaRound, BRECQ). ``objective``
     then only judges the end against the start."""
-    steps: int = 1000
-    """Gradient steps in all; with ``per_layer`` divided evenly among the layers."""
+    steps: int | None = None
+    """Gradient steps in all; with ``per_layer`` divided evenly among the layers. None: as many as take about a minute
+    on this machine, up to 1,000; the history and the record have the number."""
     batch_size: int = 64
     """Images per gradient step: bounds the memory."""
     step_rate: float = 0.003
@@ -67,6 +68,8 @@ class GradientConfig:
             )
         for name in ("steps", "batch_size"):
             value = getattr(self, name)
+            if name == "steps" and value is None:
+                continue
             if not isinstance(value, int) or value < 1:
                 raise GgdjaxError(f"`{name}` must be a whole number of at least 1, got {value!r}")
         if self.seed < 0:

@@ -27,7 +27,8 @@ class Decision:
     """Image and candidate pairs that were run for it."""
     float_passes: float
     """Its computation in passes of the whole network over the tuning images."""
-    seconds: float
+    seconds: float = 0.0
+    """Wall time; `History.to_dict` leaves it out, so that equal runs are equal files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +42,10 @@ class History:
     decisions: tuple[Decision, ...]
     candidates: int
     """Candidates per visit on average; each would be a pass of the whole network in a naive search."""
-    compile_seconds: float
     finished: bool
     """False where the budget ended the search before nothing changed any more or the last sweep was done."""
+    compile_seconds: float = 0.0
+    """Not in `to_dict`, as the decisions' seconds."""
 
     @property
     def score(self) -> float:
@@ -61,8 +63,12 @@ class History:
         return float(len(self.decisions) * self.candidates)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers and strings, for JSON."""
-        return dataclasses.asdict(self)
+        """Return plain numbers and strings, for JSON: all but times, which differ from run to run."""
+        record = dataclasses.asdict(self)
+        del record["compile_seconds"]
+        for decision in record["decisions"]:
+            del decision["seconds"]
+        return record
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> History:

@@ -1,0 +1,171 @@
+"""Options of commands from the fields of a recipe: type, default and help stand at the field, once."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing
+from contextlib import contextmanager
+from pathlib import Path  # tyro reads the annotations when the command line is built
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from ggdjax import data
+from ggdjax._errors import GgdjaxError
+from ggdjax._fields import field_docs
+from ggdjax.data import Preprocessing
+from ggdjax.quantization import QuantConfig
+from ggdjax.recipe import Recipe
+from ggdjax.tune import GradientConfig, RoundingConfig, TuneConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Objective = Literal["top1", "top5", "cross_entropy", "agreement", "kl", "sqnr"]
+PREPROCESSING = tuple(field.name for field in dataclasses.fields(Preprocessing))
+_WIDTHS_AND_SCHEMES = tuple(f.name for f in dataclasses.fields(QuantConfig) if not f.name.endswith("_of"))
+
+
+def option(cls: type, field: str, name: str = "", kind: Any = None, also: str = "") -> tuple[str, Any, Any]:
+    """Return an option for `dataclasses.make_dataclass`: a field of ``cls``, perhaps of another ``name`` or ``kind``.
+
+    Not given, it is None (a flag: False): what holds then is the recipe's own, named in the help.
+    """
+    default = next(f.default for f in dataclasses.fields(cls) if f.name == field)
+    kind = typing.get_type_hints(cls)[field] if kind is None else kind
+    flag, known = kind is bool, default not in (None, False, dataclasses.MISSING) and not also
+    hint = f"(default: {default})" if known else ""
+    text = tyro.conf.arg(help=field_docs(cls)[field] + also, help_behavior_hint=hint, metavar=_metavar(kind))
+    wanted = Annotated[bool, text, tyro.conf.FlagCreatePairsOff] if flag else Annotated[kind | None, text]
+    return name or field, wanted, dataclasses.field(default=False if flag else None)
+
+
+def _metavar(kind: Any) -> str | None:
+    """Return what stands for the value in the help; None for a flag."""
+    if kind in (bool, int, float, str):
+        return {bool: None, int: "INT", float: "FLOAT", str: "STR"}[kind]
+    inner = [one for one in typing.get_args(kind) if one not in (type(None), ...)]
+    if typing.get_origin(kind) is Literal:
+        return "{" + ",".join(inner) + "}"
+    if typing.get_origin(kind) is tuple:
+        return "FLOAT [FLOAT ...]"
+    return "|".join(str(_metavar(one)) for one in inner)
+
+
+_TUNING: Any = dataclasses.make_dataclass(
+    "_TUNING",
+    [
+        option(Recipe, "tune_images"),
+        option(TuneConfig, "objective", "tune_objective", Objective),
+        option(TuneConfig, "sweeps", "tune_sweeps", also=" 0: no search. (default: 2)"),
+        option(GradientConfig, "steps", "gradient_steps", int | Literal["auto"], also=" That is auto; 0: none."),
+        option(Recipe, "tune_seconds"),
+    ],
+    frozen=True,
+    kw_only=True,
+)
+_FIELDS: Any = dataclasses.make_dataclass(
+    "_FIELDS",
+    [
+        *(option(QuantConfig, name) for name in _WIDTHS_AND_SCHEMES),
+        *(option(Recipe, name) for name in ("mean_bits", "equalize", "bias_correction")),
+        option(Recipe, "rounding", "round_weights", bool),
+        *(option(Recipe, name) for name in ("calibration_images", "held_out_images", "seed", "batch_size")),
+        *(option(Preprocessing, name) for name in PREPROCESSING),
+    ],
+    bases=(_TUNING,),
+    frozen=True,
+    kw_only=True,
+)
+
+
+class TuningOptions(_TUNING):
+    """What of tuning can be given on the command line."""
+
+    def tuned(self, recipe: Recipe, changes: dict[str, Any] | None = None) -> Recipe:
+        """Return the recipe with tuning, and other ``changes``, as the options say.
+
+        Raises:
+            GgdjaxError: a value out of range, or options that contradict each other.
+        """
+        given = {f.name: v for f in dataclasses.fields(_TUNING) if (v := getattr(self, f.name)) is not None}
+        changes = dict(changes or {}) | {n: given[n] for n in ("tune_images", "tune_seconds") if n in given}
+        seed, images = (changes.get(name, getattr(recipe, name)) for name in ("seed", "tune_images"))
+        sweeps, steps = given.get("tune_sweeps"), given.get("gradient_steps")
+        for name in ("tune_sweeps", "gradient_steps"):
+            if isinstance(given.get(name), int) and given[name] < 0:
+                raise GgdjaxError(f"`--{name.replace('_', '-')}` must be at least 0, got {given[name]}")
+        if not images and (wanted := [f"`--{n.replace('_', '-')}`" for n in given if given[n] not in (0, "none")]):
+            raise GgdjaxError(f"{' and '.join(wanted)} need images to tune on: give `--tune-images`")
+        if images and (sweeps is not None or "tune_objective" in given or not recipe.tunes):
+            start = recipe.search or TuneConfig(allow_few_images=True, seed=seed)
+            more = {"objective": given.get("tune_objective", start.objective), "sweeps": sweeps or start.sweeps}
+            changes["search"] = None if sweeps == 0 else dataclasses.replace(start, **more)
+        if images and steps is not None:
+            size = min(changes.get("batch_size", recipe.batch_size), images)
+            start = recipe.gradient or GradientConfig(batch_size=size, seed=seed)
+            wanted = None if steps == "auto" else steps
+            changes["gradient"] = None if steps == 0 else dataclasses.replace(start, steps=wanted)
+        if images and not (changes.get("search", recipe.search) or changes.get("gradient", recipe.gradient)):
+            raise GgdjaxError("`--tune-images` has nothing to do: give `--tune-sweeps` or `--gradient-steps`")
+        return dataclasses.replace(recipe, **changes)
+
+
+class RecipeOptions(_FIELDS, TuningOptions):
+    """What of a recipe can be given on the command line."""
+
+    preset: str | None
+    calibration_ids: Path | None
+
+    def changed(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with what was given.
+
+        Raises:
+            GgdjaxError: a value out of range, or options that contradict each other; the option is named.
+        """
+        given = {f.name: v for f in dataclasses.fields(_FIELDS) if (v := getattr(self, f.name)) not in (None, False)}
+        if "mean_bits" in given and given.keys() & {"weight_bits", "activation_bits"}:
+            raise GgdjaxError("`--mean-bits` chooses every width: leave `--weight-bits` and `--activation-bits` out")
+        with naming_options(given):
+            config = dataclasses.replace(
+                recipe.quantization, **{name: given[name] for name in _WIDTHS_AND_SCHEMES if name in given}
+            )
+            names = [f.name for f in dataclasses.fields(Recipe) if f.name in given and not f.name.startswith("tune_")]
+            changes = {name: given[name] for name in names} | {"quantization": config}
+            if self.preset is not None or given.keys() & set(PREPROCESSING):
+                changes["preprocessing"] = self._preprocessing(recipe, given)
+            if "round_weights" in given:
+                changes["rounding"] = RoundingConfig(batch_size=changes.get("batch_size", recipe.batch_size))
+            if self.calibration_ids is not None:
+                changes["calibration_ids"] = _ids_of(self.calibration_ids)
+            return self.tuned(recipe, changes)
+
+    def _preprocessing(self, recipe: Recipe, given: dict[str, Any]) -> Preprocessing:
+        fields = {name: given[name] for name in PREPROCESSING if name in given}
+        if self.preset is not None:
+            return data.preset(self.preset, **fields)
+        return dataclasses.replace(recipe.preprocessing or Preprocessing(), **fields)
+
+
+@contextmanager
+def naming_options(given: Any) -> Iterator[None]:
+    """Let errors name the option that was given instead of the field that it is."""
+    try:
+        yield
+    except GgdjaxError as error:
+        line = re.sub(r"`(\w+)`", lambda m: f"`--{m[1].replace('_', '-')}`" if m[1] in given else m[0], str(error))
+        raise type(error)(line) from None
+
+
+def _ids_of(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise GgdjaxError(
+            f"`--calibration-ids` {path} cannot be read ({error}): give a text file with one id a line"
+        ) from None
+    ids = tuple(line.strip() for line in lines if line.strip())
+    if not ids:
+        raise GgdjaxError(f"`--calibration-ids` {path} names no images: give one id a line")
+    return ids

@@ -1,0 +1,157 @@
+"""What commands share: networks and images opened, run folders written and read."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ggdjax._errors import GgdjaxError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+    from ggdjax.data import ImageSet
+    from ggdjax.network import Network
+    from ggdjax.quantization import QuantizedNetwork
+    from ggdjax.recipe import Outcome, Recipe
+
+
+def load_network(model: Path | None) -> Any:
+    """Return the network that a file holds; None: the embedded one."""
+    import ggdjax as gd
+
+    if model is None:
+        return gd.trace(gd.zoo.digits_net(), np.zeros((1, 8, 8, 1), np.float32))
+    if model.suffix != ".safetensors":
+        return gd.load_onnx(model)
+    net = gd.load(model)
+    if not isinstance(net, gd.Network):
+        raise GgdjaxError(f"{model} holds no float network: give an ONNX file, or what `save` of a `Network` wrote")
+    return net
+
+
+def opened(path: Path | str | None, net: Network | QuantizedNetwork, recipe: Recipe, screen: Console) -> ImageSet:
+    """Return images for a network as the recipe preprocesses them; None: those of the embedded network."""
+    from ggdjax import data
+    from ggdjax import recipe as pipeline
+    from ggdjax.cli._console import progress_bar
+    from ggdjax.data.tfds import PREFIX
+
+    if path is None:
+        return data.digits()
+    if str(path).startswith(PREFIX):
+        # While it is imported it replaces `__import__`, which would raise in the thread that draws the bar.
+        import_module("tensorflow_datasets.core.read_only_builder")
+    with progress_bar(screen, f"Opening {Path(path).name}", 1) as advance:
+        images = pipeline.open_images(path, net, recipe)
+        advance(1)
+    return images
+
+
+@contextmanager
+def run_folder(out: Path | None) -> Iterator[tuple[Path | None, Path | None]]:
+    """Yield the folder that becomes ``out`` and the one that keeps finished stages; both None without ``out``.
+
+    The second lies beside ``out``, and goes when the block ends well: a command that was stopped resumes from it.
+    """
+    from ggdjax import report
+
+    if out is None:
+        yield None, None
+        return
+    unfinished = Path(f"{out.resolve()}.unfinished")
+    KEPT[:] = [unfinished]
+    try:
+        with report.new_run_folder(out) as folder:
+            yield folder, unfinished
+    except OSError as error:
+        raise GgdjaxError(f"`--out` {out} cannot be written ({error}): choose another place") from None
+    except GgdjaxError as error:
+        if str(unfinished) in str(error) or "partial/new" in str(error):
+            raise GgdjaxError(f"`--out` {out}: {error}") from None
+        raise
+    finally:
+        with suppress(OSError):
+            unfinished.rmdir()  # only where no stage was finished
+    shutil.rmtree(unfinished, ignore_errors=True)
+
+
+#: Folders that keep the finished stages of the command that runs: an interrupt says so.
+KEPT: list[Path] = []
+
+
+def finish(
+    outcome: Outcome,
+    images: ImageSet,
+    screen: Console,
+    out: Path | None,
+    folder: Path | None,
+    *,
+    model: str,
+    data: Path | str | None,
+    beside: Outcome | None = None,
+) -> None:
+    """Print what a run did and write its folder."""
+    from ggdjax import report
+    from ggdjax.cli._console import stages
+
+    screen.print(report.layer_table(outcome.network, outcome.evaluation, width=screen.width))
+    screen.print()
+    if beside is not None:
+        screen.print("steps per tensor", report.accuracy_lines(beside.evaluation), "steps per channel", sep="\n")
+    if outcome.untuned_evaluation is not None:
+        screen.print("untuned", report.accuracy_lines(outcome.untuned_evaluation), "tuned", sep="\n")
+    screen.print(report.accuracy_lines(outcome.evaluation))
+    real, rounded = outcome.evaluation.float_accuracy.top1, outcome.evaluation.quantized_accuracy.top1
+    if rounded < report.ENOUGH * real:
+        print_advice(outcome, screen)
+    if folder is None or out is None:
+        return
+    where = data if data is None or str(data).startswith("tfds:") else Path(data).resolve()
+    with stages(screen) as progress:
+        report.write_run(
+            folder,
+            outcome,
+            images,
+            model=model,
+            data=None if where is None else str(where),
+            beside=beside,
+            progress=lambda done, total: progress("draw", done, total, ""),
+        )
+    screen.print(f"Written to {out}: network.safetensors, recipe.toml, result.json, plots", soft_wrap=True)
+
+
+def print_advice(outcome: Outcome, screen: Console) -> None:
+    """Say which two options help most, by what was measured."""
+    from ggdjax import report
+
+    best = report.advise(outcome.network, outcome.evaluation)[:2]
+    options = " and ".join(f"`{advice.option}` (+{advice.gain_db:.1f} dB)" for advice in best)
+    line = f"Below {100 * report.ENOUGH:.0f} % of the float network."
+    if options:
+        line += f" By the noise measured here {options} help most."
+    if outcome.recipe.gradient is None and outcome.recipe.quantization.activations_per == "tensor":
+        line += " `ggdjax tune RUN` fits steps and weights to the network's own outputs."
+    screen.print(line, markup=False)
+
+
+def integer_program(q: QuantizedNetwork, specification: Path | None = None) -> Any:
+    """Return the integer program of a network, on an accelerator of its widths or the one that a file specifies."""
+    from ggdjax import datapath
+
+    if specification is not None:
+        accelerator = datapath.Accelerator.load(specification)
+    else:
+        widest = {
+            f"{name}_bits": max((8, *(quantizer.bits for quantizer in quantizers.values())))
+            for name, quantizers in (("activation", q.quantizers.activations), ("weight", q.quantizers.weights))
+        }
+        accelerator = datapath.Accelerator(**widest)
+    return datapath.compile(datapath.align(q), accelerator)

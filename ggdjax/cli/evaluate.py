@@ -1,0 +1,87 @@
+"""`ggdjax evaluate`: the accuracy of a saved run, by fake quantization or by integers."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import tyro
+
+from ggdjax._errors import GgdjaxError
+from ggdjax.cli._runs import integer_program, opened
+
+if TYPE_CHECKING:
+    from ggdjax.data import ImageSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Evaluate the network of a run on its held-out images, or on others.
+
+    For example:
+        ggdjax evaluate runs/r20
+        ggdjax evaluate runs/r20 --integers
+        ggdjax evaluate runs/r20 --data other/
+    """
+
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder that `ggdjax quantize --out` or `ggdjax tune --out` wrote."""
+    integers: bool = False
+    """Compute as the accelerator does, in integers, instead of by fake quantization."""
+    data: Path | None = None
+    """Other images, preprocessed as RUN's; those that calibrated or tuned RUN are left out."""
+    held_out_images: int | None = None
+    """Evaluate on up to this many, chosen by the seed of RUN; all of them by default."""
+
+    def run(self) -> None:
+        """Do the job.
+
+        Raises:
+            GgdjaxError: whatever a user can mend.
+        """
+        from ggdjax import data, report
+        from ggdjax.cli._console import console, counted, progress_bar
+        from ggdjax.quantization import accuracy, evaluate
+
+        if self.held_out_images is not None and self.held_out_images < 1:
+            raise GgdjaxError(f"`--held-out-images` must be at least 1, got {self.held_out_images}")
+        saved, screen = report.load_run(self.run_folder), console()
+        recipe, quantized = saved.recipe, saved.network
+        if self.data is not None and saved.data is None:
+            raise GgdjaxError("`--data` needs a RUN of your own network: this one is of the embedded network")
+        program = integer_program(quantized) if self.integers else None
+        path = saved.data if self.data is None else self.data
+        images = opened(path, quantized, recipe, screen)
+        part = self._part(images, saved.result["images"])
+        if self.held_out_images is not None:
+            order = data.hash_order([images.ids[i] for i in part], recipe.seed)
+            part = part[sorted(order[: self.held_out_images])]
+        data.check_sizes(images, part, quantized.float_network.input_shape)
+        with progress_bar(screen, "Evaluating", len(part)) as advance:
+            evaluation = evaluate(quantized, counted(images.batches(part, recipe.batch_size), advance))
+        if program is not None:
+            with progress_bar(screen, "Evaluating in integers", len(part)) as advance:
+                found = accuracy(program, counted(images.batches(part, recipe.batch_size), advance))
+            screen.print("by fake quantization", report.accuracy_lines(evaluation), "in integers", sep="\n")
+            evaluation = dataclasses.replace(evaluation, quantized_accuracy=found)
+        screen.print(report.accuracy_lines(evaluation))
+
+    def _part(self, images: ImageSet, used: dict) -> np.ndarray:
+        index_of = {id_: i for i, id_ in enumerate(images.ids)}
+        if self.data is None:
+            missing = [id_ for id_ in used["held_out_ids"] if id_ not in index_of]
+            if missing:
+                raise GgdjaxError(
+                    f"{images.name} lacks {len(missing)} of RUN's held-out images, first `{missing[0]}`: name the "
+                    "images by `--data`"
+                )
+            return np.asarray([index_of[id_] for id_ in used["held_out_ids"]], np.int64)
+        seen = {*used["calibration_ids"], *used.get("tune_ids", ())}
+        part = np.asarray(images.parts.get("test", np.arange(len(images))), np.int64)
+        part = part[[images.ids[i] not in seen for i in part]]
+        if not part.size:
+            raise GgdjaxError(f"`--data` {self.data} holds no image that RUN has not seen: give others")
+        return part

@@ -1,0 +1,81 @@
+"""`ggdjax inspect`: what is in a model or a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ggdjax.network import Network
+    from ggdjax.quantization import QuantizedNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect:
+    """Show the layers of a model or run: shapes, widths, steps, what stays in float and why, and its history.
+
+    For example:
+        ggdjax inspect resnet20.onnx
+        ggdjax inspect runs/r20
+    """
+
+    what: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL|RUN")] = None
+    """ONNX file, a file that `save` wrote, or a run folder; none: the embedded digits network."""
+
+    def run(self) -> None:
+        """Do the job.
+
+        Raises:
+            GgdjaxError: there is no model or run.
+        """
+        import ggdjax as gd
+        from ggdjax import report
+        from ggdjax.cli._console import console
+        from ggdjax.cli._runs import load_network
+
+        screen = console()
+        if self.what is not None and self.what.is_dir():
+            value = report.load_run(self.what).network
+        elif self.what is not None and self.what.suffix == ".safetensors":
+            value = gd.load(self.what)
+        else:
+            value = load_network(self.what)
+        if isinstance(value, gd.quantization.QuantizedNetwork):
+            _show_quantized(value, screen)
+        elif isinstance(value, gd.Network):
+            _show_float(value, screen)
+        else:
+            screen.print(f"{self.what} holds a {type(value).__name__}: {value!r}"[:2000], markup=False)
+
+
+def _show_float(net: Network, screen: Console) -> None:
+    from ggdjax import report
+    from ggdjax.network import fold_batch_norm
+
+    folded = fold_batch_norm(net)
+    screen.print(report.network_table(folded, width=screen.width))
+    absent = len(net.graph.nodes) - len(folded.graph.nodes)
+    if absent:
+        screen.print(f"{absent} batch normalizations are folded into the layers before them.")
+
+
+def _show_quantized(q: QuantizedNetwork, screen: Console) -> None:
+    from ggdjax import report
+
+    screen.print(report.layer_table(q, width=screen.width))
+    for stage in () if q.record is None else q.record.stages:
+        figures = {k: v for k, v in stage.figures.items() if not isinstance(v, dict)}
+        shown = ", ".join(f"{name} {_short(value)}" for name, value in figures.items())
+        on = f" on {stage.images} images" if stage.images else ""
+        screen.print(f"{stage.name}{on}{': ' if shown else ''}{shown}", markup=False)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return " to ".join(_short(v) for v in value) if isinstance(value, list | tuple) else str(value)

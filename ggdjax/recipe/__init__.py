@@ -1,0 +1,10 @@
+"""The pipeline: a recipe, and what runs it on a network and images."""
+
+from __future__ import annotations
+
+from ggdjax.recipe._outcome import Outcome
+from ggdjax.recipe._parts import Parts, choose_parts, open_images
+from ggdjax.recipe._recipe import Recipe
+from ggdjax.recipe._run import run
+
+__all__ = ["Outcome", "Parts", "Recipe", "choose_parts", "open_images", "run"]

@@ -1,0 +1,212 @@
+"""What is done to a network, from images to the evaluation, as one value that files can hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ggdjax._errors import GgdjaxError
+from ggdjax._fields import check_types, from_fields
+from ggdjax._whole import whole_file
+from ggdjax.data import Preprocessing, preset
+from ggdjax.quantization import QuantConfig
+from ggdjax.tune import GradientConfig, RoundingConfig, TuneConfig
+
+#: Tables of a file -> class of what they hold.
+_TABLES = {
+    "preprocessing": Preprocessing,
+    "quantization": QuantConfig,
+    "rounding": RoundingConfig,
+    "search": TuneConfig,
+    "gradient": GradientConfig,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The whole pipeline: how images become inputs, how the network is quantized, corrected and tuned, on which images.
+
+    Stages run in the order of the fields; those that are None or False are left out. In a file, fields with a class of
+    their own are tables (``[quantization]``); ``preset`` in ``[preprocessing]`` names a convention of
+    `ggdjax.data.PRESETS`, whose fields the others change.
+
+    Raises:
+        GgdjaxError: a field is of another type, out of its range, or two contradict each other.
+
+    Example:
+        >>> recipe = gd.Recipe(quantization=gd.QuantConfig(weight_bits=4), calibration_images=100, bias_correction=True)
+        >>> recipe.save("recipe.toml")
+        >>> gd.Recipe.load("recipe.toml") == recipe
+        True
+    """
+
+    preprocessing: Preprocessing | None = None
+    """How an image becomes an input; None: as the image set says."""
+    equalize: bool = False
+    """Rescale channels between adjoining layers before calibration, so that their weights share one range."""
+    quantization: QuantConfig = field(default_factory=QuantConfig)
+    """Widths and schemes."""
+    mean_bits: float | None = None
+    """Widths per layer, 2 to 16 bits, at most this on average over all weights and over all values of feature maps: in
+    place of both widths, and chosen by what each layer's rounding does to the logits of calibration images."""
+    rounding: RoundingConfig | None = None
+    """Rounds weights for the output of their layers, on the calibration images, and corrects biases."""
+    bias_correction: bool = False
+    """Take the mean error of every output channel, on calibration images, out of its bias."""
+    search: TuneConfig | None = None
+    """Backward-forward tuning of steps and fractional lengths on the tuning images."""
+    gradient: GradientConfig | None = None
+    """Gradient tuning of steps, biases and the rounding of weights on the tuning images, after the search."""
+    tune_seconds: float = 60.0
+    """Budget of the search and of gradient tuning, each, in seconds on this machine without compiling, where they have
+    none of their own (``max_float_passes``, ``steps``); inf: the whole search. The run's own recipe has the number of
+    passes and steps that it came to, and gives the same bits everywhere."""
+    calibration_images: int = 512
+    """Images to calibrate on; the others are held out for evaluation."""
+    calibration_ids: tuple[str, ...] = ()
+    """Ids of the calibration images, instead of a choice by seed."""
+    tune_images: int = 0
+    """Images to tune on, which neither calibrate nor evaluate."""
+    held_out_images: int | None = None
+    """Evaluate on up to this many of the held-out images; all of them by default."""
+    seed: int = 0
+    """Chooses the images of each part."""
+    batch_size: int = 64
+    """Images per batch: bounds the memory."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in _TABLES:
+            if (value := getattr(self, name)) is not None:
+                check_types(value)
+        for name, least in (("calibration_images", 1), ("tune_images", 0), ("batch_size", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise GgdjaxError(f"`{name}` must be at least {least}, got {getattr(self, name)}")
+        if self.held_out_images is not None and self.held_out_images < 1:
+            raise GgdjaxError(f"`held_out_images` must be at least 1, got {self.held_out_images}")
+        if self.seed >= 2**63:
+            raise GgdjaxError(f"`seed` must be below 2^63, got {self.seed}")
+        if self.mean_bits is not None and not 2 <= self.mean_bits <= 16:
+            raise GgdjaxError(f"`mean_bits` must be from 2 to 16, got {self.mean_bits:g}")
+        if not self.tune_seconds > 0:
+            raise GgdjaxError(f"`tune_seconds` must be more than 0, got {self.tune_seconds:g}")
+        if self.tunes != bool(self.tune_images):
+            raise GgdjaxError(
+                "`search` and `gradient` need images to tune on: give `tune_images`"
+                if self.tunes
+                else "`tune_images` has nothing to do: give `search` or `gradient`"
+            )
+        if self.gradient is not None and self.gradient.batch_size > self.tune_images:
+            raise GgdjaxError(
+                f"`batch_size` of `gradient` is {self.gradient.batch_size}, more than `tune_images` {self.tune_images}"
+            )
+        if self.tunes and self.quantization.activations_per == "channel":
+            raise GgdjaxError("tuning has one step per feature map: leave `activations_per` 'channel' out")
+
+    @property
+    def tunes(self) -> bool:
+        """Whether anything is tuned."""
+        return self.search is not None or self.gradient is not None
+
+    @classmethod
+    def load(cls, path: Path | str) -> Recipe:
+        """Read a recipe: JSON or TOML by the file's suffix, field names as in this class.
+
+        Raises:
+            GgdjaxError: the file is missing, unreadable or of another kind; a field is unknown, of another type, out of
+                range or contradicts another.
+        """
+        path = Path(path)
+        _check_suffix(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise GgdjaxError(f"the recipe {path} cannot be read ({error}): give a TOML or JSON file") from None
+        try:
+            fields = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise GgdjaxError(f"{path} is not valid {path.suffix[1:].upper()}: {error}") from None
+        if not isinstance(fields, dict):
+            raise GgdjaxError(f"{path} must hold one table of fields, got {type(fields).__name__}")
+        return cls._from_dict(fields, str(path))
+
+    def save(self, path: Path | str) -> None:
+        """Write every field that is not None to a TOML or JSON file, by its suffix.
+
+        Raises:
+            GgdjaxError: the suffix is another, or the file cannot be written.
+        """
+        path = Path(path)
+        _check_suffix(path)
+        fields = self.to_dict()
+        text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n" if path.suffix == ".json" else _toml(fields)
+        with whole_file(path, "path") as part:
+            part.write_text(text, encoding="utf-8")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that are not None, as JSON and TOML hold them (infinity as the text "inf")."""
+        return _plain(dataclasses.asdict(self))
+
+    @classmethod
+    def _from_dict(cls, fields: dict[str, Any], source: str) -> Recipe:
+        """Undo `to_dict`; messages begin with ``source``."""
+        values = _real(dict(fields))
+        for name, table in _TABLES.items():
+            if name in values:
+                if not isinstance(values[name], dict):
+                    raise GgdjaxError(f"{source}: `{name}` must be a table of fields, got {values[name]!r}")
+                values[name] = _table(table, dict(values[name]), f"{source}, [{name}]")
+        return from_fields(cls, values, source, typed=True)
+
+
+def _table(cls: type, fields: dict[str, Any], source: str) -> Any:
+    name = fields.pop("preset", None) if cls is Preprocessing else None
+    value = from_fields(cls, fields, source, typed=True)
+    if name is None:
+        return value
+    try:
+        return preset(str(name), **fields)
+    except GgdjaxError as error:
+        raise GgdjaxError(f"{source}: {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items() if v is not None}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return "inf" if value == math.inf else value
+
+
+def _real(fields: dict[str, Any]) -> dict[str, Any]:
+    """Undo what JSON cannot hold: an infinite budget."""
+    return {key: math.inf if key == "tune_seconds" and value == "inf" else value for key, value in fields.items()}
+
+
+def _toml(fields: dict[str, Any], table: str = "") -> str:
+    """Return a table and the tables below it; TOML's texts and numbers are those of JSON."""
+    lines = [f"{_key(name)} = {_value(value)}\n" for name, value in fields.items() if not isinstance(value, dict)]
+    if table and lines:
+        lines.insert(0, f"\n[{table}]\n")
+    below = {name: value for name, value in fields.items() if isinstance(value, dict) and value}
+    return "".join(lines) + "".join(
+        _toml(value, f"{table}.{_key(name)}" if table else name) for name, value in below.items()
+    )
+
+
+def _key(name: str) -> str:
+    return name if name.replace("_", "a").isascii() and name.replace("_", "a").isalnum() else _value(name)
+
+
+def _value(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in {".json", ".toml"}:
+        raise GgdjaxError(f"the recipe {path} must end in .toml or .json")

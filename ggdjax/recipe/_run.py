@@ -1,0 +1,356 @@
+"""`run`: every stage of a recipe in order, each saved when it is done."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from ggdjax import _files, tune
+from ggdjax._load import load
+from ggdjax._whole import whole_file
+from ggdjax.network import fold_batch_norm
+from ggdjax.network._serialize import graph_record
+from ggdjax.quantization import QuantizedNetwork, Stage, calibrate, evaluate, quantize
+from ggdjax.quantization._record import image_hash
+from ggdjax.recipe._outcome import Outcome, load_evaluation, save_evaluation
+from ggdjax.recipe._parts import check_images, choose_parts, some
+from ggdjax.recipe._recipe import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from ggdjax.data import ImageSet
+    from ggdjax.network import Network
+    from ggdjax.quantization import Calibration, Evaluation
+    from ggdjax.recipe._parts import Parts
+
+T = TypeVar("T")
+#: Calibration images that choose widths and correct biases: both need means alone, and hold their images in memory.
+_FEW_HUNDRED = 256
+
+
+def run(
+    network: Network | QuantizedNetwork,
+    images: ImageSet,
+    recipe: Recipe | None = None,
+    *,
+    folder: Path | str | None = None,
+    progress: Callable[[str, int, int, str], None] | None = None,
+) -> Outcome:
+    """Quantize, correct, tune and evaluate a network as a recipe says.
+
+    All stages: ``equalize``, ``calibrate``, ``quantize``, ``widths``, ``round_weights``, ``bias_correction``,
+    ``search``, ``gradient``, ``evaluate``. A quantized network is corrected, where it was not, tuned and evaluated.
+
+    Args:
+        network: from a file or a function; or a quantized network, to tune it.
+        images: labelled images; the recipe says which calibrate, tune and evaluate.
+        recipe: the defaults of `Recipe` where None.
+        folder: where the result of every stage is kept; a run that was stopped resumes after the last finished stage
+            (a search after its last visit) and ends with the same bits. Stages of another network, other images or
+            other settings are not read.
+        progress: called with the stage, how many of its units are done and in all, and a line about it or "".
+
+    Raises:
+        GgdjaxError: images or a recipe that do not fit the network; nothing has been computed then.
+
+    Example:
+        >>> net = gd.trace(gd.zoo.digits_net(), jnp.zeros((1, 8, 8, 1)))
+        >>> recipe = gd.Recipe(quantization=gd.QuantConfig(scheme="max-abs"), calibration_images=64)
+        >>> outcome = gd.recipe.run(net, gd.data.digits(), recipe)
+        >>> outcome.evaluation.quantized_accuracy.images, [stage.name for stage in outcome.network.record.stages]
+        (500, ['quantize'])
+    """
+    recipe = Recipe() if recipe is None else recipe
+    parts = choose_parts(images, recipe)
+    check_images(network.float_network if isinstance(network, QuantizedNetwork) else network, images, parts, recipe)
+    return _Run(network, images, recipe, parts, folder, progress).outcome()
+
+
+class _Run:
+    """One run: its images, its folder, and the mark of what was done so far."""
+
+    def __init__(self, network, images: ImageSet, recipe: Recipe, parts: Parts, folder, progress) -> None:
+        self.network, self.images, self.recipe, self.parts = network, images, recipe, parts
+        self.folder = None if folder is None else Path(folder)
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self.progress = progress or (lambda _stage, _done, _total, _note: None)
+        self.seconds: dict[str, float] = {}
+        self.number = 0
+        self.mark = _digest(network_mark(network), images.preprocessing.to_dict(), images.name, recipe.batch_size)
+
+    def outcome(self) -> Outcome:
+        q = self.network if isinstance(self.network, QuantizedNetwork) else self._quantized(self.network)
+        if self.recipe.rounding is not None and not _has(q, "round_weights"):
+            settings = [self._ids(self.parts.calibration), dataclasses.asdict(self.recipe.rounding)]
+            q = self._stage("round_weights", settings, lambda: self._rounded(q))
+        if self.recipe.bias_correction and not _has(q, "bias_correction"):
+            q = self._stage("bias_correction", self._few_ids(), lambda: self._corrected(q))
+        untuned, before = (None, None)
+        if self.recipe.tunes:
+            untuned, before = q, self._evaluated(q, "evaluate_untuned")
+            q = self._tuned(q)
+        evaluation = self._evaluated(q, "evaluate")
+        lost = self.images.unreadable
+        ids = {
+            name: tuple(id_ for id_ in (self.images.ids[i] for i in getattr(self.parts, name)) if id_ not in lost)
+            for name in ("calibration", "tune", "held_out")
+        }
+        return Outcome(
+            network=q,
+            evaluation=evaluation,
+            untuned=untuned,
+            untuned_evaluation=before,
+            recipe=self.recipe,
+            ids=ids,
+            seconds=self.seconds,
+        )
+
+    # Stages ---------------------------------------------------------------------------------------------------------
+
+    def _quantized(self, net: Network) -> QuantizedNetwork:
+        recipe, config = self.recipe, self.recipe.quantization
+        if recipe.equalize:
+            net = self._stage("equalize", None, lambda: tune.equalize(net))
+        calibration = self._stage(
+            "calibrate", [self._ids(self.parts.calibration), config.activations_per], lambda: self._calibrated(net)
+        )
+
+        def choose() -> QuantizedNetwork:
+            q = quantize(net, calibration, config)
+            return _with_stage_before(q, Stage(name="equalize")) if recipe.equalize else q
+
+        def all_channels(q: QuantizedNetwork) -> QuantizedNetwork:
+            # Files of networks leave the histograms of single channels out.
+            return replace(q, record=replace(q.record, calibration=calibration))
+
+        q = all_channels(self._stage("quantize", dataclasses.asdict(config), choose))
+        if recipe.mean_bits is not None:
+            settings = [recipe.mean_bits, recipe.seed, self._few_ids()]
+            q = all_channels(self._stage("widths", settings, lambda: self._with_widths(q)))
+        return q
+
+    def _calibrated(self, net: Network) -> Calibration:
+        part = self.parts.calibration
+        batches = self._counted("calibrate", part, _even_batch(len(part), self.recipe.batch_size))
+        per_channel = self.recipe.quantization.activations_per == "channel"
+        return calibrate(net, (x for x, _ in batches), per_channel=per_channel)
+
+    def _with_widths(self, q: QuantizedNetwork) -> QuantizedNetwork:
+        x, budget = self._few(), self.recipe.mean_bits
+        widths = range(2, min(math.ceil(budget) + 4, 16) + 1)
+        chosen = tune.allocate_bits(
+            q,
+            x,
+            budget=budget,
+            widths=widths,
+            batch_size=min(self.recipe.batch_size, len(x)),
+            seed=self.recipe.seed,
+            progress=lambda done, total: self.progress("widths", done, total, ""),
+        )
+        bits = {name: getattr(chosen, name) for name in ("weight_bits_of", "activation_bits_of")}
+        again = quantize(q.float_network, q.record.calibration, replace(q.record.config, **bits))
+        stage = Stage(
+            name="widths",
+            settings={"mean_bits": budget, "seed": self.recipe.seed},
+            images=len(x),
+            image_hash=image_hash(x),
+            figures={"mean_bits": chosen.cost, "predicted_loss": chosen.predicted_loss},
+        )
+        (last,) = again.record.stages
+        stages = (*q.record.stages[:-1], last, stage)
+        return replace(again, record=replace(again.record, stages=stages))
+
+    def _rounded(self, q: QuantizedNetwork) -> QuantizedNetwork:
+        x = self._load(self.parts.calibration)[0]
+        return tune.round_weights(
+            q, x, self.recipe.rounding, progress=lambda done, total: self.progress("round_weights", done, total, "")
+        )
+
+    def _corrected(self, q: QuantizedNetwork) -> QuantizedNetwork:
+        return tune.correct_biases(
+            q,
+            self._few(),
+            batch_size=self.recipe.batch_size,
+            progress=lambda done, total: self.progress("bias_correction", done, total, ""),
+        )
+
+    def _tuned(self, q: QuantizedNetwork) -> QuantizedNetwork:
+        recipe, ids = self.recipe, self._ids(self.parts.tune)
+        loaded: list[Any] = []
+
+        def images() -> tuple[np.ndarray, np.ndarray]:
+            if not loaded:
+                loaded.extend(self._load(self.parts.tune))
+            return loaded[0], loaded[1]
+
+        if recipe.search is not None:
+            start, config = q, recipe.search
+            if config.max_float_passes is None and recipe.tune_seconds < math.inf:
+                passes = self._budget(
+                    "search",
+                    [ids, dataclasses.asdict(config), recipe.tune_seconds],
+                    lambda: tune.search_passes(start, images()[0], config, seconds=recipe.tune_seconds),
+                )
+                config = replace(config, max_float_passes=passes)
+            settings = [ids, dataclasses.asdict(config)]
+            q = self._stage("search", settings, lambda: self._searched(start, *images(), config))
+            whole = config.max_float_passes is None
+            self.recipe = replace(self.recipe, search=config, tune_seconds=math.inf if whole else recipe.tune_seconds)
+        if recipe.gradient is not None:
+            begin, slopes = q, recipe.gradient
+            if slopes.steps is None:
+                steps = self._budget(
+                    "gradient",
+                    [ids, dataclasses.asdict(slopes), recipe.tune_seconds],
+                    lambda: tune.gradient_steps(begin, *images(), slopes, seconds=recipe.tune_seconds),
+                )
+                slopes = replace(slopes, steps=steps)
+            settings = [ids, dataclasses.asdict(slopes)]
+            q = self._stage("gradient", settings, lambda: self._descended(begin, *images(), slopes))
+            self.recipe = replace(self.recipe, gradient=slopes)
+        return q
+
+    def _searched(self, q: QuantizedNetwork, x: np.ndarray, labels: np.ndarray, config: tune.TuneConfig):
+        planned, limit = tune.plan(q, len(x), config), config.max_float_passes
+        note = (
+            f"{planned.candidates} candidates a sweep on {len(x)} images, {config.sweeps} sweeps: at most "
+            f"{min(planned.float_passes, limit or math.inf):.0f} passes of the network over them"
+            + ("" if limit is None else f", of {planned.float_passes:.0f} for all")
+        )
+        self.progress("search", 0, planned.visits, note)
+        return tune.backward_forward(
+            q,
+            x,
+            labels,
+            config,
+            checkpoint=None if self.folder is None else self.folder / f"search_{self.mark[:12]}.safetensors",
+            progress=lambda done, total, score: self.progress("search", done, total, f"{config.objective} {score:.4f}"),
+        )
+
+    def _descended(self, q: QuantizedNetwork, x: np.ndarray, labels: np.ndarray, config: tune.GradientConfig):
+        assert config.steps is not None
+        total = config.steps
+        self.progress("gradient", 0, total, f"{total} gradient steps of {config.batch_size} images")
+        return tune.gradient(
+            q, x, labels, config, progress=lambda done, loss: self.progress("gradient", done, total, f"loss {loss:.4g}")
+        )
+
+    def _evaluated(self, q: QuantizedNetwork, name: str) -> Evaluation:
+        return self._stage(
+            name,
+            self._ids(self.parts.held_out),
+            lambda: evaluate(q, self._counted(name, self.parts.held_out, self.recipe.batch_size)),
+        )
+
+    # Images ---------------------------------------------------------------------------------------------------------
+
+    def _ids(self, part: np.ndarray) -> list[Any]:
+        return [[self.images.ids[i], int(self.images.labels[i])] for i in part]
+
+    def _few_ids(self) -> list[Any]:
+        return self._ids(some(self.images, self.parts.calibration, _FEW_HUNDRED, self.recipe.seed))
+
+    def _few(self) -> np.ndarray:
+        chosen = some(self.images, self.parts.calibration, _FEW_HUNDRED, self.recipe.seed)
+        return self._load(chosen)[0]
+
+    def _load(self, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return images and labels as arrays."""
+        x, labels = zip(*self.images.batches(part, self.recipe.batch_size), strict=True)
+        return np.concatenate(x), np.concatenate(labels)
+
+    def _counted(self, stage: str, part: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        done = 0
+        self.progress(stage, 0, len(part), "")
+        for x, labels in self.images.batches(part, size):
+            yield x, labels
+            done += len(labels)
+            self.progress(stage, done, len(part), "")
+
+    # Files ----------------------------------------------------------------------------------------------------------
+
+    def _stage(self, name: str, settings: Any, make: Callable[[], T]) -> T:
+        """Return what ``make`` returns, or what an earlier start kept of it."""
+        self.mark = _digest(self.mark, name, settings)
+        self.number += 1
+        kept = None if self.folder is None else self.folder / f"{self.number:02d}_{name}_{self.mark[:12]}.safetensors"
+        evaluated = name.startswith("evaluate")
+        with self._clock(name):
+            if kept is not None and kept.exists():
+                self.progress(name, 1, 1, "kept from an earlier start")
+                return load_evaluation(kept) if evaluated else load(kept)
+            self.progress(name, 0, 1, "")
+            value: Any = make()
+            if kept is not None:
+                save_evaluation(value, kept) if evaluated else value.save(kept)
+            return value
+
+    def _budget(self, name: str, settings: Any, measure: Callable[[], float | None]) -> Any:
+        """Return what ``measure`` returns, or what an earlier start kept: another time of one step changes nothing."""
+        mark = _digest(self.mark, name, settings)[:12]
+        kept = None if self.folder is None else self.folder / f"budget_{name}_{mark}.json"
+        if kept is not None and kept.exists():
+            return json.loads(kept.read_text(encoding="utf-8"))
+        self.progress(name, 0, 1, "timing one step")
+        with self._clock(name):
+            found = measure()
+        if kept is not None:
+            with whole_file(kept, "folder") as part:
+                part.write_text(json.dumps(found), encoding="utf-8")
+        return found
+
+    @contextmanager
+    def _clock(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 3)
+
+
+def network_mark(network: Network | QuantizedNetwork) -> str:
+    """Return what tells one network from another: its graph and every number."""
+    if isinstance(network, QuantizedNetwork):
+        return _digest(network_mark(network.network), *_quantizer_parts(network))
+    net = fold_batch_norm(network)
+    digest = hashlib.sha256(_files.dumps(graph_record(net.graph)).encode())
+    for key in sorted(net.params):
+        value = np.ascontiguousarray(net.params[key])
+        digest.update(f"{key} {value.dtype} {value.shape}".encode() + value.tobytes())
+    return digest.hexdigest()
+
+
+def _quantizer_parts(q: QuantizedNetwork) -> Iterable[Any]:
+    from ggdjax.quantization._serialize import quantizers_record
+
+    record, arrays = quantizers_record(q.quantizers)
+    return record, {name: array.tolist() for name, array in arrays.items()}
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(_files.dumps(list(parts)).encode()).hexdigest()
+
+
+def _has(q: QuantizedNetwork, stage: str) -> bool:
+    return q.record is not None and any(s.name == stage for s in q.record.stages)
+
+
+def _with_stage_before(q: QuantizedNetwork, stage: Stage) -> QuantizedNetwork:
+    return replace(q, record=replace(q.record, stages=(stage, *q.record.stages)))
+
+
+def _even_batch(images: int, largest: int) -> int:
+    """Return the largest batch size up to ``largest`` that divides ``images``, if one above half of it does.
+
+    A short last batch would compile the network a second time.
+    """
+    return next((size for size in range(largest, largest // 2, -1) if images % size == 0), largest)

@@ -1,0 +1,140 @@
+"""One page that sets several runs side by side, with paired tests on the images that they share."""
+
+from __future__ import annotations
+
+import html
+import json
+from itertools import combinations
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from ggdjax._errors import GgdjaxError
+from ggdjax.report._html import search_field, section, shade_rules, table
+from ggdjax.report.page import TEMPLATE
+from ggdjax.report.run_folder import load_run
+from ggdjax.tune import mcnemar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_RUN_COLUMNS = {
+    "run": "name",
+    "model": "model",
+    "weight bits": "weight_bits",
+    "map bits": "activation_bits",
+    "scheme": "scheme",
+    "tuned on": "tuned",
+    "images": "images",
+    "top-1 float, %": "float_top1",
+    "top-1, %": "quantized_top1",
+    "95 % from": "low",
+    "to": "high",
+    "mean SQNR, dB": "mean_sqnr_db",
+}
+_PAIR_COLUMNS = {
+    "runs": "name",
+    "shared images": "shared",
+    "first, %": "first",
+    "second, %": "second",
+    "gained": "gained",
+    "lost": "lost",
+    "p": "p_value",
+}
+
+
+def comparison_page(folders: Sequence[Path]) -> str:
+    """Return a page of several runs; it needs no network and no other file.
+
+    Args:
+        folders: that `ggdjax quantize --out` or `ggdjax tune --out` wrote.
+
+    Raises:
+        GgdjaxError: fewer than two, one twice, or one that is no run folder.
+    """
+    if len(folders) < 2 or len({folder.resolve() for folder in folders}) < len(folders):
+        raise GgdjaxError("`folders` must be at least two different run folders")
+    runs = {str(folder): load_run(folder).result for folder in folders}
+    tests = paired_tests(runs)
+    text = (
+        "<p>Each pair on the images that both evaluated: gained are images that only the second run has right; p by "
+        "McNemar's exact test, the probability of so uneven a split if both were equally good.</p>"
+    )
+    maps = [
+        {"name": name, **{run: _sqnr(result, name) for run, result in runs.items()}}
+        for name in dict.fromkeys(row["name"] for result in runs.values() for row in result["feature_maps"])
+    ]
+    sections = [
+        section("Runs", table([_row(name, result) for name, result in runs.items()], _RUN_COLUMNS, "run")),
+        section("Pairs", text, table(tests, _PAIR_COLUMNS, "pair"))
+        if tests
+        else section("Pairs", "<p>No two runs share held-out images.</p>"),
+        section(
+            "SQNR of feature maps, with the errors of all layers before, dB",
+            search_field("tr.map", "feature maps"),
+            table(maps, {"feature map": "name", **{run: run for run in runs}}, "map"),
+        ),
+    ]
+    provenance = {
+        name: {key: result[key] for key in ("options", "versions", "device")} for name, result in runs.items()
+    }
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        title=html.escape(f"{len(runs)} runs"),
+        subtitle=html.escape(", ".join(runs)),
+        shades=shade_rules(),
+        cards="",
+        sections="\n".join(sections),
+        provenance=html.escape(json.dumps(provenance, indent=1, ensure_ascii=False)),
+    )
+
+
+def paired_tests(runs: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row per pair of runs that share held-out images, by what their result.json holds."""
+    rows = []
+    for (first, a), (second, b) in combinations(runs.items(), 2):
+        hits = [_correct(result) for result in (a, b)]
+        shared = [id_ for id_ in hits[0] if id_ in hits[1]]
+        if not shared:
+            continue
+        before, after = ([hit[id_] for id_ in shared] for hit in hits)
+        test = mcnemar(before, after)
+        rows.append(
+            {
+                "name": f"{first} → {second}",
+                "shared": len(shared),
+                "first": 100 * sum(before) / len(shared),
+                "second": 100 * sum(after) / len(shared),
+                **vars(test),
+            }
+        )
+    return rows
+
+
+def _correct(result: dict[str, Any]) -> dict[str, bool]:
+    """Return by id which held-out images a run has right; runs of older versions do not say."""
+    bits = result.get("correct", {}).get("quantized", "")
+    return dict(zip(result["images"]["held_out_ids"], (bit == "1" for bit in bits), strict=False))
+
+
+def _row(name: str, result: dict[str, Any]) -> dict[str, Any]:
+    options, (low, high) = result["options"], result["intervals_95"]["quantized_top1"]
+    widths = {key: options[key] for key in ("weight_bits", "activation_bits")}
+    if options.get("mean_bits") is not None:
+        widths = dict.fromkeys(widths, f"{options['mean_bits']:g} on average")
+    return {
+        "name": name,
+        "model": result["model"],
+        **widths,
+        "scheme": options["scheme"],
+        "tuned": len(result["tuning"]["images"]) if "tuning" in result else None,
+        "images": result["held_out_images"],
+        "float_top1": 100 * result["float_top1"],
+        "quantized_top1": 100 * result["quantized_top1"],
+        "low": 100 * low,
+        "high": 100 * high,
+        "mean_sqnr_db": result["mean_sqnr_db"],
+    }
+
+
+def _sqnr(result: dict[str, Any], name: str) -> float | None:
+    return next((row["accumulated_sqnr_db"] for row in result["feature_maps"] if row["name"] == name), None)
