@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from matplotlib.figure import Figure
-
     from jaxtyping import Array
+    from matplotlib.figure import Figure
 
     from ggdjax.ggd import GeneralizedGamma, Histogram
     from ggdjax.quantization import QuantizedNetwork
@@ -80,7 +79,7 @@ def _draw(
     title: str,
 ) -> Figure:
     from matplotlib.figure import Figure
-    from matplotlib.ticker import NullLocator
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
     edges, heights, nonzero = bars
     zero = float(histogram.zero_fraction)
@@ -97,12 +96,14 @@ def _draw(
         axes.set_ylim(floor / 3.0, 3.0 * heights.max())
         axes.set_yscale("log")
         axes.yaxis.set_minor_locator(NullLocator())
+        # Plain numbers: powers of ten go through the formula parser, a tenth of a second a figure.
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.legend(loc="upper right", fontsize=8, frameon=False)
     if step is not None and qmax is not None:
         _draw_quantizer(axes, step, qmin, qmax)
     axes.set_xlabel("value")
     axes.set_ylabel("density")
-    axes.set_title(f"{title}   {100.0 * zero:.1f} % zeros".strip(), fontsize=10)
+    axes.set_title(f"{title}   {100.0 * zero:.1f} % zeros".strip(), fontsize=10, y=1.01)
     return figure
 
 

@@ -197,7 +197,9 @@ class Choice:
                 f"{signed.tolist()}: index the choice first, as in choice[0].quantizer"
             )
         zero_point = None if self.zero_point is None else jax.device_put(self.zero_point)
-        return Quantizer(step=jax.device_put(self.step), bits=int(bits[0]), signed=bool(signed[0]), zero_point=zero_point)
+        return Quantizer(
+            step=jax.device_put(self.step), bits=int(bits[0]), signed=bool(signed[0]), zero_point=zero_point
+        )
 
     def _from_zero(self, code: Array) -> Array:
         centred = code.astype(self.step.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import jax
@@ -36,7 +37,7 @@ def _network(widths: tuple[int, ...], seed: int) -> gd.Network:
     rng = np.random.default_rng(seed)
     layers = [
         (rng.normal(0, fan_in**-0.5, (fan_in, fan_out)).astype(np.float32), rng.normal(size=fan_out).astype(np.float32))
-        for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True)
+        for fan_in, fan_out in itertools.pairwise(widths)
     ]
 
     def forward(x: jax.Array) -> jax.Array:
