@@ -51,7 +51,7 @@ class Counter:
         )
 
     def add(self, x: Float[Array, "..."], count: Int[Array, ""] | None = None) -> Counter:
-        """Return the counts with the values of ``x``, converted to float32, added: the first ``count``, None for all."""
+        """Return the counts with the first ``count`` values of ``x`` (None: all), converted to float32, added."""
         x = x.astype(jnp.float32).reshape(-1)
         if x.size == 0:
             return self
