@@ -26,8 +26,12 @@ def is_archive(path: Path) -> bool:
 
 
 def default_cache_dir() -> Path:
-    """Return where archives and downloads are kept: `$GGDJAX_CACHE`, `$XDG_CACHE_HOME/ggdjax` or `~/.cache/ggdjax`."""
-    if own := os.environ.get("GGDJAX_CACHE"):
+    """Return where archives and downloads are kept: `$GGDJAX_CACHE`, `$XDG_CACHE_HOME/ggdjax` or `~/.cache/ggdjax`.
+
+    ``off``, which turns the cache of compiled programs off, names no folder here.
+    """
+    own = os.environ.get("GGDJAX_CACHE", "")
+    if own and own.lower() != "off":
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ggdjax"
 
