@@ -72,7 +72,8 @@ def kinds_of(value: object) -> tuple[str, ...]:
 
 def is_image_set(value: object) -> bool:
     """Whether ``value`` keeps the protocol `ggdjax.data.ImageSet`."""
-    return callable(getattr(value, "batches", None)) and hasattr(value, "labels")
+    # Not `labels`: some sets read the whole file to give them.
+    return callable(getattr(value, "batches", None)) and hasattr(value, "preprocessing")
 
 
 def describe(value: object) -> str:

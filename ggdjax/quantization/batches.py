@@ -72,7 +72,7 @@ def _iterated(batches: Any, rank: int | None, wanted: str) -> Iterable[Any]:
         return batches.batches()
     if kinds_of(batches) or isinstance(batches, str | bytes | dict) or not isinstance(batches, Iterable):
         raise refusal("batches", batches, wanted, error=DataError)
-    if getattr(batches, "ndim", None) == rank or _is_pair(batches):
+    if (rank is not None and getattr(batches, "ndim", None) == rank) or _is_pair(batches):
         return [batches]
     return batches
 

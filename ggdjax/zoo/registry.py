@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from ggdjax._errors import GgdjaxError, describe, near_matches
+from ggdjax.zoo._modules import expect_module
 from ggdjax.zoo.densenet import DenseNet
 from ggdjax.zoo.digits import DigitsNet
 from ggdjax.zoo.efficientnet import EfficientNet
@@ -22,7 +23,6 @@ from ggdjax.zoo.plain import VGG, VGG11, VGG16, AlexNet
 from ggdjax.zoo.resnet import BasicBlock, Bottleneck, CifarResNet, ResNet
 from ggdjax.zoo.squeezenet import V1_0, V1_1, SqueezeNet
 from ggdjax.zoo.tiny_yolo import TinyYoloV2
-from ggdjax.zoo.weights import expect_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable

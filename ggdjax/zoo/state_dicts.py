@@ -9,9 +9,9 @@ import numpy as np
 from flax import nnx
 
 from ggdjax._errors import ModelError, UnsupportedError
+from ggdjax.zoo._modules import expect_module
 from ggdjax.zoo.mobilenet_v2 import IMAGENET, MobileNetV2
 from ggdjax.zoo.resnet import CifarResNet, ResNet
-from ggdjax.zoo.weights import expect_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

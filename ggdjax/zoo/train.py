@@ -17,8 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ggdjax._errors import GgdjaxError
 from ggdjax.data.image_set import expect_images
 from ggdjax.zoo._cpu_training import with_fast_convolutions
+from ggdjax.zoo._modules import expect_module
 from ggdjax.zoo.recipe import augment, make_optimizer
-from ggdjax.zoo.weights import expect_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

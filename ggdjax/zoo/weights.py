@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ggdjax._errors import ModelError, expect_path, refusal
+from ggdjax._errors import ModelError, expect_path
 from ggdjax._whole import write_safetensors
+from ggdjax.zoo._modules import expect_module
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,14 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flax import nnx
-
-
-def expect_module(argument: str, module: object) -> None:
-    """Raise `GgdjaxError` unless ``module`` is a Flax NNX module."""
-    from flax import nnx
-
-    if not isinstance(module, nnx.Module):
-        raise refusal(argument, module, "a Flax NNX module", "`gd.zoo.create(name)` returns one")
 
 
 def _stored_state(module: nnx.Module) -> tuple[nnx.State, dict[str, nnx.Variable]]:
