@@ -47,7 +47,7 @@ def _pointer(name: str, value: Any) -> list[str]:
         return [f"* :py:mod:`{ROOT}.{name}`: {summary}"]
     home = ".".join(value.__module__.split(".")[:2])
     if home.removeprefix(f"{ROOT}.").startswith("_"):  # of no package: documented here
-        return ["", *_entry(PACKAGE, name, value)]
+        return ["", *_entry(ROOT, name, value)]
     return [f"* :py:obj:`{ROOT}.{name} <{home}.{name}>`: {summary}"]
 
 
