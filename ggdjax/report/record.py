@@ -36,7 +36,9 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
         {} if calibration is None else dict(zip(calibration.names, calibration.histograms.zero_fraction, strict=True))
     )
     rows = []
-    for name, quantizer in quantized.quantizers.activations.items():
+    quantizers = quantized.quantizers.activations  # in no order: transformations sort names
+    for name in (fm.tensor for fm in quantized.graph.feature_maps() if fm.tensor in quantizers):
+        quantizer = quantizers[name]
         zero_point = np.zeros(()) if quantizer.zero_point is None else np.asarray(quantizer.zero_point)
         rows.append(
             {
