@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 
 import numpy as np
@@ -84,7 +85,7 @@ def test_a_preset_in_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("bits = 8", "recipe.toml: unknown field `bits`; known: batch_size"),
+        ("bits = 8", "recipe.toml: unknown field `bits`; did you mean"),
         ("mean_bit = 8", "did you mean `mean_bits`"),
         ("batch_size = '8'", "recipe.toml: `batch_size` must be an integer, got '8'"),
         ("batch_size = true", "`batch_size` must be an integer, got True"),
@@ -218,7 +219,7 @@ def test_the_table_fits_80_columns_and_breaks_no_name(run_folder):
     renamed = {kind: {long if k == "conv" else k: v for k, v in getattr(q.quantizers, kind).items()}
                for kind in ("weights", "biases")}  # fmt: skip
     q = dataclasses.replace(q, graph=graph, quantizers=dataclasses.replace(q.quantizers, **renamed), record=None)
-    screen = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    screen = Console(width=80, record=True, file=io.StringIO())
     screen.print(layer_table(q, width=80))
     lines = screen.export_text().splitlines()
     assert max(map(len, lines)) <= 80

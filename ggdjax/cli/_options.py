@@ -96,8 +96,10 @@ class TuningOptions(_TUNING):
         for name in ("tune_sweeps", "gradient_steps"):
             if isinstance(given.get(name), int) and given[name] < 0:
                 raise GgdjaxError(f"`--{name.replace('_', '-')}` must be at least 0, got {given[name]}")
-        if not images and (wanted := [f"`--{n.replace('_', '-')}`" for n in given if given[n] not in (0, "none")]):
-            raise GgdjaxError(f"{' and '.join(wanted)} need images to tune on: give `--tune-images`")
+        if not images and (wanted := [f"`--{n.replace('_', '-')}`" for n in given if given[n] != 0]):
+            raise GgdjaxError(
+                f"{' and '.join(wanted)} {'need' if wanted[1:] else 'needs'} images to tune on: give `--tune-images`"
+            )
         if images and (sweeps is not None or "tune_objective" in given or not recipe.tunes):
             start = recipe.search or TuneConfig(allow_few_images=True, seed=seed)
             more = {"objective": given.get("tune_objective", start.objective), "sweeps": sweeps or start.sweeps}

@@ -45,7 +45,9 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
     )
     fits = _fit_columns({} if record is None else record.choices)
     rows = []
-    for name, quantizer in quantized.quantizers.activations.items():
+    quantizers = quantized.quantizers.activations  # in no order: transformations sort names
+    for name in (fm.tensor for fm in quantized.graph.feature_maps() if fm.tensor in quantizers):
+        quantizer = quantizers[name]
         zero_point = np.zeros(()) if quantizer.zero_point is None else np.asarray(quantizer.zero_point)
         rows.append(
             {
