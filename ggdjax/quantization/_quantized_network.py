@@ -217,7 +217,7 @@ class QuantizedNetwork:
             >>> net = gd.trace(lambda x: x @ jnp.array([[0.5], [-0.25]]), jnp.zeros((1, 2)))
             >>> (layer,) = gd.quantize(net, gd.calibrate(net, [x])).integer_weights().values()
             >>> layer.codes.tolist(), layer.frac_bits
-            ([[64], [-32]], 7)
+            ([[32], [-16]], 6)
         """
         return {
             node.name: self._integers(node) for node in self.graph.quantizable if node.name in self.quantizers.weights
