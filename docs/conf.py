@@ -18,7 +18,7 @@ author = "the ggdjax developers"
 copyright = "2026, the ggdjax developers"
 release = version = ggdjax.__version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "rooms", "file_tree"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "packages", "file_tree"]
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 
 html_theme = "furo"
@@ -51,9 +51,9 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = False  # a warning, which fails the build after all pages have run
 nb_execution_timeout = 600
 nb_merge_streams = True
-nb_ipywidgets_js = {}  # sliders need a live kernel; the pages show pictures
+nb_ipywidgets_js = {}  # sliders need a live kernel; the pages show figures
 
-# Read by the kernels that run the pages: compiled programs are shared, pictures have one look.
+# Read by the kernels that run the pages: compiled programs are shared, plots have one look.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(BUILD / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

@@ -44,7 +44,7 @@ class FeatureMaps:
 
 def cache_folder() -> Path:
     """Return the folder of cached histograms; delete it to count anew."""
-    folder = Path.home() / ".cache" / "ggdjax" / "histograms"
+    folder = Path.home() / ".cache" / "ggdjax" / "feature_maps"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -93,7 +93,7 @@ def calibration(real: RealNetwork, sizes: Sequence[int], seed: int) -> dict[int,
     chunks = range(0, len(order), CHUNK)
     for number, start in enumerate(track(chunks, f"{real.name}: calibrate, seed {seed}")):
         (batch,) = images.batches(order[start : start + CHUNK], CHUNK)
-        counted = quantization.calibrate(net, [batch[0]], splits=1)
+        counted = quantization.calibrate(net, [batch[0]])
         before = splits[number % SPLITS]
         splits[number % SPLITS] = counted.histograms if before is None else before + counted.histograms
         seen = start + CHUNK
@@ -114,7 +114,7 @@ def held_out(real: RealNetwork, images_at_most: int | None = None) -> FeatureMap
         part = real.split(images).held_out[:images_at_most]
         stream = images.batches(part, real.batch_size)
         stream = track(stream, f"{real.name}: held-out images", math.ceil(len(part) / real.batch_size))
-        counted = quantization.calibrate(net, (x for x, _ in stream), splits=1)
-        found = FeatureMaps(names=counted.names, histogram=counted.splits, images=counted.images)
+        counted = quantization.calibrate(net, (x for x, _ in stream))
+        found = FeatureMaps(names=counted.names, histogram=Histogram.stack([counted.histograms]), images=counted.images)
         _save(key, found)
     return found

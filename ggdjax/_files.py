@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect_path
 from ggdjax._lock import exclusive
 from ggdjax._whole import whole_file
 
@@ -100,7 +100,7 @@ def read(
     Raises:
         GgdjaxError: the file cannot be read, is damaged, of another program, of a newer version or of another kind.
     """
-    path = _path(path, argument)
+    path = expect_path(argument, path)
     try:
         # Before it is opened: opening a pipe would wait for a writer.
         if not stat.S_ISREG(path.stat().st_mode):
@@ -228,20 +228,9 @@ def _storable(name: str, array: Any) -> np.ndarray:
     return array.astype(dtype, copy=False)
 
 
-def _path(path: os.PathLike[str] | str, argument: str) -> Path:
-    try:
-        path = Path(path)
-        os.fsencode(path)
-    except (TypeError, ValueError):
-        raise GgdjaxError(f"`{argument}` must be the name of a file, got {path!r}") from None
-    if "\0" in str(path):
-        raise GgdjaxError(f"`{argument}` must be the name of a file, got {str(path)!r}")
-    return path
-
-
 def _target(path: os.PathLike[str] | str, argument: str) -> Path:
     """Return the file to write, links followed."""
-    path = _path(path, argument)
+    path = expect_path(argument, path)
     try:
         taken = stat.S_ISDIR(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):

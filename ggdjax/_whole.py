@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect_path
 from ggdjax._lock import exclusive
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def whole_file(path: os.PathLike[str] | str, argument: str) -> Iterator[Path]:
     Raises:
         GgdjaxError: the operating system refuses what the block does.
     """
-    path = Path(path).absolute()
+    path = expect_path(argument, path).absolute()
     part = path.with_name(path.name + ".part")
     try:
         try:
@@ -71,6 +71,7 @@ def whole_folder(folder: os.PathLike[str] | str, argument: str) -> Iterator[Path
     Raises:
         GgdjaxError: another process writes the folder, or nothing can be written there.
     """
+    folder = expect_path(argument, folder, "the name of a folder")
     with exclusive(folder, argument), replaced(folder) as new:
         yield new
 

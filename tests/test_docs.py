@@ -18,7 +18,7 @@ import ggdjax as gd
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.md"))
-ROOMS = [name for name in gd.__all__ if isinstance(getattr(gd, name), ModuleType)]
+PACKAGES = [name for name in gd.__all__ if isinstance(getattr(gd, name), ModuleType)]
 #: What every example may use without importing it; the reference says so.
 NAMES = {"gd": gd, "jax": jax, "jnp": jnp, "np": np}
 
@@ -46,25 +46,28 @@ def quick_compiler():
 
 
 @pytest.mark.usefixtures("quick_compiler")
-@pytest.mark.parametrize("room", ROOMS)
-def test_examples_run(room, capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize("package", PACKAGES)
+def test_examples_run(package, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
-    for example in _examples(f"ggdjax.{room}").values():
+    for example in _examples(f"ggdjax.{package}").values():
         runner.run(example)
     assert runner.failures == 0, capsys.readouterr().out
     assert runner.tries > 0
 
 
 def test_every_everyday_name_has_an_example():
-    everyday = {f"ggdjax.{name}" for name in gd.__all__ if name not in [*ROOMS, "GgdjaxError"]}
+    everyday = {f"ggdjax.{name}" for name in gd.__all__ if name not in [*PACKAGES, "GgdjaxError"]}
     assert everyday <= set(_examples("ggdjax"))
 
 
-def test_every_room_is_in_the_reference():
-    # The directive `room` takes the names from `__all__`, and building the pages fails for any that is missing.
+def test_every_package_is_in_the_reference():
+    # The directive `package` takes the names from `__all__`, and building the pages fails for any that is missing.
     pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "api").glob("*.rst"))
-    assert set(re.findall(r"\.\. room:: ([\w.]+)", pages)) == {"ggdjax", *(f"ggdjax.{room}" for room in ROOMS)}
+    assert set(re.findall(r"\.\. package:: ([\w.]+)", pages)) == {
+        "ggdjax",
+        *(f"ggdjax.{package}" for package in PACKAGES),
+    }
 
 
 def test_the_check_builds_the_pages_after_the_tests():

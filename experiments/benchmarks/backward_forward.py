@@ -157,17 +157,18 @@ def cell(bench: Bench, real: RealNetwork, widths: str, config: tune.TuneConfig) 
 def naive(bench: Bench, widths: str, visits: int) -> dict:
     """Time a search that runs the whole network for every candidate, against ours, on the same layers and images."""
     q = bench.quantized(widths)
-    layers = tuple(fm.tensor for fm in q.network.graph.feature_maps())
+    layers = tuple(fm.tensor for fm in q.graph.feature_maps())
     chosen = layers[:: max(1, len(layers) // visits)]
     size = 128
     batches = [bench.images[i : i + size] for i in range(0, len(bench.images) - size + 1, size)]
     config = tune.TuneConfig(layers=chosen, sweeps=1)
     start = time.perf_counter()
     passes = 0
-    segments = {fm.tensor: fm for fm in q.network.graph.feature_maps()}
+    segments = {fm.tensor: fm for fm in q.graph.feature_maps()}
     for layer in track(chosen, "naive loop"):
-        for candidate in candidates_of(tune.Unit(tensor=layer, readers=segments[layer].readers), q.params, config):
-            other = replace(q, params=candidate.apply(q.params, layer))
+        unit = tune.Unit(tensor=layer, readers=segments[layer].readers)
+        for candidate in candidates_of(unit, q.quantizers, config):
+            other = replace(q, quantizers=candidate.apply(q.quantizers, layer))
             for x in batches:
                 np.asarray(other(x))
             passes += 1

@@ -4,7 +4,7 @@
     python -m experiments.benchmarks.cost_of_networks --buffer-kib 32 --rows 16 --columns 16
     python -m experiments.benchmarks.cost_of_networks --energy table.json      with your own energy per operation
 
-Costs follow from shapes and widths alone (see `ggdjax/datapath/dataflow.py` for the formulas, `EnergyTable` for the
+Costs follow from shapes and widths alone (see `ggdjax/cost/_dataflow.py` for the formulas, `EnergyTable` for the
 energies): one image, biases 16 bits, integer sums 32 bits, an array, registers and buffer of Eyeriss's size. The table
 and the plot are those of the row-stationary dataflow; the JSON file holds all three. Accuracy is that of the scheme
 `ggd`, weights and feature maps of the same width, where `schemes_on_networks` has measured it, and of the widths per

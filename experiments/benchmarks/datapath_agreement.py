@@ -63,10 +63,10 @@ def quantized(name: str, bits: int = 8) -> tuple[quantization.QuantizedNetwork, 
 def power_of_two(q: quantization.QuantizedNetwork) -> quantization.QuantizedNetwork:
     """Return the network with every step rounded to a power of two."""
     steps = {
-        name: replace(r, step=jnp.float32(2.0 ** round(float(np.log2(float(r.step))))))
-        for name, r in q.params.activations.items()
+        name: replace(quantizer, step=jnp.float32(2.0 ** round(float(np.log2(float(quantizer.step))))))
+        for name, quantizer in q.quantizers.activations.items()
     }
-    return replace(q, params=replace(q.params, activations=steps))
+    return replace(q, quantizers=replace(q.quantizers, activations=steps))
 
 
 def held_out(images: data.ImageSet, part: np.ndarray, count: int) -> np.ndarray:

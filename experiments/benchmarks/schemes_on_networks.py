@@ -71,8 +71,9 @@ class Bench:
         """Return the SQNR of each held-out feature map in dB."""
         signed = np.asarray(self.calibration.histograms.is_signed)
         chosen = jax.device_get(schemes.choose(scheme, self.calibration.histograms, bits, signed))
-        above, below = chosen.qmax - chosen.zero_point, chosen.zero_point - chosen.qmin
-        error = empirical_distortion(self.held_out, chosen.step, above.astype(np.float32), below.astype(np.float32))
+        zero = np.float32(0) if chosen.zero_point is None else chosen.zero_point
+        above, below = np.asarray(chosen.qmax, np.float32) - zero, zero - np.asarray(chosen.qmin, np.float32)
+        error = empirical_distortion(self.held_out, chosen.step, above, below)
         energy = np.asarray(self.held_out.power_sum(2), np.float64) / np.asarray(self.held_out.count, np.float64)
         return {
             name: quantization.sqnr_db(float(e), float(d))

@@ -33,7 +33,7 @@ def run(name: str, repeats: int) -> dict:
     q, images, part, size = quantized(name)
     q = datapath.align(q)
     x = next(iter(images.batches(part[:size], size)))[0]
-    rows = {"float": lambda: q.network(x), "fake_quantized": lambda: q(x)}
+    rows = {"float": lambda: q.float_network(x), "fake_quantized": lambda: q(x)}
     for bits in (31, 16):
         program = datapath.compile(q, datapath.Accelerator(multiplier_bits=bits))
         rows[f"simulator_multiplier_{bits}"] = lambda program=program: program(x)

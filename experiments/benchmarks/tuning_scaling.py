@@ -40,7 +40,7 @@ def work(rank: int, ranks: int, port: int) -> None:
         jax.distributed.initialize(f"localhost:{port}", num_processes=ranks, process_id=rank)
     bench = Bench(NETWORKS["resnet20"], IMAGES, 0, 0)
     q = bench.quantized(WIDTHS)
-    maps = [fm.tensor for fm in q.network.graph.feature_maps()]
+    maps = [fm.tensor for fm in q.graph.feature_maps()]
     config = tune.TuneConfig(layers=tuple(maps[:: -(-len(maps) // LAYERS)]), sweeps=1)
     evaluations = tune.plan(q, IMAGES, config).evaluations
     start = time.perf_counter()
@@ -48,8 +48,8 @@ def work(rank: int, ranks: int, port: int) -> None:
     seconds = time.perf_counter() - start
     if rank == 0:
         digest = hashlib.sha256()
-        for name, value in sorted(tuned.params.to_arrays().items()):
-            digest.update(name.encode() + np.asarray(value).tobytes())
+        for path, value in jax.tree_util.tree_leaves_with_path(tuned):
+            digest.update(jax.tree_util.keystr(path).encode() + np.asarray(value).tobytes())
         record = {
             "devices": len(jax.devices()),
             "processes": ranks,

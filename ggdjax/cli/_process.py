@@ -11,20 +11,16 @@ import time
 from contextlib import suppress
 from typing import NoReturn
 
-from ggdjax.data.archive import default_cache_dir
+from ggdjax.cli._cache import enable_cache
 
 #: Seconds that an interrupt leaves to Python; then the process ends, wherever it is.
 _PATIENCE = 1.0
-#: Programs that compile faster are not kept.
-_LEAST_SECONDS = "0.1"
 _SAID = threading.Lock()
 
 
 def prepare() -> None:
     """Keep compiled programs in the user's cache folder, and let an interrupt end the process within two seconds."""
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(default_cache_dir() / "compiled"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", _LEAST_SECONDS)
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    enable_cache()
     if threading.current_thread() is not threading.main_thread():
         return
     signal.signal(signal.SIGINT, signal.default_int_handler)

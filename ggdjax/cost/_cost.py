@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import fsum
 from typing import TYPE_CHECKING, Any
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect
 from ggdjax.cost._dataflow import LayerWidths, Tile, Traffic, array_use, dram_traffic, packed_bytes
 from ggdjax.cost._hardware_model import FIXED16, FLOAT32, HardwareModel, Widths
 from ggdjax.network import Network, fold_batch_norm
@@ -247,13 +247,12 @@ def estimate(
         >>> report.macs
         640
     """
-    hardware = HardwareModel() if hardware is None else hardware
+    expect("network", network, "QuantizedNetwork", "Network")
+    hardware = HardwareModel() if hardware is None else expect("hardware", hardware, "HardwareModel")
     if isinstance(network, QuantizedNetwork):
         net = network.network
-    elif isinstance(network, Network):
-        net = fold_batch_norm(network)
     else:
-        raise GgdjaxError(f"`network` must be a Network or a QuantizedNetwork, got {type(network).__name__}")
+        net = fold_batch_norm(network)
     shapes = layer_shapes(net)
     if not shapes:
         raise GgdjaxError("`network` has no convolution or dense layer, so that nothing costs: give one that has")

@@ -7,12 +7,14 @@ import json
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect_path
 from ggdjax._fields import from_fields
 from ggdjax._whole import whole_file
+
+if TYPE_CHECKING:
+    import os
 
 #: (width in bits or capacity in bytes, energy in pJ), ascending.
 Points = tuple[tuple[int, float], ...]
@@ -96,7 +98,7 @@ class EnergyTable:
         return self.dram_access_pj / 64
 
     @classmethod
-    def load(cls, path: Path | str) -> EnergyTable:
+    def load(cls, path: str | os.PathLike[str]) -> EnergyTable:
         """Read a table from a JSON file: field names as in this class, points as ``[[8, 0.03], [32, 0.1]]``.
 
         Fields that the file leaves out keep their defaults.
@@ -104,15 +106,16 @@ class EnergyTable:
         Raises:
             GgdjaxError: the file is missing or not such JSON; a field is unknown or out of range.
         """
+        path = expect_path("path", path)
         try:
-            fields = json.loads(Path(path).read_text(encoding="utf-8"))
+            fields = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise GgdjaxError(f"cannot read the energy table {path}: {error}") from None
         if not isinstance(fields, dict):
             raise GgdjaxError(f"{path} must hold one table of fields, got {type(fields).__name__}")
         return from_fields(cls, fields, path)
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write every field to a JSON file.
 
         Raises:

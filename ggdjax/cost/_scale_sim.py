@@ -10,12 +10,12 @@ from ggdjax.network import fold_batch_norm
 from ggdjax.network._layer_shapes import layer_shapes
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from os import PathLike
 
     from ggdjax.network import Network
 
 
-def export_scale_sim(network: Network, path: Path | str) -> None:
+def export_scale_sim(network: Network, path: str | PathLike[str]) -> None:
     """Write the layers as a topology file of SCALE-Sim (Samajdar et al., ISPASS 2020), versions 2 and 3.
 
     One line per layer: name, height and width of the input, of the window, channels, filters, stride. SCALE-Sim knows

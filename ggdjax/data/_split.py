@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ggdjax._errors import DataError
+from ggdjax._errors import DataError, refusal
+from ggdjax.data.image_set import expect_images
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from jaxtyping import Int
 
@@ -42,6 +44,8 @@ def hash_order(ids: Sequence[str], seed: int) -> Int[np.ndarray, " image"]:
     Sorting by SHA-256 of seed and id needs no random generator whose stream a new version may change, and the
     choice does not move when other images are added or listed in another order.
     """
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise refusal("ids", ids, "a list of texts", error=DataError)
     keys = [hashlib.sha256(f"{seed}/{id_}".encode()).digest() for id_ in ids]
     return np.asarray(sorted(range(len(ids)), key=keys.__getitem__), np.int64)
 
@@ -60,6 +64,7 @@ def split(images: ImageSet, calibration_images: int = 512, seed: int = 0) -> Spl
         >>> len(parts.calibration), len(parts.held_out)
         (100, 500)
     """
+    expect_images("images", images)
     if calibration_images < 1:
         raise DataError(f"`calibration_images` is {calibration_images}, expected at least 1")
     everything = np.arange(len(images))
@@ -85,9 +90,12 @@ def split_by_ids(images: ImageSet, calibration: Iterable[str], held_out: Iterabl
     Raises:
         DataError: an unknown id, an image in both parts, or an empty part.
     """
+    expect_images("images", images)
     index_of = {id_: i for i, id_ in enumerate(images.ids)}
 
     def find(ids: Iterable[str], argument: str) -> np.ndarray:
+        if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+            raise refusal(argument, ids, "a list of ids", error=DataError)
         wanted = list(ids)
         unknown = [id_ for id_ in wanted if id_ not in index_of]
         if unknown:
@@ -111,6 +119,7 @@ def split_every(images: ImageSet, period: int = 10, first: int = 5) -> Split:
     Raises:
         DataError: a period or first image that leaves a part empty.
     """
+    expect_images("images", images)
     if period < 2 or not 0 <= first < len(images):
         raise DataError(
             f"`period` is {period} and `first` {first}, expected at least 2 and an image of 0 to {len(images) - 1}"
@@ -130,6 +139,7 @@ def split_tuning(images: ImageSet, parts: Split, count: int, seed: int = 0) -> t
     Raises:
         DataError: fewer images than asked for, or none left to hold out.
     """
+    expect_images("images", images)
     if count < 1:
         raise DataError(f"`count` is {count}: at least 1 tuning image is needed")
     free = np.setdiff1d(np.arange(len(images)), np.concatenate([parts.calibration, parts.held_out]))

@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggdjax._errors import DataError, GgdjaxError
+from ggdjax._errors import DataError, GgdjaxError, expect_path
 from ggdjax._lock import exclusive
 from ggdjax._whole import replaced
 
@@ -26,13 +26,21 @@ def is_archive(path: Path) -> bool:
 
 
 def default_cache_dir() -> Path:
-    """Return where archives and downloads are kept: `$GGDJAX_CACHE`, `$XDG_CACHE_HOME/ggdjax` or `~/.cache/ggdjax`."""
-    if own := os.environ.get("GGDJAX_CACHE"):
+    """Return where archives and downloads are kept: `$GGDJAX_CACHE`, `$XDG_CACHE_HOME/ggdjax` or `~/.cache/ggdjax`.
+
+    ``off``, which turns the cache of compiled programs off, names no folder here.
+    """
+    own = os.environ.get("GGDJAX_CACHE", "")
+    if own and own.lower() != "off":
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ggdjax"
 
 
-def extract(archive: Path, cache_dir: Path | None = None, progress: Callable[[int, int], None] | None = None) -> Path:
+def extract(
+    archive: str | os.PathLike[str],
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
     """Return the folder that holds the members of ``archive``, unpacking it on first use.
 
     The folder's name carries the archive's name, size and modification time, so that a changed archive is
@@ -49,7 +57,8 @@ def extract(archive: Path, cache_dir: Path | None = None, progress: Callable[[in
         DataError: a file that is missing, damaged, no tar archive or holds a refused member; a cache that
             cannot be written.
     """
-    cache = cache_dir if cache_dir is not None else default_cache_dir()
+    archive = expect_path("archive", archive, error=DataError)
+    cache = default_cache_dir() if cache_dir is None else expect_path("cache_dir", cache_dir, "the name of a folder")
     try:
         stat = archive.stat()
     except OSError as error:

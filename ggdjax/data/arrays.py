@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ggdjax._errors import DataError
+from ggdjax._errors import DataError, expect, expect_array, expect_path
 from ggdjax.data.image_set import StreamedImages, output_labels
 from ggdjax.data.pixels import reshape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from os import PathLike
 
     from jaxtyping import Int, Num
 
@@ -63,7 +63,9 @@ def from_arrays(
         >>> next(images.batches())[0].shape
         (3, 3, 8, 8)
     """
-    image, label = np.asarray(image), np.asarray(label)
+    expect("preprocessing", preprocessing, "Preprocessing", error=DataError)
+    image = np.asarray(expect_array("image", image, "an array of images", error=DataError))
+    label = np.asarray(expect_array("label", label, "an array of classes", error=DataError))
     chan = preprocessing.channels
     if image.dtype.kind not in "uif":
         raise DataError(f"`image` of `{name}` is {image.dtype}, expected numbers (uint8 pixels or floats)")
@@ -97,7 +99,7 @@ def from_arrays(
     )
 
 
-def load_npz(path: Path, preprocessing: Preprocessing) -> ArrayImages:
+def load_npz(path: str | PathLike[str], preprocessing: Preprocessing) -> ArrayImages:
     """Return the images of an `.npz` file with `image[n, h, w, c]` (or `[n, h, w]` for grey) and `label[n]`.
 
     The raw arrays are read at once (an `.npz` is no random-access file); converting to float32 is streamed.
@@ -106,6 +108,8 @@ def load_npz(path: Path, preprocessing: Preprocessing) -> ArrayImages:
         DataError: a file that is damaged or no `.npz`, arrays missing, or shapes, types or labels that do not
             fit.
     """
+    path = expect_path("path", path, error=DataError)
+    expect("preprocessing", preprocessing, "Preprocessing", error=DataError)
     try:
         # Opened here, since np.load leaves a damaged file open.
         with path.open("rb") as stream:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ggdjax._errors import DataError
+from ggdjax._errors import DataError, expect, expect_path
 from ggdjax.data.image_set import UNREADABLE_SHARE, StreamedImages, output_labels
 from ggdjax.data.pixels import decode
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from ggdjax.data.preprocessing import Preprocessing
 
 _IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -38,7 +40,7 @@ class FolderImages(StreamedImages):
 
 
 def class_folders(
-    root: Path, preprocessing: Preprocessing, *, unreadable_share: float = UNREADABLE_SHARE
+    root: str | PathLike[str], preprocessing: Preprocessing, *, unreadable_share: float = UNREADABLE_SHARE
 ) -> FolderImages:
     """Return the images of ``root/<class>/…``, or of ``root/train/<class>/…`` and ``root/test/<class>/…``.
 
@@ -49,6 +51,7 @@ def class_folders(
     Raises:
         DataError: no images, or parts whose classes do not match.
     """
+    root = _root(root, preprocessing)
     folders = _subfolders(root)
     part_folders = [f for f in folders if f.name in PART_NAMES]
     if part_folders and len(part_folders) == len(folders):
@@ -91,7 +94,7 @@ def class_folders(
 
 
 def labelled_folder(
-    root: Path, preprocessing: Preprocessing, *, unreadable_share: float = UNREADABLE_SHARE
+    root: str | PathLike[str], preprocessing: Preprocessing, *, unreadable_share: float = UNREADABLE_SHARE
 ) -> FolderImages:
     """Return the images that ``root/labels.csv`` names, in its order.
 
@@ -103,6 +106,7 @@ def labelled_folder(
         DataError: columns or rows missing, a label that is no whole number, a file named twice, or files that
             are not there.
     """
+    root = _root(root, preprocessing)
     path = root / LABELS_FILE
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -142,6 +146,15 @@ def labelled_folder(
         ids=ids,
         unreadable_share=unreadable_share,
     )
+
+
+def _root(root: str | PathLike[str], preprocessing: Preprocessing) -> Path:
+    """Return the folder, which must be there; ``preprocessing`` must be one."""
+    expect("preprocessing", preprocessing, "Preprocessing", error=DataError)
+    root = expect_path("root", root, "the name of a folder", DataError)
+    if not root.is_dir():
+        raise DataError(f"no images at `{root}`: there is no such folder")
+    return root
 
 
 def holds_images(folder: Path) -> bool:

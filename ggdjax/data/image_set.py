@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from ggdjax._errors import DataError
+from ggdjax._errors import DataError, is_image_set, refusal
 from ggdjax.data.pixels import UnreadableImage, to_float
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from jaxtyping import Float, Int, Num
 
@@ -194,6 +195,13 @@ class StreamedImages:
         return images, np.asarray(labels, np.int32), failures
 
 
+def expect_images(argument: str, images: object) -> None:
+    """Raise `DataError` unless ``images`` is an image set."""
+    if not is_image_set(images):
+        hint = "`gd.data.open_images` and `gd.data.from_arrays` return one"
+        raise refusal(argument, images, "an image set", hint, DataError)
+
+
 def padded(
     batches: Iterable[tuple[np.ndarray, np.ndarray]], batch_size: int
 ) -> Iterator[tuple[Float[np.ndarray, "batch ..."], Int[np.ndarray, " batch"], int]]:
@@ -202,12 +210,17 @@ def padded(
     Rows from ``count`` on repeat the last image and carry the label −1, which no argmax equals. An
     observer must still cut them off: a repeated image would count twice in a histogram.
     """
-    for images, labels in batches:
+    if not isinstance(batches, Iterable):
+        raise refusal("batches", batches, "batches of (images, labels)", error=DataError)
+    for batch in batches:
+        if not isinstance(batch, tuple | list) or len(batch) != 2 or not all(hasattr(part, "dtype") for part in batch):
+            raise refusal("batches", batch, "batches of (images, labels)", error=DataError)
+        images, labels = batch
         count = len(labels)
         missing = batch_size - count
         if missing:
-            images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])  # noqa: PLW2901
-            labels = np.concatenate([labels, np.full(missing, PADDING_LABEL, labels.dtype)])  # noqa: PLW2901
+            images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
+            labels = np.concatenate([labels, np.full(missing, PADDING_LABEL, labels.dtype)])
         yield images, labels, count
 
 
@@ -228,6 +241,7 @@ def output_labels(
 
 def check_labels(images: ImageSet, outputs: int) -> None:
     """Raise DataError unless every label of ``images`` is one of a network's ``outputs`` classes."""
+    expect_images("images", images)
     least, most = images.label_range
     if least >= 0 and most < outputs:
         return

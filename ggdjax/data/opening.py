@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggdjax._errors import DataError
+from ggdjax._errors import DataError, expect, expect_path
 from ggdjax.data.archive import ARCHIVE_SUFFIXES, extract, is_archive
 from ggdjax.data.arrays import load_npz
 from ggdjax.data.folder import LABELS_FILE, PART_NAMES, class_folders, holds_images, labelled_folder
@@ -14,16 +13,18 @@ from ggdjax.data.tfds import PREFIX, open_tfds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from os import PathLike
+    from pathlib import Path
 
     from ggdjax.data.image_set import StreamedImages
     from ggdjax.data.preprocessing import Preprocessing
 
 
 def open_images(
-    path: str | Path,
+    path: str | PathLike[str],
     preprocessing: Preprocessing,
     *,
-    cache_dir: Path | None = None,
+    cache_dir: str | PathLike[str] | None = None,
     unreadable_share: float = UNREADABLE_SHARE,
     progress: Callable[[int, int], None] | None = None,
 ) -> StreamedImages:
@@ -42,11 +43,12 @@ def open_images(
     Raises:
         DataError: nothing there, no images, or a kind of file that is not supported.
     """
+    expect("preprocessing", preprocessing, "Preprocessing", error=DataError)
     if not 0 <= unreadable_share <= 1:
         raise DataError(f"`unreadable_share` is {unreadable_share}, expected a share from 0 to 1")
     if str(path).startswith(PREFIX):
         return open_tfds(str(path).removeprefix(PREFIX), preprocessing, unreadable_share=unreadable_share)
-    path = Path(path)
+    path = expect_path("path", path, "the name of a folder or file", DataError)
     if not path.exists():
         raise DataError(f"no images at `{path}`: there is no such file or folder")
     if path.is_dir():

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from ggdjax._errors import DataError, near_matches
+from ggdjax._errors import DataError, named, near_matches, refusal
 
 ColourOrder = Literal["RGB", "BGR", "GRAY"]
 Layout = Literal["NCHW", "NHWC"]
@@ -132,6 +132,8 @@ class Preprocessing:
         Raises:
             DataError: an unknown field, or a value out of its range.
         """
+        if not isinstance(fields, dict):
+            raise refusal("fields", fields, "a dict of fields", error=DataError)
         known = [f.name for f in dataclasses.fields(cls)]
         for name in fields:
             if name not in known:
@@ -171,7 +173,7 @@ def preset(name: str, **overrides: Any) -> Preprocessing:
         >>> gd.data.preset("imagenet", crop=192).output_size
         192
     """
-    if name not in PRESETS:
-        raise DataError(f"unknown preprocessing preset `{name}`: {near_matches(name, PRESETS)}")
+    if not isinstance(name, str) or name not in PRESETS:
+        raise DataError(f"unknown preprocessing preset {named(name)}: {near_matches(name, PRESETS)}")
     given = {key: value for key, value in overrides.items() if value is not None}
     return Preprocessing.from_dict({**PRESETS[name].to_dict(), **given})

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ggdjax._errors import DataError, near_matches
+from ggdjax._errors import DataError, expect, near_matches, refusal
 from ggdjax.data.image_set import UNREADABLE_SHARE, StreamedImages
 from ggdjax.data.pixels import decode
 from ggdjax.data.tfrecord import TfRecords
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from jaxtyping import Int, UInt8
 
     from ggdjax.data.preprocessing import Preprocessing
@@ -93,7 +95,7 @@ def open_tfds(
     spec: str,
     preprocessing: Preprocessing,
     *,
-    data_dir: Path | None = None,
+    data_dir: str | PathLike[str] | None = None,
     unreadable_share: float = UNREADABLE_SHARE,
 ) -> TfdsImages:
     """Open a prepared set of TensorFlow Datasets; TensorFlow is neither needed nor imported.
@@ -110,6 +112,9 @@ def open_tfds(
         DataError: a set that is not prepared (the message says what to run), or prepared in a format without random
             access, an unknown split, or features that are no images with one label.
     """
+    if not isinstance(spec, str):
+        raise refusal("spec", spec, "the name of a set", error=DataError)
+    expect("preprocessing", preprocessing, "Preprocessing", error=DataError)
     builder, wanted = _find(spec, data_dir)
     name = PREFIX + builder.info.full_name
     keys, classes = _features(builder.info.features, builder.info.supervised_keys, name)
@@ -132,7 +137,7 @@ def open_tfds(
     return TfdsImages(name, labelled, keys, classes, parts, preprocessing, unreadable_share)
 
 
-def _find(spec: str, data_dir: Path | None) -> tuple[Any, str | None]:
+def _find(spec: str, data_dir: str | PathLike[str] | None) -> tuple[Any, str | None]:
     """Return the builder of the prepared set and the split that ``spec`` names, None for all."""
     from tensorflow_datasets.core.read_only_builder import builder_from_files
     from tensorflow_datasets.core.registered import DatasetNotFoundError
@@ -155,7 +160,7 @@ def _find(spec: str, data_dir: Path | None) -> tuple[Any, str | None]:
     )
 
 
-def _prepare_command(name: str, data_dir: Path | None) -> str:
+def _prepare_command(name: str, data_dir: str | PathLike[str] | None) -> str:
     # Not the command `tfds`, which in version 4.9.10 needs Apache Beam as well.
     there = "" if data_dir is None else f", data_dir='{data_dir}'"
     made = f"tfds.builder('{name}'{there}).download_and_prepare()"

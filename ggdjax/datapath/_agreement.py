@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ggdjax._errors import DataError
+from ggdjax._errors import DataError, expect
 from ggdjax.datapath.simulate import Integer
 from ggdjax.network import Float, run
 from ggdjax.network.ops import QUANTIZABLE
 from ggdjax.quantization import FakeQuant, Stage
-from ggdjax.steps import Quantizer
+from ggdjax.quantization._quantize import accumulator_grid
+from ggdjax.quantization.batches import image_batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from ggdjax.network import Graph, Node
     from ggdjax.quantization import QuantizedNetwork
 
-#: Significant bits of an aligned step, and the width of an aligned bias.
-_STEP_BITS, _ACCUMULATOR_BITS = 15, 32
+#: Significant bits of an aligned step.
+_STEP_BITS = 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,16 +82,15 @@ def align(q: QuantizedNetwork) -> QuantizedNetwork:
     have it. A bias on its own finer grid differs by up to half a unit of the accumulator, which makes about one code in
     a thousand another one in every layer.
     """
+    expect("q", q, "QuantizedNetwork")
     old = q.quantizers
     activations = {name: replace(x, step=_short(x.step)) for name, x in old.activations.items()}
-    biases = dict(old.biases)
+    aligned, biases = replace(old, activations=activations), dict(old.biases)
     for node in q.graph.quantizable:
-        name, source = node.name, node.inputs[0]
-        if node.param("bias") is None or name not in old.weights or source not in activations:
-            continue
-        step = np.asarray(old.weights[name].step, np.float64) * np.asarray(activations[source].step, np.float64)
-        biases[name] = Quantizer(step=jnp.asarray(step, jnp.float32), bits=_ACCUMULATOR_BITS)
-    return q.changed(Stage(name="align"), quantizers=replace(old, activations=activations, biases=biases))
+        grid = None if node.param("bias") is None else accumulator_grid(node, aligned)
+        if grid is not None:
+            biases[node.name] = grid
+    return q.changed(Stage(name="align"), quantizers=replace(aligned, biases=biases))
 
 
 def _short(step: Real[Array, "..."]) -> Real[Array, "..."]:
@@ -115,10 +115,13 @@ def agreement(
     Raises:
         DataError: no images.
     """
+    expect("program", program, "Program")
+    expect("q", q, "QuantizedNetwork")
     totals: dict[str, np.ndarray] = {}
     images = same = 0
     tensors = tuple(program.feature_maps.items())
-    for x in batches:
+    for x in image_batches(batches, len(q.network.input_shape)):
+        q.network.check_input(x)
         agree, found = jax.device_get(
             _compare(replace(q, record=None), program.graph, tensors, exact_sums, program.params, jnp.asarray(x))
         )

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ggdjax._errors import UnsupportedError
+from ggdjax._errors import UnsupportedError, expect, kinds_of
 from ggdjax.datapath.formats import Format, ratio_of
 from ggdjax.datapath.layers import IntegerLayer, code_format, integer_layer
 from ggdjax.datapath.ops import method_of
@@ -80,7 +80,19 @@ def compile(quantized_network: QuantizedNetwork, accelerator: Accelerator | None
         >>> program.integers(x).dtype, program.run(x).overflows
         (dtype('int32'), 0)
     """
+    expect("quantized_network", quantized_network, "QuantizedNetwork")
     return _Compiler(quantized_network, accelerator or Accelerator()).program()
+
+
+def as_program(program: Program | QuantizedNetwork) -> Program:
+    """Return ``program``; a quantized network is compiled for the default accelerator.
+
+    Raises:
+        GgdjaxError: it is neither.
+    """
+    if "QuantizedNetwork" in kinds_of(program):
+        return compile(program)
+    return expect("program", program, "Program")
 
 
 @dataclass(frozen=True, kw_only=True)

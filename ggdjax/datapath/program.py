@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax import _files
-from ggdjax._errors import DataError
+from ggdjax._errors import DataError, summary
 from ggdjax.datapath.formats import Format
 from ggdjax.datapath.layers import IntegerLayer
 from ggdjax.datapath.rounding import Overflow, Rounding
@@ -76,6 +76,15 @@ class Program:
     accelerator: Accelerator
     network: Network = field(repr=False)
     """The real network that was compiled."""
+
+    def __repr__(self) -> str:
+        return summary(
+            self,
+            network=self.network,
+            integer_nodes=len(self.graph.nodes),
+            feature_maps=len(self.feature_maps),
+            overflow=self.accelerator.overflow.value,
+        )
 
     def __call__(self, x: ArrayLike) -> Any:
         """Return the logits, float32: the program's integers times their scale.

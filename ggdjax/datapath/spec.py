@@ -6,16 +6,17 @@ import dataclasses
 import json
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggdjax._errors import GgdjaxError, near_matches
+from ggdjax._errors import GgdjaxError, expect_path, near_matches
 from ggdjax._fields import from_fields
 from ggdjax._whole import whole_file
 from ggdjax.datapath.rounding import Overflow, Requantization, Rounding
 
 if TYPE_CHECKING:
     import enum
+    import os
+    from pathlib import Path
 
 #: Field -> smallest and largest width in bits.
 _WIDTHS = {
@@ -55,7 +56,9 @@ class Accelerator:
     weight_bits: int = 8
     """Widest code of a weight, 2 to 16."""
     bias_bits: int = 32
-    """Width of a bias, on the accumulator's grid Δ_in · 2^(−F), 4 to 32; a larger bias saturates."""
+    """Width of a bias, on the accumulator's grid Δ_in · 2^(−F), 4 to 32. A larger bias follows ``overflow``: it is
+    refused under ``RAISE``, saturates under ``SATURATE``, and wraps with its accumulator under ``WRAP`` where both have
+    one width (else it is refused)."""
     multiplier_bits: int = 31
     """Width of the unsigned multiplier m0, 2 to 31. Sixteen suffice for accuracy; 31 make codes equal to those of the
     real ratio of steps (see `experiments/results/datapath_agreement.json`)."""
@@ -103,24 +106,24 @@ class Accelerator:
             )
 
     @classmethod
-    def load(cls, path: Path | str) -> Accelerator:
+    def load(cls, path: str | os.PathLike[str]) -> Accelerator:
         """Read a specification: JSON or TOML by the file's suffix, field names as in this class.
 
         Raises:
             GgdjaxError: the file is missing, unreadable or of another kind; a field is unknown, out of range or
                 contradicts another.
         """
-        path = Path(path)
+        path = expect_path("path", path)
         fields = _read(path)
         return from_fields(cls, fields, path)
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write every field to a JSON or TOML file, by its suffix; a ``channel_tile`` of None is left out.
 
         Raises:
             GgdjaxError: the suffix is another, or the file cannot be written.
         """
-        path = Path(path)
+        path = expect_path("path", path)
         fields = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
         if path.suffix == ".json":
             text = json.dumps(fields, indent=2) + "\n"

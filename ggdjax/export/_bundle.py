@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax import _files
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect_path
 from ggdjax._whole import whole_folder
+from ggdjax.datapath._compile import as_program
 from ggdjax.datapath.program import Program, program_record
 from ggdjax.datapath.simulate import simulate
 from ggdjax.export._hex import hex_lines
@@ -44,7 +45,7 @@ _LAYOUT = (
 
 
 def export_bundle(program: Program, folder: os.PathLike[str] | str, images: ArrayLike | None = None) -> None:
-    """Write a program as an bundle; see the top of this module for its files.
+    """Write a program as a hardware bundle: memories, golden vectors, C header, Verilog macros and a manifest.
 
     The folder appears as a whole or not at all; an earlier bundle in its place is replaced.
 
@@ -55,10 +56,20 @@ def export_bundle(program: Program, folder: os.PathLike[str] | str, images: Arra
 
     Raises:
         GgdjaxError: the folder is not empty and no bundle, or cannot be written.
+
+    Example:
+        >>> x = np.ones((8, 2), np.float32)
+        >>> net = gd.trace(lambda x: x @ jnp.array([[0.5], [-0.25]]), jnp.zeros((1, 2)))
+        >>> q = gd.quantize(net, gd.calibrate(net, [x]), gd.QuantConfig(scheme="max-abs"))
+        >>> program = gd.datapath.compile(q, gd.datapath.Accelerator())
+        >>> gd.export.export_bundle(program, "bundle")
+        >>> bool((gd.export.load_bundle("bundle").integers(x) == program.integers(x)).all())
+        True
     """
+    program = as_program(program)
     from safetensors.numpy import save
 
-    folder = Path(folder)
+    folder = expect_path("folder", folder, "the name of a folder")
     if folder.exists() and not _replaceable(folder):
         raise GgdjaxError(f"`folder` {folder} exists and is no bundle of ggdjax: choose another, or empty it")
     found = list(memories(program))
@@ -100,7 +111,7 @@ def load_bundle(folder: os.PathLike[str] | str) -> Program:
     """
     from safetensors.numpy import load
 
-    folder = Path(folder)
+    folder = expect_path("folder", folder, "the name of a folder")
     manifest = _manifest(folder)
     files = {name: _checked(folder / name, digest) for name, digest in manifest["files"].items()}
     held: dict[str, dict[str, np.ndarray]] = {}

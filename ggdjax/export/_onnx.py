@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ggdjax._errors import GgdjaxError, near_matches
+from ggdjax.datapath._compile import as_program
 from ggdjax.network.onnx._model import import_onnx
 from ggdjax.network.onnx._model_writer import Writer, save_model
 
@@ -38,6 +39,7 @@ def export_onnx(program: Program, path: str | PathLike[str], *, form: str = "qdq
             weights of more than 8 bits; in ``"qdq"``, of any other width.
         GgdjaxError: ``form`` is another, or ``path`` cannot be written.
     """
+    program = as_program(program)
     from ggdjax.export._onnx_integer import write_integer
     from ggdjax.export._onnx_qdq import write_qdq
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax._errors import UnsupportedError
+from ggdjax.datapath._compile import as_program
 from ggdjax.datapath.formats import bits_of, signed_bits
 from ggdjax.export._onnx import OPSET
 from ggdjax.export._onnx_qdq import conv_node, write_rounded
@@ -38,6 +39,7 @@ def export_qonnx(program: Program, path: str | PathLike[str]) -> None:
         UnsupportedError: a feature map's codes are not the whole range of a width (named).
         GgdjaxError: ``path`` cannot be written.
     """
+    program = as_program(program)
     onnx = import_onnx()
     writer = Writer(program.network, OPSET)
     nodes, outputs = write_rounded(program, writer, _feature_map, _layer)

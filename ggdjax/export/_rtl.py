@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ggdjax._errors import GgdjaxError, near_matches
+from ggdjax._errors import GgdjaxError, expect_path, near_matches
+from ggdjax.datapath._compile import as_program
 from ggdjax.datapath.rounding import Rounding
 from ggdjax.datapath.simulate import simulate
 from ggdjax.export._testbench import parts, testbench
@@ -69,6 +70,7 @@ class RtlResult:
 
 def rtl_layers(program: Program) -> tuple[str, ...]:
     """Return the names of the layers, poolings and additions that the Verilog reference has a unit for, in order."""
+    program = as_program(program)
     return tuple(parts(program))
 
 
@@ -100,6 +102,8 @@ def write_testbenches(
     Raises:
         GgdjaxError: a layer or a rounding is unknown, ``lanes`` is not positive, or the folder cannot be written.
     """
+    program = as_program(program)
+    folder = expect_path("folder", folder, "the name of a folder")
     names = []
     for name, bench in _testbenches(program, images, layers, rounding, lanes):
         names.append(f"{len(names):03d}_" + "".join(c if c.isalnum() else "_" for c in name))
@@ -131,6 +135,7 @@ def verify_rtl(
         GgdjaxError: Icarus Verilog is not installed or fails; a layer or a rounding is unknown; ``lanes`` is not
             positive.
     """
+    program = as_program(program)
     missing = [tool for tool in ("iverilog", "vvp") if shutil.which(tool) is None]
     if missing:
         raise GgdjaxError(f"`{missing[0]}` was not found: install Icarus Verilog (Debian's package iverilog)")

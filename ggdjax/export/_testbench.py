@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
+from ggdjax._errors import expect
 from ggdjax.datapath import ops
 from ggdjax.datapath.rounding import Overflow, Rounding
 from ggdjax.export._hex import hex_lines
@@ -75,6 +76,7 @@ def verilog_parameters(accelerator: Accelerator) -> str:
 
     The modules in `ggdjax/datapath/rtl` take their defaults from it.
     """
+    expect("accelerator", accelerator, "Accelerator")
     values = {
         "ACTIVATION_BITS": accelerator.activation_bits,
         "WEIGHT_BITS": accelerator.weight_bits,

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect_array
 
 Real = Any  # what converts to a real array: Python number, numpy or jax array
 
 
 def as_real(*values: Real) -> tuple[Array, ...]:
     """Return the values as arrays of one floating type: that of the typed floating ones, else the default."""
+    values = tuple(v if isinstance(v, float) else expect_array("value", v) for v in values)
     typed = [jnp.asarray(v).dtype for v in values if hasattr(v, "dtype") and not isinstance(v, float)]
     floating = [t for t in typed if jnp.issubdtype(t, jnp.floating)]
     dtype = jnp.result_type(*floating) if floating else jnp.result_type(float)

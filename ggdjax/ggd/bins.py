@@ -70,7 +70,7 @@ def on_device(leaf: Array) -> Array:
     """Return a leaf of a histogram as a device array; int64 of the host becomes float32 (the device has no int64)."""
     if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype == np.int64:
         leaf = leaf.astype(np.float32)
-    return jnp.asarray(leaf)
+    return jax.device_put(leaf) if isinstance(leaf, np.ndarray) else jnp.asarray(leaf)
 
 
 @partial(jax.jit, static_argnames="side")

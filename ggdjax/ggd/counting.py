@@ -15,8 +15,9 @@ _BLOCK = 8192
 #: Successive values go to alternating copies of the counts, so that a run of equal values (ReLU's zeros) is
 #: not one chain of dependent additions; the copies are added at the end.
 _COPIES = 2
-#: A copy holds the bins, then the zeros (both signs), then padding to a whole number of cache lines.
-_COPY = BINS + 256
+#: A copy holds the bins, then the zeros (both signs), then padding to a whole number of cache lines; its first place
+#: takes what does not count.
+_COPY, _IGNORED = BINS + 256, BINS + 1
 _LEAST, _LARGEST = -(1 << 31), (1 << 31) - 1
 #: One step of the exponent in a key; keys of finite values lie in [−_INFINITE, _INFINITE).
 _EXPONENT, _INFINITE = 0x00800000, 0x7F800000
@@ -49,13 +50,15 @@ class Counter:
             largest=jnp.full((), _LEAST, jnp.int32),
         )
 
-    def add(self, x: Float[Array, "..."]) -> Counter:
-        """Return the counts with the values of ``x``, converted to float32, added."""
+    def add(self, x: Float[Array, "..."], count: Int[Array, ""] | None = None) -> Counter:
+        """Return the counts with the first ``count`` values of ``x`` (None: all) added, converted to float32."""
         x = x.astype(jnp.float32).reshape(-1)
         if x.size == 0:
             return self
         # A CPU gains from blocks that stay in its cache; an accelerator wants one large scatter.
-        return lax.platform_dependent(self, x, cpu=_add_in_blocks, default=_add_at_once)
+        if count is None:
+            return lax.platform_dependent(self, x, cpu=_add_in_blocks, default=_add_at_once)
+        return lax.platform_dependent(self, x, count, cpu=_add_first_in_blocks, default=_add_first)
 
     def read(self) -> tuple[Int[Array, " 65536"], Int[Array, ""], Float[Array, ""], Float[Array, ""]]:
         """Return the counts by bin, the number of zeros, and the extremes of the finite values (0 without any)."""
@@ -74,9 +77,11 @@ def _ordered(bits: Int[Array, "..."]) -> Int[Array, "..."]:
     return bits ^ ((bits >> 31) & _LARGEST)
 
 
-def _scatter(copies: Array, x: Array) -> Array:
+def _scatter(copies: Array, x: Array, counts: Array | None = None) -> Array:
     bits = lax.bitcast_convert_type(x, jnp.uint32)
     index = jnp.where(bits << 1 == 0, jnp.uint32(BINS), bits >> 16)
+    if counts is not None:
+        index = jnp.where(counts, index, jnp.uint32(_IGNORED))
     index = index + jnp.arange(x.size, dtype=jnp.uint32) % _COPIES * _COPY
     # `lax.scatter_add`, because `counts.at[]` would first look for negative indices.
     numbers = lax.ScatterDimensionNumbers(
@@ -96,31 +101,55 @@ def _extremes(x: Array) -> tuple[Array, Array]:
     return key - _EXPONENT, key + _EXPONENT
 
 
-def _add_at_once(counter: Counter, x: Float[Array, " n"]) -> Counter:
+def _add_at_once(counter: Counter, x: Float[Array, " n"], counts: Array | None = None) -> Counter:
     low, high = _extremes(x)
+    if counts is not None:
+        low, high = jnp.where(counts, low, _LARGEST), jnp.where(counts, high, _LEAST)
     return Counter(
-        copies=_scatter(counter.copies, x),
+        copies=_scatter(counter.copies, x, counts),
         smallest=jnp.minimum(counter.smallest, low.min()),
         largest=jnp.maximum(counter.largest, high.max()),
     )
 
 
+def _add_first(counter: Counter, x: Float[Array, " n"], count: Int[Array, ""]) -> Counter:
+    return _add_at_once(counter, x, jnp.arange(x.size, dtype=jnp.int32) < count)
+
+
 def _add_in_blocks(counter: Counter, x: Float[Array, " n"]) -> Counter:
     blocks, rest = divmod(x.size, _BLOCK)
+    if blocks:
+        counter = _add_blocks(counter, x, blocks)
+    return _add_at_once(counter, x[blocks * _BLOCK :]) if rest else counter
+
+
+def _add_first_in_blocks(counter: Counter, x: Float[Array, " n"], count: Int[Array, ""]) -> Counter:
+    if x.size < _BLOCK:
+        return _add_first(counter, x, count)
+    return _add_blocks(counter, x, (count + (_BLOCK - 1)) // _BLOCK, count)
+
+
+def _add_blocks(counter: Counter, x: Float[Array, " n"], blocks: int | Array, count: Array | None = None) -> Counter:
+    """Add the first ``blocks`` blocks, of the last one what lies before ``count``."""
 
     def add(i: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         copies, smallest, largest = state
-        block = lax.dynamic_slice(x, (i * _BLOCK,), (_BLOCK,))
+        # The last block ends where the values do, and leaves out what the one before has counted.
+        start = i * _BLOCK if count is None else jnp.minimum(i * _BLOCK, x.size - _BLOCK)
+        block = lax.dynamic_slice(x, (start,), (_BLOCK,))
         low, high = _extremes(block)
+        counts = None
+        if count is not None:
+            place = start + jnp.arange(_BLOCK, dtype=jnp.int32)
+            counts = (place >= i * _BLOCK) & (place < count)
+            low, high = jnp.where(counts, low, _LARGEST), jnp.where(counts, high, _LEAST)
         # Lane by lane: reductions to one number are slow in a loop.
-        return _scatter(copies, block), jnp.minimum(smallest, low), jnp.maximum(largest, high)
+        return _scatter(copies, block, counts), jnp.minimum(smallest, low), jnp.maximum(largest, high)
 
-    if blocks:
-        lanes = jnp.full(_BLOCK, _LARGEST, jnp.int32), jnp.full(_BLOCK, _LEAST, jnp.int32)
-        copies, smallest, largest = lax.fori_loop(0, blocks, add, (counter.copies, *lanes))
-        counter = Counter(
-            copies=copies,
-            smallest=jnp.minimum(counter.smallest, smallest.min()),
-            largest=jnp.maximum(counter.largest, largest.max()),
-        )
-    return _add_at_once(counter, x[blocks * _BLOCK :]) if rest else counter
+    lanes = jnp.full(_BLOCK, _LARGEST, jnp.int32), jnp.full(_BLOCK, _LEAST, jnp.int32)
+    copies, smallest, largest = lax.fori_loop(0, blocks, add, (counter.copies, *lanes))
+    return Counter(
+        copies=copies,
+        smallest=jnp.minimum(counter.smallest, smallest.min()),
+        largest=jnp.maximum(counter.largest, largest.max()),
+    )

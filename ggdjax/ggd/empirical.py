@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect
 from ggdjax.ggd.bins import Bins, on_device
 from ggdjax.ggd.histogram import Histogram
 
@@ -43,6 +43,7 @@ def empirical_distortion(
         >>> round(float(gd.ggd.empirical_distortion(h, step=1.0, levels_positive=7)), 2)  # 9 clips to 7
         1.0
     """
+    expect("data", data, "Histogram", "Bins")
     sides = [data] if isinstance(data, Bins) else [data.compress("positive"), data.compress("negative")]
     batch_shape = sides[0].weight.shape[:-1]
     step = jnp.asarray(step).astype(sides[0].weight.dtype)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from ggdjax._errors import GgdjaxError, near_matches
+from ggdjax._errors import GgdjaxError, expect, near_matches
 from ggdjax.ggd.bins import Bins
 from ggdjax.ggd.distribution import GeneralizedGamma
 from ggdjax.ggd.histogram import Histogram, Side
@@ -78,6 +78,7 @@ def fit_family(histogram: Histogram, name: str, *, side: Side = "auto") -> Fitte
     Raises:
         GgdjaxError: unknown name or side.
     """
+    expect("histogram", histogram, "Histogram")
     if name not in FAMILIES:
         raise GgdjaxError(f"`name` is {name!r}: {near_matches(name, FAMILIES)}")
     return fit_bins(histogram.compress(side), name=name)
@@ -168,7 +169,7 @@ def _exponential(c: Array, share: Array) -> GeneralizedGamma:
 def _gamma(c: Array, share: Array) -> GeneralizedGamma:
     """Shape k: ``log k − ψ(k) = log E[x] − E[log x]``; scale E[x]/k."""
     log_mean = _mean_power(1.0, c, share)
-    k = solve_shape(jnp.maximum(log_mean, _NARROWEST))
+    k, _ = solve_shape(jnp.maximum(log_mean, _NARROWEST))
     return _of_log_a(log_mean - jnp.log(k), k, jnp.ones(()))
 
 

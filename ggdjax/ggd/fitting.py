@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect, expect_array
 from ggdjax.ggd.arrays import refuse_unreal
 from ggdjax.ggd.bins import BINS_PER_SIDE, compress_side, on_device
 from ggdjax.ggd.histogram import Histogram, Side, checked_side
@@ -58,7 +58,7 @@ def fit(data: ArrayLike | Histogram, order: ArrayLike | str = 2, *, side: Side =
 
 def as_samples(data: ArrayLike) -> Float[Array, "... n"]:
     """Return samples as float32, or float64 where that is given; none at all raises `GgdjaxError`."""
-    data = jnp.asarray(data)
+    data = jnp.asarray(expect_array("data", data, "an array of real numbers or a Histogram"))
     refuse_unreal("data", data.dtype)
     if not jnp.issubdtype(data.dtype, jnp.floating) or data.dtype.itemsize < 4:
         data = data.astype(jnp.float32)
@@ -72,6 +72,7 @@ def fit_sides(histogram: Histogram, order: ArrayLike = 2) -> Hurdle:
 
     An empty side has weight 0 and a harmless distribution.
     """
+    expect("histogram", histogram, "Histogram")
     shape = (*histogram.batch_shape, 2)
     orders = jnp.broadcast_to(checked_order(order, histogram.batch_shape, jnp.float32)[..., None], shape)
     sides = [histogram.compress(side) for side in ("positive", "negative")]

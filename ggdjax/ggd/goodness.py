@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from ggdjax._errors import GgdjaxError, near_matches
+from ggdjax._errors import GgdjaxError, expect, near_matches
 from ggdjax.ggd.bins import Bins
 from ggdjax.ggd.families import FAMILIES, Distribution, FittedFamily, fit_bins, scaled
 from ggdjax.ggd.histogram import Histogram, Side
@@ -93,6 +93,8 @@ def goodness_of_fit(histogram: Histogram, fitted: FittedFamily, *, side: Side = 
     One law per tensor of the histogram. `fitted` may stem from another histogram, for example from calibration
     images while `histogram` is that of held-out ones.
     """
+    expect("histogram", histogram, "Histogram")
+    expect("fitted", fitted, "FittedFamily")
     return _judge(histogram.compress(side), fitted)
 
 
@@ -103,6 +105,7 @@ def compare_families(
 
     For example ``compare_families(histogram).wins("bic")`` counts the tensors that each family wins.
     """
+    expect("histogram", histogram, "Histogram")
     families = tuple(FAMILIES if families is None else families)
     for name in families:
         if name not in FAMILIES:
@@ -119,6 +122,8 @@ def quantile_pairs(
     histogram: Histogram, fitted: FittedFamily, levels: ArrayLike, *, side: Side = "auto"
 ) -> QuantilePairs:
     """Return the quantiles of the histogram's nonzero values and of the fitted law at levels in (0, 1)."""
+    expect("histogram", histogram, "Histogram")
+    expect("fitted", fitted, "FittedFamily")
     levels = jnp.asarray(levels, jnp.float32)
     if levels.ndim != 1 or not bool(jnp.all((levels > 0) & (levels < 1))):
         raise GgdjaxError("`levels` must be a vector of numbers in (0, 1)")

@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from ggdjax import _files
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect, expect_array, expect_record, refusal, summary
 from ggdjax.ggd.arrays import checked_axes, is_concrete, refuse_unreal
 from ggdjax.ggd.bins import Bins, compress_side, on_device
 from ggdjax.ggd.counting import BINS, Counter
@@ -61,6 +61,17 @@ class Histogram:
     minimum: Float[Array, "..."]
     maximum: Float[Array, "..."]
 
+    def __repr__(self) -> str:
+        shape = tuple(np.shape(self.counts)[:-1])
+        if not is_concrete(self.counts) or shape or not np.shape(self.counts):
+            return summary(self, batch_shape=shape)
+        return summary(
+            self,
+            count=f"{int(self.count):,}",
+            zeros=f"{float(self.zero_fraction):.1%}",
+            range=f"[{float(self.minimum):.4g}, {float(self.maximum):.4g}]",
+        )
+
     # ------------------------------------------------------------------------------------------ building
 
     @classmethod
@@ -69,7 +80,7 @@ class Histogram:
 
         Works inside and outside of `jit`; see `histogram_counts` for the traced form, and for what is refused.
         """
-        x = x if isinstance(x, jax.Array) else np.asarray(x)
+        x = x if isinstance(x, jax.Array) else np.asarray(expect_array("x", x))
         refuse_unreal("x", x.dtype)
         x = x if isinstance(x, jax.Array) else np.asarray(x, dtype=np.float32)
         if x.size < 2**31 or not is_concrete(x):
@@ -82,6 +93,7 @@ class Histogram:
     @classmethod
     def from_counter(cls, counter: Counter) -> Histogram:
         """Return what a `Counter` has counted."""
+        expect("counter", counter, "Counter")
         counts, zeros, minimum, maximum = counter.read()
         return cls(counts=counts, zeros=zeros, minimum=minimum, maximum=maximum)
 
@@ -95,8 +107,12 @@ class Histogram:
     @classmethod
     def stack(cls, histograms: list[Histogram], axis: int = 0) -> Histogram:
         """Stack histograms of equal batch shape along a new batch axis (``axis`` ≥ 0)."""
+        if not isinstance(histograms, list | tuple):
+            raise refusal("histograms", histograms, "a list of them")
         if not histograms:
             raise GgdjaxError("`histograms` is empty: give at least one")
+        for histogram in histograms:
+            expect("histograms", histogram, "Histogram")
         concrete = all(is_concrete(h.counts) for h in histograms)
         join = np.stack if concrete else jnp.stack
         return jax.tree.map(lambda *leaves: join(leaves, axis=axis), *histograms)
@@ -217,6 +233,7 @@ class Histogram:
         Raises:
             GgdjaxError: a count is negative, or the arrays do not fit together.
         """
+        expect_record("arrays", arrays, ("index", "count", "offsets", *_PER_TENSOR))
         index, count, offsets, zeros, *_ = (arrays[name] for name in ("index", "count", "offsets", *_PER_TENSOR))
         for name in ("count", "zeros"):
             if np.min(arrays[name], initial=0) < 0:
@@ -309,22 +326,32 @@ def _merge(histograms: list[Histogram], combine: Any) -> Histogram:
 # ---------------------------------------------------------------------------------------- the counting kernel
 
 
-@partial(jax.jit, static_argnames="axis")
-def histogram_counts(x: Float[Array, "..."], axis: int | tuple[int, ...] | None = None) -> Histogram:
+def histogram_counts(
+    x: Float[Array, "..."], axis: int | tuple[int, ...] | None = None, count: Int[Array, ""] | None = None
+) -> Histogram:
     """Count the values of ``x`` (fewer than 2³¹) over ``axis`` (default: all); int32 leaves, for use in `jit`.
+
+    With ``count`` only the first ``count`` values along the flattened ``axis``.
 
     Raises:
         GgdjaxError: ``axis`` is out of range or named twice.
     """
+    return _histogram_counts(jnp.asarray(expect_array("x", x)), axis, count)
+
+
+@partial(jax.jit, static_argnames="axis")
+def _histogram_counts(
+    x: Float[Array, "..."], axis: int | tuple[int, ...] | None, count: Int[Array, ""] | None
+) -> Histogram:
     axes = checked_axes("x", x.ndim, axis)
     batch = tuple(a for a in range(x.ndim) if a not in axes)
     batch_shape = tuple(x.shape[a] for a in batch)
     if not batch:
-        return _count_flat(x.reshape(-1))
+        return _count_flat(x.reshape(-1), count)
     rows = x.transpose(*batch, *axes).reshape(int(np.prod(batch_shape)), -1)
-    result = lax.map(_count_flat, rows)
+    result = lax.map(lambda row: _count_flat(row, count), rows)
     return jax.tree.map(lambda leaf: leaf.reshape(*batch_shape, *leaf.shape[1:]), result)
 
 
-def _count_flat(x: Float[Array, " n"]) -> Histogram:
-    return Histogram.from_counter(Counter.empty().add(x))
+def _count_flat(x: Float[Array, " n"], count: Int[Array, ""] | None) -> Histogram:
+    return Histogram.from_counter(Counter.empty().add(x, count))

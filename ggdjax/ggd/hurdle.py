@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from ggdjax._errors import expect
 from ggdjax.ggd.arrays import as_real, pad_rank
 from ggdjax.ggd.distribution import GeneralizedGamma
 from ggdjax.ggd.symmetric import SymmetricGeneralizedGamma
@@ -48,6 +49,7 @@ class Hurdle:
         cls, source: SymmetricGeneralizedGamma, zero_probability: Float[Array, "*batch"] | float = 0.0
     ) -> Hurdle:
         """Return the symmetric law with a point mass at zero: both sides share a distribution and weigh the same."""
+        expect("source", source, "SymmetricGeneralizedGamma")
         one = cls.one_sided(source.magnitude, zero_probability)
         half = 0.5 * (1.0 - one.zero_probability)
         return cls(zero_probability=one.zero_probability, weight=jnp.stack([half, half], axis=-1), tail=one.tail)

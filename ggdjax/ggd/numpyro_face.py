@@ -12,6 +12,7 @@ from numpyro.distributions import Distribution, constraints, kl_divergence
 from numpyro.distributions.batch_util import vmap_over
 from numpyro.distributions.util import promote_shapes, validate_sample
 
+from ggdjax._errors import expect
 from ggdjax.ggd.arrays import as_real
 from ggdjax.ggd.distribution import GeneralizedGamma
 
@@ -51,6 +52,7 @@ class GeneralizedGammaDistribution(Distribution):
     @classmethod
     def of(cls, ggd: GeneralizedGamma, *, validate_args: bool | None = None) -> GeneralizedGammaDistribution:
         """Return the NumPyro form of a `GeneralizedGamma`."""
+        expect("ggd", ggd, "GeneralizedGamma")
         return cls(ggd.a, ggd.d, ggd.p, validate_args=validate_args)
 
     @property

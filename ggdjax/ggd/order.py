@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect
 from ggdjax.ggd.bins import Bins
 from ggdjax.ggd.empirical import empirical_distortion
 from ggdjax.ggd.histogram import Histogram, Side
@@ -51,6 +51,7 @@ def choose_order(
     Raises:
         GgdjaxError: an unknown side, no bit width or one below 2, `split_axis` without at least 2 splits.
     """
+    expect("histogram", histogram, "Histogram")
     if not bits or min(bits) < 2:
         raise GgdjaxError(f"`bits` is {bits!r}; expected at least one bit width ≥ 2")
     if split_axis is None:

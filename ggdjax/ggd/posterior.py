@@ -26,7 +26,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect
 from ggdjax.ggd.bins import Bins
 from ggdjax.ggd.distribution import GeneralizedGamma
 from ggdjax.ggd.histogram import Histogram, Side
@@ -116,6 +116,7 @@ def sample_posterior(
     Raises:
         GgdjaxError: unknown side, an order as in `fit`, `split_axis` without at least 4 splits, no draws.
     """
+    expect("histogram", histogram, "Histogram")
     if draws < 1 or warmup < 1:
         raise GgdjaxError(f"`draws` is {draws} and `warmup` {warmup}; expected at least 1 of each")
     if split_axis is None:

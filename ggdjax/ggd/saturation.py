@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ggdjax._errors import expect
 from ggdjax.ggd.bins import BINS_BELOW, excess_count, on_device
 from ggdjax.ggd.histogram import FINITE_BINS, SIDE_BINS, Histogram
 
@@ -34,6 +35,7 @@ def split_saturation(histogram: Histogram) -> tuple[Histogram, Saturation]:
     median of the four bins below it, if that is more than chance makes. Works under `jit`; the counts
     that come back have the type of ``histogram.counts`` on the device.
     """
+    expect("histogram", histogram, "Histogram")
     counts = on_device(histogram.counts)
     sides = counts.reshape(*counts.shape[:-1], 2, SIDE_BINS)
     magnitude = sides.sum(-2)[..., :FINITE_BINS]

@@ -82,6 +82,11 @@ def _stirling_coefficients(terms: int) -> list[float]:
 _SHIFT = 8  # the Stirling series is used from here; smaller arguments are shifted up by its recurrence
 
 
+def _shifts_of(k: Array) -> Array:
+    """Return 0 … 7 on an axis of its own: the terms of the recurrence as one array compile once, not eight times."""
+    return jnp.arange(_SHIFT, dtype=k.dtype).reshape((1,) * k.ndim + (-1,))
+
+
 def stirling_remainder(k: Float[Array, "..."]) -> Float[Array, "..."]:
     """Return ``δ(k) = log Γ(k) − (k−½) log k + k − ½ log 2π`` for k > 0 (about ``1/(12k)`` for large k).
 
@@ -90,7 +95,8 @@ def stirling_remainder(k: Float[Array, "..."]) -> Float[Array, "..."]:
     coefficients = _stirling_coefficients(terms_of(k).stirling)
     large = k >= _SHIFT
     low = jnp.where(large, 1.0, k)
-    shifted = sum((low + (j + 0.5)) * jnp.log1p(1.0 / (low + j)) - 1.0 for j in range(_SHIFT))
+    j = _shifts_of(low)
+    shifted = jnp.sum((low[..., None] + (j + 0.5)) * jnp.log1p(1.0 / (low[..., None] + j)) - 1.0, axis=-1)
     inverse = 1.0 / jnp.where(large, k, low + _SHIFT)
     series = inverse * _horner(coefficients, inverse * inverse)
     return jnp.where(large, series, series + shifted)
@@ -101,7 +107,8 @@ def log_minus_digamma(k: Float[Array, "..."]) -> Float[Array, "..."]:
     coefficients = _stirling_coefficients(terms_of(k).stirling)
     large = k >= _SHIFT
     low = jnp.where(large, 1.0, k)
-    shifted = sum(1.0 / (low + j) - jnp.log1p(1.0 / (low + j)) for j in range(_SHIFT))
+    step = 1.0 / (low[..., None] + _shifts_of(low))
+    shifted = jnp.sum(step - jnp.log1p(step), axis=-1)
     inverse = 1.0 / jnp.where(large, k, low + _SHIFT)
     square = inverse * inverse
     series = 0.5 * inverse + square * _horner([(2 * n + 1) * c for n, c in enumerate(coefficients)], square)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ggdjax._errors import expect
 from ggdjax.ggd.arrays import as_real, pad_rank
 from ggdjax.ggd.distribution import GeneralizedGamma
 
@@ -70,6 +71,7 @@ class TailWeighted:
 
 def as_tail(source: GeneralizedGamma | TailWeighted) -> TailWeighted:
     """Return a plain distribution as the TailWeighted of order 0; a TailWeighted as it is."""
+    expect("source", source, "GeneralizedGamma", "TailWeighted")
     if isinstance(source, TailWeighted):
         return source
     zero = jnp.zeros_like(source.d)

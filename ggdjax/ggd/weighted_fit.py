@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, summary
 from ggdjax.ggd.arrays import is_concrete, pad_rank
 from ggdjax.ggd.distribution import GeneralizedGamma
 from ggdjax.ggd.histogram import histogram_counts
@@ -89,6 +89,13 @@ class FitResult:
     standard_errors: StandardErrors
     order: Float[Array, "..."]
 
+    def __repr__(self) -> str:
+        shape = np.shape(self.order)
+        if shape or not is_concrete(self.order):
+            return summary(self, batch_shape=shape)
+        code = FitCode(int(self.code)).name.lower()
+        return summary(self, distribution=self.distribution, order=f"{float(self.order):g}", code=code)
+
     def messages(self) -> list[str]:
         """Return the message of each fit, flattened."""
         return [FitCode(int(code)).message for code in np.asarray(self.code).reshape(-1)]
@@ -150,9 +157,16 @@ def by_tensor(function: Callable[..., FitResult], size: int, *arrays: Array) -> 
     shape = arrays[-1].shape
     if not shape:
         return function(*arrays)
-    flat = tuple(v.reshape(-1, *v.shape[len(shape) :]) for v in arrays)
-    result = lax.map(lambda one: function(*one), flat, batch_size=max(1, min(_BLOCK // size, flat[-1].shape[0])))
-    return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), result)
+    count = int(np.prod(shape))
+    batch = max(1, min(_BLOCK // size, count))
+
+    def padded(v: Array) -> Array:
+        rows = v.reshape(count, *v.shape[len(shape) :])
+        # A last block of its own size would be compiled by itself.
+        return jnp.pad(rows, ((0, -count % batch), *((0, 0),) * (rows.ndim - 1)), mode="edge")
+
+    result = lax.map(lambda one: function(*one), tuple(padded(v) for v in arrays), batch_size=batch)
+    return jax.tree.map(lambda leaf: leaf[:count].reshape(*shape, *leaf.shape[1:]), result)
 
 
 @jax.jit

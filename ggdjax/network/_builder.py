@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from ggdjax._errors import GgdjaxError, ModelError
@@ -247,7 +247,7 @@ class GraphBuilder:
             shapes=tuple((tensor, merge_probes(*probes)) for tensor, probes in self._shapes.items()),
         ).without_dead_nodes()
         keys = [key for node in graph.nodes for _, key in node.params]
-        return Network(graph=graph, params={key: jnp.asarray(self._params[key]) for key in keys})
+        return Network(graph=graph, params=jax.device_put({key: self._params[key] for key in keys}))
 
     @staticmethod
     def _unique(name: str, taken: Any) -> str:

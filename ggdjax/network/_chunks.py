@@ -42,7 +42,9 @@ def chunks_of(graph: Graph, images: int) -> list[slice]:
 
 def run_in_chunks(graph: Graph, params: Mapping[str, Array], x: Array, numerics: Callable[[], Numerics]) -> Any:
     """Return what `run` does, in chunks on a CPU; ``numerics`` makes the meaning of the nodes of one chunk."""
-    chunks = chunks_of(graph, len(x))
+    # A symbolic batch size (`jax.export`) has no number: one chunk.
+    images = x.shape[0]
+    chunks = chunks_of(graph, images) if isinstance(images, int) else [slice(None)]
 
     def whole(x: Array) -> Any:
         return run(graph, params, x, numerics())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+from ggdjax._errors import expect
 from ggdjax.network._layer_shapes import layer_shape
 from ggdjax.network.ops import QUANTIZABLE
 
@@ -35,6 +36,7 @@ def node_counts(net: Network) -> tuple[NodeCount, ...]:
     Raises:
       GgdjaxError: a dimension other than the first depends on the batch size.
     """
+    expect("net", net, "Network")
     return tuple(_count(net, node) for node in net.graph.nodes)
 
 
@@ -50,6 +52,7 @@ def count_macs(net: Network) -> int:
 
 def count_parameters(net: Network) -> int:
     """Return the numbers in the parameters of ``net``, shared ones once."""
+    expect("net", net, "Network")
     keys = {key for node in net.graph.nodes for _, key in node.params}
     return sum(prod(net.params[key].shape) for key in keys)
 

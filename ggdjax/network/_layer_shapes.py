@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect
 
 if TYPE_CHECKING:
     from ggdjax.network._network import Network
@@ -85,6 +85,7 @@ def layer_shapes(net: Network) -> tuple[LayerShape, ...]:
     Raises:
         GgdjaxError: a dimension other than the first depends on the batch size.
     """
+    expect("net", net, "Network")
     return tuple(layer_shape(net, node) for node in net.graph.quantizable)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ggdjax import _files
-from ggdjax._errors import DataError, GgdjaxError
+from ggdjax._errors import DataError, GgdjaxError, expect_array, summary
+from ggdjax._exported import serializable
 from ggdjax.network._chunks import run_in_chunks
 from ggdjax.network._serialize import graph_from_record, graph_record
 from ggdjax.network.interpreter import Float
@@ -19,13 +22,13 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    import numpy as np
     from jax.typing import ArrayLike
     from jaxtyping import Array
 
     from ggdjax.network.graph import Graph, Shape
 
 
+@serializable(lambda static: graph_record(*static), lambda record: (graph_from_record(record),))
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Network:
@@ -46,6 +49,10 @@ class Network:
     graph: Graph = field(metadata={"static": True})
     params: dict[str, Array]
 
+    def __repr__(self) -> str:
+        count = sum(math.prod(np.shape(value)) for value in self.params.values())
+        return summary(self, graph=self.graph, parameters=f"{count:,}")
+
     @property
     def input_shape(self) -> Shape:
         """Shape of the model's own input; the batch dimension is None."""
@@ -57,7 +64,8 @@ class Network:
         return self.graph.shape(self.graph.outputs[0])
 
     def check_input(self, x: Any) -> None:
-        """Raise `DataError` unless the shape of ``x`` fits the network's input."""
+        """Raise `DataError` unless ``x`` is an array of real numbers whose shape fits the network's input."""
+        x = expect_array("x", x, "an array of images", error=DataError)
         expected = self.input_shape
         if len(x.shape) != len(expected) or any(
             e is not None and n != e for n, e in zip(x.shape, expected, strict=True)
@@ -74,8 +82,8 @@ class Network:
         Raises:
           DataError: the shape of ``x`` does not fit the network.
         """
-        x = jnp.asarray(x, jnp.float32)
         self.check_input(x)
+        x = jnp.asarray(x, jnp.float32)
         return _forward(self.graph, self.params, x)
 
     def save(self, path: os.PathLike[str] | str) -> None:
@@ -96,7 +104,7 @@ class Network:
     @classmethod
     def _from_file(cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Network:
         graph = graph_from_record(record["graph"])
-        params = {key: jnp.asarray(value) for key, value in _files.select(arrays, "params/").items()}
+        params = jax.device_put(_files.select(arrays, "params/"))
         for key in (key for node in graph.nodes for _, key in node.params):
             if key not in params:
                 raise GgdjaxError(f"the parameter `{key}` is missing")

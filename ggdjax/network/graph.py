@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from ggdjax._errors import DataError
+from ggdjax._errors import DataError, summary
 from ggdjax.network.ops import OPS, QUANTIZABLE
 
 if TYPE_CHECKING:
@@ -74,6 +75,17 @@ class Graph:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     shapes: tuple[tuple[str, Shape], ...] = field(repr=False)
+
+    def __repr__(self) -> str:
+        ops = Counter(node.op for node in self.nodes)
+        named = ", ".join(f"{count} {op}" for op, count in ops.most_common(8))
+        more = f" and {len(ops) - 8} more kinds" if len(ops) > 8 else ""
+        return summary(
+            self,
+            inputs=", ".join(f"{name} {self.shape(name)}" for name in self.inputs),
+            outputs=", ".join(f"{name} {self.shape(name)}" for name in self.outputs),
+            nodes=f"{len(self.nodes)}: {named}{more}",
+        )
 
     def __hash__(self) -> int:
         return self._hash

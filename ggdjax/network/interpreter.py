@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect
 from ggdjax.network.ops import OPS
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def run(
     Raises:
       GgdjaxError: a tensor that the run needs is not in ``x``.
     """
+    expect("graph", graph, "Graph")
     values = dict(x) if isinstance(x, Mapping) else {graph.inputs[0]: x}
     missing = [tensor for tensor in graph.live(start) if tensor not in values]
     if missing:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
+from ggdjax._errors import expect
 from ggdjax.network._network import Network
 from ggdjax.network.graph import Node
 from ggdjax.network.ops import QUANTIZABLE
@@ -38,7 +39,7 @@ class _Edit:
     def set_param(self, node: Node, role: str, value: np.ndarray) -> str:
         """Store a parameter of ``node`` and return its key."""
         key = f"{node.name}/{role}"
-        self.params[key] = jnp.asarray(value, jnp.float32)
+        self.params[key] = jax.device_put(np.asarray(value, np.float32))
         return key
 
     def value(self, node: Node, role: str) -> np.ndarray | None:
@@ -60,6 +61,7 @@ def simplify(net: Network) -> Network:
     enters it holds no padding; a constant addition behind a convolution or dense node without a bias becomes
     its bias; runs of scalings and shifts per channel become one `affine` node.
     """
+    expect("net", net, "Network")
     for rewrite in (_fuse_activations, _merge_affine, _absorb_padding, _absorb_bias):
         net = rewrite(net)
     return net
@@ -72,6 +74,7 @@ def fold_batch_norm(net: Network) -> Network:
     offset (Jacob et al. 2018, eq. 14), computed in float64. A normalization that does not follow such a node
     directly, or whose input something else reads too, stays.
     """
+    expect("net", net, "Network")
     edit = _Edit(net)
     for node in edit.graph.nodes:
         while node.op in QUANTIZABLE and (after := edit.graph.only_reader(node.output)) is not None:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ggdjax import schemes
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect
 from ggdjax.ggd import Histogram
 from ggdjax.network import fold_batch_norm
 from ggdjax.quantization._quantized_network import QuantizedNetwork
 from ggdjax.quantization._quantizers import Quantizers
 from ggdjax.quantization._record import Record, Stage
 from ggdjax.quantization.config import QuantConfig, refuse_unknown
-from ggdjax.steps import Quantizer, best_fractional_length
+from ggdjax.steps import Quantizer
+from ggdjax.steps._host_search import fractional_lengths
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
-    from ggdjax.network import Network
+    from ggdjax.network import Network, Node
     from ggdjax.quantization.calibration import Calibration
     from ggdjax.schemes import Choice
 
@@ -50,6 +51,9 @@ def quantize(net: Network, calibration: Calibration, config: QuantConfig | None 
         [7, 15]
     """
     config = QuantConfig() if config is None else config
+    expect("net", net, "Network")
+    expect("calibration", calibration, "Calibration")
+    expect("config", config, "QuantConfig")
     net = fold_batch_norm(net)
     if tuple(feature_map.tensor for feature_map in net.graph.feature_maps()) != calibration.names:
         raise GgdjaxError("`calibration` belongs to another network: its feature maps differ; calibrate this one")
@@ -89,7 +93,11 @@ def choose_activations(
     signed = np.asarray(calibration.histograms.is_signed)
     if config.activations_per == "channel":
         return _choose_channels(calibration, config, widths, signed)
-    chosen = jax.device_get(schemes.choose(config.scheme, calibration.histograms, widths, signed))
+    # Padded to few sizes: networks share the compiled program. The choices for the padding are dropped below.
+    size = max(8, 1 << (len(signed) - 1).bit_length())
+    histograms = jax.tree.map(lambda leaf: _pad(leaf, size), calibration.histograms)
+    widths = np.maximum(_pad(widths.T, size).T, 2)
+    chosen = jax.device_get(schemes.choose(config.scheme, histograms, widths, _pad(signed, size)))
     return {name: chosen[..., i] for i, name in enumerate(calibration.names)}
 
 
@@ -105,12 +113,39 @@ def choose_weights(kernel: Float[Array, "*window cin cout"], bits: int, config: 
 
 def fixed_point(w: Float[Array, "*rest chan"], bits: int, *, per_channel: bool = False) -> Quantizer:
     """Return the fixed-point quantizer of least squared error for a kernel (output channels last) or bias."""
-    rows = _rows_of(w, per_channel=per_channel)
-    # Zeros cost nothing under any format: padded to a power of four, all layers share a few compiled searches.
-    size = 4 ** math.ceil(math.log(max(rows.shape[1], 2), 4))
-    rows = np.pad(rows, ((0, 0), (0, size - rows.shape[1])))
-    frac_bits = np.asarray(best_fractional_length(rows, bits, axis=1).frac_bits)
+    frac_bits = fractional_lengths(_rows_of(w, per_channel=per_channel), bits)
     return Quantizer.fixed_point(frac_bits if per_channel else frac_bits[0], bits)
+
+
+#: Width of a bias on the accumulator's grid.
+ACCUMULATOR_BITS = 32
+
+
+def accumulator_grid(node: Node, quantizers: Quantizers) -> Quantizer | None:
+    """Return the quantizer of the node's bias on its accumulator's grid, step Δ_in · Δ_w, 32 bits.
+
+    None where the input or the weights stay in float, or the input has a step per channel.
+    """
+    source, weights = quantizers.activations.get(node.inputs[0]), quantizers.weights.get(node.name)
+    if source is None or weights is None or np.ndim(source.step):
+        return None
+    step = np.asarray(weights.step, np.float64) * np.asarray(source.step, np.float64)
+    return Quantizer(step=jnp.asarray(step, jnp.float32), bits=ACCUMULATOR_BITS)
+
+
+def changed_bias(node: Node, bias: Float[Array, " cout"], old: Quantizers, new: Quantizers) -> Quantizer:
+    """Return the quantizer of a bias that was changed: on the accumulator's grid where it was, else fixed point.
+
+    Args:
+        node: of the bias.
+        bias: as it is now.
+        old: the quantizers before.
+        new: the quantizers after, whose feature maps and weights give the accumulator's grid.
+    """
+    was, grid = old.biases[node.name], accumulator_grid(node, old)
+    if grid is not None and was.bits == grid.bits and np.array_equal(was.step, grid.step):
+        return accumulator_grid(node, new)
+    return fixed_point(bias, was.bits)
 
 
 def _rows_of(w: Float[Array, "*rest chan"], *, per_channel: bool) -> Float[np.ndarray, "row value"]:
@@ -136,9 +171,9 @@ def _choose_channels(
     all_signed, all_widths = np.repeat(signed, sizes), np.repeat(widths, sizes, axis=-1)
     blocks = []
     for start in range(0, sum(sizes), _CHANNELS):
-        block = jax.tree.map(lambda leaf: _pad_channels(leaf[start : start + _CHANNELS]), all_channels)  # noqa: B023
-        block_signed = _pad_channels(all_signed[start : start + _CHANNELS])
-        block_widths = _pad_channels(all_widths[..., start : start + _CHANNELS].T).T
+        block = jax.tree.map(lambda leaf: _pad(leaf[start : start + _CHANNELS], _CHANNELS), all_channels)  # noqa: B023
+        block_signed = _pad(all_signed[start : start + _CHANNELS], _CHANNELS)
+        block_widths = _pad(all_widths[..., start : start + _CHANNELS].T, _CHANNELS).T
         chosen = schemes.choose(config.scheme, block, np.maximum(block_widths, 2), block_signed)
         blocks.append(jax.device_get(chosen))
     axis = widths.ndim - 1
@@ -147,5 +182,6 @@ def _choose_channels(
     return {name: chosen[..., end - size : end] for name, size, end in zip(calibration.names, sizes, ends, strict=True)}
 
 
-def _pad_channels(leaf: np.ndarray) -> np.ndarray:
-    return np.concatenate([leaf, np.zeros((_CHANNELS - len(leaf), *leaf.shape[1:]), leaf.dtype)])
+def _pad(leaf: np.ndarray, size: int) -> np.ndarray:
+    leaf = np.asarray(leaf)
+    return np.concatenate([leaf, np.zeros((size - len(leaf), *leaf.shape[1:]), leaf.dtype)])

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax import _files
+from ggdjax._errors import summary
+from ggdjax._exported import serializable
 from ggdjax.network import Network
 from ggdjax.network._chunks import run_in_chunks
-from ggdjax.network._serialize import graph_record
+from ggdjax.network._serialize import graph_from_record, graph_record
 from ggdjax.quantization._serialize import (
     quantizers_from_record,
     quantizers_record,
@@ -56,6 +58,7 @@ class IntegerWeights:
     """float64: that grid, one per output channel."""
 
 
+@serializable(graph_record, graph_from_record)
 @jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QuantizedNetwork:
@@ -95,14 +98,30 @@ class QuantizedNetwork:
         params, quantizers = children
         return cls(graph=graph, params=params, quantizers=quantizers)
 
+    def __repr__(self) -> str:
+        activations, weights, biases = (
+            _widths(kind) for kind in (self.quantizers.activations, self.quantizers.weights, self.quantizers.biases)
+        )
+        stages = () if self.record is None else tuple(stage.name for stage in self.record.stages)
+        config = None if self.record is None else self.record.config
+        return summary(
+            self,
+            network=self.network,
+            activations=activations,
+            weights=weights,
+            biases=biases,
+            scheme=None if config is None else config.scheme,
+            stages="-".join(stages) or None,
+        )
+
     def __call__(self, x: ArrayLike) -> Any:
         """Return the fake-quantized network's output for a batch, in the layouts of the float network.
 
         Raises:
             DataError: the shape of ``x`` does not fit the network.
         """
-        x = jnp.asarray(x, jnp.float32)
         self.network.check_input(x)
+        x = jnp.asarray(x, jnp.float32)
         return _forward(replace(self, record=None), x)
 
     def save(self, path: os.PathLike[str] | str) -> None:
@@ -196,7 +215,7 @@ class QuantizedNetwork:
         Example:
             >>> x = np.ones((8, 2), np.float32)
             >>> net = gd.trace(lambda x: x @ jnp.array([[0.5], [-0.25]]), jnp.zeros((1, 2)))
-            >>> layer = gd.quantize(net, gd.calibrate(net, [x])).integer_weights()["dot_general_0"]
+            >>> (layer,) = gd.quantize(net, gd.calibrate(net, [x])).integer_weights().values()
             >>> layer.codes.tolist(), layer.frac_bits
             ([[64], [-32]], 7)
         """
@@ -232,7 +251,14 @@ def _forward(q: QuantizedNetwork, x: Array) -> Any:
     return run_in_chunks(q.graph, q.params, x, lambda: FakeQuant(q.quantizers))
 
 
+def _widths(quantizers: Mapping[str, Quantizer]) -> str:
+    """Return how many there are of which widths: `7 of 8 bits`."""
+    widths = sorted({quantizer.bits for quantizer in quantizers.values()})
+    return f"{len(quantizers)} of {', '.join(map(str, widths))} bits" if widths else "none"
+
+
 def _prediction(quantizer: Quantizer, choice: Any) -> float:
-    if choice is None or np.ndim(quantizer.step) or np.asarray(quantizer.step) != np.asarray(choice.step):
+    # Alignment keeps 15 significant bits of a step, a change below 2^-15 that no prediction notices.
+    if choice is None or np.ndim(quantizer.step) or not np.isclose(quantizer.step, choice.step, rtol=2.0**-14, atol=0):
         return float("nan")
     return float(choice.predicted_sqnr_db)

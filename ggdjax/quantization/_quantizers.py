@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import jax
 
+from ggdjax._exported import serializable
+
 if TYPE_CHECKING:
     from ggdjax.steps import Quantizer
 
 
+@serializable()
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Quantizers:

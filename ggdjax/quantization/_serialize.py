@@ -6,7 +6,6 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ggdjax import _files
@@ -48,10 +47,10 @@ def quantizers_from_record(record: Mapping[str, Any], arrays: Mapping[str, np.nd
     def quantizer(kind: str, name: str, static: Mapping[str, Any]) -> Quantizer:
         zero_point = arrays.get(f"{kind}/{name}/zero_point")
         return Quantizer(
-            step=jnp.asarray(arrays[f"{kind}/{name}/step"]),
+            step=jax.device_put(arrays[f"{kind}/{name}/step"]),
             bits=static["bits"],
             signed=static["signed"],
-            zero_point=None if zero_point is None else jnp.asarray(zero_point),
+            zero_point=None if zero_point is None else jax.device_put(zero_point),
         )
 
     return Quantizers(

@@ -1,12 +1,13 @@
-"""Batches of one size, so that each program compiles once."""
+"""Batches: what a caller may give as such, and all of one size, so that each program compiles once."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import DataError, GgdjaxError, expect_array, is_image_set, kinds_of, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,3 +34,50 @@ def batches_of(
     for first in range(0, len(images), size):
         batch = images[first : first + size]
         yield pad_batch(batch, size), len(batch)
+
+
+def image_batches(batches: Any, rank: int) -> Iterator[Any]:
+    """Yield the images of every batch: arrays, or pairs of (images, labels), whose labels are left out.
+
+    Args:
+        batches: an iterable of batches, one batch by itself, or an image set, which gives all its images.
+        rank: of the network's input.
+
+    Raises:
+        DataError: it is none of these.
+    """
+    for batch in _iterated(batches, rank, "an iterable of image batches"):
+        yield expect_array("batches", batch[0] if _is_pair(batch) else batch, "batches of images", error=DataError)
+
+
+def labelled_batches(batches: Any, rank: int | None = None) -> Iterator[tuple[Any, np.ndarray]]:
+    """Yield pairs of (images, labels): what `image_batches` takes, but arrays without labels.
+
+    Raises:
+        DataError: it is none of these, or labels are no integers.
+    """
+    wanted = "batches of (images, labels)"
+    for batch in _iterated(batches, rank, wanted):
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise refusal("batches", batch, wanted, "each batch is a pair", DataError)
+        images, labels = (expect_array("batches", part, wanted, least_rank=1, error=DataError) for part in batch)
+        labels = np.asarray(labels)
+        if labels.size and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
+            raise DataError(f"labels are {labels.dtype} of shape {labels.shape}; expected one class index per image")
+        yield images, labels
+
+
+def _iterated(batches: Any, rank: int | None, wanted: str) -> Iterable[Any]:
+    if is_image_set(batches):
+        return batches.batches()
+    if kinds_of(batches) or isinstance(batches, str | bytes | dict) or not isinstance(batches, Iterable):
+        raise refusal("batches", batches, wanted, error=DataError)
+    if (rank is not None and getattr(batches, "ndim", None) == rank) or _is_pair(batches):
+        return [batches]
+    return batches
+
+
+def _is_pair(batch: Any) -> bool:
+    """Whether ``batch`` is (images, labels) and not two batches of images: labels have one axis."""
+    ranks = [getattr(part, "ndim", 0) for part in batch] if isinstance(batch, tuple | list) and len(batch) == 2 else [0]
+    return len(ranks) == 2 and ranks[0] > 1 and ranks[1] == 1

@@ -12,16 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax import _files
-from ggdjax._errors import DataError, GgdjaxError
+from ggdjax._errors import DataError, GgdjaxError, summary
 from ggdjax.ggd import Counter, Histogram
 from ggdjax.network import fold_batch_norm, run
+from ggdjax.quantization.batches import image_batches, pad_batch
 from ggdjax.quantization.numerics import Observe
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Mapping, Sequence
 
-    from jaxtyping import Array, Float
+    from jaxtyping import Array, Float, Int
 
     from ggdjax.network import Graph, Network
 
@@ -38,6 +39,9 @@ class Calibration:
     """Number of images that were counted."""
     channels: dict[str, Histogram] | None = None
     """Per feature map one histogram per channel (batch shape ``[chan]``), where they were asked for."""
+
+    def __repr__(self) -> str:
+        return summary(self, images=self.images, feature_maps=len(self.names), per_channel=self.channels is not None)
 
     def save(self, path: os.PathLike[str] | str) -> None:
         """Write every count as one file, which ``gd.load`` reads.
@@ -80,7 +84,9 @@ def calibrate(net: Network, batches: Iterable[Float[Array, "batch ..."]], *, per
 
     Args:
         net: a network from ``load_onnx`` or ``trace``.
-        batches: input batches in the layout of the model's own input. One shape is best: each new one compiles anew.
+        batches: input batches in the layout of the model's own input; one by itself; pairs of (images, labels), whose
+            images are read; or an image set, all of it. Shorter batches are padded, and the padding not counted; one
+            larger than all before compiles anew.
         per_channel: also count every channel of every feature map by itself (256 KiB each).
 
     Raises:
@@ -100,18 +106,26 @@ def calibrate(net: Network, batches: Iterable[Float[Array, "batch ..."]], *, per
     )
     counts = _Counts(names, limit)
     channels: dict[str, Histogram] | None = None
-    images = 0
+    images = size = 0
+    # Rows of padding are told apart where the images are the first axis of every feature map.
+    by_image = all(None in (shape := net.graph.shape(name))[:1] and None not in shape[1:] for name in names)
     running: Any = ()
-    for batch in batches:
+    for batch in image_batches(batches, len(net.input_shape)):
         # While this batch was decoded the one before was counted; never more than these two are held.
         jax.block_until_ready(running)
         net.check_input(batch)
-        counts.make_room(len(batch))
-        counts.counters, by_channel = _observe(net.graph, per_channel, net.params, batch, counts.counters)
+        count = len(batch)
+        if not count:
+            continue
+        counts.make_room(count)
+        size = max(size, count) if by_image else count
+        first = np.int32(count) if by_image else None
+        x = pad_batch(batch, size)
+        counts.counters, by_channel = _observe(net.graph, per_channel, net.params, x, first, counts.counters)
         if per_channel:
             by_channel = jax.device_get(by_channel)
             channels = by_channel if channels is None else {name: channels[name] + h for name, h in by_channel.items()}
-        images += len(batch)
+        images += count
         running = counts.counters
     if not images:
         raise DataError("no images to calibrate on: `batches` is empty, give at least one")
@@ -133,7 +147,7 @@ class _Counts:
         """Count this many images more, on empty counters if they would not hold them."""
         if not self.counters or self._images + images > self.limit:
             self._read = self.total() if self.counters else None
-            self.counters = {name: Counter.empty() for name in self.names}
+            self.counters = {name: _empty() for name in self.names}
             self._images = 0
         self._images += images
 
@@ -143,14 +157,20 @@ class _Counts:
         return counted if self._read is None else self._read + counted
 
 
-_read = jax.jit(Histogram.from_counter)
+_empty, _read = jax.jit(Counter.empty), jax.jit(Histogram.from_counter)
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=5)
 def _observe(
-    graph: Graph, per_channel: bool, params: dict[str, Array], x: Array, counters: dict[str, Counter]
+    graph: Graph,
+    per_channel: bool,
+    params: dict[str, Array],
+    x: Array,
+    count: Int[Array, ""] | None,
+    counters: dict[str, Counter],
 ) -> tuple[dict[str, Counter], dict[str, Histogram]]:
-    numerics = Observe(counters, per_channel=per_channel)
+    share = None if count is None else (count, len(x))
+    numerics = Observe(counters, per_channel=per_channel, share=share)
     run(graph, params, x.astype(jnp.float32), numerics)
     return numerics.counters, numerics.channels
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ggdjax._errors import DataError
+from ggdjax._errors import DataError, expect, expect_callable
 from ggdjax.network import run
 from ggdjax.quantization._sqnr import sqnr_db
-from ggdjax.quantization.batches import pad_batch
+from ggdjax.quantization.batches import labelled_batches, pad_batch
 from ggdjax.quantization.numerics import FakeQuant, Measure
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def evaluate(
 
     Args:
         quantized: what :func:`ggdjax.quantize` returned.
-        batches: pairs of input batch (the model's own layout) and class indices.
+        batches: pairs of input batch (the model's own layout) and class indices; one such pair of arrays; or an image
+            set, which gives all its images.
 
     Raises:
         DataError: no images, images that do not fit the network, another number of labels than images, or a label that
@@ -93,13 +94,14 @@ def evaluate(
         >>> result.float_accuracy.top1, result.quantized_accuracy.top1 > 0.9
         (1.0, True)
     """
+    expect("quantized", quantized, "QuantizedNetwork")
     net, bare = quantized.float_network, replace(quantized, record=None)
     ranks: dict[str, list[np.ndarray]] = {"float": [], "quantized": []}
     energy: dict[str, float] = {}
     error: dict[str, float] = {}
     accumulated: dict[str, float] = {}
     size = 0
-    for x, labels in batches:
+    for x, labels in labelled_batches(batches, len(net.input_shape)):
         net.check_input(x)
         if len(x) == len(labels) == 0:  # as the end of a stream may be; nothing to pad
             continue
@@ -135,7 +137,8 @@ def accuracy(
         DataError: no images, another number of labels than images, or a label that is no class of the network.
     """
     ranks, size = [], 0
-    for x, labels in batches:
+    expect_callable("forward", forward, "a network or function")
+    for x, labels in labelled_batches(batches):
         if len(x) == len(labels) == 0:
             continue
         size = size or len(labels)

@@ -17,7 +17,7 @@ from ggdjax.network.ops import QUANTIZABLE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from jaxtyping import Array, Bool
+    from jaxtyping import Array, Bool, Int
     from jaxtyping import Float as Real
 
     from ggdjax.ggd import Counter, Histogram
@@ -30,10 +30,17 @@ class Observe(Float):
 
     ``counters`` maps feature map names to running counts; after the run they hold the values of this one too. Each
     tensor is counted once, however many layers read it. ``channels`` does so per channel (last axis), if asked for.
+    ``share`` is None, or how many images of the batch count, the first ones, and how many it holds.
     """
 
-    def __init__(self, counters: Mapping[str, Counter], *, per_channel: bool = False) -> None:
-        self.counters = dict(counters)
+    def __init__(
+        self,
+        counters: Mapping[str, Counter],
+        *,
+        per_channel: bool = False,
+        share: tuple[Int[Array, ""], int] | None = None,
+    ) -> None:
+        self.counters, self.share = dict(counters), share
         self.per_channel = per_channel
         self.channels: dict[str, Histogram] = {}
         self._counted: set[str] = set()
@@ -43,9 +50,11 @@ class Observe(Float):
         if node.op in QUANTIZABLE and node.inputs[0] not in self._counted:
             name, x = node.inputs[0], inputs[0]
             self._counted.add(name)
-            self.counters[name] = self.counters[name].add(x)
+            count = None if self.share is None else self.share[0] * (x.size // self.share[1])
+            self.counters[name] = self.counters[name].add(x, count)
             if self.per_channel:
-                self.channels[name] = histogram_counts(x, axis=tuple(range(x.ndim - 1)))
+                count = None if count is None else count // x.shape[-1]
+                self.channels[name] = histogram_counts(x, tuple(range(x.ndim - 1)), count)
         return super().apply(node, params, *inputs)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax import schemes
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect, expect_path
 from ggdjax.ggd import Histogram, empirical_distortion
 from ggdjax.quantization import sqnr_db
 
@@ -46,6 +46,7 @@ def compare_schemes(
     Raises:
         GgdjaxError: there are not as many rows as histograms.
     """
+    expect("histograms", histograms, "Histogram")
     if histograms.batch_shape != (len(rows),):
         raise GgdjaxError(
             f"`histograms` has batch shape {histograms.batch_shape}, expected one for each of {len(rows)}"
@@ -97,6 +98,7 @@ def compare_run(
     Returns:
         None where the folder holds no histograms: the run is an older version's.
     """
+    folder = expect_path("folder", folder, "the name of a folder")
     kept = folder / COMPARISON_FILE
     with contextlib.suppress(OSError, ValueError):
         return json.loads(kept.read_text(encoding="utf-8"))

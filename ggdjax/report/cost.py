@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ggdjax import cost
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect, expect_record
 from ggdjax.cost import FIXED16, FLOAT32, Widths
 from ggdjax.report._colours import BLUE, GREEN, ORANGE
 from ggdjax.report.comparison import WIDTHS
@@ -26,6 +26,7 @@ def cost_record(quantized: QuantizedNetwork) -> dict[str, Any]:
     Keys: ``totals``; ``at``: totals by widths, ``float32``, ``16/16`` and ``b/b`` for 3 to 8 bits; ``layers``: one
     record each; ``machine``. Or ``not_modelled`` alone: why the model has no answer for this network.
     """
+    expect("quantized", quantized, "QuantizedNetwork")
     try:
         found = cost.estimate(quantized)
         others = (FLOAT32, FIXED16, *(Widths(weight_bits=bits, activation_bits=bits) for bits in WIDTHS))
@@ -61,6 +62,7 @@ def plot_pareto(
     """
     from matplotlib.figure import Figure
 
+    expect_record("cost", cost, ("at", "totals"), "`cost_record` returns one")
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
     energy = {width: cost["at"][f"{width}/{width}"]["energy_pj"] / 1e6 for width in WIDTHS}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ggdjax._errors import expect_record, refusal
 from ggdjax.report._colours import BLUE, GREEN, ORANGE
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def plot_distortion(compared: Mapping[str, Any]) -> Figure:
     """
     from matplotlib.figure import Figure
 
+    expect_record("compared", compared, ("curve", "choices", "own"), "`feature_maps` of `compare_schemes` holds them")
     figure = Figure(figsize=(6.4, 4.2), layout="none")
     axes = figure.subplots()
     figure.subplots_adjust(left=0.12, right=0.98, bottom=0.12, top=0.7)  # fixed: a layout engine takes half a second
@@ -101,6 +103,10 @@ def plot_losses(compared: Sequence[Mapping[str, Any]], own: str) -> Figure:
     """
     from matplotlib.figure import Figure
 
+    if not isinstance(compared, list | tuple) or not compared:
+        raise refusal("compared", compared, "a list of records", "`feature_maps` of `compare_schemes` is one")
+    for record in compared:
+        expect_record("compared", record, ("choices",), "`feature_maps` of `compare_schemes` holds them")
     losses = losses_db(compared)
     order = sorted(losses, key=lambda name: np.mean(losses[name]), reverse=True)
     figure = Figure(figsize=(7.2, 0.24 * len(order) + 1.0), layout="constrained")

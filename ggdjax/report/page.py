@@ -8,6 +8,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from ggdjax._errors import expect_path
 from ggdjax.report._comparisons import cost_section, scheme_sections
 from ggdjax.report._html import drawing, number, picture_file, search_field, section, shade_rules, table
 from ggdjax.report.comparison import compare_run
@@ -58,6 +59,7 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
     Raises:
         GgdjaxError: ``folder`` is no run folder of ggdjax, or its result.json is damaged.
     """
+    folder = expect_path("folder", folder, "the name of a folder")
     result = load_run(folder).result
     compared = compare_run(folder, result, progress)
     options = result["options"]

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import jax
 import numpy as np
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect, expect_array, expect_path, kinds_of
+from ggdjax.ggd import Histogram, TailWeighted, as_tail
 from ggdjax.report._colours import BLUE, GREEN, ORANGE
 from ggdjax.schemes import Fitted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from jax.typing import ArrayLike
+    from jaxtyping import Array
     from matplotlib.figure import Figure
 
-    from ggdjax.ggd import GeneralizedGamma, Histogram, TailWeighted
+    from ggdjax.ggd import FitResult, GeneralizedGamma
     from ggdjax.quantization import QuantizedNetwork
+    from ggdjax.schemes import Choice
 
 #: Bars of the drawn histogram. The eye needs no more; the counts behind it are finer.
 _BARS = 160
+#: Points of the drawn density.
+_POINTS = 801
 
 
 def plot_feature_map(
-    histogram: Histogram,
-    density: GeneralizedGamma | TailWeighted | None = None,
+    histogram: Histogram | ArrayLike,
+    density: GeneralizedGamma | TailWeighted | FitResult | None = None,
     *,
     step: float | None = None,
     qmin: int = 0,
@@ -36,7 +43,7 @@ def plot_feature_map(
     """Draw the density of one feature map's nonzero values (log scale), its fit, and the range of its quantizer.
 
     Args:
-        histogram: of one tensor (no batch axes).
+        histogram: of one tensor (no batch axes), or the tensor's values.
         density: the fitted density of the nonzero magnitudes, drawn on both sides if the tensor has negatives.
         step: the chosen step; with ``qmax`` (and ``qmin``) the first levels and the clipping points are marked.
         qmin: smallest code.
@@ -54,23 +61,47 @@ def plot_feature_map(
         >>> figure = gd.report.plot_feature_map(h, gd.GeneralizedGamma(1.0, 1.0, 1.0), step=0.5, qmax=15)
         >>> figure.savefig("feature_map.png")
     """
-    from matplotlib.figure import Figure
-
+    if "Histogram" not in kinds_of(histogram):
+        values = expect_array("histogram", histogram, "a Histogram or an array of values")
+        histogram = Histogram.from_samples(values)
+    if density is not None:
+        density = as_tail(density.tail if "FitResult" in kinds_of(density) else density)
     if np.ndim(histogram.zeros):
         raise GgdjaxError(
             f"`histogram` has batch shape {np.shape(histogram.zeros)}; draw one tensor at a time (index it first)"
         )
-    edges, heights, nonzero = _bars(histogram)
+    bars = _bars(histogram)
+    curve = None if density is None or not bars.nonzero else _log_density(density, bars.points)
+    return _draw(histogram, bars, curve, step, qmin, qmax, title)
+
+
+def _draw(
+    histogram: Histogram,
+    bars: _Bars,
+    log_density: np.ndarray | None,
+    step: float | None,
+    qmin: int,
+    qmax: int | None,
+    title: str,
+) -> Figure:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
+
+    edges, heights, nonzero = bars
     zero = float(histogram.zero_fraction)
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    # A fixed layout: a layout engine draws everything once more.
+    figure = Figure(figsize=(6.4, 3.6), layout="none")
     axes = figure.subplots()
+    figure.subplots_adjust(left=0.13, right=0.98, bottom=0.14, top=0.91)
     if nonzero:
         axes.stairs(heights, edges, fill=True, color=BLUE, alpha=0.35, label="values (zeros apart)")
-        if density is not None:
-            _draw_density(axes, density, edges, share_negative=float(histogram.negative_fraction) / (1.0 - zero))
+        if log_density is not None:
+            negative = float(histogram.negative_fraction) / (1.0 - zero)
+            _draw_density(axes, bars.points, log_density, share_negative=negative)
         floor = heights[heights > 0].min()
         axes.set_ylim(floor / 3.0, 3.0 * heights.max())
         axes.set_yscale("log")
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.legend(loc="upper right", fontsize=8, frameon=False)
     if step is not None and qmax is not None:
         _draw_quantizer(axes, step, qmin, qmax)
@@ -82,32 +113,59 @@ def plot_feature_map(
 
 def draw_feature_maps(quantized: QuantizedNetwork, folder: Path) -> Iterator[Path]:
     """Write one PNG per quantized feature map into ``folder``; yield each path when it is written."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    expect("quantized", quantized, "QuantizedNetwork")
+    folder = expect_path("folder", folder, "the name of a folder")
     folder.mkdir(parents=True, exist_ok=True)
     record = quantized.record
     if record is None or record.calibration is None:
         raise GgdjaxError("`quantized` has no calibration, so there is nothing to draw: quantize its float network")
-    for index, name in enumerate(record.calibration.names):
-        quantizer, choice = quantized.quantizers.activations[name], record.choices[name]
+    names = record.calibration.names
+    histograms = jax.device_get(record.calibration.histograms)
+    bars = {name: _bars(histograms[index]) for index, name in enumerate(names)}
+    curves = _log_densities({name: record.choices[name] for name in names}, bars)
+    for index, name in enumerate(names):
+        quantizer = quantized.quantizers.activations[name]
         zero = 0 if quantizer.zero_point is None else int(quantizer.zero_point)
-        figure = plot_feature_map(
-            record.calibration.histograms[index],
-            choice.evidence.tail if isinstance(choice.evidence, Fitted) else None,
-            step=float(quantizer.step),
-            qmin=quantizer.qmin - zero,
-            qmax=quantizer.qmax - zero,
-            title=name,
+        figure = _draw(
+            histograms[index],
+            bars[name],
+            curves.get(name),
+            float(quantizer.step),
+            quantizer.qmin - zero,
+            quantizer.qmax - zero,
+            name,
         )
         path = folder / f"{index:03d}_{re.sub(r'[^0-9A-Za-z.-]+', '_', name)}.png"
-        figure.savefig(path, dpi=110)
+        # What `savefig` does, which draws twice.
+        figure.set_dpi(110)
+        FigureCanvasAgg(figure).print_png(path)
         yield path
 
 
-def _draw_density(axes, density, edges: np.ndarray, share_negative: float) -> None:
-    x = np.linspace(edges[0], edges[-1], 801)
-    x = x[x != 0.0].astype(np.float32)
-    log_density = density.log_density if hasattr(density, "log_density") else density.log_prob
-    y = np.exp(np.asarray(log_density(np.abs(x)), dtype=np.float64))
-    y *= np.where(x < 0, share_negative, 1.0 - share_negative)
+def _log_densities(choices: Mapping[str, Choice], bars: Mapping[str, _Bars]) -> dict[str, np.ndarray]:
+    """Return the fitted log-densities at the points of the bars, by feature map: of all of them in one program."""
+    names = [name for name, choice in choices.items() if isinstance(choice.evidence, Fitted) and bars[name].nonzero]
+    if not names:
+        return {}
+    tails = jax.tree.map(lambda *leaves: np.stack(leaves)[:, None], *(choices[name].evidence.tail for name in names))
+    curves = _log_density(tails, np.stack([bars[name].points for name in names]))
+    return dict(zip(names, curves, strict=True))
+
+
+def _log_density(density: GeneralizedGamma | TailWeighted, x: np.ndarray) -> np.ndarray:
+    return np.asarray(_evaluate(density, np.abs(x)), np.float64)
+
+
+@jax.jit
+def _evaluate(density: GeneralizedGamma | TailWeighted, x: Array) -> Array:
+    return density.log_density(x) if isinstance(density, TailWeighted) else density.log_prob(x)
+
+
+def _draw_density(axes, x: np.ndarray, log_density: np.ndarray, share_negative: float) -> None:
+    y = np.exp(log_density) * np.where(x < 0, share_negative, 1.0 - share_negative)
+    x, y = x[x != 0.0], y[x != 0.0]
     axes.plot(x, y, color=ORANGE, linewidth=1.5, label="generalized gamma fit")
 
 
@@ -126,8 +184,21 @@ def _draw_quantizer(axes, step: float, qmin: int, qmax: int) -> None:
     )
 
 
-def _bars(histogram: Histogram) -> tuple[np.ndarray, np.ndarray, int]:
-    """Spread the logarithmic bins over equal bars; return edges, density per unit of x, and the nonzero count."""
+class _Bars(NamedTuple):
+    edges: np.ndarray
+    heights: np.ndarray
+    """Density per unit of x."""
+    nonzero: int
+    """Number of values beside zero."""
+
+    @property
+    def points(self) -> np.ndarray:
+        """Where the fitted density is drawn."""
+        return np.linspace(self.edges[0], self.edges[-1], _POINTS).astype(np.float32)
+
+
+def _bars(histogram: Histogram) -> _Bars:
+    """Spread the logarithmic bins over equal bars."""
     counts = np.asarray(histogram.counts, dtype=np.int64).reshape(2, -1)
     finite = np.arange(0x7F80)  # below the exponent of infinity and NaN
     lower = (finite.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
@@ -136,10 +207,10 @@ def _bars(histogram: Histogram) -> tuple[np.ndarray, np.ndarray, int]:
     total = int(positive.sum() + negative.sum())
     low, high = min(0.0, float(histogram.minimum)), max(0.0, float(histogram.maximum))
     if not total or low == high:
-        return np.linspace(0.0, 1.0, _BARS + 1), np.zeros(_BARS), 0
+        return _Bars(np.linspace(0.0, 1.0, _BARS + 1), np.zeros(_BARS), 0)
     edges = np.linspace(low, high, _BARS + 1)
     below = _below(edges, lower, upper, positive) + negative.sum() - _below(-edges, lower, upper, negative)
-    return edges, np.diff(below) / (total * np.diff(edges)), total
+    return _Bars(edges, np.diff(below) / (total * np.diff(edges)), total)
 
 
 def _below(x: np.ndarray, lower: np.ndarray, upper: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -7,13 +7,20 @@ import sys
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
+from ggdjax._errors import expect
 from ggdjax.ggd import FitCode
 from ggdjax.report.cost import cost_record
 from ggdjax.schemes import Fitted
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jaxtyping import Array
+
+    from ggdjax.ggd import TailWeighted
     from ggdjax.quantization import Evaluation, QuantizedNetwork
     from ggdjax.schemes import Choice
     from ggdjax.steps import Quantizer
@@ -30,11 +37,13 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
     ``qmin``, ``qmax``, ``bits``, ``predicted_sqnr_db`` (by that fit), and measured on held-out images ``sqnr_db`` (of
     the feature map alone) and ``accumulated_sqnr_db`` (with the errors of all layers before).
     """
+    expect("quantized", quantized, "QuantizedNetwork")
     record, predicted = quantized.record, quantized.predicted_sqnr_db
     calibration = None if record is None else record.calibration
     zeros = (
         {} if calibration is None else dict(zip(calibration.names, calibration.histograms.zero_fraction, strict=True))
     )
+    fits = _fit_columns({} if record is None else record.choices)
     rows = []
     quantizers = quantized.quantizers.activations  # in no order: transformations sort names
     for name in (fm.tensor for fm in quantized.graph.feature_maps() if fm.tensor in quantizers):
@@ -46,7 +55,7 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
                 "shape": list(quantized.graph.shape(name)[1:]),
                 "signed": quantizer.signed,
                 "zero_fraction": float(zeros[name]) if name in zeros else None,
-                **_fit_columns(None if record is None else record.choices.get(name)),
+                **fits.get(name, dict.fromkeys(("a", "d", "p", "order", "fit"))),
                 "predicted_sqnr_db": predicted[name],
                 "step": np.asarray(quantizer.step).tolist(),
                 **{key: getattr(quantizer, key) for key in ("qmin", "qmax", "bits")},
@@ -58,15 +67,31 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
     return rows
 
 
-def _fit_columns(choice: Choice | None) -> dict[str, Any]:
-    """Return the parameters of the fit behind one step."""
-    evidence = None if choice is None else choice.evidence
-    if not isinstance(evidence, Fitted) or np.ndim(choice.step):
-        return dict.fromkeys(("a", "d", "p", "order", "fit"))
-    density = evidence.tail.as_ggd()
-    columns = {key: float(getattr(density, key)) for key in ("a", "d", "p")}
-    fit = FitCode(int(evidence.fit_code)).name.lower().replace("_", " ")
-    return columns | {"order": float(evidence.order), "fit": fit}
+def _fit_columns(choices: Mapping[str, Choice]) -> dict[str, dict[str, Any]]:
+    """Return the parameters of the fits behind single steps, by feature map."""
+    fitted = {
+        name: choice.evidence
+        for name, choice in choices.items()
+        if isinstance(choice.evidence, Fitted) and np.ndim(choice.step) == 0
+    }
+    if not fitted:
+        return {}
+    tails = jax.tree.map(lambda *leaves: np.stack(leaves), *(evidence.tail for evidence in fitted.values()))
+    parameters = np.stack(jax.device_get(_parameters(tails)), axis=1).tolist()
+    return {
+        name: dict(zip(("a", "d", "p"), values, strict=True))
+        | {
+            "order": float(evidence.order),
+            "fit": FitCode(int(evidence.fit_code)).name.lower().replace("_", " "),
+        }
+        for (name, evidence), values in zip(fitted.items(), parameters, strict=True)
+    }
+
+
+@jax.jit
+def _parameters(tails: TailWeighted) -> tuple[Array, Array, Array]:
+    density = tails.as_ggd()
+    return density.a, density.d, density.p
 
 
 def weight_rows(quantized: QuantizedNetwork) -> list[dict[str, Any]]:
@@ -76,6 +101,7 @@ def weight_rows(quantized: QuantizedNetwork) -> list[dict[str, Any]]:
     None for a free step), ``step``, ``sqnr_db``, ``bias_frac_bits`` (None without a bias, or on a grid that is no power
     of two) and ``bias_sqnr_db``.
     """
+    expect("quantized", quantized, "QuantizedNetwork")
     rows, kernel_db, bias_db = [], quantized.weight_sqnr_db, quantized.bias_sqnr_db
     for node in quantized.graph.quantizable:
         weights, bias = (kind.get(node.name) for kind in (quantized.quantizers.weights, quantized.quantizers.biases))
@@ -103,6 +129,8 @@ def _frac_bits(quantizer: Quantizer | None) -> int | list[int] | None:
 
 def result_record(quantized: QuantizedNetwork, evaluation: Evaluation) -> dict[str, Any]:
     """Return the figures of a run: accuracies as fractions with 95 % intervals, both tables, and what it costs."""
+    expect("quantized", quantized, "QuantizedNetwork")
+    expect("evaluation", evaluation, "Evaluation")
     real, rounded = evaluation.float_accuracy, evaluation.quantized_accuracy
     calibration = None if quantized.record is None else quantized.record.calibration
     return {
@@ -126,8 +154,6 @@ def result_record(quantized: QuantizedNetwork, evaluation: Evaluation) -> dict[s
 
 def environment() -> dict[str, Any]:
     """Return the versions and the device that made a result."""
-    import jax
-
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

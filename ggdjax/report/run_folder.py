@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect_path
 from ggdjax._load import load
-from ggdjax._whole import whole_folder
+from ggdjax._whole import whole_file, whole_folder
 from ggdjax.recipe import Recipe
 from ggdjax.report.comparison import HISTOGRAMS_FILE
 from ggdjax.report.plots import draw_feature_maps
@@ -209,6 +209,7 @@ def check_run_folder(out: Path) -> None:
     Raises:
         GgdjaxError: ``out`` is a file, or a folder with other content.
     """
+    out = expect_path("--out", out, "the name of a folder")
     if out.is_dir():
         if any(out.iterdir()) and not _is_run_folder(out):
             raise GgdjaxError(f"`--out` {out} exists and is no run folder of ggdjax: choose another folder")
@@ -225,6 +226,7 @@ def new_run_folder(out: Path) -> Iterator[Path]:
     Raises:
         GgdjaxError: ``out`` is another process's, or see :func:`check_run_folder`.
     """
+    out = expect_path("--out", out, "the name of a folder")
     check_run_folder(out)
     with whole_folder(out, "--out") as folder:
         yield folder
@@ -232,8 +234,10 @@ def new_run_folder(out: Path) -> Iterator[Path]:
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
     """Write ``result.json``; NaN and infinity, which JSON lacks, become null."""
+    folder = expect_path("folder", folder, "the name of a folder")
     text = json.dumps({RESULT_KEY: 1, **_plain(result)}, indent=1, allow_nan=False, ensure_ascii=False)
-    (folder / RESULT_FILE).write_text(text + "\n", encoding="utf-8")
+    with whole_file(folder / RESULT_FILE, "folder") as part:
+        part.write_text(text + "\n", encoding="utf-8")
 
 
 def _is_run_folder(folder: Path) -> bool:

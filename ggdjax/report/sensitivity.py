@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect, refusal
 from ggdjax.report._colours import CYCLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from matplotlib.figure import Figure
 
     from ggdjax.quantization import Evaluation
@@ -31,8 +30,10 @@ def plot_sensitivity(evaluations: Mapping[str, Evaluation]) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    if not evaluations:
-        raise GgdjaxError("`evaluations` is empty: give at least one")
+    if not isinstance(evaluations, Mapping) or not evaluations:
+        raise refusal("evaluations", evaluations, "a dict of at least one Evaluation, by the name to show")
+    for evaluation in evaluations.values():
+        expect("evaluations", evaluation, "Evaluation")
     maps = {tuple(evaluation.sqnr_db) for evaluation in evaluations.values()}
     if len(maps) > 1:
         raise GgdjaxError("`evaluations` are of different networks: their feature maps differ")

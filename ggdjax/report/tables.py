@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from ggdjax._errors import expect
 from ggdjax.ggd import FitCode
 from ggdjax.network.ops import QUANTIZABLE
 from ggdjax.report.record import feature_map_rows, weight_rows
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 def feature_map_table(quantized: QuantizedNetwork, evaluation: Evaluation) -> Table:
     """Return the table of feature maps: distribution, step, predicted and measured SQNR."""
+    expect("quantized", quantized, "QuantizedNetwork")
+    expect("evaluation", evaluation, "Evaluation")
     rows = feature_map_rows(quantized, evaluation)
     config = None if quantized.record is None else quantized.record.config
     scheme = "" if config is None else f", scheme {config.scheme}"
@@ -54,6 +57,7 @@ def feature_map_table(quantized: QuantizedNetwork, evaluation: Evaluation) -> Ta
 
 def weight_table(quantized: QuantizedNetwork) -> Table:
     """Return the table of weights and biases: fractional lengths and SQNR."""
+    expect("quantized", quantized, "QuantizedNetwork")
     rows = weight_rows(quantized)
     table = _table(
         f"Weights, {_widths(rows)} bits, and biases",
@@ -185,6 +189,7 @@ def accuracy_lines(evaluation: Evaluation) -> Text:
         quantized top-1  90.00 %  [82.56, 94.48]    top-5 100.00 %  [96.30, 100.00]
         100 held-out images; 95 % intervals (Wilson)
     """
+    expect("evaluation", evaluation, "Evaluation")
     from rich.text import Text
 
     def line(name: str, accuracy: Accuracy) -> str:

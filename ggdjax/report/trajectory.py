@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ggdjax._errors import expect
 from ggdjax.report._colours import BLUE, ORANGE
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def plot_trajectory(history: History) -> Figure:
     Returns:
         A matplotlib figure of its own, not registered with pyplot: save it with ``figure.savefig``.
     """
+    expect("history", history, "History")
     from matplotlib.figure import Figure
 
     decisions = history.decisions

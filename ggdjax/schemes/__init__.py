@@ -18,7 +18,7 @@ A table of contents. The schemes, each in the file of its name:
 
 from __future__ import annotations
 
-from ggdjax.schemes import (
+from ggdjax.schemes import (  # noqa: F401 (they register their schemes)
     aciq,
     affine_min_max,
     dynamic_fixed_point,
@@ -43,19 +43,8 @@ __all__ = [
     "Scheme",
     "Searched",
     "Solution",
-    "aciq",
-    "affine_min_max",
     "choose",
-    "dynamic_fixed_point",
     "get",
-    "ggd",
-    "kl_divergence",
-    "max_abs",
-    "mse_search",
     "names",
-    "octav",
-    "percentile",
     "register",
-    "sqnr_optimal",
 ]
-Range = Choice  # TEMPORARY

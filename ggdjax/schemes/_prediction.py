@@ -71,7 +71,7 @@ def predict(
     if tail is not None:
         limit = jnp.where(at_limit > 0, peak, jnp.inf)[None, :]
         rest = (1.0 - at_limit)[None, :]
-        sides = [overload(tail, step, n, limit=limit) for n in (count, count + 1.0)]
+        sides = overload(tail, step[None], jnp.stack([count, count + 1.0]), limit=limit)
         share = jnp.where(signed, negative[None, :], 0.0)
         total = total + rest * ((1.0 - share) * sides[0] + share * sides[1])
     total = jnp.where(discrete[None, :], body.T, total) * nonzero[None, :]

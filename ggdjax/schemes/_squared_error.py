@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
-from ggdjax.ggd import empirical_distortion
+from ggdjax.ggd import Histogram, empirical_distortion
+from ggdjax.ggd.histogram import SIDE_BINS
 from ggdjax.schemes._magnitudes import magnitudes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jaxtyping import Array, Float
-
-    from ggdjax.ggd import Histogram
 
 
 def squared_error(
@@ -28,15 +27,24 @@ def squared_error(
     """
     peak = magnitudes(histogram).peak
     scale = jnp.where(peak > 0, peak, 1.0)[:, None]
-    positive, negative = (
-        replace(bins, lower=bins.lower / scale, upper=bins.upper / scale)
-        for bins in (histogram.compress(side) for side in ("positive", "negative"))
+    # Both sides as twice as many tensors: one program for them.
+    sides = Histogram(
+        counts=_both(histogram.counts, jnp.roll(histogram.counts, SIDE_BINS, axis=-1)),
+        zeros=_both(histogram.zeros, histogram.zeros),
+        minimum=_both(histogram.minimum, -histogram.maximum),
+        maximum=_both(histogram.maximum, -histogram.minimum),
     )
+    bins = sides.compress("positive")
+    bins = replace(bins, lower=bins.lower / _both(scale, scale), upper=bins.upper / _both(scale, scale))
+    levels = _both(top, top + 1.0)[:, :, None]
 
     def error(step: Float[Array, "tensor setting cand"]) -> Float[Array, "tensor setting cand"]:
-        total = jnp.zeros_like(step)
-        for bins, levels in ((positive, top), (negative, top + 1.0)):
-            total = total + empirical_distortion(bins, step, levels[:, :, None]) * bins.weight.sum(-1)[:, None, None]
+        errors = empirical_distortion(bins, _both(step, step), levels) * bins.weight.sum(-1)[:, None, None]
+        total = errors[: len(step)] + errors[len(step) :]
         return jnp.where(jnp.isfinite(total), total, jnp.inf)
 
     return error
+
+
+def _both(positive: Array, negative: Array) -> Array:
+    return jnp.concatenate([jnp.asarray(positive), jnp.asarray(negative)])

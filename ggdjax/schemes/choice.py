@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, summary
 from ggdjax.ggd.arrays import is_concrete
 from ggdjax.steps.quantizer import Quantizer
 
@@ -145,6 +145,20 @@ class Choice:
     """What the step was chosen on: `Fitted` for the GGD schemes, `Searched` for "mse-search", "octav" and "kl", None
     for rules that neither fit nor search."""
 
+    def __repr__(self) -> str:
+        shape, evidence = np.shape(self.step), type(self.evidence).__name__
+        if shape or not is_concrete(self.step):
+            return summary(self, shape=shape, evidence=evidence)
+        return summary(
+            self,
+            step=f"{float(self.step):.4g}",
+            bits=self.bits,
+            signed=self.signed,
+            zero_point=self.zero_point,
+            evidence=evidence,
+            predicted_sqnr_db=f"{float(self.predicted_sqnr_db):.2f}",
+        )
+
     def __getitem__(self, index: Any) -> Choice:
         """Select tensors and widths along the leading axes."""
         return jax.tree.map(lambda leaf: leaf[index], self)
@@ -194,8 +208,9 @@ class Choice:
                 f"`quantizer` needs one width and one signedness, got `bits` {bits.tolist()} and `signed` "
                 f"{signed.tolist()}: index the choice first, as in choice[0].quantizer"
             )
-        zero_point = None if self.zero_point is None else jnp.asarray(self.zero_point)
-        return Quantizer(step=jnp.asarray(self.step), bits=int(bits[0]), signed=bool(signed[0]), zero_point=zero_point)
+        zero_point = None if self.zero_point is None else jax.device_put(self.zero_point)
+        step = jax.device_put(self.step)
+        return Quantizer(step=step, bits=int(bits[0]), signed=bool(signed[0]), zero_point=zero_point)
 
     def _from_zero(self, code: Array) -> Array:
         centred = code.astype(self.step.dtype)

@@ -75,7 +75,7 @@ class Scheme:
         Raises:
             GgdjaxError: ``bits`` are out of range or not whole, or the shapes do not broadcast.
         """
-        histogram = data if isinstance(data, Histogram) else Histogram.from_samples(jnp.asarray(data))
+        histogram = data if isinstance(data, Histogram) else Histogram.from_samples(data)
         bits = _checked_bits(bits)
         signed = histogram.is_signed if signed is None else jnp.asarray(signed)
         if signed.dtype != jnp.bool_:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ggdjax._errors import GgdjaxError, near_matches
+from ggdjax._errors import GgdjaxError, named, near_matches, refusal
 from ggdjax.schemes.choice import Choice
 from ggdjax.schemes.protocol import Scheme, Solver
 
@@ -19,6 +19,8 @@ _SCHEMES: dict[str, Scheme] = {}
 
 def register(name: str, *, paper: str, searches_data: bool = False) -> Callable[[Solver], Solver]:
     """Return a decorator that files a solver under ``name``; the solver itself stays a plain function."""
+    if not isinstance(name, str):
+        raise refusal("name", name, "the name of a scheme")
     if name in _SCHEMES:
         raise GgdjaxError(f"a scheme named `{name}` is registered already: choose another name")
 
@@ -47,8 +49,8 @@ def get(name: str) -> Scheme:
     """
     try:
         return _SCHEMES[name.lower().replace("_", "-")]
-    except KeyError:
-        raise GgdjaxError(f"no scheme is called `{name}`: {near_matches(name, _SCHEMES)}") from None
+    except (AttributeError, KeyError, TypeError):
+        raise GgdjaxError(f"no scheme is called {named(name)}: {near_matches(name, _SCHEMES)}") from None
 
 
 def choose(name: str, histogram: Histogram | ArrayLike, bits: ArrayLike, signed: ArrayLike | None = None) -> Choice:

@@ -49,11 +49,10 @@ def support(sides: Sides, levels: Float[Array, "..."], *, corrected: bool, offse
         # Where the leading term of the tail has no solution, as for fits near the log-normal boundary, L still lies
         # above the bulk of the energy.
         y = jnp.maximum(y, highest_energy_peak(sides))
-        for _ in range(CORRECTIONS if sides.k.shape[-1] == 1 else CORRECTIONS_TWO_SIDED):
-            y = _corrected_step(sides, lax.stop_gradient(y), log_levels, top)
+        steps = CORRECTIONS if sides.k.shape[-1] == 1 else CORRECTIONS_TWO_SIDED
+        y = lax.fori_loop(0, steps, lambda _, y: _corrected_step(sides, lax.stop_gradient(y), log_levels, top), y)
     elif sides.k.shape[-1] > 1:
-        for _ in range(2):
-            y = _two_sided_newton(sides, t, y)
+        y = lax.fori_loop(0, 2, lambda _, y: _two_sided_newton(sides, t, y), y)
     return y
 
 
@@ -66,14 +65,15 @@ def lambert(k: Array, p: Array, m: Array, t: Array) -> Array:
     c = m / p + 2.0
     s = k - c
     start = lax.stop_gradient(jnp.where(s > 0, _start_upper(k, c, t), _start_lower(k, c, t)))
-    w = start
-    for _ in range(2):
+
+    def newton(_: int, w: Array) -> Array:
         slope = k * jnp.expm1(w) + c  # = u − s
         value = k * (jnp.expm1(w) - w) + c * w - t
         # slope → 0 only at the double root u = s, where the start is already the answer
         safe = slope > 1e-3 * jnp.abs(s)
-        w = w - jnp.where(safe, value / jnp.where(safe, slope, 1.0), 0.0)
-    return w
+        return w - jnp.where(safe, value / jnp.where(safe, slope, 1.0), 0.0)
+
+    return lax.fori_loop(0, 2, newton, start)
 
 
 def _start_upper(k: Array, c: Array, t: Array) -> Array:
@@ -85,10 +85,12 @@ def _start_upper(k: Array, c: Array, t: Array) -> Array:
     root = jnp.sqrt(2.0 * e)
     # y = e^v solves y − log y = 1 + e:  y ≈ 1 + √(2e) + 2e/3 near the double root, y ≈ 1 + e + log(…) far from it
     v = jnp.where(e < 1.5, jnp.log1p(root + 2.0 * e / 3.0), jnp.log(1.0 + e + jnp.log1p(e + jnp.log1p(e))))
-    for _ in range(2):
+
+    def newton(_: int, v: Array) -> Array:
         slope = jnp.expm1(v)
-        v = v - jnp.where(slope > 1e-4, (slope - v - e) / jnp.maximum(slope, 1e-4), 0.0)
-    return bottom + v
+        return v - jnp.where(slope > 1e-4, (slope - v - e) / jnp.maximum(slope, 1e-4), 0.0)
+
+    return bottom + lax.fori_loop(0, 2, newton, v)
 
 
 def _start_lower(k: Array, c: Array, t: Array) -> Array:
@@ -98,10 +100,12 @@ def _start_lower(k: Array, c: Array, t: Array) -> Array:
     level = (t + k) / s + jnp.log(k / s)
     z = jnp.where(level > 1.0, jnp.log(jnp.maximum(level - jnp.log(jnp.maximum(level, 1.0)), 0.5)), level - 0.5)
     z = jnp.where(level < -1.0, level, z)
-    for _ in range(2):
+
+    def newton(_: int, z: Array) -> Array:
         e = jnp.exp(z)
-        z = z - (e + z - level) / (1.0 + e)
-    return z - jnp.log(k / s)
+        return z - (e + z - level) / (1.0 + e)
+
+    return lax.fori_loop(0, 2, newton, z) - jnp.log(k / s)
 
 
 @lru_cache

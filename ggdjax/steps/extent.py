@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Float
 
 from ggdjax.steps.source import Sides
@@ -55,7 +55,9 @@ def decay_length(sides: Sides, edge: Float[Array, "... #side"]) -> Float[Array, 
     ratio = jnp.maximum(b, 1e-20) / u
     logarithmic = jnp.log(2.0 * (1.0 + TAIL_DECAY / u + jnp.maximum(ratio * (jnp.log(2.0 * ratio) - 1.0), 0.0)))
     t = jnp.minimum(quadratic, logarithmic)
-    for _ in range(3):
+
+    def newton(_: int, t: Array) -> Array:
         slope = u * jnp.exp(t) - b
-        t = t - (u * jnp.expm1(t) - b * t - TAIL_DECAY) / jnp.maximum(slope, 1e-3 * u)
-    return t / p
+        return t - (u * jnp.expm1(t) - b * t - TAIL_DECAY) / jnp.maximum(slope, 1e-3 * u)
+
+    return lax.fori_loop(0, 3, newton, t) / p

@@ -23,7 +23,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect_array
 from ggdjax.ggd.arrays import checked_axes, is_concrete
 from ggdjax.steps.source import float_dtype
 
@@ -222,7 +222,7 @@ def column(x: Float[Array, " group"]) -> Float[Array, "group 1 1"]:
 
 def _as_float(w: ArrayLike) -> Array:
     """Return an array of float32, or float64 where that is given."""
-    w = jnp.asarray(w)
+    w = jnp.asarray(expect_array("w", w))
     dtype = float_dtype(w)
     return w.astype(dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32)
 

@@ -133,7 +133,9 @@ def tail_nodes(sides: Sides, edge: Array, count: int, last: Array | None = None)
     x, weight = unit_gauss(count)
     edge = lax.stop_gradient(edge)[..., None]
     start = jnp.maximum(mass_start(sides) - edge, 0.0)
-    end = jnp.where(edge < energy_peak(sides), energy_end(sides) - edge, decay_length(sides, edge))
+    first = jnp.maximum(edge, energy_peak(sides))
+    end = decay_length(sides, first)
+    end = jnp.where(first > edge, (first + end) - edge, end)
     if last is not None:
         start, end = (jnp.minimum(x, jnp.maximum(last[..., None] - edge, 0.0)) for x in (start, end))
     start, length = (lax.stop_gradient(x)[..., None] for x in (start, end - start))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax._errors import GgdjaxError
+from ggdjax._exported import serializable
 from ggdjax.ggd.arrays import is_concrete
 from ggdjax.steps.fixed_point import power_of_two
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
 
+@serializable()
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Quantizer:
@@ -58,7 +60,11 @@ class Quantizer:
     @classmethod
     def fixed_point(cls, frac_bits: ArrayLike, bits: int, *, signed: bool = True) -> Quantizer:
         """Return the quantizer with step ``2^(−frac_bits)``, exact for fractional lengths from −126 to 126."""
-        return cls(step=power_of_two(-jnp.asarray(frac_bits, jnp.int32)), bits=bits, signed=signed)
+        if is_concrete(frac_bits):  # without a program for each shape
+            step = jax.device_put(np.ldexp(np.float32(1), -np.asarray(frac_bits, np.int32)))
+        else:
+            step = power_of_two(-jnp.asarray(frac_bits, jnp.int32))
+        return cls(step=step, bits=bits, signed=signed)
 
     @property
     def frac_bits(self) -> Any:

@@ -42,14 +42,16 @@ def saturated_step(
     noise = (1.0 - weight) / (12.0 * (levels - 0.5) * (levels - 1.0))
     reach = (levels - 1.0) / (levels - 0.5)
     limit_of_support = limit / jnp.where(support > 0, support, 1.0)
-    ratio = jnp.ones_like(noise * limit_of_support)
-    for _ in range(_NEWTON):
+
+    def newton(_: int, ratio: Array) -> Array:
         # The last step carries the gradient, which is the implicit one.
         ratio = lax.stop_gradient(ratio)
         decay = jnp.exp(-_FALL * (ratio - 1.0))
         beyond = limit_of_support - reach * ratio
         value = noise * (decay - ratio) + weight * jnp.maximum(beyond, 0.0)
         slope = noise * (_FALL * decay + 1.0) + jnp.where(beyond > 0, weight * reach, 0.0)
-        ratio = ratio + value / jnp.where(slope > 0, slope, 1.0)
+        return ratio + value / jnp.where(slope > 0, slope, 1.0)
+
+    ratio = lax.fori_loop(0, _NEWTON, newton, jnp.ones_like(noise * limit_of_support))
     full = limit / (levels - 1.0)
     return jnp.where(some, jnp.minimum(step * jnp.maximum(ratio, 1.0), full), step)

@@ -1,7 +1,8 @@
 """One internal form for every source of a step: the sides of zero, batched, in the units of the data.
 
 A source is a `GeneralizedGamma` (one side, or |x| of a symmetric tensor), a `TailWeighted` one, or a `Hurdle`
-(point mass at zero and two sides with their own weights and fits). All of them become `Sides`: per side
+(point mass at zero and two sides with their own weights and fits); a `FitResult` stands for its tail. All of them
+become `Sides`: per side
 
     log( x f(x) ) = log_scale − m y − k (e^w − 1 − w),      y = log x − loc,   w = p y,
 
@@ -21,13 +22,13 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
-from ggdjax._errors import GgdjaxError
-from ggdjax.ggd import GeneralizedGamma, Hurdle, SymmetricGeneralizedGamma, TailWeighted
+from ggdjax._errors import GgdjaxError, refusal
+from ggdjax.ggd import FitResult, GeneralizedGamma, Hurdle, SymmetricGeneralizedGamma, TailWeighted
 from ggdjax.ggd.arrays import is_concrete
 from ggdjax.ggd.special import stirling_remainder
 
 #: What a step can be computed from.
-Source = GeneralizedGamma | SymmetricGeneralizedGamma | TailWeighted | Hurdle
+Source = GeneralizedGamma | SymmetricGeneralizedGamma | TailWeighted | Hurdle | FitResult
 
 BITS_MIN, BITS_MAX = 2, 16
 LEVELS_MIN = 2.0
@@ -85,6 +86,8 @@ def _log_moment(k: Array, r: Array) -> Array:
 
 def sides_of(source: Source) -> Sides:
     """Turn any source into `Sides` (see the module's docstring)."""
+    if isinstance(source, FitResult):
+        source = source.tail
     if isinstance(source, SymmetricGeneralizedGamma):
         source = source.magnitude
     if isinstance(source, Hurdle):
@@ -92,10 +95,8 @@ def sides_of(source: Source) -> Sides:
     elif isinstance(source, TailWeighted | GeneralizedGamma):
         tail, weight = source, None
     else:
-        raise GgdjaxError(
-            f"`source` is {type(source).__name__}; expected GeneralizedGamma, SymmetricGeneralizedGamma, "
-            "TailWeighted or Hurdle (for samples, fit them first: ggdjax.fit(x).tail)"
-        )
+        wanted = "a GeneralizedGamma, SymmetricGeneralizedGamma, TailWeighted, Hurdle or FitResult"
+        raise refusal("source", source, wanted, "for samples, fit them first: `gd.fit(x)`")
     if isinstance(tail, TailWeighted):
         g, order, log_moment = tail.distribution, tail.order, tail.log_moment
     else:

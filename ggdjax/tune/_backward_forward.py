@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ggdjax._errors import DataError, GgdjaxError
+from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, expect_path
 from ggdjax._lock import exclusive
 from ggdjax.quantization import Stage
 from ggdjax.quantization._record import image_hash
@@ -36,6 +36,7 @@ from ggdjax.tune.segments import AXES, Segments, strong, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from os import PathLike
     from pathlib import Path
 
     from jax.typing import ArrayLike
@@ -73,6 +74,7 @@ def plan(q: QuantizedNetwork, images: int, config: TuneConfig | None = None) -> 
     Raises:
         GgdjaxError: a layer in the config does not exist.
     """
+    expect("q", q, "QuantizedNetwork")
     config = TuneConfig() if config is None else config
     mesh = _local_mesh()
     segments = Segments(q.network, 1, mesh)
@@ -119,7 +121,7 @@ def backward_forward(
     labels: Int[ArrayLike, " image"] | None = None,
     config: TuneConfig | None = None,
     *,
-    checkpoint: Path | None = None,
+    checkpoint: str | PathLike[str] | None = None,
     progress: Callable[[int, int, float], None] | None = None,
     mesh: Mesh | None = None,
 ) -> QuantizedNetwork:
@@ -147,6 +149,9 @@ def backward_forward(
         GgdjaxError: an unknown objective or layer, a budget too small for a single visit, or a checkpoint of another
             run or that another process is writing.
     """
+    expect("q", q, "QuantizedNetwork")
+    images = expect_array("images", images, "an array of images", least_rank=1, error=DataError)
+    checkpoint = None if checkpoint is None else expect_path("checkpoint", checkpoint)
     config = TuneConfig() if config is None else config
     if len(images) == 0:
         raise DataError("`images` is empty: give some to tune on")

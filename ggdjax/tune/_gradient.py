@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ggdjax._errors import DataError, GgdjaxError
+from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, expect_record
 from ggdjax.network import Float, run
 from ggdjax.quantization import FakeQuant, Stage
 from ggdjax.quantization._record import DETAILS, image_hash
@@ -70,7 +70,8 @@ class GradientHistory:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> GradientHistory:
-        """Undo `to_dict`."""
+        """Undo `to_dict`; what it did not write is a `GgdjaxError`."""
+        expect_record("record", record, [field.name for field in dataclasses.fields(cls)])
         losses = np.asarray(record["losses"], np.float32)
         return cls(**{**record, "config": GradientConfig(**record["config"]), "losses": losses})
 
@@ -107,6 +108,8 @@ def gradient(
         GgdjaxError: no labels where the objective needs them.
         DataError: fewer images than one batch, images or labels that do not fit, or a network of several outputs.
     """
+    expect("q", q, "QuantizedNetwork")
+    images = expect_array("images", images, "an array of images", least_rank=1, error=DataError)
     config = GradientConfig() if config is None else config
     began = time.perf_counter()
     images = np.asarray(images, np.float32)

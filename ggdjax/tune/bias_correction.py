@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ggdjax._errors import DataError
+from ggdjax._errors import DataError, expect, expect_array
 from ggdjax.network import Float, run
 from ggdjax.network.ops import QUANTIZABLE
 from ggdjax.quantization import FakeQuant, Stage
-from ggdjax.quantization._quantize import fixed_point
+from ggdjax.quantization._quantize import changed_bias
 from ggdjax.quantization._record import image_hash
 from ggdjax.quantization.batches import batches_of
 
@@ -41,7 +41,8 @@ def correct_biases(
     M. Nagel, M. van Baalen, T. Blankevoort, M. Welling, "Data-Free Quantization Through Weight Equalization and Bias
     Correction", ICCV 2019, section 4.2, empirical form: layer after layer in order, so that a layer sees its
     predecessors corrected; bias −= E[quantized output] − E[float output] over images and positions. The biases get
-    the fractional length of least squared error at their width. A layer without a bias is left as it is.
+    the fractional length of least squared error at their width; those on the accumulator's grid
+    (`ggdjax.datapath.align`, QDQ files) stay on it. A layer without a bias is left as it is.
 
     Costs one pass of the quantized network per layer, and one of the float network; memory does not depend on the
     number of images.
@@ -56,6 +57,8 @@ def correct_biases(
         GgdjaxError: ``batch_size`` less than 1.
         DataError: no images, or images that do not fit the network.
     """
+    expect("q", q, "QuantizedNetwork")
+    images = expect_array("images", images, "an array of images", least_rank=1, error=DataError)
     images = np.asarray(images, np.float32)
     if not len(images):
         raise DataError("`images` is empty: give at least one to correct biases on")
@@ -71,7 +74,7 @@ def correct_biases(
         error = rounded[node.name] - real[node.name]
         errors.append(float(np.sqrt(np.mean(np.square(error)))))
         params[key] = params[key] - jnp.asarray(error, jnp.float32)
-        biases[node.name] = fixed_point(params[key], biases[node.name].bits)
+        biases[node.name] = changed_bias(node, params[key], q.quantizers, q.quantizers)
         if progress is not None:
             progress(done, len(layers))
     stage = Stage(

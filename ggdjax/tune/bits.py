@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ggdjax._errors import DataError, GgdjaxError, near_matches
+from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, near_matches
 from ggdjax.network import node_counts
 from ggdjax.tune.sensitivity import PredictedLoss, predict_losses
 
@@ -81,6 +81,8 @@ def allocate_bits(
             less than 1, or a network without a calibration.
         DataError: no images, or images that do not fit the network, or a network of several outputs.
     """
+    expect("q", q, "QuantizedNetwork")
+    images = expect_array("images", images, "an array of images", least_rank=1, error=DataError)
     if unit not in UNITS:
         raise GgdjaxError(f"no `unit` is called `{unit}`: {near_matches(unit, UNITS)}")
     allowed = sorted(set(widths))

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from ggdjax._errors import expect_record
 from ggdjax.quantization._record import DETAILS
 
 
@@ -71,7 +72,8 @@ class History:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> History:
-        """Undo `to_dict`."""
+        """Undo `to_dict`; what it did not write is a `GgdjaxError`."""
+        expect_record("record", record, [field.name for field in dataclasses.fields(cls)])
         return cls(**{**record, "decisions": tuple(Decision(**decision) for decision in record["decisions"])})
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ggdjax._errors import DataError
+from ggdjax._errors import DataError, expect_array
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -42,7 +42,10 @@ def mcnemar(before: ArrayLike, after: ArrayLike) -> PairedTest:
         >>> test.gained, test.lost, round(test.p_value, 5)
         (14, 0, 0.00012)
     """
-    first, second = np.asarray(before, bool), np.asarray(after, bool)
+    first, second = (
+        np.asarray(expect_array(name, value, "an array of booleans", error=DataError), bool)
+        for name, value in (("before", before), ("after", after))
+    )
     if first.shape != second.shape or first.ndim != 1:
         raise DataError(
             f"`before` has shape {first.shape}, `after` {second.shape}; expected one value per image in both"

@@ -14,7 +14,7 @@ import numpy as np
 from ggdjax.network import Float, run
 from ggdjax.network.ops import QUANTIZABLE
 from ggdjax.quantization import Quantizers
-from ggdjax.quantization._quantize import fixed_point
+from ggdjax.quantization._quantize import changed_bias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,15 +86,18 @@ class Start:
         return quantizers, params
 
     def finished(self, graph: Graph, trainable: Trainable) -> tuple[Quantizers, dict[str, Array]]:
-        """Return what was tuned: kernels on their grids, biases in the best format of their widths."""
+        """Return what was tuned: kernels on their grids, biases in the best format of their widths.
+
+        A bias that was on the accumulator's grid (`ggdjax.datapath.align`) is on the grid of the tuned steps.
+        """
         quantizers, params = self.moved(graph, trainable)
         biases = {}
         for node in graph.quantizable:
             keys = dict(node.params)
             if (w := quantizers.weights.get(node.name)) is not None:
                 params[keys["kernel"]] = w(params[keys["kernel"]])
-            if (b := self.q.quantizers.biases.get(node.name)) is not None:
-                biases[node.name] = fixed_point(params[keys["bias"]], b.bits)
+            if node.name in self.q.quantizers.biases:
+                biases[node.name] = changed_bias(node, params[keys["bias"]], self.q.quantizers, quantizers)
         return dataclasses.replace(quantizers, biases=biases), params
 
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
+    from os import PathLike
 
 _Tree = TypeVar("_Tree")
 
@@ -23,11 +23,12 @@ class Checkpoints:
     states is refused, since going on from them would give neither run's result.
     """
 
-    def __init__(self, folder: Path, run: Mapping[str, Any]):
+    def __init__(self, folder: str | PathLike[str], run: Mapping[str, Any]):
         try:
             import orbax.checkpoint as ocp
         except ImportError:
             raise GgdjaxError("keeping checkpoints needs `orbax-checkpoint`: run `pip install ggdjax[train]`") from None
+        folder = expect_path("checkpoints", folder, "the name of a folder")
         self._folder, self._run, self._ocp = folder, json.loads(json.dumps(run)), ocp
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True

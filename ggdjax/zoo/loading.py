@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
@@ -135,7 +134,7 @@ def load(
         with resources.as_file(shipped) as path:
             load_weights(module, path)
     elif not address:
-        load_weights(module, Path(weights))
+        load_weights(module, weights)
     elif sha256 is None:
         raise ModelError(f"`weights` is the address {weights}: give the `sha256` of its file, or download it yourself")
     else:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ggdjax._errors import GgdjaxError, near_matches
+from ggdjax._errors import GgdjaxError, describe, near_matches
+from ggdjax.zoo._modules import expect_module
 from ggdjax.zoo.densenet import DenseNet
 from ggdjax.zoo.digits import DigitsNet
 from ggdjax.zoo.efficientnet import EfficientNet
@@ -179,8 +180,8 @@ def entry(name: str) -> Entry:
     Raises:
       GgdjaxError: there is none; the message lists near matches.
     """
-    if name not in ENTRIES:
-        raise GgdjaxError(f"`name` is {name!r}, which is no network of the zoo: {near_matches(name, ENTRIES)}")
+    if not isinstance(name, str) or name not in ENTRIES:
+        raise GgdjaxError(f"`name` is {describe(name)}, which is no network of the zoo: {near_matches(name, ENTRIES)}")
     return ENTRIES[name]
 
 
@@ -220,6 +221,7 @@ def abstract(name: str, *, num_classes: int | None = None) -> nnx.Module:
 
 def initialize(module: nnx.Module, seed: int) -> None:
     """Draw new parameters and batch statistics for ``module`` (abstract or not), in place, as `create` says."""
+    expect_module("module", module)
     # NumPy's generator, since JAX compiles its own anew for each shape: seconds for a small network.
     rng = np.random.default_rng(seed)
     state = nnx.state(module, (nnx.Param, nnx.BatchStat))

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from ggdjax._errors import ModelError, UnsupportedError
+from ggdjax.zoo._modules import expect_module
 from ggdjax.zoo.mobilenet_v2 import IMAGENET, MobileNetV2
 from ggdjax.zoo.resnet import CifarResNet, ResNet
 
@@ -37,6 +38,7 @@ def load_state_dict(module: nnx.Module, arrays: Mapping[str, np.ndarray], source
       UnsupportedError: another family.
       ModelError: names or shapes that do not fit.
     """
+    expect_module("module", module)
     arrays = {name: array for name, array in arrays.items() if not name.endswith("num_batches_tracked")}
     state = nnx.state(module, (nnx.Param, nnx.BatchStat))
     variables = dict(nnx.to_flat_state(state))

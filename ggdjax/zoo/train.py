@@ -15,12 +15,14 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ggdjax._errors import GgdjaxError
+from ggdjax.data.image_set import expect_images
 from ggdjax.zoo._cpu_training import with_fast_convolutions
+from ggdjax.zoo._modules import expect_module
 from ggdjax.zoo.recipe import augment, make_optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
+    from os import PathLike
 
     from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -65,7 +67,7 @@ def fit(
     *,
     indices: Iterable[int] | None = None,
     mesh: Mesh | None = None,
-    checkpoints: Path | None = None,
+    checkpoints: str | PathLike[str] | None = None,
     on_step: Callable[[int, int], None] | None = None,
     measure: Callable[[nnx.Module], dict[str, float]] | None = None,
     on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
@@ -92,6 +94,8 @@ def fit(
         GgdjaxError: fewer images than one batch, a batch that the mesh cannot split evenly, checkpoints of another
             run, or a loss that is no longer finite.
     """
+    expect_module("net", net)
+    expect_images("images", images)
     chosen = np.arange(len(images)) if indices is None else np.asarray(list(indices))
     batch_size = recipe.batch_size
     if len(chosen) < batch_size:
@@ -200,6 +204,8 @@ def top1(net: nnx.Module, images: ImageSet, indices: Iterable[int] | None = None
     Raises:
         GgdjaxError: no images.
     """
+    expect_module("net", net)
+    expect_images("images", images)
     from ggdjax.data import padded
 
     graph, state = nnx.split(net)

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ggdjax._errors import ModelError
+from ggdjax._errors import ModelError, expect_path
 from ggdjax._whole import write_safetensors
+from ggdjax.zoo._modules import expect_module
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from os import PathLike
     from pathlib import Path
 
     from flax import nnx
@@ -24,17 +26,19 @@ def _stored_state(module: nnx.Module) -> tuple[nnx.State, dict[str, nnx.Variable
     return state, {"/".join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
 
 
-def save_weights(module: nnx.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+def save_weights(module: nnx.Module, path: str | PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
     """Write parameters and batch statistics of ``module`` to ``path``, with ``metadata`` in its header.
 
     Raises:
         GgdjaxError: the file cannot be written.
     """
+    expect_module("module", module)
+    path = expect_path("path", path)
     arrays = {name: np.asarray(variable[...]) for name, variable in _stored_state(module)[1].items()}
     write_safetensors(path, "path", arrays, metadata or {})
 
 
-def load_weights(module: nnx.Module, path: Path) -> dict[str, str]:
+def load_weights(module: nnx.Module, path: str | PathLike[str]) -> dict[str, str]:
     """Fill ``module`` with the arrays of ``path``, in place, and return the file's metadata.
 
     The file is one of `save_weights`, or holds a PyTorch state dict (of what, says `ggdjax.zoo.load_state_dict`).
@@ -43,6 +47,8 @@ def load_weights(module: nnx.Module, path: Path) -> dict[str, str]:
     Raises:
         ModelError: a file that is missing or damaged, or arrays whose names, shapes or types differ from the module's.
     """
+    expect_module("module", module)
+    path = expect_path("path", path)
     from safetensors import SafetensorError, safe_open
 
     try:

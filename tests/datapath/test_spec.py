@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import jax.numpy as jnp
 import pytest
 
+import ggdjax as gd
 from ggdjax._errors import GgdjaxError
-from ggdjax.datapath import Accelerator, Overflow, Rounding
+from ggdjax.datapath import Accelerator, Overflow, Rounding, compile
+from ggdjax.quantization import QuantizedNetwork, Quantizers
+from ggdjax.steps import Quantizer
 
 
 @pytest.mark.parametrize("suffix", ["json", "toml"])
@@ -51,3 +55,27 @@ def test_wrong_files_are_refused(tmp_path, name, text, message):
 def test_missing_file_is_refused(tmp_path):
     with pytest.raises(GgdjaxError, match="cannot read"):
         Accelerator.load(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("overflow", "accumulator_bits", "bias"),
+    [("saturate", 24, 7), ("wrap", 4, 80 - 5 * 16), ("wrap", 24, None), ("raise", 24, None)],
+)
+def test_larger_bias_follows_overflow(overflow, accumulator_bits, bias):
+    """A bias of 80 units on the accumulator's grid, in 4 bits."""
+    net = gd.trace(lambda x: x @ jnp.ones((1, 1)) + 5.0, jnp.zeros((1, 1)))
+    (node,) = net.graph.quantizable
+    q = QuantizedNetwork(
+        graph=net.graph,
+        params=net.params,
+        quantizers=Quantizers(
+            activations={node.inputs[0]: Quantizer.fixed_point(2, 2, signed=False)},
+            weights={node.name: Quantizer.fixed_point(2, 4)},
+        ),
+    )
+    spec = Accelerator(bias_bits=4, accumulator_bits=accumulator_bits, overflow=overflow)
+    if bias is None:
+        with pytest.raises(GgdjaxError, match="needs 8 bits on the accumulator's grid, `bias_bits` are 4"):
+            compile(q, spec)
+    else:
+        assert compile(q, spec).layers[node.name].bias.tolist() == [bias]

@@ -70,3 +70,22 @@ def test_a_counter_keeps_exact_extremes(size: int) -> None:
         assert (float(found.minimum), float(found.maximum)) == (float(finite.min()), float(finite.max()))
     nothing = Histogram.from_counter(Counter.empty().add(jnp.asarray(x[:4])))
     assert (float(nothing.minimum), float(nothing.maximum), int(nothing.nonfinite)) == (0.0, 0.0, 4)
+
+
+@pytest.mark.parametrize("size", [7, 8192, 20000])
+def test_a_counter_takes_the_first_values_alone(size: int) -> None:
+    x = np.random.default_rng(3).standard_normal(size).astype(np.float32)
+    x[-3:] = 1e9, -1e9, np.inf
+    add = jax.jit(Counter.add)
+    for count in (0, 1, size // 2, size - 3, size):
+        found = Histogram.from_counter(add(Counter.empty(), jnp.asarray(x), np.int32(count)))
+        _same(found, Histogram.from_counter(Counter.empty().add(jnp.asarray(x[:count]))))
+
+
+def test_short_batches_are_padded_and_the_padding_is_not_counted(net: Network) -> None:
+    whole = calibrate(net, [IMAGES], per_channel=True)
+    parts = calibrate(net, [IMAGES[:5], IMAGES[5:10], IMAGES[:0], IMAGES[10:]], per_channel=True)
+    assert parts.images == whole.images
+    _same(parts.histograms, whole.histograms)
+    for name, channels in whole.channels.items():
+        _same(parts.channels[name], channels)

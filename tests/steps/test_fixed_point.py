@@ -10,6 +10,7 @@ import pytest
 from ggdjax import steps
 from ggdjax._errors import GgdjaxError
 from ggdjax.steps import FixedPointCode
+from ggdjax.steps._host_search import fractional_lengths
 
 WIDTHS = (2, 3, 4, 5, 8, 12, 16, 24, 25, 32)
 
@@ -164,3 +165,14 @@ def test_arguments_out_of_range_are_named():
         steps.best_fractional_length(np.ones(0), 8)
     with pytest.raises(GgdjaxError, match=r"`frac_bits` is 127"):
         steps.quantize_fixed_point(w, 127, 8)
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_numpy_finds_the_same_lengths(bits: int) -> None:
+    scale = np.logspace(-37, 36, 24, base=10.0)[:, None]
+    scaled = np.random.default_rng(5).standard_t(3, size=(24, 300)) * scale
+    special = np.zeros((5, 300))
+    special[1, 3], special[2, :2], special[3], special[4, 4] = np.inf, (np.nan, 0.3), 1e-42, -0.5
+    x = np.concatenate([np.stack([row[:300] for row in groups().values()]), scaled, special]).astype(np.float32)
+    expected = steps.best_fractional_length(x, bits, axis=1).frac_bits
+    np.testing.assert_array_equal(fractional_lengths(x, bits), expected)

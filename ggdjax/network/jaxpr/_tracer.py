@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from ggdjax._errors import GgdjaxError, UnsupportedError
+from ggdjax._errors import GgdjaxError, UnsupportedError, expect_array, refusal
 from ggdjax.network.graph import PROBE_BATCHES
 from ggdjax.network.jaxpr._rules import RULES
 from ggdjax.network.jaxpr._walk import TRAINING_MODE, walk
@@ -45,7 +45,7 @@ def trace(function: Callable[..., Any] | tuple[Any, Any], example: Any) -> Netwo
         ((None, 4), (None, 3))
     """
     call, paths = _callable(function)
-    shape = tuple(jnp.shape(example)) if not hasattr(example, "shape") else tuple(example.shape)
+    shape = tuple(expect_array("example", example, "an array of the input's shape, batch first").shape)
     if len(shape) < 2:
         raise GgdjaxError(f"`example` has shape {shape}; a batch of images or vectors is expected, batch first")
     jaxprs = [_jaxpr(call, (batch, *shape[1:])) for batch in PROBE_BATCHES]
@@ -58,9 +58,7 @@ def _callable(function: Any) -> tuple[Callable[[Any], Any], dict[int, str]]:
         module, variables = function
         return lambda x: module.apply(variables, x), _paths(variables)
     if not callable(function):
-        raise GgdjaxError(
-            f"`function` is a {type(function).__name__}: a function, module or (module, variables) is wanted"
-        )
+        raise refusal("function", function, "a function, a module or (module, variables)")
     if any(base.__module__ == "flax.linen.module" for base in type(function).__mro__) and function.scope is None:
         raise GgdjaxError(
             f"`function` is the Linen module {type(function).__name__} without its variables: give (module, variables)"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ggdjax._errors import GgdjaxError, ModelError
+from ggdjax._errors import GgdjaxError, ModelError, expect_path
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -32,7 +31,7 @@ def read_model(path: str | PathLike[str]) -> Any:
       ModelError: no such file, no ONNX, truncated, external data missing, operator set too old.
     """
     onnx = import_onnx()
-    path = Path(path)
+    path = expect_path("path", path, "the name of an ONNX file", ModelError)
     if not path.is_file():
         kind = " but a folder" if path.is_dir() else ""
         raise ModelError(f"no model file `{path}`{kind}: name an ONNX file")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect
 from ggdjax.network.onnx._model import import_onnx
 from ggdjax.network.onnx._model_writer import Writer, save_model
 from ggdjax.network.onnx._writer_ops import write_node
@@ -33,6 +33,7 @@ def export_onnx(net: Network, path: str | PathLike[str], *, opset: int = 17) -> 
       UnsupportedError: the operator set has no form of one of the network's nodes; the message names it.
       GgdjaxError: ``opset`` outside its range, or ``path`` cannot be written.
     """
+    expect("net", net, "Network")
     onnx = import_onnx()
     if opset not in OPSETS:
         raise GgdjaxError(f"`opset` is {opset}; operator sets {OPSETS[0]} to {OPSETS[-1]} can be written")

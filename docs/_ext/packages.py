@@ -1,6 +1,6 @@
-"""The directive `room`: one package of ggdjax, every name of its `__all__`. Nothing is listed twice by hand.
+"""The directive `package`: one package of ggdjax, every name of its `__all__`. No name is listed by hand.
 
-A name that lies in `__all__` and is not documented, because no page has its room, is a warning.
+A name that lies in `__all__` and is not documented, because no page has its package, is a warning.
 """
 
 from __future__ import annotations
@@ -20,54 +20,54 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
 
-PACKAGE = "ggdjax"
+ROOT = "ggdjax"
 logger = logging.getLogger(__name__)
 
 
-class Room(SphinxDirective):
-    """``.. room:: ggdjax.steps`` documents the package and its public names; ``.. room:: ggdjax`` points to them."""
+class Package(SphinxDirective):
+    """``.. package:: ggdjax.steps`` documents a package and its names; ``.. package:: ggdjax`` points to them."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         """Return the entries of all names, in the order of ``__all__``."""
-        room = self.arguments[0]
-        public = importlib.import_module(room).__all__
-        lines = [f".. automodule:: {room}", "   :no-members:", ""]
+        package = self.arguments[0]
+        public = importlib.import_module(package).__all__
+        lines = [f".. automodule:: {package}", "   :no-members:", ""]
         for name in public:
-            value = getattr(importlib.import_module(room), name)
-            lines += _pointer(name, value) if room == PACKAGE else _entry(room, name, value)
+            value = getattr(importlib.import_module(package), name)
+            lines += _pointer(name, value) if package == ROOT else _entry(package, name, value)
         return self.parse_text_to_nodes("\n".join(lines))
 
 
 def _pointer(name: str, value: Any) -> list[str]:
-    """Return a line that leads from a name of the package itself to the room that documents it."""
+    """Return a line that leads from a name of the package itself to the package that documents it."""
     summary = (inspect.getdoc(value) or "").split("\n\n")[0].replace("\n", " ")
     if inspect.ismodule(value):
-        return [f"* :py:mod:`{PACKAGE}.{name}`: {summary}"]
+        return [f"* :py:mod:`{ROOT}.{name}`: {summary}"]
     home = ".".join(value.__module__.split(".")[:2])
-    if home.removeprefix(f"{PACKAGE}.").startswith("_"):  # of no room: documented here
-        return ["", *_entry(PACKAGE, name, value)]
-    return [f"* :py:obj:`{PACKAGE}.{name} <{home}.{name}>`: {summary}"]
+    if home.removeprefix(f"{ROOT}.").startswith("_"):  # of no package: documented here
+        return ["", *_entry(ROOT, name, value)]
+    return [f"* :py:obj:`{ROOT}.{name} <{home}.{name}>`: {summary}"]
 
 
-def _entry(room: str, name: str, value: Any) -> list[str]:
+def _entry(package: str, name: str, value: Any) -> list[str]:
     if inspect.ismodule(value):
         return [f".. automodule:: {value.__name__}", ""]
     if inspect.isclass(value):
-        return [f".. autoclass:: {room}.{name}", "   :members:", "   :undoc-members:", ""]
+        return [f".. autoclass:: {package}.{name}", "   :members:", "   :undoc-members:", ""]
     if inspect.isroutine(value):
-        return [f".. autofunction:: {room}.{name}", ""]
-    return [f".. py:data:: {name}", f"   :module: {room}", "", f"   {_comment(room, name)}", ""]
+        return [f".. autofunction:: {package}.{name}", ""]
+    return [f".. py:data:: {name}", f"   :module: {package}", "", f"   {_comment(package, name)}", ""]
 
 
-def _comment(room: str, name: str) -> str:
+def _comment(package: str, name: str) -> str:
     """Return the `#:` comment of a constant, where its module has it."""
-    for module in [m for m in sys.modules if m.startswith(f"{room}.") or m == room]:
+    for module in [m for m in sys.modules if m.startswith(f"{package}.") or m == package]:
         comments = ModuleAnalyzer.for_module(module).find_attr_docs()
         if ("", name) in comments:
             return " ".join(comments["", name])
-    logger.warning("the constant %s.%s has no comment `#:` where it is defined", room, name)
+    logger.warning("the constant %s.%s has no comment `#:` where it is defined", package, name)
     return ""
 
 
@@ -75,7 +75,7 @@ def _complain(_: Sphinx, env: BuildEnvironment) -> None:
     """Warn of every public name that no page documents."""
     domain = env.domains.python_domain
     known = {*domain.objects, *domain.modules}
-    package = importlib.import_module(PACKAGE)
+    package = importlib.import_module(ROOT)
     for module in filter(inspect.ismodule, (getattr(package, name) for name in package.__all__)):
         for name in module.__all__:
             value = getattr(module, name)
@@ -97,7 +97,7 @@ def _alias(_: Sphinx, __: str, ___: str, ____: Any, _____: Any, *signature: str 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directive and the check."""
-    app.add_directive("room", Room)
+    app.add_directive("package", Package)
     app.connect("autodoc-process-docstring", _no_type, priority=400)  # before napoleon's own, at 500
     app.connect("autodoc-process-signature", _alias)
     app.connect("env-check-consistency", _complain)

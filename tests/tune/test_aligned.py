@@ -1,0 +1,51 @@
+"""Aligned networks: predictions survive, and biases that are changed stay on the accumulator's grid."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ggdjax import datapath, tune
+from ggdjax.quantization._quantize import accumulator_grid
+
+
+@pytest.fixture(scope="module")
+def aligned(coarse):
+    return datapath.align(coarse)
+
+
+def on_grid(q):
+    """Whether every bias has the step of its accumulator, and 32 bits."""
+    layers = [node for node in q.graph.quantizable if node.name in q.quantizers.biases]
+    pairs = [(q.quantizers.biases[node.name], accumulator_grid(node, q.quantizers)) for node in layers]
+    return [bias.bits == 32 and np.array_equal(bias.step, grid.step) for bias, grid in pairs]
+
+
+def test_predictions_survive(coarse, aligned):
+    assert aligned.predicted_sqnr_db == coarse.predicted_sqnr_db
+    assert np.isfinite(list(aligned.predicted_sqnr_db.values())).all()
+    # The figures of weights and biases are those of the quantizers as they are now.
+    assert aligned.weight_sqnr_db == coarse.weight_sqnr_db
+    assert aligned.bias_sqnr_db != coarse.bias_sqnr_db
+
+
+def test_another_step_has_no_prediction(coarse):
+    from dataclasses import replace
+
+    steps = {k: replace(x, step=x.step * np.float32(1 + 2**-12)) for k, x in coarse.quantizers.activations.items()}
+    changed = replace(coarse, quantizers=replace(coarse.quantizers, activations=steps))
+    assert np.isnan(list(changed.predicted_sqnr_db.values())).all()
+
+
+def test_corrected_biases(coarse, aligned, train):
+    corrected = tune.correct_biases(aligned, train[0])
+    assert on_grid(aligned) == on_grid(corrected) == [True] * len(aligned.quantizers.biases)
+    assert not any(on_grid(tune.correct_biases(coarse, train[0])))
+    assert corrected.record.stages[-1].name == "bias_correction"
+    assert datapath.compile(corrected).layers.keys() == corrected.quantizers.weights.keys()
+
+
+def test_tuned_biases(aligned, train):
+    config = tune.GradientConfig(steps=8, batch_size=64)
+    tuned = tune.gradient(aligned, train[0], config=config)
+    assert all(on_grid(tuned))
