@@ -13,7 +13,7 @@ import ggdjax as gd
 from ggdjax import GgdjaxError
 from ggdjax.cli import main
 from ggdjax.data import Preprocessing
-from ggdjax.report import advise, html_page, layer_table, load_run
+from ggdjax.report import advise, layer_table, load_run
 from ggdjax.report._several import comparison_page, paired_tests
 from tests.small_onnx import write_images, write_network
 
@@ -298,4 +298,3 @@ def test_result_is_that_of_the_recipe(run_folder):
     assert result["options"]["gradient_steps"] == 2
     assert result["images"].keys() == {"seed", "calibration_ids", "tune_ids", "held_out_ids"}
     assert gd.Recipe.load(run_folder / "recipe.toml") == RECIPE
-    assert "Tuning" in html_page(run_folder)
