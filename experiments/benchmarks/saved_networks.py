@@ -121,7 +121,9 @@ def in_onnxruntime(
     program: Program, path: Path, form: str, batches: list[np.ndarray]
 ) -> tuple[np.ndarray, int | None, float]:
     """Return the logits by ONNX Runtime, how many integers are not those of the program, and seconds."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads would take the cores
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     began = time.perf_counter()
     outputs = np.concatenate([session.run(None, {session.get_inputs()[0].name: x})[0] for x in batches])
     seconds = time.perf_counter() - began
