@@ -10,6 +10,8 @@ from contextlib import redirect_stderr, suppress
 from typing import TYPE_CHECKING, Any
 
 from ggdjax._errors import GgdjaxError
+from ggdjax.cli import _process
+from ggdjax.cli._cache import enable_cache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,22 +25,20 @@ Then your own: `ggdjax quantize net.onnx --data images/ --preset imagenet --out 
 `ggdjax report runs/net runs/tuned` compares runs on one page that opens in a browser; of one run it shows all.
 `ggdjax train resnet20 --data images/ --out runs/resnet20` trains a network of the zoo from scratch.
 Completion of words: `ggdjax --tyro-print-completion bash` (or zsh, tcsh) prints a script to source.
-Compiled programs are kept in the cache folder; JAX_COMPILATION_CACHE_DIR moves them, JAX_ENABLE_COMPILATION_CACHE=false
-turns that off.
+Compiled programs are kept in the cache folder; GGDJAX_CACHE moves it, GGDJAX_CACHE=off keeps nothing.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; exit with status 2 and one line on standard error for every user error.
 
-    With ``argv`` None this is the whole process: its words are read, interrupts end it within two seconds, and
-    compiled programs are kept on disk.
+    Compiled programs are kept on disk. With ``argv`` None this is the whole process: its words are read, and interrupts
+    end it within two seconds.
     """
     words = sys.argv[1:] if argv is None else list(argv)
+    enable_cache()
     if argv is None:
-        from ggdjax.cli import _process
-
-        _process.prepare()
+        _process.watch_interrupts()
     try:
         if words == ["--version"]:
             from ggdjax import __version__
@@ -58,8 +58,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         _say(f"the output cannot be written or a file cannot be read ({error}): choose a place with space")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        from ggdjax.cli import _process
-
         _process.say_interrupted()
         if argv is None:
             _process.end(130)

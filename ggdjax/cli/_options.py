@@ -126,7 +126,8 @@ class RecipeOptions(_FIELDS, TuningOptions):
         Raises:
             GgdjaxError: a value out of range, or options that contradict each other; the option is named.
         """
-        given = {f.name: v for f in dataclasses.fields(_FIELDS) if (v := getattr(self, f.name)) not in (None, False)}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(_FIELDS)}
+        given = {name: value for name, value in values.items() if value is not None and value is not False}
         if "mean_bits" in given and given.keys() & {"weight_bits", "activation_bits"}:
             raise GgdjaxError("`--mean-bits` chooses every width: leave `--weight-bits` and `--activation-bits` out")
         with naming_options(given):

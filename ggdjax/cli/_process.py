@@ -1,4 +1,4 @@
-"""What a command does to its own process: interrupts, and where compiled programs are kept."""
+"""Interrupts of a command: it ends at once, whatever its threads are doing, and says what is kept."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ import time
 from contextlib import suppress
 from typing import NoReturn
 
-from ggdjax.cli._cache import enable_cache
-
 #: Seconds that an interrupt leaves to Python; then the process ends, wherever it is.
 _PATIENCE = 1.0
 _SAID = threading.Lock()
 
 
-def prepare() -> None:
-    """Keep compiled programs in the user's cache folder, and let an interrupt end the process within two seconds."""
-    enable_cache()
+def watch_interrupts() -> None:
+    """Let an interrupt end the process within two seconds."""
     if threading.current_thread() is not threading.main_thread():
         return
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -75,7 +75,7 @@ def record_record(record: Record, net: Network) -> tuple[Record_, Arrays]:
         "choices": choices,
         "stages": [_stage_record(stage) for stage in record.stages],
         "float_graph": None if real.graph == net.graph else graph_record(real.graph),
-        "float_params": {key: key in changed for key in real.params},
+        "float_params": {key: key in changed for key in sorted(real.params)},
     }
     return content, arrays | under("choices", more)
 

@@ -275,7 +275,7 @@ class _Search:
             score=float(np.mean(state.score, dtype=np.float64)),
             loss=float(np.mean(state.loss, dtype=np.float64)),
             evaluations=evaluations,
-            float_passes=work / images,
+            float_passes=round(work / images, 6),  # the last bits depend on where a search was resumed
             seconds=time.perf_counter() - begin,
         )
 
