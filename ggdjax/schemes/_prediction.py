@@ -71,9 +71,9 @@ def predict(
     if tail is not None:
         limit = jnp.where(at_limit > 0, peak, jnp.inf)[None, :]
         rest = (1.0 - at_limit)[None, :]
-        sides = [overload(tail, step, n, limit=limit) for n in (count, count + 1.0)]
+        above, below = overload(tail, step, jnp.stack([count, count + 1.0]), limit=limit)
         share = jnp.where(signed, negative[None, :], 0.0)
-        total = total + rest * ((1.0 - share) * sides[0] + share * sides[1])
+        total = total + rest * ((1.0 - share) * above + share * below)
     total = jnp.where(discrete[None, :], body.T, total) * nonzero[None, :]
     energy = (size.mean_square * nonzero)[None, :]
     squared = relative * relative * total
