@@ -71,7 +71,8 @@ class GradientHistory:
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> GradientHistory:
         """Undo `to_dict`; what it did not write is a `GgdjaxError`."""
-        expect_record("record", record, [field.name for field in dataclasses.fields(cls)])
+        needed = [field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING]
+        expect_record("record", record, needed)
         losses = np.asarray(record["losses"], np.float32)
         return cls(**{**record, "config": GradientConfig(**record["config"]), "losses": losses})
 

@@ -73,7 +73,8 @@ class History:
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> History:
         """Undo `to_dict`; what it did not write is a `GgdjaxError`."""
-        expect_record("record", record, [field.name for field in dataclasses.fields(cls)])
+        needed = [field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING]
+        expect_record("record", record, needed)
         return cls(**{**record, "decisions": tuple(Decision(**decision) for decision in record["decisions"])})
 
 
