@@ -58,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         _say(f"the output cannot be written or a file cannot be read ({error}): choose a place with space")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        _process.say_interrupted()
         if argv is None:
-            _process.end(130)
+            _process.end_interrupted()
+        _say(_process.left())
         raise SystemExit(130) from None
 
 

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 #: Seconds that an interrupt leaves to Python; then the process ends, wherever it is.
 _PATIENCE = 1.0
-_SAID = threading.Lock()
+_ENDING = threading.Lock()
 
 
 def watch_interrupts() -> None:
@@ -32,30 +32,27 @@ def _watch(reader: socket.socket, _writer: socket.socket) -> None:
     while received := reader.recv(1):
         if received[0] == signal.SIGINT:
             time.sleep(_PATIENCE)
-            say_interrupted()
-            end(130)
+            end_interrupted()
 
 
-def say_interrupted() -> None:
-    """Say, once, what an interrupt leaves and how to resume."""
-    if not _SAID.acquire(blocking=False):
-        return
+def end_interrupted() -> NoReturn:
+    """Say what is kept and end the process with status 130, at once.
+
+    An orderly end would wait for threads that are inside compiled code, or tear them down.
+    """
+    if not _ENDING.acquire(blocking=False):
+        time.sleep(60)  # the other thread ends the process
     with suppress(OSError):
-        print(f"ggdjax: {_left()}", file=sys.stderr, flush=True)
+        print(f"ggdjax: {left()}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    os._exit(130)
 
 
-def _left() -> str:
+def left() -> str:
+    """Return what an interrupt leaves, and how to resume."""
     from ggdjax.cli._runs import KEPT
 
     kept = [folder for folder in KEPT if folder.is_dir() and any(folder.iterdir())]
     if kept:
-        return f"interrupted; finished stages are kept in {kept[0]}: the same command resumes from them"
+        return f"interrupted; what is finished is kept in {kept[0]}: the same command resumes from it"
     return "interrupted; nothing is left half written: give the same command to start anew"
-
-
-def end(status: int) -> NoReturn:
-    """End the process at once: an orderly end would wait for, or tear down, threads that are inside compiled code."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):
-            stream.flush()
-    os._exit(status)

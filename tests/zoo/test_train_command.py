@@ -45,8 +45,8 @@ def test_a_killed_command_goes_on_and_writes_everything(data, tmp_path, capsys, 
         killed.setattr("ggdjax.zoo.top1", interrupt)
         with pytest.raises(SystemExit) as stop:
             main(arguments(data, out))
-    assert stop.value.code == 2
-    assert "interrupted; the same command goes on from" in capsys.readouterr().err
+    assert stop.value.code == 130
+    assert "ggdjax: interrupted; " in capsys.readouterr().err
     main(arguments(data, out))
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in log] == [1, 2]
