@@ -142,8 +142,11 @@ def print_advice(outcome: Outcome, screen: Console) -> None:
     screen.print(line, markup=False)
 
 
-def integer_program(q: QuantizedNetwork, specification: Path | None = None) -> Any:
-    """Return the integer program of a network, on an accelerator of its widths or the one that a file specifies."""
+def integer_program(q: QuantizedNetwork, specification: Path | None = None) -> tuple[QuantizedNetwork, Any]:
+    """Return the network with biases on its accumulators' grids, and the integer program of it.
+
+    The accelerator has the widths of the network, or is the one that a file specifies.
+    """
     from ggdjax import datapath
 
     if specification is not None:
@@ -154,4 +157,5 @@ def integer_program(q: QuantizedNetwork, specification: Path | None = None) -> A
             for name, quantizers in (("activation", q.quantizers.activations), ("weight", q.quantizers.weights))
         }
         accelerator = datapath.Accelerator(**widest)
-    return datapath.compile(datapath.align(q), accelerator)
+    aligned = datapath.align(q)
+    return aligned, datapath.compile(aligned, accelerator)

@@ -30,7 +30,7 @@ class Evaluate:
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder that `ggdjax quantize --out` or `ggdjax tune --out` wrote."""
     integers: bool = False
-    """Compute as the accelerator does, in integers, instead of by fake quantization."""
+    """Compute as the accelerator does, in integers, beside fake quantization with the accelerator's biases."""
     data: Path | None = None
     """Other images, preprocessed as RUN's; those that calibrated or tuned RUN are left out."""
     held_out_images: int | None = None
@@ -52,7 +52,7 @@ class Evaluate:
         recipe, quantized = saved.recipe, saved.network
         if self.data is not None and saved.data is None:
             raise GgdjaxError("`--data` needs a RUN of your own network: this one is of the embedded network")
-        program = integer_program(quantized) if self.integers else None
+        quantized, program = integer_program(quantized) if self.integers else (quantized, None)
         path = saved.data if self.data is None else self.data
         images = opened(path, quantized, recipe, screen)
         part = self._part(images, saved.result["images"])
@@ -65,7 +65,12 @@ class Evaluate:
         if program is not None:
             with progress_bar(screen, "Evaluating in integers", len(part)) as advance:
                 found = accuracy(program, counted(images.batches(part, recipe.batch_size), advance))
-            screen.print("by fake quantization", report.accuracy_lines(evaluation), "in integers", sep="\n")
+            screen.print(
+                "by fake quantization, biases on the accumulators' grids",
+                report.accuracy_lines(evaluation),
+                "in integers",
+                sep="\n",
+            )
             evaluation = dataclasses.replace(evaluation, quantized_accuracy=found)
         screen.print(report.accuracy_lines(evaluation))
 

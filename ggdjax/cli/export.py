@@ -54,7 +54,7 @@ class Export:
             raise GgdjaxError(f"`--out` {self.out} cannot be written: name a file, in a folder that is there")
         saved, screen = report.load_run(self.run_folder), console()
         quantized = saved.network
-        program = integer_program(quantized, self.accelerator)
+        _, program = integer_program(quantized, self.accelerator)
         if not bundle:
             write = {"qdq": _onnx("qdq"), "integer-onnx": _onnx("integer"), "qonnx": export.export_qonnx}[self.to]
             write(program, self.out)

@@ -61,8 +61,8 @@ def compare_schemes(
     for number, name in enumerate(names, start=1):
         progress(f"Comparing schemes: {number} of {len(names)}, {name}")
         chosen = schemes.choose(name, histograms, bits, signed)
-        zero = 0 if chosen.zero_point is None else chosen.zero_point
-        codes = (chosen.qmax - zero, zero - chosen.qmin)
+        zero = 0 if chosen.zero_point is None else np.asarray(chosen.zero_point)
+        codes = (np.asarray(chosen.qmax) - zero, zero - np.asarray(chosen.qmin))
         steps[name] = np.asarray(chosen.step)[0]
         sqnr[name] = judge(*(np.asarray(value).T for value in (chosen.step, *codes)))
     own = np.asarray([row["step"] for row in rows], np.float32)
