@@ -26,7 +26,7 @@ def run(experiment: Experiment, folder: Path, shard: tuple[int, int] | None, con
     Raises:
         GgdjaxError: another run holds the folder or this shard, or a cell cannot be measured.
     """
-    lock = store.whole_folder if shard is None else store.shared_folder
+    lock = store.atomic_directory if shard is None else store.shared_folder
     shard = shard or (1, 1)
     with lock(folder):
         planned = plan(experiment, folder, shard)

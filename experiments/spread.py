@@ -55,7 +55,7 @@ def run_workers(experiment: Experiment, folder: Path, workers: int, console: Con
             f"`--workers` is {workers}, but CUDA_VISIBLE_DEVICES names {len(devices)} devices: ask for fewer"
         )
     context = multiprocessing.get_context("spawn")
-    with store.whole_folder(folder):
+    with store.atomic_directory(folder):
         planned = plan(experiment, folder)
         display.print_plan(planned, folder, workers, console)
         todo = planned.todo

@@ -65,7 +65,7 @@ def keep_image_ids(folder: Path, ids: Sequence[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[None]:
+def atomic_directory(folder: Path) -> Iterator[None]:
     """Hold the folder for this process and those it starts.
 
     Raises:

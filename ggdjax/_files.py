@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from ggdjax._atomic import atomic_write
 from ggdjax._errors import GgdjaxError, expect_path
 from ggdjax._lock import exclusive
-from ggdjax._whole import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -81,7 +81,7 @@ def write(
         digest.update(content)
     # Two writers would share the file that is not whole yet. Callers may hold a lock on `path` itself.
     part = path.with_name(path.name + ".part")
-    with exclusive(part, argument, wait=True), whole_file(path, argument) as new, new.open("wb") as stream:
+    with exclusive(part, argument, wait=True), atomic_write(path, argument) as new, new.open("wb") as stream:
         stream.write(size + text.replace(_UNSET, digest.hexdigest().encode(), 1))
         for content in contents:
             stream.write(content)

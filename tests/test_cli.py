@@ -12,7 +12,7 @@ import pytest
 import ggdjax as gd
 from ggdjax import data
 from ggdjax.cli import main
-from ggdjax.cli.train import _parts
+from ggdjax.cli._train import _parts
 from tests.small_onnx import write_images, write_network
 
 

@@ -608,7 +608,7 @@ trains = npz(image=pixels(chan=1), label=labels())
 
 
 def other_recipe(w: World) -> None:
-    from ggdjax.zoo.checkpoints import Checkpoints
+    from ggdjax.zoo._checkpoints import Checkpoints
 
     keeper = Checkpoints(w.place / "run" / "checkpoints", {"epochs": 9})
     keeper.save(4, {"x": jnp.zeros(1)}, {})

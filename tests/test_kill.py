@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from ggdjax._atomic import atomic_directory, atomic_write
 from ggdjax._errors import GgdjaxError
 from ggdjax._lock import exclusive
-from ggdjax._whole import whole_file, whole_folder
 from ggdjax.cli import main
 from tests.small_onnx import write_images, write_network
 
@@ -35,8 +35,8 @@ class Stop(Exception):
 
 HOLD = """
 import sys, time
-from ggdjax._whole import whole_folder
-with whole_folder(sys.argv[1], "--out") as folder:
+from ggdjax._atomic import atomic_directory
+with atomic_directory(sys.argv[1], "--out") as folder:
     (folder / "half").write_text("x")
     print("held", flush=True)
     time.sleep(600)
@@ -77,7 +77,7 @@ def test_a_killed_holder_leaves_no_lock_and_its_leftovers_go(tmp_path, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert not place.exists()
-    with whole_folder(place, "--out") as folder:
+    with atomic_directory(place, "--out") as folder:
         (folder / "whole").write_text("x")
     assert sorted(p.name for p in place.parent.rglob("*")) == ["run", "whole"]
 
@@ -88,17 +88,17 @@ def test_killed_between_the_two_renames(tmp_path):
     (aside / "old").mkdir(parents=True)
     (aside / "old" / "earlier").write_text("x")
     (aside / "new").mkdir()
-    with suppress(Stop), whole_folder(tmp_path / "run", "--out"):
+    with suppress(Stop), atomic_directory(tmp_path / "run", "--out"):
         assert (tmp_path / "run" / "earlier").read_text() == "x"
         raise Stop
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
 def test_nothing_stays_of_what_failed(tmp_path):
-    with suppress(Stop), whole_folder(tmp_path / "x" / "y" / "run", "--out"):
+    with suppress(Stop), atomic_directory(tmp_path / "x" / "y" / "run", "--out"):
         raise Stop
     (tmp_path / "file").write_text("before")
-    with suppress(Stop), whole_file(tmp_path / "file", "path") as part:
+    with suppress(Stop), atomic_write(tmp_path / "file", "path") as part:
         part.write_text("half")
         raise Stop
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "before")]

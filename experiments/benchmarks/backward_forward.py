@@ -29,7 +29,7 @@ from rich.progress import Progress, track
 from experiments.real_networks import NETWORKS, RealNetwork
 from experiments.rows import append_line, read_lines
 from ggdjax import data, network, quantization, report, tune
-from ggdjax.tune.candidates import candidates_of
+from ggdjax.tune._candidates import candidates_of
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "backward_forward.jsonl"
 WIDTHS = ("8/8", "6/6", "5/5", "4/4", "8/4")

@@ -29,7 +29,7 @@ from rich.progress import track
 from experiments.networks import ALL
 from experiments.rows import merged
 from ggdjax import network, quantization, report, schemes
-from ggdjax.network.ops import QUANTIZABLE
+from ggdjax.network._ops import QUANTIZABLE
 from ggdjax.schemes import PredictionCode
 
 if TYPE_CHECKING:

@@ -76,13 +76,13 @@ def _drop_output() -> None:
 
 
 def _parse(words: list[str]) -> Any:
-    from ggdjax.cli.evaluate import Evaluate
-    from ggdjax.cli.export import Export
-    from ggdjax.cli.inspect import Inspect
-    from ggdjax.cli.quantize import Quantize
-    from ggdjax.cli.report import Report
-    from ggdjax.cli.train import Train
-    from ggdjax.cli.tune import Tune
+    from ggdjax.cli._evaluate import Evaluate
+    from ggdjax.cli._export import Export
+    from ggdjax.cli._inspect import Inspect
+    from ggdjax.cli._quantize import Quantize
+    from ggdjax.cli._report import Report
+    from ggdjax.cli._train import Train
+    from ggdjax.cli._tune import Tune
 
     commands = (Quantize, Tune, Evaluate, Export, Report, Inspect, Train)
     return parse_words({command.__name__.lower(): command for command in commands}, "ggdjax", _DESCRIPTION, words)

@@ -42,7 +42,7 @@ def opened(path: Path | str | None, net: Network | QuantizedNetwork, recipe: Rec
     from ggdjax import data
     from ggdjax import recipe as pipeline
     from ggdjax.cli._console import progress_bar
-    from ggdjax.data.tfds import PREFIX
+    from ggdjax.data._tfds import PREFIX
 
     if path is None:
         return data.digits()

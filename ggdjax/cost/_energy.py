@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from ggdjax._atomic import atomic_write
 from ggdjax._errors import GgdjaxError, expect_path
 from ggdjax._fields import from_fields
-from ggdjax._whole import whole_file
 
 if TYPE_CHECKING:
     import os
@@ -121,7 +121,7 @@ class EnergyTable:
         Raises:
             GgdjaxError: the file cannot be written.
         """
-        with whole_file(path, "path") as part:
+        with atomic_write(path, "path") as part:
             part.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ggdjax._atomic import atomic_write
 from ggdjax._errors import UnsupportedError
-from ggdjax._whole import whole_file
 from ggdjax.network import fold_batch_norm
 from ggdjax.network._layer_shapes import layer_shapes
 
@@ -47,5 +47,5 @@ def export_scale_sim(network: Network, path: str | PathLike[str]) -> None:
         else:
             names = [name] if shape.groups == 1 else [f"{name}_{group}" for group in range(shape.groups)]
         lines.extend(", ".join(map(str, (one, *fields))) + "," for one in names)
-    with whole_file(path, "path") as part:
+    with atomic_write(path, "path") as part:
         part.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ggdjax.data._arrays import from_arrays
+from ggdjax.data._preprocessing import Preprocessing
 from ggdjax.data._split import hash_order
-from ggdjax.data.arrays import from_arrays
-from ggdjax.data.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from ggdjax.data.arrays import ArrayImages
+    from ggdjax.data._arrays import ArrayImages
 
 #: Pixels count the set dots of a 4×4 block, 0 to 16: mapped to [0, 1].
 PREPROCESSING = Preprocessing(colour_order="GRAY", scale=1 / 16, layout="NHWC")

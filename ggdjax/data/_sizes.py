@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ggdjax._errors import DataError
-from ggdjax.data.folder import FolderImages
-from ggdjax.data.image_set import sizes_message
-from ggdjax.data.pixels import UnreadableImage, crop_box, header_size, resized
+from ggdjax.data._folder import FolderImages
+from ggdjax.data._image_set import sizes_message
+from ggdjax.data._pixels import UnreadableImage, crop_box, header_size, resized
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ggdjax.data.image_set import ImageSet
+    from ggdjax.data._image_set import ImageSet
 
 
 def check_sizes(images: ImageSet, indices: Iterable[int], shape: Sequence[int | None]) -> None:

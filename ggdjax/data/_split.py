@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax._errors import DataError, refusal
-from ggdjax.data.image_set import expect_images
+from ggdjax.data._image_set import expect_images
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jaxtyping import Int
 
-    from ggdjax.data.image_set import ImageSet
+    from ggdjax.data._image_set import ImageSet
 
 
 @dataclass(frozen=True, kw_only=True)

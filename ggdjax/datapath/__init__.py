@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from ggdjax.datapath._agreement import Agreement, MapAgreement, agreement, align
 from ggdjax.datapath._compile import compile
-from ggdjax.datapath.formats import Format
-from ggdjax.datapath.layers import IntegerLayer
-from ggdjax.datapath.program import Program, RunResult
-from ggdjax.datapath.rounding import Overflow, Requantization, Rounding, rounding_shift
-from ggdjax.datapath.simulate import LayerCounts
-from ggdjax.datapath.spec import Accelerator
+from ggdjax.datapath._formats import Format
+from ggdjax.datapath._layers import IntegerLayer
+from ggdjax.datapath._program import Program, RunResult
+from ggdjax.datapath._rounding import Overflow, Requantization, Rounding, rounding_shift
+from ggdjax.datapath._simulate import LayerCounts
+from ggdjax.datapath._spec import Accelerator
 
 __all__ = [
     "Accelerator",

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax._errors import DataError, expect
-from ggdjax.datapath.simulate import Integer
+from ggdjax.datapath._simulate import Integer
 from ggdjax.network import Float, run
-from ggdjax.network.ops import QUANTIZABLE
+from ggdjax.network._ops import QUANTIZABLE
 from ggdjax.quantization import FakeQuant, Stage
+from ggdjax.quantization._batches import image_batches
 from ggdjax.quantization._quantize import accumulator_grid
-from ggdjax.quantization.batches import image_batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array
     from jaxtyping import Float as Real
 
-    from ggdjax.datapath.program import Program
+    from ggdjax.datapath._program import Program
     from ggdjax.network import Graph, Node
     from ggdjax.quantization import QuantizedNetwork
 

@@ -12,7 +12,7 @@ request travels back to the tensor that produces the value:
   limits of that one saturation, all inputs of a concatenation get one step, and no value is rounded twice.
 - What is read as it is (operands of additions, inputs of averages and leaky ReLUs) is *carried*: requantized from the
   same accumulator to a wide fixed-point number on a power-of-two grid that its whole residual stream shares
-  (`ggdjax.datapath.ranges`). The quantized network keeps that branch in real numbers, so ``residual_bits`` decides how
+  (`ggdjax.datapath._ranges`). The quantized network keeps that branch in real numbers, so ``residual_bits`` decides how
   often a sum is rounded to another code: an error of 2^(−k) of a step changes about 2^(−k−2) of the codes.
 - Averages are integer sums whose division by the window's size joins the multiplier; sigmoid, tanh, hard swish and
   SiLU are tables over ``lookup_bits``; the product of two tensors multiplies two numbers of ``lookup_bits``.
@@ -32,17 +32,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax._errors import UnsupportedError, expect, kinds_of
-from ggdjax.datapath.formats import Format, ratio_of
-from ggdjax.datapath.layers import IntegerLayer, code_format, integer_layer
-from ggdjax.datapath.ops import method_of
-from ggdjax.datapath.program import Program
-from ggdjax.datapath.ranges import LIMITS, MOVES, Streams, bounds_of, grid, limits_of, window_of
-from ggdjax.datapath.rounding import Overflow, Requantization
-from ggdjax.datapath.spec import Accelerator
-from ggdjax.datapath.tables import TABLES, input_limit, table
+from ggdjax.datapath._formats import Format, ratio_of
+from ggdjax.datapath._layers import IntegerLayer, code_format, integer_layer
+from ggdjax.datapath._ops import method_of
+from ggdjax.datapath._program import Program
+from ggdjax.datapath._ranges import LIMITS, MOVES, Streams, bounds_of, grid, limits_of, window_of
+from ggdjax.datapath._rounding import Overflow, Requantization
+from ggdjax.datapath._spec import Accelerator
+from ggdjax.datapath._tables import TABLES, input_limit, table
 from ggdjax.network import Graph, Node
-from ggdjax.network.ops import QUANTIZABLE, window_counts
-from ggdjax.network.rewrites import scale_and_offset
+from ggdjax.network._ops import QUANTIZABLE, window_counts
+from ggdjax.network._rewrites import scale_and_offset
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

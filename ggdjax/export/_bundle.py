@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax import _files
+from ggdjax._atomic import atomic_directory
 from ggdjax._errors import GgdjaxError, expect_path
-from ggdjax._whole import whole_folder
 from ggdjax.datapath._compile import as_program
-from ggdjax.datapath.program import Program, program_record
-from ggdjax.datapath.simulate import simulate
+from ggdjax.datapath._program import Program, program_record
+from ggdjax.datapath._simulate import simulate
 from ggdjax.export._hex import hex_lines
 from ggdjax.export._memories import FACTORS, c_header, memories, read_memory, slug
 from ggdjax.export._testbench import verilog_parameters
@@ -94,7 +94,7 @@ def export_bundle(program: Program, folder: os.PathLike[str] | str, images: Arra
     files[_MANIFEST] = text
     files[_CHECKSUM] = f"{_sha256(text)}  {_MANIFEST}\n".encode()
     try:
-        with whole_folder(folder, "folder") as new:
+        with atomic_directory(folder, "folder") as new:
             for name, content in files.items():
                 path = new / name
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax.export._hex import hex_lines, parse_hex
-from ggdjax.network.ops import QUANTIZABLE
+from ggdjax.network._ops import QUANTIZABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from jaxtyping import Int
 
-    from ggdjax.datapath.program import Program
+    from ggdjax.datapath._program import Program
     from ggdjax.network import Node
 
 #: Static arguments of requantizers that are memories -> whether they are shifts.

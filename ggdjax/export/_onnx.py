@@ -12,7 +12,7 @@ from ggdjax.network.onnx._model_writer import Writer, save_model
 if TYPE_CHECKING:
     from os import PathLike
 
-    from ggdjax.datapath.program import Program
+    from ggdjax.datapath._program import Program
 
 #: Operator set that is written.
 OPSET = 17

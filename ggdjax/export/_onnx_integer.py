@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax._errors import UnsupportedError
-from ggdjax.datapath.formats import signed_bits
-from ggdjax.datapath.rounding import Rounding
+from ggdjax.datapath._formats import signed_bits
+from ggdjax.datapath._rounding import Rounding
 from ggdjax.network._builder import View, stored_constant
 from ggdjax.network.onnx._model import import_onnx
 from ggdjax.network.onnx._model_writer import Writer, channels_first, stored_attributes
@@ -17,9 +17,9 @@ from ggdjax.network.onnx._writer_ops import max_pool_node, write_node
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ggdjax.datapath.program import Program
+    from ggdjax.datapath._program import Program
     from ggdjax.network import Node
-    from ggdjax.network.graph import Shape
+    from ggdjax.network._graph import Shape
 
 #: Written as for real numbers: they only move values.
 _MOVES = frozenset({"broadcast", "concat", "maximum", "minimum", "reshape", "slice", "transpose"})

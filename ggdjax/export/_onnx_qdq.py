@@ -8,16 +8,16 @@ import numpy as np
 
 from ggdjax._errors import UnsupportedError
 from ggdjax.network._builder import View
+from ggdjax.network._ops import QUANTIZABLE
 from ggdjax.network.onnx._model_writer import Writer, channels_first
 from ggdjax.network.onnx._writer_ops import write_node
-from ggdjax.network.ops import QUANTIZABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ggdjax.datapath.program import Program
+    from ggdjax.datapath._program import Program
     from ggdjax.network import Node
-    from ggdjax.network.graph import Shape
+    from ggdjax.network._graph import Shape
 
 
 def write_qdq(program: Program, writer: Writer, feature_maps: bool) -> tuple[list[Any], list[tuple[str, Shape]]]:

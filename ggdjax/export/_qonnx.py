@@ -8,7 +8,7 @@ import numpy as np
 
 from ggdjax._errors import UnsupportedError
 from ggdjax.datapath._compile import as_program
-from ggdjax.datapath.formats import bits_of, signed_bits
+from ggdjax.datapath._formats import bits_of, signed_bits
 from ggdjax.export._onnx import OPSET
 from ggdjax.export._onnx_qdq import conv_node, write_rounded
 from ggdjax.network._builder import View
@@ -18,7 +18,7 @@ from ggdjax.network.onnx._model_writer import Writer, save_model
 if TYPE_CHECKING:
     from os import PathLike
 
-    from ggdjax.datapath.program import Program
+    from ggdjax.datapath._program import Program
     from ggdjax.network import Node
 
 DOMAIN = "qonnx.custom_op.general"

@@ -13,8 +13,8 @@ import numpy as np
 
 from ggdjax._errors import GgdjaxError, expect_path, near_matches
 from ggdjax.datapath._compile import as_program
-from ggdjax.datapath.rounding import Rounding
-from ggdjax.datapath.simulate import simulate
+from ggdjax.datapath._rounding import Rounding
+from ggdjax.datapath._simulate import simulate
 from ggdjax.export._testbench import parts, testbench
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from jax.typing import ArrayLike
 
-    from ggdjax.datapath.program import Program
+    from ggdjax.datapath._program import Program
     from ggdjax.export._testbench import Testbench
 
 #: Folder of the Verilog sources.

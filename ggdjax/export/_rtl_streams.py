@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ggdjax.datapath.formats import bits_of, signed_bits
+from ggdjax.datapath._formats import bits_of, signed_bits
 from ggdjax.export._hex import hex_lines
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Int
 
-    from ggdjax.datapath.program import Program
+    from ggdjax.datapath._program import Program
     from ggdjax.network import Node
 
 #: Operations of the pooling unit -> what it does with a window.

@@ -14,20 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax._errors import expect
-from ggdjax.datapath import ops
-from ggdjax.datapath.rounding import Overflow, Rounding
+from ggdjax.datapath import _ops as ops
+from ggdjax.datapath._rounding import Overflow, Rounding
 from ggdjax.export._hex import hex_lines
 from ggdjax.export._rtl_streams import POOLS, Source, adder_source, layer_source, memory, pool_source
-from ggdjax.network.ops import QUANTIZABLE
+from ggdjax.network._ops import QUANTIZABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from jaxtyping import Int
 
-    from ggdjax.datapath.formats import Format
-    from ggdjax.datapath.program import Program
-    from ggdjax.datapath.spec import Accelerator
+    from ggdjax.datapath._formats import Format
+    from ggdjax.datapath._program import Program
+    from ggdjax.datapath._spec import Accelerator
     from ggdjax.network import Node
 
 #: Parameter ROUNDING of `rtl/requantizer.v`.

@@ -1,22 +1,22 @@
 """The public names of this package and the modules that define them: read at run time, too (`lazy_loader`)."""
 
-from .distribution import GeneralizedGamma as GeneralizedGamma
-from .symmetric import SymmetricGeneralizedGamma as SymmetricGeneralizedGamma
-from .hurdle import Hurdle as Hurdle
-from .tail import TailWeighted as TailWeighted, as_tail as as_tail
-from .numpyro_face import GeneralizedGammaDistribution as GeneralizedGammaDistribution
-from .histogram import Histogram as Histogram, histogram_counts as histogram_counts
-from .counting import Counter as Counter
-from .bins import Bins as Bins
-from .saturation import Saturation as Saturation, split_saturation as split_saturation
-from .empirical import empirical_distortion as empirical_distortion
-from .fitting import fit as fit, fit_sides as fit_sides
-from .weighted_fit import fit_weighted as fit_weighted, FitResult as FitResult, FitCode as FitCode
-from .order import choose_order as choose_order
-from .likelihood import fit_likelihood as fit_likelihood
-from .families import Family as Family, FAMILIES as FAMILIES, FittedFamily as FittedFamily, fit_family as fit_family
-from .rivals import LogNormal as LogNormal, Lomax as Lomax
-from .goodness import (
+from ._distribution import GeneralizedGamma as GeneralizedGamma
+from ._symmetric import SymmetricGeneralizedGamma as SymmetricGeneralizedGamma
+from ._hurdle import Hurdle as Hurdle
+from ._tail import TailWeighted as TailWeighted, as_tail as as_tail
+from ._numpyro_distribution import GeneralizedGammaDistribution as GeneralizedGammaDistribution
+from ._histogram import Histogram as Histogram, histogram_counts as histogram_counts
+from ._counting import Counter as Counter
+from ._bins import Bins as Bins
+from ._saturation import Saturation as Saturation, split_saturation as split_saturation
+from ._empirical import empirical_distortion as empirical_distortion
+from ._fitting import fit as fit, fit_sides as fit_sides
+from ._weighted_fit import fit_weighted as fit_weighted, FitResult as FitResult, FitCode as FitCode
+from ._order import choose_order as choose_order
+from ._likelihood import fit_likelihood as fit_likelihood
+from ._families import Family as Family, FAMILIES as FAMILIES, FittedFamily as FittedFamily, fit_family as fit_family
+from ._baselines import LogNormal as LogNormal, Lomax as Lomax
+from ._goodness import (
     goodness_of_fit as goodness_of_fit,
     GoodnessOfFit as GoodnessOfFit,
     compare_families as compare_families,
@@ -24,4 +24,4 @@ from .goodness import (
     quantile_pairs as quantile_pairs,
     QuantilePairs as QuantilePairs,
 )
-from .posterior import sample_posterior as sample_posterior
+from ._posterior import sample_posterior as sample_posterior

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ggdjax.network._counts import NodeCount, count_macs, count_parameters, node_counts
+from ggdjax.network._graph import FeatureMap, Graph, Node
+from ggdjax.network._interpreter import Float, Numerics, run
 from ggdjax.network._network import Network
-from ggdjax.network.graph import FeatureMap, Graph, Node
-from ggdjax.network.interpreter import Float, Numerics, run
+from ggdjax.network._ops import supported_ops
+from ggdjax.network._rewrites import fold_batch_norm, simplify
 from ggdjax.network.jaxpr import trace
 from ggdjax.network.onnx import export_onnx, load_onnx
-from ggdjax.network.ops import supported_ops
-from ggdjax.network.rewrites import fold_batch_norm, simplify
 
 __all__ = [
     "FeatureMap",

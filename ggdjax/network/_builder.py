@@ -16,8 +16,8 @@ import jax
 import numpy as np
 
 from ggdjax._errors import GgdjaxError, ModelError
+from ggdjax.network._graph import Graph, Node, infer_shape, merge_probes
 from ggdjax.network._network import Network
-from ggdjax.network.graph import Graph, Node, infer_shape, merge_probes
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence

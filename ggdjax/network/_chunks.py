@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ggdjax.network.interpreter import Numerics, run
+from ggdjax.network._interpreter import Numerics, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from jaxtyping import Array
 
-    from ggdjax.network.graph import Graph
+    from ggdjax.network._graph import Graph
 
 #: More chunks take longer to compile, each a fraction of a second.
 CHUNKS = 4

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from ggdjax._errors import expect
 from ggdjax.network._layer_shapes import layer_shape
-from ggdjax.network.ops import QUANTIZABLE
+from ggdjax.network._ops import QUANTIZABLE
 
 if TYPE_CHECKING:
+    from ggdjax.network._graph import Node
     from ggdjax.network._network import Network
-    from ggdjax.network.graph import Node
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """What XLA is slow at on a CPU, spelled out in operations that it is fast at; accelerators use XLA's own.
 
-Each function computes what the operation of `ggdjax.network.ops` that calls it does, up to the rounding of float32 sums
-in another order. Measured in `experiments/benchmarks/float_throughput.py`.
+Each function computes what the operation of `ggdjax.network._ops` that calls it does, up to the rounding of float32
+sums in another order. Measured in `experiments/benchmarks/float_throughput.py`.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from ggdjax._errors import GgdjaxError, expect
 
 if TYPE_CHECKING:
+    from ggdjax.network._graph import Graph, Node
     from ggdjax.network._network import Network
-    from ggdjax.network.graph import Graph, Node
 
 
 @dataclass(frozen=True, kw_only=True)

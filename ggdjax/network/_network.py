@@ -15,8 +15,8 @@ from ggdjax import _files
 from ggdjax._errors import DataError, GgdjaxError, expect_array, summary
 from ggdjax._exported import serializable
 from ggdjax.network._chunks import run_in_chunks
+from ggdjax.network._interpreter import Float
 from ggdjax.network._serialize import graph_from_record, graph_record
-from ggdjax.network.interpreter import Float
 
 if TYPE_CHECKING:
     import os
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jax.typing import ArrayLike
     from jaxtyping import Array
 
-    from ggdjax.network.graph import Graph, Shape
+    from ggdjax.network._graph import Graph, Shape
 
 
 @serializable(lambda static: graph_record(*static), lambda record: (graph_from_record(record),))

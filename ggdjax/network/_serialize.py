@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ggdjax._errors import GgdjaxError, near_matches
-from ggdjax.network.graph import Graph, Node
-from ggdjax.network.ops import OPS
+from ggdjax.network._graph import Graph, Node
+from ggdjax.network._ops import OPS
 
 if TYPE_CHECKING:
     import enum

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from ggdjax.quantization._calibration import Calibration, calibrate
+from ggdjax.quantization._config import QuantConfig
+from ggdjax.quantization._evaluation import Accuracy, Evaluation, accuracy, evaluate
+from ggdjax.quantization._numerics import FakeQuant, Measure, Observe
+from ggdjax.quantization._qdq import load_qdq
 from ggdjax.quantization._quantize import quantize
 from ggdjax.quantization._quantized_network import IntegerWeights, QuantizedNetwork
 from ggdjax.quantization._quantizers import Quantizers
 from ggdjax.quantization._record import Record, Stage
 from ggdjax.quantization._sqnr import sqnr_db
-from ggdjax.quantization.calibration import Calibration, calibrate
-from ggdjax.quantization.config import QuantConfig
-from ggdjax.quantization.evaluation import Accuracy, Evaluation, accuracy, evaluate
-from ggdjax.quantization.numerics import FakeQuant, Measure, Observe
-from ggdjax.quantization.qdq import load_qdq
 
 __all__ = [
     "Accuracy",

@@ -13,10 +13,10 @@ from ggdjax import schemes
 from ggdjax._errors import GgdjaxError, expect
 from ggdjax.ggd import Histogram
 from ggdjax.network import fold_batch_norm
+from ggdjax.quantization._config import QuantConfig, refuse_unknown
 from ggdjax.quantization._quantized_network import QuantizedNetwork
 from ggdjax.quantization._quantizers import Quantizers
 from ggdjax.quantization._record import Record, Stage
-from ggdjax.quantization.config import QuantConfig, refuse_unknown
 from ggdjax.steps import Quantizer
 from ggdjax.steps._host_search import fractional_lengths
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
     from ggdjax.network import Network, Node
-    from ggdjax.quantization.calibration import Calibration
+    from ggdjax.quantization._calibration import Calibration
     from ggdjax.schemes import Choice
 
 

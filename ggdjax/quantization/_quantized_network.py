@@ -15,6 +15,7 @@ from ggdjax._exported import serializable
 from ggdjax.network import Network
 from ggdjax.network._chunks import run_in_chunks
 from ggdjax.network._serialize import graph_from_record, graph_record
+from ggdjax.quantization._numerics import FakeQuant
 from ggdjax.quantization._serialize import (
     quantizers_from_record,
     quantizers_record,
@@ -23,7 +24,6 @@ from ggdjax.quantization._serialize import (
     under,
 )
 from ggdjax.quantization._sqnr import sqnr_db
-from ggdjax.quantization.numerics import FakeQuant
 
 if TYPE_CHECKING:
     import os

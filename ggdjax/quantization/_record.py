@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from jaxtyping import Shaped
 
     from ggdjax.network import Network
-    from ggdjax.quantization.calibration import Calibration
-    from ggdjax.quantization.config import QuantConfig
+    from ggdjax.quantization._calibration import Calibration
+    from ggdjax.quantization._config import QuantConfig
     from ggdjax.schemes import Choice
 
 

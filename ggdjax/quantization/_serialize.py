@@ -12,10 +12,10 @@ from ggdjax import _files
 from ggdjax.ggd import GeneralizedGamma, Saturation, TailWeighted
 from ggdjax.network import Network
 from ggdjax.network._serialize import graph_record
+from ggdjax.quantization._calibration import Calibration
+from ggdjax.quantization._config import QuantConfig
 from ggdjax.quantization._quantizers import Quantizers
 from ggdjax.quantization._record import DETAILS, Record, Stage
-from ggdjax.quantization.calibration import Calibration
-from ggdjax.quantization.config import QuantConfig
 from ggdjax.schemes import Choice, Fitted, Searched
 from ggdjax.steps import Quantizer
 

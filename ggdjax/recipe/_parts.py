@@ -11,7 +11,7 @@ import numpy as np
 
 from ggdjax import data
 from ggdjax._errors import GgdjaxError
-from ggdjax.tune.objectives import check_objective
+from ggdjax.tune._objectives import check_objective
 
 if TYPE_CHECKING:
     from pathlib import Path

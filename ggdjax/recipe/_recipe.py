@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ggdjax._atomic import atomic_write
 from ggdjax._errors import GgdjaxError
 from ggdjax._fields import check_types, from_fields
-from ggdjax._whole import whole_file
 from ggdjax.data import Preprocessing, preset
 from ggdjax.quantization import QuantConfig
 from ggdjax.tune import GradientConfig, RoundingConfig, TuneConfig
@@ -145,7 +145,7 @@ class Recipe:
         _check_suffix(path)
         fields = self.to_dict()
         text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n" if path.suffix == ".json" else _toml(fields)
-        with whole_file(path, "path") as part:
+        with atomic_write(path, "path") as part:
             part.write_text(text, encoding="utf-8")
 
     def to_dict(self) -> dict[str, Any]:

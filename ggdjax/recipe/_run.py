@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ggdjax import _files, tune
+from ggdjax._atomic import atomic_write
 from ggdjax._load import load
-from ggdjax._whole import whole_file
 from ggdjax.network import fold_batch_norm
 from ggdjax.network._serialize import graph_record
 from ggdjax.quantization import QuantizedNetwork, Stage, calibrate, evaluate, quantize
@@ -306,7 +306,7 @@ class _Run:
         with self._clock(name):
             found = measure()
         if kept is not None:
-            with whole_file(kept, "folder") as part:
+            with atomic_write(kept, "folder") as part:
                 part.write_text(json.dumps(found), encoding="utf-8")
         return found
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from ggdjax.report._several import comparison_page
-from ggdjax.report.advice import ENOUGH, Advice, advise
-from ggdjax.report.comparison import HISTOGRAMS_FILE, compare_run, compare_schemes
-from ggdjax.report.cost import cost_record, plot_pareto
-from ggdjax.report.distortion import plot_distortion, plot_losses
-from ggdjax.report.page import html_page
-from ggdjax.report.plots import draw_feature_maps, plot_feature_map
-from ggdjax.report.record import environment, feature_map_rows, result_record, weight_rows
-from ggdjax.report.run_folder import (
+from ggdjax.report._advice import ENOUGH, Advice, advise
+from ggdjax.report._comparison import HISTOGRAMS_FILE, compare_run, compare_schemes
+from ggdjax.report._cost import cost_record, plot_pareto
+from ggdjax.report._distortion import plot_distortion, plot_losses
+from ggdjax.report._page import html_page
+from ggdjax.report._plots import draw_feature_maps, plot_feature_map
+from ggdjax.report._record import environment, feature_map_rows, result_record, weight_rows
+from ggdjax.report._run_folder import (
     SavedRun,
     check_run_folder,
     check_space,
@@ -19,9 +18,10 @@ from ggdjax.report.run_folder import (
     write_result,
     write_run,
 )
-from ggdjax.report.sensitivity import plot_sensitivity
-from ggdjax.report.tables import accuracy_lines, feature_map_table, layer_table, network_table, weight_table
-from ggdjax.report.trajectory import plot_trajectory
+from ggdjax.report._sensitivity import plot_sensitivity
+from ggdjax.report._several import comparison_page
+from ggdjax.report._tables import accuracy_lines, feature_map_table, layer_table, network_table, weight_table
+from ggdjax.report._trajectory import plot_trajectory
 
 __all__ = [
     "ENOUGH",

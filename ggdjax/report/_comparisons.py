@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ggdjax.report._comparison import WIDTHS
+from ggdjax.report._cost import plot_pareto
+from ggdjax.report._distortion import losses_db, plot_losses
 from ggdjax.report._html import SHADES, drawing, search_field, section, table
-from ggdjax.report.comparison import WIDTHS
-from ggdjax.report.cost import plot_pareto
-from ggdjax.report.distortion import losses_db, plot_losses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

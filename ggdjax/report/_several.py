@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.report._html import search_field, section, shade_rules, table
-from ggdjax.report.page import TEMPLATE
-from ggdjax.report.run_folder import load_run
+from ggdjax.report._page import TEMPLATE
+from ggdjax.report._run_folder import load_run
 from ggdjax.tune import mcnemar
 
 if TYPE_CHECKING:

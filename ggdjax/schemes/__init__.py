@@ -19,20 +19,20 @@ A table of contents. The schemes, each in the file of its name:
 from __future__ import annotations
 
 from ggdjax.schemes import (  # noqa: F401 (they register their schemes)
-    aciq,
-    affine_min_max,
-    dynamic_fixed_point,
-    ggd,
-    kl_divergence,
-    max_abs,
-    mse_search,
-    octav,
-    percentile,
-    sqnr_optimal,
+    _aciq,
+    _affine_min_max,
+    _dynamic_fixed_point,
+    _ggd,
+    _kl_divergence,
+    _max_abs,
+    _mse_search,
+    _octav,
+    _percentile,
+    _sqnr_optimal,
 )
-from ggdjax.schemes.choice import Choice, ChoiceCode, Evidence, Fitted, PredictionCode, Searched
-from ggdjax.schemes.protocol import Scheme, Solution
-from ggdjax.schemes.registry import choose, get, names, register
+from ggdjax.schemes._choice import Choice, ChoiceCode, Evidence, Fitted, PredictionCode, Searched
+from ggdjax.schemes._protocol import Scheme, Solution
+from ggdjax.schemes._registry import choose, get, names, register
 
 __all__ = [
     "Choice",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from ggdjax.ggd.histogram import FINITE_BINS, SIDE_BINS, Histogram
+from ggdjax.ggd._histogram import FINITE_BINS, SIDE_BINS, Histogram
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ggdjax.schemes.choice import PredictionCode
-from ggdjax.schemes.protocol import levels
+from ggdjax.schemes._choice import PredictionCode
+from ggdjax.schemes._protocol import levels
 from ggdjax.steps import overload
 
 if TYPE_CHECKING:

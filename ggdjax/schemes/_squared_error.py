@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 
 from ggdjax.ggd import Histogram, empirical_distortion
-from ggdjax.ggd.histogram import SIDE_BINS
+from ggdjax.ggd._histogram import SIDE_BINS
 from ggdjax.schemes._magnitudes import magnitudes
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from ._solve import (
     Distortion as Distortion,
     METHODS as METHODS,
 )
-from .saturated import saturated_step as saturated_step
-from .source import Source as Source
-from .quantizer import Quantizer as Quantizer
-from .fixed_point import (
+from ._saturated import saturated_step as saturated_step
+from ._source import Source as Source
+from ._quantizer import Quantizer as Quantizer
+from ._fixed_point import (
     best_fractional_length as best_fractional_length,
     max_fractional_length as max_fractional_length,
     quantize_fixed_point as quantize_fixed_point,
@@ -24,4 +24,4 @@ from .fixed_point import (
     FractionalLength as FractionalLength,
     FixedPointCode as FixedPointCode,
 )
-from .weights import weight_step as weight_step
+from ._weights import weight_step as weight_step

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ggdjax.steps.fixed_point import FRAC_BITS_MAX
+from ggdjax.steps._fixed_point import FRAC_BITS_MAX
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

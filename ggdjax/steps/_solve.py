@@ -26,10 +26,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from ggdjax._errors import GgdjaxError, near_matches
-from ggdjax.ggd.arrays import is_concrete
-from ggdjax.steps import closed_form, optimal, support
-from ggdjax.steps.distortion import OFFSETS, distortion_parts, overload_error
-from ggdjax.steps.source import Sides, Source, broadcast, levels_of, sides_of
+from ggdjax.ggd._arrays import is_concrete
+from ggdjax.steps import _closed_form as closed_form
+from ggdjax.steps import _optimal as optimal
+from ggdjax.steps import _support as support
+from ggdjax.steps._distortion import OFFSETS, distortion_parts, overload_error
+from ggdjax.steps._source import Sides, Source, broadcast, levels_of, sides_of
 
 #: The ways that `solve` knows to choose a step.
 METHODS = ("closed_form", "lambert", "support", "optimal", "power_of_two")

@@ -22,17 +22,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, expect_path
 from ggdjax._lock import exclusive
 from ggdjax.quantization import Stage
+from ggdjax.quantization._batches import pad_batch
+from ggdjax.quantization._config import refuse_unknown
 from ggdjax.quantization._record import image_hash
-from ggdjax.quantization.batches import pad_batch
-from ggdjax.quantization.config import refuse_unknown
-from ggdjax.tune import checkpoint as checkpoints
-from ggdjax.tune.candidates import Candidate, candidates_of
-from ggdjax.tune.checkpoint import SearchState
-from ggdjax.tune.config import TuneConfig
-from ggdjax.tune.history import Decision, History
-from ggdjax.tune.objectives import check_objective, score_and_loss
-from ggdjax.tune.prefix import Prefix
-from ggdjax.tune.segments import AXES, Segments, strong, values_of
+from ggdjax.tune import _checkpoint as checkpoints
+from ggdjax.tune._candidates import Candidate, candidates_of
+from ggdjax.tune._checkpoint import SearchState
+from ggdjax.tune._config import TuneConfig
+from ggdjax.tune._history import Decision, History
+from ggdjax.tune._objectives import check_objective, score_and_loss
+from ggdjax.tune._prefix import Prefix
+from ggdjax.tune._segments import AXES, Segments, strong, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

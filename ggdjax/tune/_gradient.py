@@ -27,11 +27,11 @@ import numpy as np
 from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, expect_record
 from ggdjax.network import Float, run
 from ggdjax.quantization import FakeQuant, Stage
+from ggdjax.quantization._batches import batches_of
 from ggdjax.quantization._record import DETAILS, image_hash
-from ggdjax.quantization.batches import batches_of
 from ggdjax.tune._gradient_config import OBJECTIVES, GradientConfig
-from ggdjax.tune.layerwise import tune_layers
-from ggdjax.tune.trainables import Pace, Start, Trainable, adam
+from ggdjax.tune._layerwise import tune_layers
+from ggdjax.tune._trainables import Pace, Start, Trainable, adam
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

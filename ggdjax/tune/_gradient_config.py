@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax._errors import GgdjaxError, near_matches
-from ggdjax.tune.objectives import cross_entropy, kl_divergence
+from ggdjax.tune._objectives import cross_entropy, kl_divergence
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,11 +23,11 @@ import numpy as np
 from jax import lax
 
 from ggdjax._errors import DataError, GgdjaxError
-from ggdjax.network.ops import OPS, QUANTIZABLE
+from ggdjax.network._ops import OPS, QUANTIZABLE
 from ggdjax.quantization import Stage
+from ggdjax.quantization._batches import batches_of
 from ggdjax.quantization._quantize import fixed_point
 from ggdjax.quantization._record import DETAILS, image_hash
-from ggdjax.quantization.batches import batches_of
 from ggdjax.steps import Quantizer
 from ggdjax.tune._rounding_core import float_target, round_rows
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggdjax.data import digits
-from ggdjax.zoo.digits import DigitsNet, digits_net
-from ggdjax.zoo.recipe import Recipe
-from ggdjax.zoo.train import fit, top1
-from ggdjax.zoo.weights import save_weights
+from ggdjax.zoo._digits import DigitsNet, digits_net
+from ggdjax.zoo._recipe import Recipe
+from ggdjax.zoo._train import fit, top1
+from ggdjax.zoo._weights import save_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable

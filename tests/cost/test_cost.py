@@ -261,7 +261,7 @@ def test_errors(net, tmp_path):
         cost_of(net, Dataflow.OUTPUT_STATIONARY, buffer_bytes=50)
     with pytest.raises(GgdjaxError, match="`network` leaves `dense` or its input in float"):
         cost.estimate(quantized(net, weights={"conv": quantized(net).quantizers.weights["conv"]}))
-    with pytest.raises(GgdjaxError, match="must be a Network or a QuantizedNetwork, got int"):
+    with pytest.raises(GgdjaxError, match="`network` is 3; expected a QuantizedNetwork or Network"):
         cost.estimate(3)
     path = tmp_path / "table.json"
     with pytest.raises(GgdjaxError, match="cannot read the energy table"):

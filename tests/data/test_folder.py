@@ -6,7 +6,7 @@ from PIL import Image
 
 from ggdjax._errors import DataError
 from ggdjax.data import ImageSet, Preprocessing, open_images, padded
-from ggdjax.data.image_set import check_labels
+from ggdjax.data._image_set import check_labels
 
 RAW = Preprocessing(scale=1.0)
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ggdjax._errors import DataError
 from ggdjax.data import PRESETS, Preprocessing, preset
-from ggdjax.data.pixels import UnreadableImage, decode, reshape, to_float
+from ggdjax.data._pixels import UnreadableImage, decode, reshape, to_float
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ggdjax.datapath import Overflow
-from ggdjax.datapath.ops import METHODS, conv, dense, method_of
+from ggdjax.datapath._ops import METHODS, conv, dense, method_of
 
 
 def reference(x, kernel, strides, padding, dilation, groups):

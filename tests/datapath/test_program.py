@@ -14,8 +14,8 @@ import ggdjax as gd
 from ggdjax import datapath
 from ggdjax._errors import DataError, GgdjaxError, UnsupportedError
 from ggdjax.datapath import Accelerator, Format
-from ggdjax.datapath.layers import integer_layer
-from ggdjax.datapath.ranges import bounds_of
+from ggdjax.datapath._layers import integer_layer
+from ggdjax.datapath._ranges import bounds_of
 from ggdjax.network import Node
 from tests.partly_float import partly_float
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ggdjax.datapath import Rounding, rounding_shift
-from ggdjax.datapath.rounding import exact_round, requantize, saturate, wrap
+from ggdjax.datapath._rounding import exact_round, requantize, saturate, wrap
 
 #: The truth table of the module, column by column.
 HALVED = (-7, -6, -5, -3, -2, -1, 1, 2, 3, 5, 6, 7)

@@ -95,7 +95,7 @@ def test_code_version_tells_changed_files(tmp_path, monkeypatch):
 
 
 def test_two_runs_at_once_are_refused(tmp_path, capsys):
-    with store.whole_folder(tmp_path), pytest.raises(SystemExit, match="2"):
+    with store.atomic_directory(tmp_path), pytest.raises(SystemExit, match="2"):
         main([*SWEEP, "--out", str(tmp_path)])
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "held by another run" in line

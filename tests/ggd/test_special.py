@@ -11,8 +11,8 @@ import scipy.special as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ggdjax.ggd import special
-from ggdjax.ggd.upper_gamma import log_upper_gamma
+from ggdjax.ggd import _special as special
+from ggdjax.ggd._upper_gamma import log_upper_gamma
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 TOLERANCE = {np.float32: 2e-6, np.float64: 1e-12}

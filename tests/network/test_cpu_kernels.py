@@ -16,7 +16,7 @@ from ggdjax.network._cpu_kernels import (
     depthwise_by_shifts,
     pool_by_shifts,
 )
-from ggdjax.network.ops import OPS
+from ggdjax.network._ops import OPS
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 

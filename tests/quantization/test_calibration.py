@@ -10,7 +10,8 @@ import pytest
 from ggdjax._errors import DataError
 from ggdjax.ggd import Counter, Histogram
 from ggdjax.network import Network, trace
-from ggdjax.quantization import calibrate, calibration
+from ggdjax.quantization import _calibration as calibration
+from ggdjax.quantization import calibrate
 
 IMAGES = np.random.default_rng(0).standard_normal((12, 6, 6, 3), np.float32)
 KERNEL = np.random.default_rng(1).standard_normal((3, 3, 3, 4), np.float32)

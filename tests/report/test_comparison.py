@@ -12,9 +12,9 @@ import pytest
 from ggdjax import report, schemes
 from ggdjax._errors import GgdjaxError
 from ggdjax.ggd import Histogram
-from ggdjax.report import comparison
+from ggdjax.report import _comparison as comparison
+from ggdjax.report._distortion import _spread, losses_db
 from ggdjax.report._html import drawing
-from ggdjax.report.distortion import _spread, losses_db
 
 #: Cheap schemes: the others are compiled for seconds, and go the same way.
 FEW = ("max-abs", "affine-min-max", "mse-search", "dynamic-fixed-point")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scheme_samples import samples
 
-from ggdjax.ggd.histogram import Histogram
+from ggdjax.ggd._histogram import Histogram
 
 
 @pytest.fixture(scope="session")

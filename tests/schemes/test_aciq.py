@@ -6,9 +6,9 @@ import pytest
 from scipy import optimize, special, stats
 
 from ggdjax import schemes
-from ggdjax.ggd.histogram import Histogram
+from ggdjax.ggd._histogram import Histogram
+from ggdjax.schemes._aciq import _moments_about_mean, gauss_clip, laplace_clip
 from ggdjax.schemes._magnitudes import magnitudes
-from ggdjax.schemes.aciq import _moments_about_mean, gauss_clip, laplace_clip
 
 BITS = np.arange(1, 18)
 

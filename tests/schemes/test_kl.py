@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ggdjax import schemes
-from ggdjax.ggd.histogram import Histogram
+from ggdjax.ggd._histogram import Histogram
+from ggdjax.schemes._kl_divergence import FIRST, LINEAR_BINS, divergences, linear_histogram
 from ggdjax.schemes._magnitudes import magnitudes
-from ggdjax.schemes.kl_divergence import FIRST, LINEAR_BINS, divergences, linear_histogram
 
 
 def plain_divergence(mass: np.ndarray, groups: int, kept: int) -> float:

@@ -9,7 +9,7 @@ import pytest
 
 from ggdjax import schemes
 from ggdjax._errors import GgdjaxError
-from ggdjax.ggd.histogram import Histogram
+from ggdjax.ggd._histogram import Histogram
 from ggdjax.schemes import ChoiceCode, PredictionCode
 
 WIDTHS = np.arange(2, 17)
@@ -169,7 +169,7 @@ def test_changing_widths_does_not_compile_again(histograms):
     scheme = schemes.get("max-abs")
     scheme(histograms, np.array([[8], [6]]))
     with jax.log_compiles(False):
-        from ggdjax.schemes import protocol
+        from ggdjax.schemes import _protocol as protocol
 
         before = protocol._choose._cache_size()
         scheme(histograms, np.array([[7], [3]]))

@@ -7,7 +7,7 @@ import pytest
 from scheme_samples import quantize
 
 from ggdjax import schemes
-from ggdjax.ggd.histogram import Histogram
+from ggdjax.ggd._histogram import Histogram
 from ggdjax.schemes._magnitudes import magnitudes
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ggdjax import schemes
-from ggdjax.schemes.sqnr_optimal import SOURCES, unit_steps
+from ggdjax.schemes._sqnr_optimal import SOURCES, unit_steps
 
 #: Mid-rise steps for 4, 8, 16, 32 levels in all, as printed.
 PUBLISHED = {

@@ -12,7 +12,7 @@ def net():
     import jax.numpy as jnp
 
     from ggdjax.network import fold_batch_norm, trace
-    from ggdjax.zoo.digits import digits_net
+    from ggdjax.zoo._digits import digits_net
 
     return fold_batch_norm(trace(digits_net(), jnp.zeros((1, 8, 8, 1))))
 

@@ -20,8 +20,8 @@ from ggdjax import quantization, tune
 from ggdjax._errors import DataError, GgdjaxError
 from ggdjax.network import Node, trace
 from ggdjax.quantization._serialize import quantizers_record
-from ggdjax.tune.candidates import Candidate
-from ggdjax.tune.segments import AXES, Segments, strong
+from ggdjax.tune._candidates import Candidate
+from ggdjax.tune._segments import AXES, Segments, strong
 
 #: Few factors and small batches: the search is the same, only shorter.
 CONFIG = tune.TuneConfig(factors=(0.6, 0.8, 1.0, 1.25), screening=(0.25,), rows=32, allow_few_images=True)

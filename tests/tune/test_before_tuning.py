@@ -9,8 +9,8 @@ import pytest
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.network import trace
-from ggdjax.tune.bias_correction import correct_biases
-from ggdjax.tune.equalization import equalize, pairs
+from ggdjax.tune._bias_correction import correct_biases
+from ggdjax.tune._equalization import equalize, pairs
 
 
 def _conv(x, kernel, groups=1):

@@ -8,8 +8,8 @@ import pytest
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.quantization import quantize
-from ggdjax.tune.bits import allocate, allocate_bits
-from ggdjax.tune.sensitivity import predict_losses
+from ggdjax.tune._bits import allocate, allocate_bits
+from ggdjax.tune._sensitivity import predict_losses
 
 WIDTHS = [2, 3, 4, 5]
 

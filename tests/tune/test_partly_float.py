@@ -6,7 +6,7 @@ import pytest
 
 from ggdjax import tune
 from ggdjax._errors import GgdjaxError
-from ggdjax.tune.objectives import score_and_loss
+from ggdjax.tune._objectives import score_and_loss
 from tests.partly_float import IMAGES, LABELS, partly_float
 
 

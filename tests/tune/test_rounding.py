@@ -10,7 +10,7 @@ from jax import lax
 
 import ggdjax as gd
 from ggdjax._errors import GgdjaxError
-from ggdjax.network.ops import OPS
+from ggdjax.network._ops import OPS
 from ggdjax.tune import RoundingConfig, round_weights
 from ggdjax.tune._rounding import _Positions, _row_moments, _rows_of
 from ggdjax.tune._rounding_core import float_target, round_rows

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from ggdjax.data import Preprocessing, from_arrays
-from ggdjax.zoo.blocks import ConvBlock, global_average
+from ggdjax.zoo._blocks import ConvBlock, global_average
 
 
 class Tiny(nnx.Module):

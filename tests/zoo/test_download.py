@@ -12,7 +12,7 @@ import pytest
 
 from ggdjax._errors import ModelError
 from ggdjax.data import default_cache_dir
-from ggdjax.zoo.download import download
+from ggdjax.zoo._download import download
 
 CONTENT = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -14,9 +14,10 @@ from safetensors.numpy import save_file
 import ggdjax as gd
 from ggdjax._errors import GgdjaxError, ModelError, UnsupportedError
 from ggdjax.network import Network, fold_batch_norm
-from ggdjax.zoo import abstract, create, digits_net, load, load_state_dict, load_weights, loading, names, save_weights
-from ggdjax.zoo.mobilenet_v2 import MobileNetV2
-from ggdjax.zoo.resnet import BasicBlock, ResNet
+from ggdjax.zoo import _loading as loading
+from ggdjax.zoo import abstract, create, digits_net, load, load_state_dict, load_weights, names, save_weights
+from ggdjax.zoo._mobilenet_v2 import MobileNetV2
+from ggdjax.zoo._resnet import BasicBlock, ResNet
 
 RNG = np.random.default_rng(0)
 

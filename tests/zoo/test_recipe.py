@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from ggdjax._errors import GgdjaxError
-from ggdjax.zoo.recipe import Recipe, augment, learning_rate, make_optimizer
+from ggdjax.zoo._recipe import Recipe, augment, learning_rate, make_optimizer
 
 KEY = jax.random.key(0)
 

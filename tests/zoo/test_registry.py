@@ -14,17 +14,17 @@ from flax import nnx
 from ggdjax._errors import GgdjaxError
 from ggdjax.network import count_macs, count_parameters, fold_batch_norm, node_counts, trace
 from ggdjax.zoo import abstract, create, entry, initialize, names
-from ggdjax.zoo.densenet import DenseNet
-from ggdjax.zoo.efficientnet import B0, EfficientNet
-from ggdjax.zoo.googlenet import TABLE1, GoogLeNet
-from ggdjax.zoo.lenet import LeNet5
-from ggdjax.zoo.mobilenet_v1 import TABLE1 as MOBILENET_V1
-from ggdjax.zoo.mobilenet_v1 import MobileNetV1
-from ggdjax.zoo.mobilenet_v2 import MobileNetV2, Stage
-from ggdjax.zoo.plain import VGG, AlexNet
-from ggdjax.zoo.resnet import BasicBlock, Bottleneck, CifarResNet, ResNet
-from ggdjax.zoo.squeezenet import V1_0, SqueezeNet
-from ggdjax.zoo.tiny_yolo import TinyYoloV2
+from ggdjax.zoo._densenet import DenseNet
+from ggdjax.zoo._efficientnet import B0, EfficientNet
+from ggdjax.zoo._googlenet import TABLE1, GoogLeNet
+from ggdjax.zoo._lenet import LeNet5
+from ggdjax.zoo._mobilenet_v1 import TABLE1 as MOBILENET_V1
+from ggdjax.zoo._mobilenet_v1 import MobileNetV1
+from ggdjax.zoo._mobilenet_v2 import MobileNetV2, Stage
+from ggdjax.zoo._plain import VGG, AlexNet
+from ggdjax.zoo._resnet import BasicBlock, Bottleneck, CifarResNet, ResNet
+from ggdjax.zoo._squeezenet import V1_0, SqueezeNet
+from ggdjax.zoo._tiny_yolo import TinyYoloV2
 
 
 def parameters_of(module: nnx.Module) -> int:

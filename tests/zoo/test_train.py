@@ -11,7 +11,7 @@ from flax import nnx
 from ggdjax._errors import GgdjaxError
 from ggdjax.data import Preprocessing
 from ggdjax.zoo import Recipe, fit, top1
-from ggdjax.zoo.train import _predict
+from ggdjax.zoo._train import _predict
 from tests.zoo.stripes import Tiny, stripes
 
 RECIPE = Recipe(epochs=2, batch_size=16, optimizer="sgd", learning_rate=0.1, weight_decay=1e-4, flip=True)
@@ -76,7 +76,7 @@ class Killed(Exception):
 
 def test_a_killed_run_ends_with_the_same_weights(images, trained, tmp_path, monkeypatch):
     # 3 steps an epoch: checkpoints after steps 2, 3, 4 and 6.
-    monkeypatch.setattr("ggdjax.zoo.train.CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr("ggdjax.zoo._train.CHECKPOINT_EVERY", 2)
     steps, logs = [], []
 
     def kill(step: int, _: int) -> None:

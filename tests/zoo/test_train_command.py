@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ggdjax.cli import main
-from ggdjax.zoo import create, load_weights, registry
+from ggdjax.zoo import _registry as registry
+from ggdjax.zoo import create, load_weights
 from tests.zoo.stripes import Tiny, striped_pixels
 
 

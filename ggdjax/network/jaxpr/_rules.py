@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from ggdjax.network._builder import Constant, View, channels_last, common_order, stored_constant
+from ggdjax.network._ops import window_counts
 from ggdjax.network.jaxpr._call import Call, Comparison
 from ggdjax.network.jaxpr._lrn import note_channel_sum, response_norm
-from ggdjax.network.ops import window_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

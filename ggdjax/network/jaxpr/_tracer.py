@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from ggdjax._errors import GgdjaxError, UnsupportedError, expect_array, refusal
-from ggdjax.network.graph import PROBE_BATCHES
+from ggdjax.network._graph import PROBE_BATCHES
+from ggdjax.network._rewrites import simplify
 from ggdjax.network.jaxpr._rules import RULES
 from ggdjax.network.jaxpr._walk import TRAINING_MODE, walk
-from ggdjax.network.rewrites import simplify
 
 if TYPE_CHECKING:
     from collections.abc import Callable

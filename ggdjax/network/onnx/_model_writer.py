@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ggdjax._whole import whole_file
+from ggdjax._atomic import atomic_write
 from ggdjax.network._builder import View
 from ggdjax.network.onnx._model import import_onnx
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from os import PathLike
 
+    from ggdjax.network._graph import Node, Shape
     from ggdjax.network._network import Network
-    from ggdjax.network.graph import Node, Shape
 
 
 def save_model(
@@ -49,7 +49,7 @@ def save_model(
         producer_name="ggdjax",
     )
     onnx.checker.check_model(model)
-    with whole_file(path, "path") as part:
+    with atomic_write(path, "path") as part:
         part.write_bytes(model.SerializeToString())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ggdjax._errors import ModelError, near_matches
-from ggdjax.network.graph import PROBE_BATCHES
+from ggdjax.network._graph import PROBE_BATCHES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,10 +49,10 @@ def load_with_grids(
     path: str | PathLike[str], output: str | None = None, *, input_shape: Sequence[int | None] | None = None
 ) -> tuple[Network, Grids]:
     """Do as `load_onnx`, and also return the grids that a quantized file stores its weights and biases on."""
+    from ggdjax.network._rewrites import simplify
     from ggdjax.network.onnx import _quantized, _shaping, _spatial  # noqa: F401  (they register the operators)
     from ggdjax.network.onnx._convert import convert
     from ggdjax.network.onnx._model import read_model
-    from ggdjax.network.rewrites import simplify
 
     grids: Grids = {}
     model = read_model(path)

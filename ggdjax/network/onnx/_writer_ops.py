@@ -13,7 +13,7 @@ from ggdjax.network.onnx._model_writer import Writer, channels_first, stored_att
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ggdjax.network.graph import Node
+    from ggdjax.network._graph import Node
 
 _UNARY = {
     "abs": "Abs",

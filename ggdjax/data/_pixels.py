@@ -1,0 +1,151 @@
+"""From a file or an array to pixels, and from pixels to the network's numbers: pure functions."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from ggdjax._errors import DataError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from jaxtyping import Float, Num, UInt8
+
+    from ggdjax.data._preprocessing import Preprocessing
+
+#: Modes in which Pillow holds more than 8 bits per sample; converting them would clip, so they are refused.
+_DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+class UnreadableImage(Exception):
+    """One image cannot be decoded; the stream counts it and goes on."""
+
+
+def decode(file: Path | BinaryIO, preprocessing: Preprocessing) -> UInt8[np.ndarray, "height width chan"]:
+    """Return the pixels of one image file after the geometry of ``preprocessing``, in RGB (or grey) order.
+
+    Raises:
+        UnreadableImage: Pillow cannot read the file, or it holds more than 8 bits per channel.
+        DataError: an image smaller than the crop.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            if image.mode in _DEEP_MODES:
+                raise UnreadableImage(f"mode {image.mode} holds more than 8 bits per channel")
+            if image.mode == "P" and "transparency" in image.info:
+                image = image.convert("RGBA")  # noqa: PLW2901  (a palette's transparency warns)
+            pixels = image.convert("L" if preprocessing.channels == 1 else "RGB")
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        # Pillow's message repeats the path, which the caller names already.
+        reason = "cannot identify image file" if "cannot identify" in str(error) else str(error)
+        raise UnreadableImage(reason) from error
+    return _as_array(_reshape(pixels, preprocessing))
+
+
+def reshape(
+    pixels: Num[np.ndarray, "height width chan"], preprocessing: Preprocessing
+) -> Num[np.ndarray, "height width chan"]:
+    """Return one image, held as an array, after the geometry of ``preprocessing``.
+
+    Raises:
+        DataError: resizing asked for on values that are no 8-bit pixels; an image smaller than the crop.
+    """
+    if preprocessing.resize is None and preprocessing.size is None:
+        if preprocessing.crop is None:
+            return pixels
+        left, top, right, bottom = crop_box(pixels.shape[1], pixels.shape[0], preprocessing.crop)
+        return pixels[top:bottom, left:right]
+    if pixels.dtype != np.uint8:
+        raise DataError(
+            f"`resize` and `size` need 8-bit pixels, the images are {pixels.dtype}: leave both out or give uint8"
+        )
+    from PIL import Image
+
+    return _as_array(_reshape(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), preprocessing))
+
+
+def to_float(
+    images: Num[np.ndarray, "batch height width chan"], preprocessing: Preprocessing
+) -> Float[np.ndarray, "..."]:
+    """Return ``(scale · u − mean) / std`` in the channel order and layout of ``preprocessing``, float32.
+
+    8-bit pixels go through a table of 256 values per channel, computed in double precision and rounded once;
+    other types are computed in double precision and rounded once, so both give the same number.
+    """
+    if preprocessing.colour_order == "BGR":
+        images = images[..., ::-1]
+    chan = preprocessing.channels
+    mean = np.resize(np.asarray(preprocessing.mean, np.float64), chan)
+    std = np.resize(np.asarray(preprocessing.std, np.float64), chan)
+    # 1 / (1/255) is 255 exactly: dividing by it gives u/255 rounded once, as the conventions state it.
+    divisor = 1.0 / preprocessing.scale
+    batch, height, width, _ = images.shape
+    channels_first = preprocessing.layout == "NCHW"
+    out = np.empty(preprocessing.batch_shape(batch, height, width), np.float32)
+    for c in range(chan):
+        target = out[:, c] if channels_first else out[..., c]
+        if images.dtype == np.uint8:
+            table = ((np.arange(256) / divisor - mean[c]) / std[c]).astype(np.float32)
+            target[...] = table[images[..., c]]
+        else:
+            target[...] = (images[..., c].astype(np.float64) / divisor - mean[c]) / std[c]
+    return out
+
+
+def _reshape(image: Any, preprocessing: Preprocessing) -> Any:
+    from PIL import Image
+
+    if preprocessing.resize is not None:
+        scaled = resized(image.size, preprocessing)
+        if scaled != image.size:
+            image = image.resize(scaled, Image.Resampling.BILINEAR)
+    if preprocessing.crop is not None:
+        width, height = image.size
+        image = image.crop(crop_box(width, height, preprocessing.crop))
+    if preprocessing.size is not None and image.size != (preprocessing.size, preprocessing.size):
+        image = image.resize((preprocessing.size, preprocessing.size), Image.Resampling.BILINEAR)
+    return image
+
+
+def resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Return the (width, height) of an image after ``resize``."""
+    if preprocessing.resize is None:
+        return size
+    short, target = min(size), preprocessing.resize
+    # The longer side is rounded down, as torchvision does.
+    return target * size[0] // short, target * size[1] // short
+
+
+def header_size(file: Path) -> tuple[int, int]:
+    """Return the (width, height) that the header of an image file says.
+
+    Raises:
+        UnreadableImage: Pillow does not know the file.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return image.size
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise UnreadableImage(str(error)) from error
+
+
+def crop_box(width: int, height: int, crop: int) -> tuple[int, int, int, int]:
+    """Return (left, top, right, bottom) of the centred square; halves round to even, as in torchvision."""
+    if crop > min(width, height):
+        raise DataError(
+            f"an image is {width}×{height}, smaller than `crop` = {crop}: give `resize`, or a smaller `crop`"
+        )
+    left, top = round((width - crop) / 2), round((height - crop) / 2)
+    return (left, top, left + crop, top + crop)
+
+
+def _as_array(image: Any) -> UInt8[np.ndarray, "height width chan"]:
+    array = np.asarray(image)
+    return array[..., None] if array.ndim == 2 else array

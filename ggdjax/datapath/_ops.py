@@ -1,0 +1,332 @@
+"""The operations of an integer program: pure functions over int32 arrays, channels last.
+
+Each takes its node's static arguments and parameters by keyword, like those of `ggdjax.network._ops`. Layers return
+their accumulators together with the number of sums that overflowed.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ggdjax.datapath import _rounding as rules
+from ggdjax.datapath._rounding import Overflow, Rounding
+from ggdjax.network import _ops as float_ops
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jaxtyping import Array, Float, Int
+
+Ints = tuple[int, ...]
+Pads = tuple[tuple[int, int], ...]
+
+
+def quantize(x: Float[Array, "..."], *, scale: float, low: int, high: int) -> Int[Array, "..."]:
+    """Return the codes of real values, halves to even, as fake quantization rounds them."""
+    limits = jnp.clip(x / jnp.float32(scale), float(low), float(high))
+    return jnp.clip(jnp.round(limits).astype(jnp.int32), low, high)
+
+
+def requantize(
+    x: Int[Array, "..."],
+    *,
+    multiplier: Ints,
+    shift: Ints,
+    shape: Ints,
+    low: int,
+    high: int,
+    rounding: Rounding,
+) -> Int[Array, "..."]:
+    """Return clip(round(x · multiplier · 2^(−shift)), low, high); ``shape`` is the factors' shape, last axes of x."""
+    factors = (np.asarray(v, np.int32).reshape((1,) * (x.ndim - len(shape)) + shape) for v in (multiplier, shift))
+    return rules.requantize(x, *factors, rounding, low, high)
+
+
+def requantize_by_sign(
+    x: Int[Array, "..."],
+    *,
+    multiplier: Ints,
+    shift: Ints,
+    negative_multiplier: Ints,
+    negative_shift: Ints,
+    low: int,
+    high: int,
+    rounding: Rounding,
+) -> Int[Array, "..."]:
+    """Requantize by one ratio where x ≥ 0, by another below: leaky ReLU and PReLU."""
+    clipped = partial(requantize, x, low=low, high=high, rounding=rounding)
+    above = clipped(multiplier=multiplier, shift=shift, shape=(len(multiplier),))
+    below = clipped(multiplier=negative_multiplier, shift=negative_shift, shape=(len(negative_multiplier),))
+    return jnp.where(x >= 0, above, below)
+
+
+def saturate(x: Int[Array, "..."], *, low: int, high: int) -> Int[Array, "..."]:
+    """Return clip(x, low, high)."""
+    return jnp.clip(x, low, high)
+
+
+def lookup(x: Int[Array, "..."], *, table: Int[Array, " entries"], first: int) -> Int[Array, "..."]:
+    """Return ``table[x − first]``."""
+    return jnp.take(table, x - first, mode="clip")
+
+
+def add(x: Int[Array, "..."], y: Int[Array, "..."]) -> Int[Array, "..."]:
+    """Return x + y on a common grid."""
+    return x + y
+
+
+def sub(x: Int[Array, "..."], y: Int[Array, "..."]) -> Int[Array, "..."]:
+    """Return x − y on a common grid."""
+    return x - y
+
+
+def mul(x: Int[Array, "..."], y: Int[Array, "..."]) -> Int[Array, "..."]:
+    """Return x · y."""
+    return x * y
+
+
+def offset(x: Int[Array, "..."], *, sign: Ints, constant: Ints) -> Int[Array, "..."]:
+    """Return ±x + constant per channel; sign 0 drops the channel."""
+    signs, constants = (np.asarray(v, np.int32).reshape((1,) * (x.ndim - 1) + (-1,)) for v in (sign, constant))
+    return x * signs + constants
+
+
+def sum_over(x: Int[Array, "..."], *, axes: Ints, keepdims: bool) -> Int[Array, "..."]:
+    """Return the sum over ``axes``."""
+    return jnp.sum(x, axis=axes, keepdims=keepdims, dtype=jnp.int32)
+
+
+def sum_pool(x: Array, *, window: Ints, strides: Ints, padding: Pads, dilation: Ints) -> Array:
+    """Return the sum of each window, padded with zeros."""
+    return float_ops.pool(x, 0, lax.add, window, strides, padding, dilation)
+
+
+def max_pool(x: Array, *, window: Ints, strides: Ints, padding: Pads, dilation: Ints) -> Array:
+    """Return the maximum of each window; padding never wins."""
+    return float_ops.pool(x, -(2**31), lax.max, window, strides, padding, dilation)
+
+
+def conv(
+    x: Int[Array, "batch *space cin"],
+    *,
+    kernel: Int[Array, "*window cin_per_group cout"],
+    bias: Int[Array, " cout"],
+    strides: Ints,
+    padding: Pads,
+    dilation: Ints,
+    groups: int,
+    method: str,
+    low: int,
+    high: int,
+    accumulator_bits: int,
+    overflow: Overflow,
+    channel_tile: int,
+) -> tuple[Int[Array, "batch *space_out cout"], Int[Array, ""]]:
+    """Return bias + Σ x · kernel as the accumulator holds it, and how often it overflowed.
+
+    ``method`` names the fast path, chosen where it is exact: see `METHODS`. ``low`` and ``high`` bound x.
+    """
+    sums = partial(METHODS[method], strides=strides, padding=padding, dilation=dilation, low=low, high=high)
+
+    def part(start: int) -> Array:
+        stop = start + channel_tile
+        return sums(_channels(x, groups, start, stop), kernel[..., start:stop, :], groups=groups)
+
+    return _accumulate(part, kernel.shape[-2], channel_tile, bias, x.ndim, accumulator_bits, overflow)
+
+
+def dense(
+    x: Int[Array, "batch *rest cin"],
+    *,
+    kernel: Int[Array, "cin cout"],
+    bias: Int[Array, " cout"],
+    method: str,
+    low: int,
+    high: int,
+    accumulator_bits: int,
+    overflow: Overflow,
+    channel_tile: int,
+) -> tuple[Int[Array, "batch *rest cout"], Int[Array, ""]]:
+    """Return bias + x · kernel as the accumulator holds it, and how often it overflowed; see `conv`."""
+
+    del low, high  # those of `conv`: a matrix product needs no bounds
+
+    def part(start: int) -> Array:
+        stop = start + channel_tile
+        return _matrix_product(x[..., start:stop], kernel[start:stop], method)
+
+    return _accumulate(part, kernel.shape[0], channel_tile, bias, x.ndim, accumulator_bits, overflow)
+
+
+def _accumulate(
+    part: Callable[[int], Array], channels: int, tile: int, bias: Array, ndim: int, bits: int, overflow: Overflow
+) -> tuple[Array, Array]:
+    """Start from the bias, add the partial sums of all tiles of input channels, apply the policy after each."""
+    acc = bias.reshape((1,) * (ndim - 1) + bias.shape)
+    overflows = jnp.int32(0)
+    for start in range(0, channels, tile):
+        exact = part(start) + acc
+        match overflow:
+            case Overflow.RAISE:
+                acc = exact
+            case Overflow.SATURATE:
+                acc = rules.saturate(exact, bits)
+            case Overflow.WRAP:
+                acc = rules.wrap(exact, bits)
+        if overflow is not Overflow.RAISE:
+            overflows = overflows + jnp.sum(acc != exact, dtype=jnp.int32)
+    return acc, overflows
+
+
+def _channels(x: Array, groups: int, start: int, stop: int) -> Array:
+    """Return the input channels ``start`` to ``stop`` of every group."""
+    per_group = x.shape[-1] // groups
+    if start == 0 and stop >= per_group:
+        return x
+    grouped = x.reshape(*x.shape[:-1], groups, per_group)[..., start:stop]
+    return grouped.reshape(*x.shape[:-1], -1)
+
+
+def _numbers(x: Array, kernel: Array) -> lax.ConvDimensionNumbers:
+    spatial = x.ndim - 2
+    letters = "DHW"[-spatial:] if spatial <= 3 else "".join(map(str, range(spatial)))
+    return lax.conv_dimension_numbers(x.shape, kernel.shape, (f"N{letters}C", f"{letters}IO", f"N{letters}C"))
+
+
+def _direct(
+    x: Array, kernel: Array, *, strides: Ints, padding: Pads, dilation: Ints, groups: int, **kind: object
+) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=strides,
+        padding=padding,
+        rhs_dilation=dilation,
+        dimension_numbers=_numbers(x, kernel),
+        feature_group_count=groups,
+        **kind,  # type: ignore[arg-type]
+    )
+
+
+def _by_float32(x: Array, kernel: Array, *, low: int, high: int, **shape: object) -> Array:
+    """Convolve in float32: exact while every partial sum stays below 2^24, which compiling has proven."""
+    del low, high
+    return float_ops.conv(x.astype(jnp.float32), kernel=kernel.astype(jnp.float32), **shape).astype(jnp.int32)
+
+
+def _by_int8(x: Array, kernel: Array, *, low: int, high: int, padding: Pads, **shape: object) -> Array:
+    """Convolve int8 by int8 into int32; unsigned codes less 128 (so that the largest is 127), and 128 · Σ kernel added.
+
+    Zeros are padded beforehand, as 0 − 128, since the convolution's own padding would mean code 128.
+    """
+    away = 0 if low >= -128 and high <= 127 else max(high, 0) - 127
+    narrow = (x - away).astype(jnp.int8)
+    narrow = jnp.pad(narrow, ((0, 0), *padding, (0, 0)), constant_values=-away)
+    y = _direct(
+        narrow,
+        kernel,
+        padding=((0, 0),) * len(padding),
+        preferred_element_type=jnp.int32,
+        **shape,
+    )
+    if not away:
+        return y
+    total = jnp.sum(kernel.astype(jnp.int32), axis=tuple(range(kernel.ndim - 1)))
+    return y + (away * total).reshape((1,) * (y.ndim - 1) + total.shape)
+
+
+def _by_int32(x: Array, kernel: Array, *, low: int, high: int, **shape: object) -> Array:
+    """Convolve in int32: always exact modulo 2^32, and slow."""
+    del low, high
+    return _direct(x, kernel.astype(jnp.int32), **shape)
+
+
+def _by_shifts(
+    x: Array, kernel: Array, *, low: int, high: int, strides: Ints, padding: Pads, dilation: Ints, groups: int
+) -> Array:
+    """Sum shifted products in int32, one per position of the window, grouped products by broadcasting.
+
+    The fastest for depthwise convolutions on the CPU; and the one that other backends use for all of them, since
+    their integer convolutions cannot be relied on: it needs only slices and exact integer matrix products.
+    """
+    del low, high
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    window, per_group = kernel.shape[:-2], kernel.shape[-2]
+    space = tuple(
+        (size - step * (taps - 1) - 1) // stride + 1
+        for size, taps, stride, step in zip(x.shape[1:-1], window, strides, dilation, strict=True)
+    )
+    kernel = kernel.astype(jnp.int32)
+    total = None
+    for at in np.ndindex(*window):
+        first = tuple(i * step for i, step in zip(at, dilation, strict=True))
+        last = tuple(f + (n - 1) * stride + 1 for f, n, stride in zip(first, space, strides, strict=True))
+        shifted = lax.slice(x, (0, *first, 0), (x.shape[0], *last, x.shape[-1]), (1, *strides, 1))
+        term = _grouped_product(shifted, kernel[at], groups, per_group)
+        total = term if total is None else total + term
+    return total
+
+
+def _grouped_product(x: Array, kernel: Int[Array, "cin_per_group cout"], groups: int, per_group: int) -> Array:
+    """Return the product of x's last axis, in groups, by the groups' matrices."""
+    if groups == 1:
+        return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=jnp.int32)
+    if per_group == 1 and kernel.shape[-1] == x.shape[-1]:
+        return x * kernel.reshape((1,) * (x.ndim - 1) + (-1,))
+    grouped = x.reshape(*x.shape[:-1], groups, per_group)
+    matrices = kernel.reshape(per_group, groups, -1)
+    y = lax.dot_general(grouped, matrices, (((grouped.ndim - 1,), (0,)), ((grouped.ndim - 2,), (1,))))
+    return jnp.moveaxis(y, 0, -2).reshape(*x.shape[:-1], -1)
+
+
+def _matrix_product(x: Array, kernel: Array, method: str) -> Array:
+    if method == "float32":
+        return float_ops.dense(x.astype(jnp.float32), kernel=kernel.astype(jnp.float32)).astype(jnp.int32)
+    numbers = (((x.ndim - 1,), (0,)), ((), ()))
+    return lax.dot_general(x, kernel.astype(jnp.int32), numbers, preferred_element_type=jnp.int32)
+
+
+def _on_cpu(method: Callable[..., Array]) -> Callable[..., Array]:
+    """Use ``method`` on the CPU, shifted products elsewhere."""
+
+    def call(x: Array, kernel: Array, **arguments: object) -> Array:
+        return lax.platform_dependent(
+            x, kernel, cpu=partial(method, **arguments), default=partial(_by_shifts, **arguments)
+        )
+
+    return call
+
+
+#: Ways to compute the sums of a convolution; all give the same integers where they are allowed.
+METHODS: dict[str, Callable[..., Array]] = {
+    "float32": _on_cpu(_by_float32),
+    "int8": _on_cpu(_by_int8),
+    "int32": _on_cpu(_by_int32),
+    "shifts": _by_shifts,
+}
+
+
+def method_of(op: str, kernel: np.ndarray, groups: int, low: int, high: int, magnitude: int) -> str:
+    """Return the fastest exact way to compute a layer's sums on a CPU.
+
+    Args:
+        op: ``conv`` or ``dense``.
+        kernel: its codes.
+        groups: of a convolution.
+        low: smallest code of the input.
+        high: largest code of the input.
+        magnitude: largest Σ |x| |kernel| that an output can have.
+    """
+    if magnitude < 1 << 24:
+        return "float32"
+    if op == "conv" and groups > 1 and kernel.shape[-2] == 1 and kernel.shape[-1] == groups:
+        return "shifts"
+    # Padding is code 0, whether or not the limits hold it.
+    if op == "conv" and kernel.dtype == np.int8 and max(high, 0) - min(low, 0) < 256:
+        return "int8"
+    return "int32"

@@ -1,0 +1,185 @@
+"""Calibration: run the float network once over images and count every quantizable feature map."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ggdjax import _files
+from ggdjax._errors import DataError, GgdjaxError, summary
+from ggdjax.ggd import Counter, Histogram
+from ggdjax.network import fold_batch_norm, run
+from ggdjax.quantization._batches import image_batches, pad_batch
+from ggdjax.quantization._numerics import Observe
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from jaxtyping import Array, Float, Int
+
+    from ggdjax.network import Graph, Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """One histogram per quantizable feature map of a network."""
+
+    names: tuple[str, ...]
+    """Tensor names, in the order of the graph."""
+    histograms: Histogram
+    """Batch shape ``[tensor]``, in the order of ``names``."""
+    images: int
+    """Number of images that were counted."""
+    channels: dict[str, Histogram] | None = None
+    """Per feature map one histogram per channel (batch shape ``[chan]``), where they were asked for."""
+
+    def __repr__(self) -> str:
+        return summary(self, images=self.images, feature_maps=len(self.names), per_channel=self.channels is not None)
+
+    def save(self, path: os.PathLike[str] | str) -> None:
+        """Write every count as one file, which ``gd.load`` reads.
+
+        Args:
+            path: the file, in a folder that exists; an earlier one is replaced as a whole.
+
+        Raises:
+            GgdjaxError: the file cannot be written.
+        """
+        _files.write(path, "calibration", *self._to_file())
+
+    def _to_file(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return the record and the arrays that a file holds."""
+        channels = None if self.channels is None else list(self.channels)
+        found = {"feature_maps": self.histograms} | {f"channels/{name}": h for name, h in (self.channels or {}).items()}
+        arrays = {f"{key}/{name}": array for key, h in found.items() for name, array in h.to_arrays().items()}
+        return {"names": self.names, "images": self.images, "channels": channels}, arrays
+
+    @classmethod
+    def _from_file(cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Calibration:
+        def histogram(key: str) -> Histogram:
+            return Histogram.from_arrays(_files.select(arrays, f"{key}/"))
+
+        names, channels, counted = tuple(record["names"]), record["channels"], histogram("feature_maps")
+        if counted.batch_shape != (len(names),):
+            raise GgdjaxError(f"{len(names)} feature maps, but histograms of batch shape {counted.batch_shape}")
+        return cls(
+            names=names,
+            histograms=counted,
+            images=int(record["images"]),
+            channels=None if channels is None else {name: histogram(f"channels/{name}") for name in channels},
+        )
+
+
+def calibrate(net: Network, batches: Iterable[Float[Array, "batch ..."]], *, per_channel: bool = False) -> Calibration:
+    """Stream images through the float network, batch normalization folded, and count its feature maps.
+
+    Memory does not depend on the number of images: one histogram of 65,536 bins per feature map.
+
+    Args:
+        net: a network from ``load_onnx`` or ``trace``.
+        batches: input batches in the layout of the model's own input; one by itself; pairs of (images, labels), whose
+            images are read; or an image set, all of it. Shorter batches are padded, and the padding not counted; one
+            larger than all before compiles anew.
+        per_channel: also count every channel of every feature map by itself (256 KiB each).
+
+    Raises:
+        DataError: no batches, images that do not fit the network, or NaN or infinity in a feature map (named).
+
+    Example:
+        >>> net = gd.trace(lambda x: jax.nn.relu(x @ jnp.eye(4)) @ jnp.ones((4, 2)), jnp.zeros((1, 4)))
+        >>> calibration = gd.calibrate(net, [np.ones((8, 4), np.float32), np.zeros((8, 4), np.float32)])
+        >>> calibration.images, [float(share) for share in calibration.histograms.zero_fraction]
+        (16, [0.5, 0.5])
+    """
+    net = fold_batch_norm(net)
+    names = tuple(feature_map.tensor for feature_map in net.graph.feature_maps())
+    # A bin of a counter holds fewer than 2^31 values: no more images than that before it is read.
+    limit = (2**31 - 1) // max(
+        (math.prod(size or 1 for size in net.graph.shape(name)[1:]) for name in names), default=1
+    )
+    counts = _Counts(names, limit)
+    channels: dict[str, Histogram] | None = None
+    images = size = 0
+    # Rows of padding are told apart where the images are the first axis of every feature map.
+    by_image = all(None in (shape := net.graph.shape(name))[:1] and None not in shape[1:] for name in names)
+    running: Any = ()
+    for batch in image_batches(batches, len(net.input_shape)):
+        # While this batch was decoded the one before was counted; never more than these two are held.
+        jax.block_until_ready(running)
+        net.check_input(batch)
+        count = len(batch)
+        if not count:
+            continue
+        counts.make_room(count)
+        size = max(size, count) if by_image else count
+        first = np.int32(count) if by_image else None
+        x = pad_batch(batch, size)
+        counts.counters, by_channel = _observe(net.graph, per_channel, net.params, x, first, counts.counters)
+        if per_channel:
+            by_channel = jax.device_get(by_channel)
+            channels = by_channel if channels is None else {name: channels[name] + h for name, h in by_channel.items()}
+        images += count
+        running = counts.counters
+    if not images:
+        raise DataError("no images to calibrate on: `batches` is empty, give at least one")
+    histograms = counts.total()
+    _refuse_nonfinite(names, histograms)
+    return Calibration(names=names, histograms=histograms, images=images, channels=channels)
+
+
+class _Counts:
+    """Counters on the device, and what was read from them before they could overflow."""
+
+    def __init__(self, names: Sequence[str], limit: int) -> None:
+        self.names, self.limit = names, limit
+        self.counters: dict[str, Counter] = {}
+        self._images = 0
+        self._read: Histogram | None = None
+
+    def make_room(self, images: int) -> None:
+        """Count this many images more, on empty counters if they would not hold them."""
+        if not self.counters or self._images + images > self.limit:
+            self._read = self.total() if self.counters else None
+            self.counters = {name: _empty() for name in self.names}
+            self._images = 0
+        self._images += images
+
+    def total(self) -> Histogram:
+        """Return all that was counted, batch shape ``[tensor]``; at least one image must have been."""
+        counted = Histogram.stack([jax.device_get(_read(self.counters[name])) for name in self.names])
+        return counted if self._read is None else self._read + counted
+
+
+_empty, _read = jax.jit(Counter.empty), jax.jit(Histogram.from_counter)
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=5)
+def _observe(
+    graph: Graph,
+    per_channel: bool,
+    params: dict[str, Array],
+    x: Array,
+    count: Int[Array, ""] | None,
+    counters: dict[str, Counter],
+) -> tuple[dict[str, Counter], dict[str, Histogram]]:
+    share = None if count is None else (count, len(x))
+    numerics = Observe(counters, per_channel=per_channel, share=share)
+    run(graph, params, x.astype(jnp.float32), numerics)
+    return numerics.counters, numerics.channels
+
+
+def _refuse_nonfinite(names: tuple[str, ...], counted: Histogram) -> None:
+    bad = np.flatnonzero(np.asarray(counted.nonfinite))
+    if bad.size:
+        values = int(np.asarray(counted.nonfinite)[bad[0]])
+        raise DataError(
+            f"feature map `{names[bad[0]]}` holds {values} NaN or infinite values: "
+            "check the preprocessing and the network's weights"
+        )

@@ -1,0 +1,161 @@
+"""One self-contained HTML page of a run: figures, tables that sort and filter, every picture, provenance."""
+
+from __future__ import annotations
+
+import html
+import json
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from ggdjax._errors import expect_path
+from ggdjax.report._comparison import compare_run
+from ggdjax.report._comparisons import cost_section, scheme_sections
+from ggdjax.report._distortion import plot_distortion
+from ggdjax.report._html import drawing, number, picture_file, search_field, section, shade_rules, table
+from ggdjax.report._run_folder import load_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+TEMPLATE = Path(__file__).with_name("page.html")
+
+_PROVENANCE = ("versions", "device", "machine", "seed", "seconds", "options", "preprocessing")
+
+#: Column title -> key of a row in result.json.
+_MAP_COLUMNS = {
+    "feature map": "name",
+    "shape": "shape",
+    "bits": "bits",
+    "zeros, %": "zero_fraction",
+    "a": "a",
+    "d": "d",
+    "p": "p",
+    "step": "step",
+    "SQNR alone, dB": "sqnr_db",
+    "accumulated, dB": "accumulated_sqnr_db",
+    "predicted, dB": "predicted_sqnr_db",
+}
+_WEIGHT_COLUMNS = {
+    "layer": "name",
+    "kernel": "shape",
+    "bits": "bits",
+    "fractional length": "frac_bits",
+    "SQNR, dB": "sqnr_db",
+    "bias length": "bias_frac_bits",
+    "bias SQNR, dB": "bias_sqnr_db",
+}
+
+
+def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None) -> str:
+    """Return the page of the run in ``folder``; it needs no network and no other file.
+
+    The first page of a run compares all schemes, which takes about a minute; what was found stays in the folder.
+
+    Args:
+        folder: that `ggdjax quantize --out` wrote.
+        progress: called with one line of text before each piece of work.
+
+    Raises:
+        GgdjaxError: ``folder`` is no run folder of ggdjax, or its result.json is damaged.
+    """
+    folder = expect_path("folder", folder, "the name of a folder")
+    result = load_run(folder).result
+    compared = compare_run(folder, result, progress)
+    options = result["options"]
+    mean = options.get("mean_bits")
+    widths = f"W{options['weight_bits']}A{options['activation_bits']}" if mean is None else f"{mean:g} bits in the mean"
+    filtered = search_field("tr.map, details.map", "feature maps")
+    sections = [
+        section(
+            "Feature maps", filtered, _maps(result["feature_maps"]), *_pictures(folder, result, compared, progress)
+        ),
+        *([] if compared is None else scheme_sections(compared, options["scheme"])),
+        section("Weights and biases", search_field("tr.layer", "layers"), _weights(result["weights"])),
+        _picture_section("Where the signal is lost", folder / "sensitivity.png"),
+        _tuning(result, folder),
+        cost_section(result, compared),
+    ]
+    provenance = {key: result[key] for key in _PROVENANCE}
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        title=html.escape(f"{Path(str(result['model'])).name}, {widths}"),
+        subtitle=html.escape(
+            f"scheme {options['scheme']}; {result['calibration_images']} calibration images, "
+            f"{result['held_out_images']} held out"
+        ),
+        shades=shade_rules(),
+        cards="".join(_cards(result)),
+        sections="\n".join(sections),
+        provenance=html.escape(json.dumps(provenance, indent=1, ensure_ascii=False)),
+    )
+
+
+def _cards(result: dict[str, Any]) -> Iterable[str]:
+    intervals = result["intervals_95"]
+    for title, key in (
+        ("top-1, float", "float_top1"),
+        ("top-1, quantized", "quantized_top1"),
+        ("top-5, float", "float_top5"),
+        ("top-5, quantized", "quantized_top5"),
+    ):
+        low, high = intervals[key]
+        yield _card(title, f"{100 * result[key]:.2f} %", f"95 %: {100 * low:.1f} to {100 * high:.1f}")
+    if "untuned" in result:
+        yield _card("top-1 before tuning", f"{100 * result['untuned']['quantized_top1']:.2f} %", "same images")
+    yield _card("mean SQNR", f"{number(result['mean_sqnr_db'])} dB", "feature maps, each alone")
+    if "totals" in result.get("cost", {}):
+        energy = {name: record["energy_pj"] for name, record in result["cost"]["at"].items()}
+        saved = energy["float32"] / result["cost"]["totals"]["energy_pj"]
+        yield _card("energy, modelled", f"÷ {saved:.1f}", "against float32")
+
+
+def _card(title: str, value: str, below: str) -> str:
+    title, value, below = map(html.escape, (title, value, below))
+    return f'<div class="card">{title}<b>{value}</b><span class="faint">{below}</span></div>'
+
+
+def _maps(rows: list[dict[str, Any]]) -> str:
+    shown = [{**row, "shape": tuple(row["shape"]), "zero_fraction": 100 * row["zero_fraction"]} for row in rows]
+    return table(shown, _MAP_COLUMNS, "map")
+
+
+def _weights(rows: list[dict[str, Any]]) -> str:
+    free = {"step": "step"} if any(row["frac_bits"] is None for row in rows) else {}  # weights in no fixed point
+    return table([{**row, "shape": tuple(row["shape"])} for row in rows], {**_WEIGHT_COLUMNS, **free}, "layer")
+
+
+def _tuning(result: dict[str, Any], folder: Path) -> str:
+    tuning = result.get("tuning")
+    if not tuning:
+        return ""
+    text = (
+        f"<p>On {len(tuning['images'])} images of their own. On the held-out images {tuning['gained']} were gained and "
+        f"{tuning['lost']} lost (McNemar, p = {tuning['mcnemar_p_value']:.2g}).</p>"
+    )
+    return section("Tuning", text, picture_file(folder / "tuning.png", "tuning"))
+
+
+def _pictures(
+    folder: Path, result: dict[str, Any], compared: Mapping[str, Any] | None, progress: Callable[[str], None]
+) -> Iterable[str]:
+    """Return one fold per feature map with its values and the distortion of its steps; the worst one is open."""
+    rows = result["feature_maps"]
+    known = [row["sqnr_db"] for row in rows if row["sqnr_db"] is not None]
+    worst = next((i for i, row in enumerate(rows) if known and row["sqnr_db"] == min(known)), 0)
+    for index, row in enumerate(rows):
+        progress(f"Drawing: {index + 1} of {len(rows)}, {row['name']}")
+        file = next((folder / "feature_maps").glob(f"{index:03d}_*.png"), None)
+        inside = "" if file is None else picture_file(file, "values, fit and range")
+        if compared is not None:
+            inside += drawing(plot_distortion(compared["feature_maps"][index]), "distortion against step")
+        if inside:
+            name = html.escape(row["name"], quote=True)
+            yield (
+                f'<details class="map" data-name="{name}"{" open" * (index == worst)}><summary>{name}'
+                f' <span class="faint">{number(row["sqnr_db"])} dB</span></summary>'
+                f'<div class="pictures">{inside}</div></details>'
+            )
+
+
+def _picture_section(title: str, file: Path) -> str:
+    return section(title, picture_file(file, title)) if file.is_file() else ""

@@ -1,0 +1,168 @@
+"""A quantized network and its evaluation as plain rows: what tables print and `result.json` holds."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from ggdjax._errors import expect
+from ggdjax.ggd import FitCode
+from ggdjax.report._cost import cost_record
+from ggdjax.schemes import Fitted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jaxtyping import Array
+
+    from ggdjax.ggd import TailWeighted
+    from ggdjax.quantization import Evaluation, QuantizedNetwork
+    from ggdjax.schemes import Choice
+    from ggdjax.steps import Quantizer
+
+_PACKAGES = ("ggdjax", "jax", "jaxlib", "flax", "numpy", "onnx", "optax")
+
+
+def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None = None) -> list[dict[str, Any]]:
+    """Return one row per quantized feature map, in the order in which data flow through the network.
+
+    Keys: ``name``, ``shape`` (batch left out), ``signed``, ``zero_fraction``, ``a``, ``d``, ``p``, ``order`` and
+    ``fit`` (the generalized gamma fit that chose the step, the order of its tail weighting, and how it ended; None
+    where the scheme fits nothing, or has a fit per channel), ``step`` and ``zero_point`` (a list per channel),
+    ``qmin``, ``qmax``, ``bits``, ``predicted_sqnr_db`` (by that fit), and measured on held-out images ``sqnr_db`` (of
+    the feature map alone) and ``accumulated_sqnr_db`` (with the errors of all layers before).
+    """
+    expect("quantized", quantized, "QuantizedNetwork")
+    record, predicted = quantized.record, quantized.predicted_sqnr_db
+    calibration = None if record is None else record.calibration
+    zeros = (
+        {} if calibration is None else dict(zip(calibration.names, calibration.histograms.zero_fraction, strict=True))
+    )
+    fits = _fit_columns({} if record is None else record.choices)
+    rows = []
+    quantizers = quantized.quantizers.activations  # in no order: transformations sort names
+    for name in (fm.tensor for fm in quantized.graph.feature_maps() if fm.tensor in quantizers):
+        quantizer = quantizers[name]
+        zero_point = np.zeros(()) if quantizer.zero_point is None else np.asarray(quantizer.zero_point)
+        rows.append(
+            {
+                "name": name,
+                "shape": list(quantized.graph.shape(name)[1:]),
+                "signed": quantizer.signed,
+                "zero_fraction": float(zeros[name]) if name in zeros else None,
+                **fits.get(name, dict.fromkeys(("a", "d", "p", "order", "fit"))),
+                "predicted_sqnr_db": predicted[name],
+                "step": np.asarray(quantizer.step).tolist(),
+                **{key: getattr(quantizer, key) for key in ("qmin", "qmax", "bits")},
+                "zero_point": zero_point.astype(int).tolist(),
+                "sqnr_db": None if evaluation is None else evaluation.sqnr_db[name],
+                "accumulated_sqnr_db": None if evaluation is None else evaluation.accumulated_sqnr_db[name],
+            }
+        )
+    return rows
+
+
+def _fit_columns(choices: Mapping[str, Choice]) -> dict[str, dict[str, Any]]:
+    """Return the parameters of the fits behind single steps, by feature map."""
+    fitted = {
+        name: choice.evidence
+        for name, choice in choices.items()
+        if isinstance(choice.evidence, Fitted) and np.ndim(choice.step) == 0
+    }
+    if not fitted:
+        return {}
+    tails = jax.tree.map(lambda *leaves: np.stack(leaves), *(evidence.tail for evidence in fitted.values()))
+    parameters = np.stack(jax.device_get(_parameters(tails)), axis=1).tolist()
+    return {
+        name: dict(zip(("a", "d", "p"), values, strict=True))
+        | {
+            "order": float(evidence.order),
+            "fit": FitCode(int(evidence.fit_code)).name.lower().replace("_", " "),
+        }
+        for (name, evidence), values in zip(fitted.items(), parameters, strict=True)
+    }
+
+
+@jax.jit
+def _parameters(tails: TailWeighted) -> tuple[Array, Array, Array]:
+    density = tails.as_ggd()
+    return density.a, density.d, density.p
+
+
+def weight_rows(quantized: QuantizedNetwork) -> list[dict[str, Any]]:
+    """Return one row per convolution or dense layer with quantized weights.
+
+    Keys: ``name``, ``shape`` (of the kernel, channels last), ``bits``, ``frac_bits`` (F; a list per output channel;
+    None for a free step), ``step``, ``sqnr_db``, ``bias_frac_bits`` (None without a bias, or on a grid that is no power
+    of two) and ``bias_sqnr_db``.
+    """
+    expect("quantized", quantized, "QuantizedNetwork")
+    rows, kernel_db, bias_db = [], quantized.weight_sqnr_db, quantized.bias_sqnr_db
+    for node in quantized.graph.quantizable:
+        weights, bias = (kind.get(node.name) for kind in (quantized.quantizers.weights, quantized.quantizers.biases))
+        if weights is None:
+            continue
+        rows.append(
+            {
+                "name": node.name,
+                "shape": list(quantized.params[node.param("kernel")].shape),
+                "bits": weights.bits,
+                "frac_bits": _frac_bits(weights),
+                "step": np.asarray(weights.step).tolist(),
+                "sqnr_db": kernel_db[node.name],
+                "bias_frac_bits": _frac_bits(bias),
+                "bias_sqnr_db": bias_db.get(node.name),
+            }
+        )
+    return rows
+
+
+def _frac_bits(quantizer: Quantizer | None) -> int | list[int] | None:
+    frac_bits = None if quantizer is None else quantizer.frac_bits
+    return frac_bits.tolist() if isinstance(frac_bits, np.ndarray) else frac_bits
+
+
+def result_record(quantized: QuantizedNetwork, evaluation: Evaluation) -> dict[str, Any]:
+    """Return the figures of a run: accuracies as fractions with 95 % intervals, both tables, and what it costs."""
+    expect("quantized", quantized, "QuantizedNetwork")
+    expect("evaluation", evaluation, "Evaluation")
+    real, rounded = evaluation.float_accuracy, evaluation.quantized_accuracy
+    calibration = None if quantized.record is None else quantized.record.calibration
+    return {
+        "float_top1": real.top1,
+        "float_top5": real.top5,
+        "quantized_top1": rounded.top1,
+        "quantized_top5": rounded.top5,
+        "intervals_95": {
+            f"{name}_{which}": list(accuracy.interval(which))
+            for name, accuracy in (("float", real), ("quantized", rounded))
+            for which in ("top1", "top5")
+        },
+        "held_out_images": rounded.images,
+        "calibration_images": 0 if calibration is None else calibration.images,
+        "mean_sqnr_db": evaluation.mean_sqnr_db,
+        "feature_maps": feature_map_rows(quantized, evaluation),
+        "weights": weight_rows(quantized),
+        "cost": cost_record(quantized),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions and the device that made a result."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    device = jax.devices()[0]
+    return {
+        "versions": versions,
+        "device": {"kind": device.device_kind, "platform": device.platform, "count": jax.device_count()},
+        "machine": {"system": sys.platform, "architecture": platform.machine()},
+    }

@@ -1,0 +1,259 @@
+"""The folder that one run leaves, whole or not at all, and what a later command reads from it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ggdjax._atomic import atomic_directory, atomic_write
+from ggdjax._errors import GgdjaxError, expect_path
+from ggdjax._load import load
+from ggdjax.recipe import Recipe
+from ggdjax.report._comparison import HISTOGRAMS_FILE
+from ggdjax.report._plots import draw_feature_maps
+from ggdjax.report._record import environment, result_record
+from ggdjax.report._sensitivity import plot_sensitivity
+from ggdjax.report._trajectory import plot_trajectory
+from ggdjax.tune import History, mcnemar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ggdjax.data import ImageSet
+    from ggdjax.network import Network
+    from ggdjax.quantization import QuantizedNetwork
+    from ggdjax.recipe import Outcome
+
+#: The file that makes a folder a run folder, and the key in it that only ggdjax writes.
+RESULT_FILE, RESULT_KEY = "result.json", "ggdjax_result"
+NETWORK_FILE, RECIPE_FILE = "network.safetensors", "recipe.toml"
+_WANTED = "give a folder that `ggdjax quantize --out` wrote"
+#: Bytes of a plot, and of a histogram in a file: upper bounds, to ask for space.
+_PLOT, _HISTOGRAM = 100_000, 300_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedRun:
+    """A run folder, read."""
+
+    folder: Path
+    result: dict[str, Any]
+    """What result.json holds."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that made the run, budgets filled in."""
+        return Recipe.load(self._file(RECIPE_FILE))
+
+    @property
+    def network(self) -> QuantizedNetwork:
+        """The quantized network, the last one of the run."""
+        return load(self._file(NETWORK_FILE))
+
+    @property
+    def data(self) -> str | None:
+        """Where the images are; None: those of the embedded network."""
+        return self.result["data"]
+
+    def _file(self, name: str) -> Path:
+        path = self.folder / name
+        if not path.is_file():
+            raise GgdjaxError(f"{self.folder} holds no {name}, as runs of older versions do not: quantize again")
+        return path
+
+
+def load_run(folder: Path) -> SavedRun:
+    """Return the run in ``folder``.
+
+    Raises:
+        GgdjaxError: ``folder`` is no run folder of ggdjax, or its result.json is damaged.
+    """
+    path = folder / RESULT_FILE
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise GgdjaxError(f"{folder} holds no {RESULT_FILE}: {_WANTED}") from None
+    except (OSError, ValueError) as error:
+        raise GgdjaxError(f"{path} cannot be read ({error}): {_WANTED}") from None
+    if not isinstance(result, dict) or RESULT_KEY not in result:
+        raise GgdjaxError(f"{path} was not written by ggdjax: {_WANTED}")
+    return SavedRun(folder=folder, result=result)
+
+
+def write_run(
+    folder: Path,
+    outcome: Outcome,
+    images: ImageSet,
+    *,
+    model: str,
+    data: str | None,
+    beside: Outcome | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write what a run leaves: the network, the recipe, result.json, histograms and plots.
+
+    Args:
+        folder: where; it exists.
+        outcome: what `ggdjax.recipe.run` returned.
+        images: of the run.
+        model: what was quantized, for people.
+        data: where the images are, for later commands; None: those of the embedded network.
+        beside: the same with one step per feature map, where the outcome has one per channel.
+        progress: called with the plots that are drawn, and their number.
+    """
+    quantized, evaluation, recipe = outcome.network, outcome.evaluation, outcome.recipe
+    quantized.save(folder / NETWORK_FILE)
+    recipe.save(folder / RECIPE_FILE)
+    if quantized.record is not None and quantized.record.calibration is not None:
+        names = quantized.record.calibration.names
+        quantized.record.calibration.histograms.save(folder / HISTOGRAMS_FILE)
+        # One plot per feature map shows one step: that of the whole feature map.
+        shown = quantized if beside is None else beside.network
+        for done, _ in enumerate(draw_feature_maps(shown, folder / "feature_maps"), start=1):
+            progress(done, len(names))
+    measured = {recipe.quantization.scheme: evaluation}
+    others: dict[str, Any] = {}
+    if beside is not None:
+        measured["steps per tensor"] = beside.evaluation
+        others["steps_per_tensor"] = result_record(beside.network, beside.evaluation)
+    if outcome.untuned is not None and outcome.untuned_evaluation is not None:
+        measured["untuned"] = outcome.untuned_evaluation
+        others["untuned"] = result_record(outcome.untuned, outcome.untuned_evaluation)
+        others["tuning"] = _tuning_record(outcome)
+    plot_sensitivity(measured).savefig(folder / "sensitivity.png", dpi=110)
+    if (search := _search_of(outcome)) is not None:
+        plot_trajectory(search).savefig(folder / "tuning.png", dpi=110)
+    write_result(
+        folder,
+        {
+            "model": model,
+            "data": data,
+            **result_record(quantized, evaluation),
+            **others,
+            "options": _options(recipe),
+            "preprocessing": images.preprocessing.to_dict(),
+            "images": {"seed": recipe.seed, **{f"{name}_ids": list(ids) for name, ids in outcome.ids.items()}},
+            "correct": {
+                name: "".join("01"[int(hit)] for hit in getattr(evaluation, f"{name}_correct"))
+                for name in ("float", "quantized")
+            },
+            "unreadable_images": dict(images.unreadable),
+            "seed": recipe.seed,
+            "seconds": outcome.seconds,
+            **environment(),
+        },
+    )
+
+
+def check_space(out: Path, network: Network) -> None:
+    """Refuse an ``out`` on a disk without space for a run of ``network``, its unfinished stages included.
+
+    Raises:
+        GgdjaxError: how much is free and how much is needed.
+    """
+    maps = len(network.graph.feature_maps())
+    weights = sum(value.size * 4 for value in network.params.values())
+    needed = 8 * weights + maps * (8 * _HISTOGRAM + _PLOT)
+    above = next(folder for folder in out.resolve().parents if folder.exists())
+    free = shutil.disk_usage(above).free
+    if free < needed:
+        raise GgdjaxError(
+            f"`--out` {out}: a run of this network takes up to {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free: "
+            "choose a place with more"
+        )
+
+
+def _options(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings as one flat table."""
+    search, gradient = recipe.search, recipe.gradient
+    names = ("mean_bits", "equalize", "bias_correction", "calibration_images", "tune_images", "held_out_images", "seed")
+    return {
+        **asdict(recipe.quantization),
+        **{name: getattr(recipe, name) for name in (*names, "batch_size")},
+        "tune_objective": None if search is None else search.objective,
+        "tune_sweeps": 0 if search is None else search.sweeps,
+        "gradient_steps": 0 if gradient is None else gradient.steps,
+    }
+
+
+def _search_of(outcome: Outcome) -> History | None:
+    """Return the history of the backward-forward search, where the recipe had one."""
+    if outcome.recipe.search is None or outcome.network.record is None:
+        return None
+    details = [stage.details for stage in outcome.network.record.stages if isinstance(stage.details, History)]
+    return details[-1] if details else None
+
+
+def _tuning_record(outcome: Outcome) -> dict[str, Any]:
+    before, after, gradient = outcome.untuned_evaluation, outcome.evaluation, outcome.recipe.gradient
+    assert before is not None
+    test, search = mcnemar(before.quantized_correct, after.quantized_correct), _search_of(outcome)
+    return {
+        "images": list(outcome.ids["tune"]),
+        "gained": test.gained,
+        "lost": test.lost,
+        "mcnemar_p_value": test.p_value,
+        "backward_forward": None if search is None else search.to_dict(),
+        "gradient_steps": 0 if gradient is None else gradient.steps,
+    }
+
+
+def check_run_folder(out: Path) -> None:
+    """Refuse an ``out`` that exists and was not left by an earlier run; a missing or empty folder is fine.
+
+    Raises:
+        GgdjaxError: ``out`` is a file, or a folder with other content.
+    """
+    out = expect_path("--out", out, "the name of a folder")
+    if out.is_dir():
+        if any(out.iterdir()) and not _is_run_folder(out):
+            raise GgdjaxError(f"`--out` {out} exists and is no run folder of ggdjax: choose another folder")
+    elif out.exists():
+        raise GgdjaxError(f"`--out` {out} is a file: choose a folder")
+
+
+@contextmanager
+def new_run_folder(out: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``out`` that takes its place when the block ends well, and vanishes otherwise.
+
+    An earlier run at ``out`` is replaced as a whole. While the block runs, no other process may write the same ``out``.
+
+    Raises:
+        GgdjaxError: ``out`` is another process's, or see :func:`check_run_folder`.
+    """
+    out = expect_path("--out", out, "the name of a folder")
+    check_run_folder(out)
+    with atomic_directory(out, "--out") as folder:
+        yield folder
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> None:
+    """Write ``result.json``; NaN and infinity, which JSON lacks, become null."""
+    folder = expect_path("folder", folder, "the name of a folder")
+    text = json.dumps({RESULT_KEY: 1, **_plain(result)}, indent=1, allow_nan=False, ensure_ascii=False)
+    with atomic_write(folder / RESULT_FILE, "folder") as part:
+        part.write_text(text + "\n", encoding="utf-8")
+
+
+def _is_run_folder(folder: Path) -> bool:
+    try:
+        return RESULT_KEY in json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,256 @@
+"""Tables for a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from ggdjax._errors import expect
+from ggdjax.ggd import FitCode
+from ggdjax.network._ops import QUANTIZABLE
+from ggdjax.report._record import feature_map_rows, weight_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+    from rich.text import Text
+
+    from ggdjax.network import Network
+    from ggdjax.quantization import Accuracy, Evaluation, QuantizedNetwork
+
+
+def feature_map_table(quantized: QuantizedNetwork, evaluation: Evaluation) -> Table:
+    """Return the table of feature maps: distribution, step, predicted and measured SQNR."""
+    expect("quantized", quantized, "QuantizedNetwork")
+    expect("evaluation", evaluation, "Evaluation")
+    rows = feature_map_rows(quantized, evaluation)
+    config = None if quantized.record is None else quantized.record.config
+    scheme = "" if config is None else f", scheme {config.scheme}"
+    table = _table(
+        f"Feature maps, {_widths(rows)} bits{scheme}",
+        ("feature map", "shape"),
+        ("bits", "0 in %", "a", "d", "p", "step", "predict.", "meas.", "accum."),
+    )
+    for row in rows:
+        table.add_row(
+            row["name"],
+            _shape(row["shape"]),
+            str(row["bits"]),
+            _number(row["zero_fraction"], 100, ".1f"),
+            *(_number(row[key], 1, ".3g") for key in ("a", "d", "p")),
+            ("±" if row["signed"] else "") + _span(row["step"]),
+            _decibel(row["predicted_sqnr_db"]),
+            _decibel(row["sqnr_db"]),
+            _decibel(row["accumulated_sqnr_db"]),
+        )
+    table.caption = (
+        "± codes on both sides of zero. a, d, p of the fit that chose the step. SQNR in dB: predicted by that fit; "
+        "measured, on held-out images, each feature map alone; accumulated, with the errors of all layers before.\n"
+    )
+    table.caption += f"mean measured SQNR {evaluation.mean_sqnr_db:.2f} dB" + "".join(
+        f"\n{row['name']}: {row['fit']}" for row in rows if row["fit"] not in (None, "converged")
+    )
+    return table
+
+
+def weight_table(quantized: QuantizedNetwork) -> Table:
+    """Return the table of weights and biases: fractional lengths and SQNR."""
+    expect("quantized", quantized, "QuantizedNetwork")
+    rows = weight_rows(quantized)
+    table = _table(
+        f"Weights, {_widths(rows)} bits, and biases",
+        ("layer", "kernel"),
+        ("bits", "F", "SQNR dB", "bias F", "bias SQNR dB"),
+    )
+    for row in rows:
+        table.add_row(
+            row["name"],
+            _shape(row["shape"]),
+            str(row["bits"]),
+            _lengths(row["frac_bits"]) if row["frac_bits"] is not None else f"Δ {_span(row['step'])}",
+            _decibel(row["sqnr_db"]),
+            _lengths(row["bias_frac_bits"]),
+            _decibel(row["bias_sqnr_db"]),
+        )
+    return table
+
+
+def layer_table(quantized: QuantizedNetwork, evaluation: Evaluation | None = None, *, width: int = 80) -> Table:
+    """Return one row per convolution and dense layer: what was quantized and how; below, what stayed in float and why.
+
+    Args:
+        quantized: the network.
+        evaluation: of it, on held-out images; None: not evaluated.
+        width: characters of a line; longer names lose their beginning.
+    """
+    maps = {row["name"]: row for row in feature_map_rows(quantized, evaluation)}
+    kernels = {row["name"]: row for row in weight_rows(quantized)}
+    table = _table(
+        "Layers",
+        ("layer",),
+        ("in\nbits", "\nstep", "alone\ndB", "accum.\ndB", "weight\nbits", "\nF", "\ndB", "bias\nF"),
+    )
+    for node in quantized.graph.quantizable:
+        row, kernel = maps.get(node.inputs[0]), kernels.get(node.name)
+        before = ["float", *"–––"] if row is None else [
+            str(row["bits"]),
+            ("±" if row["signed"] else "") + _span(row["step"], 3),
+            _decibel(row["sqnr_db"], 1),
+            _decibel(row["accumulated_sqnr_db"], 1),
+        ]  # fmt: skip
+        after = ["float", *"–––"] if kernel is None else [
+            str(kernel["bits"]),
+            _lengths(kernel["frac_bits"]) if kernel["frac_bits"] is not None else f"Δ {_span(kernel['step'], 3)}",
+            _decibel(kernel["sqnr_db"], 1),
+            _lengths(kernel["bias_frac_bits"]),
+        ]  # fmt: skip
+        table.add_row(_tail(node.name, max(width - 54, 12)), *before, *after)
+    table.caption = "\n".join(_about_layers(quantized, maps, evaluated=evaluation is not None))
+    return table
+
+
+def network_table(net: Network, *, width: int = 80) -> Table:
+    """Return one row per node of a float network, and what of it `ggdjax.quantize` rounds."""
+    table = _table("Nodes", ("node", "operation", "input", "output"), ("parameters", "rounded"))
+    for node in net.graph.nodes:
+        sizes = [net.params[key].size for _, key in node.params]
+        table.add_row(
+            _tail(node.name, max(width - 60, 12)),
+            node.op,
+            _shape(net.graph.shape(node.inputs[0])[1:]) if node.inputs else "–",
+            _shape(net.graph.shape(node.output)[1:]),
+            str(sum(sizes)) if sizes else "–",
+            "yes" if node.op in QUANTIZABLE else "–",
+        )
+    table.caption = (
+        f"{len(net.graph.quantizable)} layers and {len(net.graph.feature_maps())} feature maps are rounded: inputs, "
+        "weights and biases of convolutions and dense layers. What lies between computes on their results."
+    )
+    return table
+
+
+def _about_layers(quantized: QuantizedNetwork, maps: dict[str, dict[str, Any]], *, evaluated: bool) -> list[str]:
+    """Return the lines below the table of layers."""
+    record = quantized.record
+    config, calibration = (None, None) if record is None else (record.config, record.calibration)
+    lines = []
+    if config is not None and calibration is not None:
+        weights = {"fixed-point": "fractional length F of least squared error, step 2^-F"}
+        lines.append(
+            f"Steps of inputs: scheme {config.scheme}, from {calibration.images} calibration images. Weights: "
+            f"{weights.get(config.weight_scheme, f'scheme {config.weight_scheme}, free step Δ')}, one per "
+            f"{'layer' if config.weights_per == 'tensor' else 'output channel'}."
+        )
+    inputs = "of the input alone, and accumulated with the errors of all layers before, on held-out images; "
+    lines.append(
+        f"±: codes on both sides of zero. dB: SQNR; {inputs if evaluated else ''}of the weights against the float ones."
+    )
+    others = Counter(node.op for node in quantized.graph.nodes if node.op not in QUANTIZABLE)
+    if others:
+        listed = ", ".join(f"{count} {op}" for op, count in others.items())
+        lines.append(
+            f"In float: {listed}. Only inputs, weights and biases of convolutions and dense layers are rounded; "
+            "what lies between computes on their results, exactly in the integer program."
+        )
+    missing = [n.name for n in quantized.graph.quantizable if n.name not in quantized.quantizers.weights]
+    if missing:
+        lines.append(f"In float: {', '.join(missing)}: the file that brought the quantizers has none for them.")
+    lines += [
+        f"{name}: {row['fit']}: {FitCode[row['fit'].upper().replace(' ', '_')].message}."
+        for name, row in maps.items()
+        if row["fit"] not in (None, "converged")
+    ]
+    return lines
+
+
+def _tail(name: str, length: int) -> str:
+    """Return a name, or its end: names of layers differ there."""
+    return name if len(name) <= length else "…" + name[1 - length :]
+
+
+def _widths(rows: list[dict[str, Any]]) -> str:
+    widths = [row["bits"] for row in rows]
+    low, high = min(widths), max(widths)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def accuracy_lines(evaluation: Evaluation) -> Text:
+    """Return float and quantized accuracy with their 95 % intervals, ready to print.
+
+    Example:
+        >>> accuracy = gd.quantization.Accuracy(top1=0.9, top5=1.0, images=100)
+        >>> evaluation = gd.quantization.Evaluation(
+        ...     float_accuracy=accuracy, quantized_accuracy=accuracy, sqnr_db={}, accumulated_sqnr_db={},
+        ...     float_correct=np.ones(100, bool), quantized_correct=np.ones(100, bool))
+        >>> print(gd.report.accuracy_lines(evaluation))
+        float     top-1  90.00 %  [82.56, 94.48]    top-5 100.00 %  [96.30, 100.00]
+        quantized top-1  90.00 %  [82.56, 94.48]    top-5 100.00 %  [96.30, 100.00]
+        100 held-out images; 95 % intervals (Wilson)
+    """
+    expect("evaluation", evaluation, "Evaluation")
+    from rich.text import Text
+
+    def line(name: str, accuracy: Accuracy) -> str:
+        parts = []
+        for which, label in (("top1", "top-1"), ("top5", "top-5")):
+            low, high = accuracy.interval(which)
+            value = getattr(accuracy, which)
+            parts.append(f"{label} {100 * value:6.2f} %  [{100 * low:.2f}, {100 * high:.2f}]")
+        return f"{name:<10}" + "    ".join(parts)
+
+    images = evaluation.quantized_accuracy.images
+    return Text(
+        "\n".join(
+            (
+                line("float", evaluation.float_accuracy),
+                line("quantized", evaluation.quantized_accuracy),
+                f"{images} held-out images; 95 % intervals (Wilson)",
+            )
+        )
+    )
+
+
+def _table(title: str, left: tuple[str, ...], right: tuple[str, ...]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        caption_justify="left",
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+    )
+    for name in left:
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _shape(shape: Sequence[int | None]) -> str:
+    return "×".join(str(n) for n in shape)
+
+
+def _decibel(value: float | None, decimals: int = 2) -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    return "exact" if math.isinf(value) else f"{value:.{decimals}f}"
+
+
+def _number(value: float | None, unit: float, form: str) -> str:
+    return "–" if value is None else format(unit * value, form)
+
+
+def _span(step: float | list[float], digits: int = 4) -> str:
+    return f"{min(step):.3g}…{max(step):.3g}" if isinstance(step, list) else f"{step:.{digits}g}"
+
+
+def _lengths(value: int | list[int] | None) -> str:
+    if value is None:
+        return "–"
+    return f"{min(value)}…{max(value)}" if isinstance(value, list) else str(value)
