@@ -89,11 +89,11 @@ def cost_section(result: Mapping[str, Any], compared: Mapping[str, Any] | None) 
         return ""
     if "not_modelled" in cost:
         return section("Cost", f"<p>Not modelled: {html.escape(cost['not_modelled'])}</p>")
-    machine = cost["machine"]
+    hardware = cost["hardware"]
     about = (
-        f"One image on {machine['rows']} × {machine['columns']} multiply-accumulate units beside a buffer of "
-        f"{machine['buffer_bytes'] // 1024} KiB, {machine['dataflow'].replace('_', ' ')}; energies: "
-        f"{machine['energy']['source']}. A model: trust its ratios before its absolute figures."
+        f"One image on {hardware['rows']} × {hardware['columns']} multiply-accumulate units beside a buffer of "
+        f"{hardware['buffer_bytes'] // 1024} KiB, {hardware['dataflow'].replace('_', ' ')}; energies: "
+        f"{hardware['energy']['source']}. A model: trust its ratios before its absolute figures."
     )
     pareto = ""
     if compared is not None:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def cost_record(quantized: QuantizedNetwork) -> dict[str, Any]:
-    """Return the cost of one image on the default machine, by `ggdjax.datapath.cost`.
+    """Return the cost of one image on the default hardware, by `ggdjax.cost.estimate`.
 
     Keys: ``totals``; ``at``: totals by widths, ``float32``, ``16/16`` and ``b/b`` for 3 to 8 bits; ``layers``: one
-    record each; ``machine``. Or ``not_modelled`` alone: why the model has no answer for this network.
+    record each; ``hardware``. Or ``not_modelled`` alone: why the model has no answer for this network.
     """
     expect("quantized", quantized, "QuantizedNetwork")
     try:
@@ -34,7 +34,7 @@ def cost_record(quantized: QuantizedNetwork) -> dict[str, Any]:
             "totals": found.totals(),
             "at": {widths.name: found.at(widths).totals() for widths in others},
             "layers": found.rows(),
-            "machine": asdict(found.hardware),
+            "hardware": asdict(found.hardware),
         }
     except GgdjaxError as error:
         return {"not_modelled": str(error)}
