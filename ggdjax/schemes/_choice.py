@@ -118,6 +118,7 @@ class Fitted:
         return self.tail.order
 
 
+#: What a step was chosen on.
 Evidence = Searched | Fitted
 
 
