@@ -97,6 +97,7 @@ class World:
             **{"label": self.labels, "labels": self.labels, "source": self.ggd, "ggd": self.ggd, "fitted": fitted},
             **{"bits": 8, "levels": jnp.float32(255), "levels_positive": 255, "step": jnp.float32(0.1), "frac_bits": 4},
             **{"batches": [x], "example": jnp.zeros((1, 4, 4, 1)), "function": function, "name": "lenet5", "seed": 0},
+            **{"indices": [0], "shape": (None, 4, 4, 1)},
             **{"module": self.module, "preprocessing": self.preprocessing, "key": jax.random.key(0), "count": 1},
             **{"numerics": gd.network.Float(), "budget": 4.0, "recipe": zoo.Recipe(), "result": {}, "arrays": {}},
             **{
@@ -153,7 +154,8 @@ def test_wrong_first_argument(name, world, tmp_path, monkeypatch):
     parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
     if not parameters or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
         return
-    others = {p.name: world.right.get(p.name) for p in parameters[1:] if p.default is p.empty}
+    right = world.right | ({"recipe": gd.Recipe()} if name.startswith("ggdjax.recipe.") else {})
+    others = {p.name: right.get(p.name) for p in parameters[1:] if p.default is p.empty}
     found = {
         word: problem
         for word, value in world.wrong.items()

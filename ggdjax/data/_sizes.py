@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ggdjax._errors import DataError
+from ggdjax._errors import DataError, is_image_set, refusal
 from ggdjax.data._folder import FolderImages
 from ggdjax.data._image_set import sizes_message
 from ggdjax.data._pixels import UnreadableImage, crop_box, header_size, resized
@@ -24,6 +24,8 @@ def check_sizes(images: ImageSet, indices: Iterable[int], shape: Sequence[int | 
     Raises:
         DataError: images of different sizes, smaller than the crop, or of another size than the network reads.
     """
+    if not is_image_set(images):
+        raise refusal("images", images, "an image set", "`gd.data.open_images(path, preprocessing)` returns one")
     rule = images.preprocessing
     indices = [int(i) for i in indices]
     fixed = rule.output_size is not None and (rule.crop is None or rule.resize is not None)

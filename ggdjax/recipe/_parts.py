@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggdjax import data
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect, is_image_set, refusal
 from ggdjax.tune._objectives import check_objective
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def open_images(path: str | Path, network: Network | QuantizedNetwork, recipe: R
         GgdjaxError: the recipe has no preprocessing, or one that does not fit the network.
         DataError: no images there, or labels that are no classes of the network.
     """
+    expect("network", network, "Network", "QuantizedNetwork")
+    expect("recipe", recipe, "Recipe")
     net = network.float_network if hasattr(network, "float_network") else network
     if recipe.preprocessing is None:
         presets = ", ".join(data.PRESETS)
@@ -56,6 +58,8 @@ def choose_parts(images: ImageSet, recipe: Recipe) -> Parts:
     Raises:
         DataError: fewer images than asked for, none left to hold out, or an unknown id.
     """
+    if not is_image_set(images):
+        raise refusal("images", images, "an image set", "`gd.data.open_images(path, preprocessing)` returns one")
     if recipe.calibration_ids:
         split = data.split_by_ids(images, recipe.calibration_ids)
     else:

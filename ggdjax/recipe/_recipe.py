@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ggdjax._atomic import atomic_write
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect_path
 from ggdjax._fields import check_types, from_fields
 from ggdjax.data import Preprocessing, preset
 from ggdjax.quantization import QuantConfig
@@ -121,7 +121,7 @@ class Recipe:
             GgdjaxError: the file is missing, unreadable or of another kind; a field is unknown, of another type, out of
                 range or contradicts another.
         """
-        path = Path(path)
+        path = expect_path("path", path)
         _check_suffix(path)
         try:
             text = path.read_text(encoding="utf-8")
@@ -141,7 +141,7 @@ class Recipe:
         Raises:
             GgdjaxError: the suffix is another, or the file cannot be written.
         """
-        path = Path(path)
+        path = expect_path("path", path)
         _check_suffix(path)
         fields = self.to_dict()
         text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n" if path.suffix == ".json" else _toml(fields)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ggdjax._errors import expect
 from ggdjax.quantization._quantize import fixed_point
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def advise(q: QuantizedNetwork, evaluation: Evaluation) -> list[Advice]:
     unequal ones), and bias correction (the share of the weights' noise that is the same at all positions, by the mean
     and the power of the layer's input).
     """
+    expect("q", q, "QuantizedNetwork")
+    expect("evaluation", evaluation, "Evaluation")
     layers = [node for node in q.graph.quantizable if node.name in q.quantizers.weights]
     weight_db = q.weight_sqnr_db
     inputs = np.asarray([_noise(evaluation.sqnr_db.get(node.inputs[0], math.inf)) for node in layers])

@@ -87,13 +87,13 @@ def _draw(
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
-    edges, heights, nonzero = bars
+    edges, heights, _ = bars
     zero = float(histogram.zero_fraction)
     # A fixed layout: a layout engine draws everything once more.
     figure = Figure(figsize=(6.4, 3.6), layout="none")
     axes = figure.subplots()
     figure.subplots_adjust(left=0.13, right=0.98, bottom=0.14, top=0.91)
-    if nonzero:
+    if heights.any():
         axes.stairs(heights, edges, fill=True, color=BLUE, alpha=0.35, label="values (zeros apart)")
         if log_density is not None:
             negative = float(histogram.negative_fraction) / (1.0 - zero)

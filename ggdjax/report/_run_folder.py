@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggdjax._atomic import atomic_directory, atomic_write
-from ggdjax._errors import GgdjaxError, expect_path
+from ggdjax._errors import GgdjaxError, expect, expect_path
 from ggdjax._load import load
 from ggdjax.recipe import Recipe
 from ggdjax.report._comparison import HISTOGRAMS_FILE
@@ -73,6 +73,7 @@ def load_run(folder: Path) -> SavedRun:
     Raises:
         GgdjaxError: ``folder`` is no run folder of ggdjax, or its result.json is damaged.
     """
+    folder = expect_path("folder", folder, "the name of a folder")
     path = folder / RESULT_FILE
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -106,6 +107,8 @@ def write_run(
         beside: the same with one step per feature map, where the outcome has one per channel.
         progress: called with the plots that are drawn, and their number.
     """
+    folder = expect_path("folder", folder, "the name of a folder")
+    expect("outcome", outcome, "Outcome", hint="`gd.recipe.run(net, images, recipe)` returns one")
     quantized, evaluation, recipe = outcome.network, outcome.evaluation, outcome.recipe
     quantized.save(folder / NETWORK_FILE)
     recipe.save(folder / RECIPE_FILE)
@@ -156,6 +159,8 @@ def check_space(out: Path, network: Network) -> None:
     Raises:
         GgdjaxError: how much is free and how much is needed.
     """
+    out = expect_path("out", out, "the name of a folder")
+    expect("network", network, "Network")
     maps = len(network.graph.feature_maps())
     weights = sum(value.size * 4 for value in network.params.values())
     needed = 8 * weights + maps * (8 * _HISTOGRAM + _PLOT)

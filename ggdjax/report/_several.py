@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Sequence
 from itertools import combinations
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect_path, refusal
 from ggdjax.report._html import search_field, section, shade_rules, table
 from ggdjax.report._page import TEMPLATE
 from ggdjax.report._run_folder import load_run
 from ggdjax.tune import mcnemar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
 _RUN_COLUMNS = {
@@ -52,6 +52,9 @@ def comparison_page(folders: Sequence[Path]) -> str:
     Raises:
         GgdjaxError: fewer than two, one twice, or one that is no run folder.
     """
+    if isinstance(folders, str) or not isinstance(folders, Sequence):
+        raise refusal("folders", folders, "a list of at least two run folders")
+    folders = [expect_path("folders", folder, "names of run folders") for folder in folders]
     if len(folders) < 2 or len({folder.resolve() for folder in folders}) < len(folders):
         raise GgdjaxError("`folders` must be at least two different run folders")
     runs = {str(folder): load_run(folder).result for folder in folders}

@@ -113,6 +113,7 @@ def layer_table(quantized: QuantizedNetwork, evaluation: Evaluation | None = Non
 
 def network_table(net: Network, *, width: int = 80) -> Table:
     """Return one row per node of a float network, and what of it `ggdjax.quantize` rounds."""
+    expect("net", net, "Network")
     table = _table("Nodes", ("node", "operation", "input", "output"), ("parameters", "rounded"))
     for node in net.graph.nodes:
         sizes = [net.params[key].size for _, key in node.params]

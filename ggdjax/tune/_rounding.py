@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ggdjax._errors import DataError, GgdjaxError
+from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, expect_record
 from ggdjax.network._ops import OPS, QUANTIZABLE
 from ggdjax.quantization import Stage
 from ggdjax.quantization._batches import batches_of
@@ -90,7 +90,6 @@ class LayerRounding:
     Gram matrix (where there are any)."""
     error: float
     """The same after rounding for the output, the bias corrected."""
-    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,15 +98,23 @@ class RoundingHistory:
 
     images: int
     layers: tuple[LayerRounding, ...]
-    seconds: float
+    seconds: float = 0.0
+    """Not in `to_dict`, so that a network that was made twice is saved alike."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, for JSON."""
-        return dataclasses.asdict(self)
+        record = dataclasses.asdict(self)
+        del record["seconds"]
+        return record
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> RoundingHistory:
-        """Undo `to_dict`."""
+        """Undo `to_dict`.
+
+        Raises:
+            GgdjaxError: it is no record of this class.
+        """
+        expect_record("record", record, ("images", "layers"), "`to_dict` returns one")
         return cls(**{**record, "layers": tuple(LayerRounding(**layer) for layer in record["layers"])})
 
 
@@ -140,8 +147,9 @@ def round_weights(
     Raises:
         DataError: no images, or images that do not fit the network.
     """
+    expect("q", q, "QuantizedNetwork")
     config = RoundingConfig() if config is None else config
-    images = np.asarray(images, np.float32)
+    images = np.asarray(expect_array("images", images), np.float32)
     if not len(images):
         raise DataError("`images` is empty: give calibration images")
     q.network.check_input(images)
@@ -235,7 +243,6 @@ class _Walk:
         return np.memmap(file, np.float32, "w+", shape=shape)
 
     def _round(self, node: Node) -> LayerRounding:
-        began = time.perf_counter()
         key, quantizer = node.param("kernel"), self.weights[node.name]
         kernel = np.asarray(self.params[key], np.float32)
         groups = node.attr("groups") if node.op == "conv" else 1
@@ -260,7 +267,6 @@ class _Walk:
             rows=moments.count,
             nearest_error=nearest,
             error=_relative(self.float[node.output][self._held_back], self.quantized[node.output][self._held_back]),
-            seconds=time.perf_counter() - began,
         )
 
     def _error_of(self, node: Node, kernel: Array) -> float:
