@@ -239,8 +239,8 @@ class _Walk:
         self._bytes += size
         if self._bytes <= self.config.memory_bytes:
             return np.empty(shape, np.float32)
-        file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115 (closed with the array)
-        return np.memmap(file, np.float32, "w+", shape=shape)
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            return np.memmap(file, np.float32, "w+", shape=shape)  # stays when the file is closed
 
     def _round(self, node: Node) -> LayerRounding:
         key, quantizer = node.param("kernel"), self.weights[node.name]
