@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 #: Seconds that an interrupt leaves to Python; then the process ends, wherever it is.
 _PATIENCE = 1.0
@@ -21,11 +21,18 @@ def watch_interrupts() -> None:
     if threading.current_thread() is not threading.main_thread():
         return
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Raised inside a callback of compiled code an interrupt goes no further: the thread below ends the process.
+    sys.unraisablehook = _unraisable
     # Python's handler waits for the end of compiled code. The number of a signal is written here at once.
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader, writer), daemon=True, name="ggdjax-interrupts").start()
+
+
+def _unraisable(lost: Any) -> None:
+    if not isinstance(lost.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
 
 
 def _watch(reader: socket.socket, _writer: socket.socket) -> None:

@@ -103,10 +103,10 @@ def new_folder(folder):
 
     layer = totals(0.5) | {"name": "conv<1>", "weight_bits": 8, "activation_bits": 8, "macs": 5, "utilization": 0.5}
     energy = {"source": "a table"}
-    machine = {"rows": 2, "columns": 3, "buffer_bytes": 1024, "dataflow": "row_stationary", "energy": energy}
+    hardware = {"rows": 2, "columns": 3, "buffer_bytes": 1024, "dataflow": "row_stationary", "energy": energy}
     at = {"float32": totals(9.0), "16/16": totals(2.0)} | {f"{b}/{b}": totals(b / 8) for b in range(3, 9)}
     result = json.loads((folder / "result.json").read_text())
-    result["cost"] = {"totals": totals(1.0), "at": at, "layers": [layer], "machine": machine}
+    result["cost"] = {"totals": totals(1.0), "at": at, "layers": [layer], "hardware": hardware}
     (folder / "result.json").write_text(json.dumps(result))
     return folder
 
