@@ -142,7 +142,7 @@ class _Run:
 
     def _calibrated(self, net: Network) -> Calibration:
         part = self.parts.calibration
-        batches = self._counted("calibrate", part, _even_batch(len(part), self.recipe.batch_size))
+        batches = self._counted("calibrate", part, self.recipe.batch_size)
         per_channel = self.recipe.quantization.activations_per == "channel"
         return calibrate(net, (x for x, _ in batches), per_channel=per_channel)
 
@@ -346,11 +346,3 @@ def _has(q: QuantizedNetwork, stage: str) -> bool:
 
 def _with_stage_before(q: QuantizedNetwork, stage: Stage) -> QuantizedNetwork:
     return replace(q, record=replace(q.record, stages=(stage, *q.record.stages)))
-
-
-def _even_batch(images: int, largest: int) -> int:
-    """Return the largest batch size up to ``largest`` that divides ``images``, if one above half of it does.
-
-    A short last batch would compile the network a second time.
-    """
-    return next((size for size in range(largest, largest // 2, -1) if images % size == 0), largest)

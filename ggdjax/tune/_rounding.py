@@ -26,7 +26,7 @@ from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, expect_
 from ggdjax.network._ops import OPS, QUANTIZABLE
 from ggdjax.quantization import Stage
 from ggdjax.quantization._batches import batches_of
-from ggdjax.quantization._quantize import fixed_point
+from ggdjax.quantization._quantize import changed_bias
 from ggdjax.quantization._record import DETAILS, image_hash
 from ggdjax.steps import Quantizer
 from ggdjax.tune._rounding_core import float_target, round_rows
@@ -304,15 +304,15 @@ class _Walk:
         return rows, replace(quantizer, step=jnp.asarray(new))
 
     def _correct(self, node: Node) -> None:
-        """Take the mean error of each output channel from the bias, in the width that it has."""
-        key, old = node.param("bias"), self.biases[node.name]
+        """Take the mean error of each output channel from the bias, which keeps its width or the accumulator's grid."""
+        key, old = node.param("bias"), self.q.quantizers
         real, rounded = (
             values[node.output][self.builds].reshape(-1, values[node.output].shape[-1]).mean(0, dtype=np.float64)
             for values in (self.float, self.quantized)
         )
         before = np.asarray(self.params[key], np.float32)
         bias = (before + (real - rounded)).astype(np.float32)
-        new = fixed_point(bias, old.bits) if old.frac_bits is not None else old
+        new = changed_bias(node, bias, old, replace(old, weights=self.weights))
         self.params[key], self.biases[node.name] = jnp.asarray(bias), new
         # The walk so far added the bias unrounded.
         self.quantized[node.output] += new.decode(new.encode(bias)) - before

@@ -144,6 +144,17 @@ def test_a_network_comes_closer_to_float(network, per, tmp_path):
     np.testing.assert_array_equal(loaded(images), rounded(images))
 
 
+def test_biases_stay_on_the_accumulators_grid(network):
+    """Where they were on it: a fractional length that changes moves the grid along."""
+    net, images = network
+    config = gd.QuantConfig(weight_bits=3, activation_bits=6, scheme="max-abs", weights_per="channel")
+    rounded = round_weights(gd.datapath.align(gd.quantize(net, gd.calibrate(net, [images]), config)), images[:40])
+    assert rounded.quantizers.biases
+    for name, bias in rounded.quantizers.biases.items():
+        source = rounded.quantizers.activations[rounded.graph.node(name).inputs[0]]
+        np.testing.assert_array_equal(bias.step, source.step * rounded.quantizers.weights[name].step)
+
+
 def test_memory_and_batches_change_nothing(network):
     net, images = network
     q = gd.quantize(net, gd.calibrate(net, [images]), gd.QuantConfig(weight_bits=4, scheme="max-abs"))
