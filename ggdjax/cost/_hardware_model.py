@@ -103,7 +103,7 @@ class Widths:
 
 def _check_whole(name: str, value: Any, least: int, most: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise GgdjaxError(f"`{name}` must be a whole number from {least} to {most}, got {value!r}")
+        raise GgdjaxError(f"`{name}` must be an integer from {least} to {most}, got {value!r}")
 
 
 #: What networks are trained in.

@@ -48,7 +48,7 @@ def from_arrays(
     Args:
         image: channels last (RGB), or without a channel axis for grey images; any real type. `resize` and
             `size` need uint8.
-        label: the class of each image, whole numbers from 0 on.
+        label: the class of each image, integers from 0 on.
         preprocessing: its channels must be those of ``image``.
         ids: a name per image, each its own; default: its number.
         classes: a name per class.
@@ -80,7 +80,7 @@ def from_arrays(
     if label.shape != image.shape[:1]:
         raise DataError(f"`label` of `{name}` has shape {label.shape}, expected one per image, {image.shape[:1]}")
     if label.dtype.kind not in "ui":
-        raise DataError(f"`label` of `{name}` is {label.dtype}, expected whole numbers")
+        raise DataError(f"`label` of `{name}` is {label.dtype}, expected integers")
     if not len(image):
         raise DataError(f"`{name}` holds no images, expected at least one")
     ids = [str(i) for i in range(len(image))] if ids is None else ids

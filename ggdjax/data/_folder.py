@@ -99,11 +99,11 @@ def labelled_folder(
     """Return the images that ``root/labels.csv`` names, in its order.
 
     The file has a header; the image's path relative to ``root`` is in column `file` (or `filename`, `image`,
-    `path`), the class, a whole number, in `label` (or `index`). Other columns and files that it does not name
+    `path`), the class, an integer, in `label` (or `index`). Other columns and files that it does not name
     are ignored.
 
     Raises:
-        DataError: columns or rows missing, a label that is no whole number, a file named twice, or files that
+        DataError: columns or rows missing, a label that is no integer, a file named twice, or files that
             are not there.
     """
     root = _root(root, preprocessing)
@@ -125,7 +125,7 @@ def labelled_folder(
         try:
             labels.append(int(label))
         except (TypeError, ValueError):
-            raise DataError(f"`{path}` line {line}: `{label_column}` is {label!r}, expected a whole number") from None
+            raise DataError(f"`{path}` line {line}: `{label_column}` is {label!r}, expected an integer") from None
         ids.append(file)
     if not ids:
         raise DataError(f"`{path}` names no images: expected one line per image below the header")

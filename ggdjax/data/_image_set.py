@@ -120,7 +120,7 @@ class StreamedImages:
         """
         order = np.arange(len(self)) if indices is None else np.asarray(list(indices))
         if order.size and order.dtype.kind not in "iu":
-            raise DataError(f"`indices` holds {order.dtype}, expected whole numbers (of a mask: `numpy.flatnonzero`)")
+            raise DataError(f"`indices` holds {order.dtype}, expected integers (of a mask: `numpy.flatnonzero`)")
         order = order.astype(np.int64)
         if batch_size < 1:
             raise DataError(f"`batch_size` is {batch_size}, expected at least 1")

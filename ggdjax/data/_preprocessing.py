@@ -68,7 +68,7 @@ class Preprocessing:
         if not all(v > 0 for v in self.std):
             raise DataError(f"`std` is {self.std}, expected positive numbers (it divides)")
         if not (isinstance(self.label_offset, int) and self.label_offset >= 0):
-            raise DataError(f"`label_offset` is {self.label_offset!r}, expected a whole number of at least 0")
+            raise DataError(f"`label_offset` is {self.label_offset!r}, expected an integer of at least 0")
         if self.resize is not None and self.crop is not None and self.crop > self.resize:
             raise DataError(
                 f"`crop` is {self.crop}, more than the shorter side `resize` = {self.resize}: "

@@ -140,7 +140,7 @@ def agreement(
 class ExactSums(FakeQuant):
     """Fake quantization in which layers sum products of codes and scale the sum: equal to `FakeQuant` but for rounding.
 
-    ``step · Σ q_x q_w`` instead of ``Σ (step_x q_x)(step_w q_w)``: whole numbers below 2^24 are exact in float32, so
+    ``step · Σ q_x q_w`` instead of ``Σ (step_x q_x)(step_w q_w)``: integers below 2^24 are exact in float32, so
     the sum is, whatever its order. `FakeQuant` rounds every product and partial sum, by up to 1e-4 of a step in all,
     and each value that lies so close to a threshold gets another code, which changes others in all layers after it.
     """

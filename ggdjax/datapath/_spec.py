@@ -84,7 +84,7 @@ class Accelerator:
         for name, (least, most) in _WIDTHS.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-                raise GgdjaxError(f"`{name}` must be a whole number of bits from {least} to {most}, got {value!r}")
+                raise GgdjaxError(f"`{name}` must be an integer number of bits from {least} to {most}, got {value!r}")
         for name, kind in _ENUMS.items():
             value = getattr(self, name)
             try:

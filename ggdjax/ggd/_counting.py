@@ -15,7 +15,7 @@ _BLOCK = 8192
 #: Successive values go to alternating copies of the counts, so that a run of equal values (ReLU's zeros) is
 #: not one chain of dependent additions; the copies are added at the end.
 _COPIES = 2
-#: A copy holds the bins, then the zeros (both signs), then padding to a whole number of cache lines; its first place
+#: A copy holds the bins, then the zeros (both signs), then padding to an integer of cache lines; its first place
 #: takes what does not count.
 _COPY, _IGNORED = BINS + 256, BINS + 1
 _LEAST, _LARGEST = -(1 << 31), (1 << 31) - 1

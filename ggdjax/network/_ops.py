@@ -234,7 +234,7 @@ def silu(x: Array) -> Array:
 
 
 def round_to_grid(x: Array, *, step: float, low: float, high: float) -> Array:
-    """Return x rounded, half to even, to a whole number of steps from ``low`` to ``high`` of them."""
+    """Return x rounded, half to even, to an integer of steps from ``low`` to ``high`` of them."""
     return step * jnp.clip(jnp.round(x / step), low, high)
 
 

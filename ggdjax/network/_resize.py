@@ -58,7 +58,7 @@ def _coordinates(length: int, size: int, scale: float, coordinates: str) -> np.n
         return 0 * k
     centred = (k + 0.5) / scale - 0.5
     if coordinates == "half_pixel_symmetric":
-        # The result is centred on the input even where scale · length is not a whole number.
+        # The result is centred on the input even where scale · length is not an integer.
         centred = centred + length / 2 * (1 - size / (scale * length))
     return centred
 

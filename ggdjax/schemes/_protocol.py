@@ -65,7 +65,7 @@ class Scheme:
 
         Args:
             data: a histogram, whose leading axes are tensors, or the samples of one tensor (any shape).
-            bits: width of the codes, whole numbers from 2 to 16.
+            bits: width of the codes, integers from 2 to 16.
             signed: whether codes are two's complement; ``None``: where the tensor has a negative value. A tensor
                 that is asked for only unsigned is judged by its positive values, the others saturate at zero.
 
@@ -88,7 +88,7 @@ def _checked_bits(bits: ArrayLike) -> Int[Array, "..."]:
     """Return ``bits`` as int32; values are checked where they are known (not under an outer ``jit``)."""
     array = bits if isinstance(bits, jax.Array) else np.asarray(bits)
     if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise GgdjaxError(f"`bits` must be whole numbers, got {array.dtype}: say 8, not 8.0")
+        raise GgdjaxError(f"`bits` must be integers, got {array.dtype}: say 8, not 8.0")
     if is_concrete(array):
         concrete = np.asarray(array)
         wrong = concrete[(concrete < BITS_MIN) | (concrete > BITS_MAX)]

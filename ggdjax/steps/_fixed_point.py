@@ -1,4 +1,4 @@
-"""Fixed point for weights and biases: w_hat = q · 2^(−F), q a signed b-bit integer, F a whole number.
+"""Fixed point for weights and biases: w_hat = q · 2^(−F), q a signed b-bit integer, F an integer.
 
 The best fractional length is F* = argmin_F Σ (w − Q_F(w))² over all integers F, found exactly:
 
@@ -241,12 +241,12 @@ def checked(
 
 
 def _atomic(name: str, value: ArrayLike, low: int, high: int) -> Array:
-    """Return whole numbers as int32 (values that are being traced are not looked at)."""
+    """Return integers as int32 (values that are being traced are not looked at)."""
     if is_concrete(value):
         given = np.asarray(value)
         bad = ~((given >= low) & (given <= high) & (given == np.round(given)))
         if bad.any():
-            raise GgdjaxError(f"`{name}` is {given[bad].flat[0]}; expected whole numbers from {low} to {high}")
+            raise GgdjaxError(f"`{name}` is {given[bad].flat[0]}; expected integers from {low} to {high}")
     return jnp.asarray(value).astype(jnp.int32)
 
 

@@ -95,7 +95,7 @@ def closed_form_step(
 
     Args:
         source: any `Source`, batched.
-        bits: whole number(s) from 2 to 16, broadcast against the batch.
+        bits: integer(s) from 2 to 16, broadcast against the batch.
         levels: instead of `bits`, the levels N on one side of zero, real, ≥ 2; differentiable.
         signed: two-sided: N = 2^(bits−1) levels on each side, and with a one-sided source that is a fit of ``|x|``.
         corrected: use N − ½ for N and the next term of the tail: losses of hundredths of a dB.
@@ -140,7 +140,7 @@ def optimal_step(
 
     Args:
         source: any `Source`, batched.
-        bits: whole number(s) from 2 to 16.
+        bits: integer(s) from 2 to 16.
         levels: instead of `bits`, N on one side of zero, real, ≥ 2.
         signed: two-sided: N = 2^(bits−1).
         rule: "mid_tread" (levels kΔ) or "mid_rise" (levels (k + ½)Δ: the tables of Max 1960, Paez & Glisson 1972).
@@ -180,7 +180,7 @@ def solve(
 
     Args:
         source: any `Source`, batched.
-        bits: whole number(s) from 2 to 16, broadcast against the batch.
+        bits: integer(s) from 2 to 16, broadcast against the batch.
         levels: instead of `bits`, N on one side of zero, real, ≥ 2.
         signed: two-sided: N = 2^(bits−1).
         method: "closed_form", "lambert" (closed form without corrections), "support", "optimal", "power_of_two".

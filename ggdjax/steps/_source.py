@@ -165,7 +165,7 @@ def levels_of(bits: ArrayLike | None, levels: ArrayLike | None, signed: ArrayLik
             "bits",
             np.asarray(bits),
             lambda v: (v >= BITS_MIN) & (v <= BITS_MAX) & (v == np.round(v)),
-            f"a whole number from {BITS_MIN} to {BITS_MAX}",
+            f"an integer from {BITS_MIN} to {BITS_MAX}",
         )
     bits, minus = jnp.asarray(bits).astype(jnp.int32), jnp.asarray(signed).astype(jnp.int32)
     shape = jnp.broadcast_shapes(bits.shape, minus.shape)

@@ -87,7 +87,7 @@ def allocate_bits(
         raise GgdjaxError(f"no `unit` is called `{unit}`: {near_matches(unit, UNITS)}")
     allowed = sorted(set(widths))
     if not allowed or not 2 <= allowed[0] <= allowed[-1] <= 16:
-        raise GgdjaxError(f"`widths` must be whole numbers of bits from 2 to 16, got {allowed}")
+        raise GgdjaxError(f"`widths` must be integers of bits from 2 to 16, got {allowed}")
     if q.record is None or q.record.calibration is None:
         raise GgdjaxError("`q` has no calibration, only the steps that a file brought: quantize its float network")
     images = np.asarray(images, np.float32)

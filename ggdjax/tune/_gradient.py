@@ -263,7 +263,7 @@ def _checked_labels(labels: Any, count: int, classes: int) -> np.ndarray:
         raise GgdjaxError("`labels` are missing: `objective` 'cross_entropy' needs them, 'kl' and 'output' do not")
     labels = np.asarray(labels)
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"`labels` are {labels.dtype} of shape {labels.shape}; expected {count} whole numbers")
+        raise DataError(f"`labels` are {labels.dtype} of shape {labels.shape}; expected {count} integers")
     if labels.min() < 0 or labels.max() >= classes:
         worst = labels.max() if labels.max() >= classes else labels.min()
         raise DataError(f"label {worst} is outside the network's {classes} classes: check the labels or `label_offset`")

@@ -71,7 +71,7 @@ class GradientConfig:
             if name == "steps" and value is None:
                 continue
             if not isinstance(value, int) or value < 1:
-                raise GgdjaxError(f"`{name}` must be a whole number of at least 1, got {value!r}")
+                raise GgdjaxError(f"`{name}` must be an integer of at least 1, got {value!r}")
         if self.seed < 0:
             raise GgdjaxError(f"`seed` must be at least 0, got {self.seed!r}")
         for name in ("step_rate", "offset_rate", "bias_rate", "offset_bound"):

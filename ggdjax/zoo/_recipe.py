@@ -53,7 +53,7 @@ class Recipe:
             if getattr(self, name) < least:
                 raise GgdjaxError(f"`{name}` is {getattr(self, name)}, expected at least {least}")
         if not 0 <= self.seed < 2**63:
-            raise GgdjaxError(f"`seed` is {self.seed}, expected a whole number from 0 to 2^63 − 1")
+            raise GgdjaxError(f"`seed` is {self.seed}, expected an integer from 0 to 2^63 − 1")
         if self.optimizer not in get_args(Optimizer):
             raise GgdjaxError(f"`optimizer` is {self.optimizer!r}, expected one of {', '.join(get_args(Optimizer))}")
         for name in ("learning_rate", "weight_decay"):

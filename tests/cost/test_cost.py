@@ -237,12 +237,12 @@ def test_scale_sim_topology(net, tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: HardwareModel(rows=0), "`rows` must be a whole number from 1 to 65536, got 0"),
-        (lambda: HardwareModel(buffer_bytes=1.5), "`buffer_bytes` must be a whole number"),
+        (lambda: HardwareModel(rows=0), "`rows` must be an integer from 1 to 65536, got 0"),
+        (lambda: HardwareModel(buffer_bytes=1.5), "`buffer_bytes` must be an integer"),
         (lambda: HardwareModel(accelerator={}), "`accelerator` must be an Accelerator"),
         (lambda: HardwareModel(dataflow="row"), "`dataflow` is 'row'; .*row-stationary"),
         (lambda: HardwareModel(energy={}), "`energy` must be an EnergyTable"),
-        (lambda: Widths(weight_bits=33), "`weight_bits` must be a whole number from 1 to 32, got 33"),
+        (lambda: Widths(weight_bits=33), "`weight_bits` must be an integer from 1 to 32, got 33"),
         (lambda: Widths(floating=True), "`floating` takes one width of 16 or 32 bits"),
         (lambda: EnergyTable(dram_access_pj=0), "`dram_access_pj` must be a positive number"),
         (lambda: EnergyTable(integer_add_pj=((32, 1), (8, 1))), "`integer_add_pj` must be .* ascending"),

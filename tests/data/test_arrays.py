@@ -62,7 +62,7 @@ LABEL = np.zeros(4, np.int64)
         (np.zeros((4, 6, 6, 4), np.uint8), LABEL, "expected"),
         (np.zeros((4, 6, 6, 3), bool), LABEL, "is bool"),
         (np.zeros((4, 6, 6, 3), np.uint8), LABEL[:3], "`label`"),
-        (np.zeros((4, 6, 6, 3), np.uint8), LABEL.astype(np.float32), "whole numbers"),
+        (np.zeros((4, 6, 6, 3), np.uint8), LABEL.astype(np.float32), "integers"),
         (np.zeros((4, 6, 6, 3), np.uint8), LABEL - 1, "holds the label -1"),
         (np.zeros((4, 6, 6, 3), np.uint8), LABEL + 2**32, "holds the label 4294967296"),
         (np.zeros((0, 6, 6, 3), np.uint8), LABEL[:0], "no images"),

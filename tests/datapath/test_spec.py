@@ -21,7 +21,7 @@ def test_saved_is_loaded(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"activation_bits": 17}, "`activation_bits` must be a whole number of bits from 2 to 16, got 17"),
+        ({"activation_bits": 17}, "`activation_bits` must be an integer number of bits from 2 to 16, got 17"),
         ({"weight_bits": 8.0}, "`weight_bits`"),
         ({"multiplier_bits": 32}, "from 2 to 31"),
         ({"rounding": "half_evn"}, "did you mean `half_even`"),

@@ -189,7 +189,7 @@ CASES: dict[str, tuple[int, list[Any], dict[str, np.ndarray]]] = {
         one("Resize", "", "s", coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
         {"s": np.float32([1, 1, 2, 2])},
     ),
-    "resize to a whole number in float32 only 13": (
+    "resize to an integer in float32 only 13": (
         13,
         one("Resize", "", "s", mode="linear"),
         {"s": np.float32([1, 1, 5 / 3, 1])},

@@ -190,7 +190,7 @@ def test_arguments_out_of_range_are_named(tensors):
         schemes.choose("max-abs", x, 17)
     with pytest.raises(GgdjaxError, match=r"`bits` must be from 2 to 16, got 1"):
         schemes.choose("max-abs", x, np.array([8, 1]))
-    with pytest.raises(GgdjaxError, match=r"`bits` must be whole numbers"):
+    with pytest.raises(GgdjaxError, match=r"`bits` must be integers"):
         schemes.choose("max-abs", x, 8.0)
     with pytest.raises(GgdjaxError, match=r"`signed` must be boolean"):
         schemes.choose("max-abs", x, 8, 1)

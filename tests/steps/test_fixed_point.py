@@ -153,7 +153,7 @@ def test_powers_of_two_are_exact():
 
 def test_arguments_out_of_range_are_named():
     w = np.ones((2, 3), np.float32)
-    with pytest.raises(GgdjaxError, match=r"`bits` is 1; expected whole numbers from 2 to 32"):
+    with pytest.raises(GgdjaxError, match=r"`bits` is 1; expected integers from 2 to 32"):
         steps.best_fractional_length(w, 1)
     with pytest.raises(GgdjaxError, match=r"`bits` is 7.5"):
         steps.max_fractional_length(w, 7.5)

@@ -458,7 +458,7 @@ def _split(call: Call) -> list[View]:
 
 @rule("gather")
 def _gather(call: Call) -> View:
-    """Nearest-neighbour enlargement by a whole number (`jax.image.resize`); nothing else of a gather."""
+    """Nearest-neighbour enlargement by an integer (`jax.image.resize`); nothing else of a gather."""
     view, numbers = call.view(0), call.param("dimension_numbers")
     index = call.constant(1)
     shape, wanted = call.shape(view)[0], call.out_shape[0]
