@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -24,6 +25,21 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 #: Real networks and images live outside the repository: beside it, or where this variable points.
 DATA_VARIABLE = "GGDJAX_DATA"
+
+
+#: Linux lets a process map 65,530 pieces of memory; each program that XLA compiles for a CPU takes several, and a
+#: worker that reaches the limit crashes.
+MOST_MAPS = 15_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_compiled_programs():
+    """Drop what is compiled before it fills the process: the folder above brings most of it back at once."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.is_file() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

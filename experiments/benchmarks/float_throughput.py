@@ -86,7 +86,7 @@ def measure(real: RealNetwork, batch: int, rounds: int) -> dict[str, Any]:
 
     @partial(jax.jit, donate_argnums=2)
     def observing(params: dict[str, jax.Array], x: jax.Array, counters: dict[str, Counter]) -> tuple[Any, Any]:
-        numerics = Observe(counters)
+        numerics = Observe(counters, {})
         return network.run(net.graph, params, x, numerics), numerics.counters
 
     def observe() -> None:

@@ -326,7 +326,7 @@ def _own(
     return [
         LayerWidths(
             weight_bits=quantizers.weights[shape.name].bits,
-            bias_bits=hardware.sum_bits if shape.bias is None else quantizers.biases[shape.name].bits,
+            bias_bits=hardware.sum_bits if (own := quantizers.biases.get(shape.name)) is None else own.bits,
             activation_bits=maps[shape.feature_map],
             output_bits=max((maps[name] for name in entered[shape.name]), default=hardware.sum_bits),
             sum_bits=hardware.sum_bits,

@@ -16,7 +16,7 @@ from ggdjax.network import Float, run
 from ggdjax.network._ops import QUANTIZABLE
 from ggdjax.quantization import FakeQuant, Stage
 from ggdjax.quantization._batches import image_batches
-from ggdjax.quantization._quantize import accumulator_grid
+from ggdjax.quantization._quantizers import short_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from ggdjax.datapath._program import Program
     from ggdjax.network import Graph, Node
     from ggdjax.quantization import QuantizedNetwork
-
-#: Significant bits of an aligned step.
-_STEP_BITS = 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,30 +70,19 @@ class Agreement:
 
 def align(q: QuantizedNetwork) -> QuantizedNetwork:
     """Return the network with steps and biases in which fake quantization and an integer program round alike.
-
-    Steps of feature maps keep 15 significant bits, a change of less than one part in 32,768. Then a code of 8 bits and
-    a half, times its step, is exact in float32, and sums on the middle between two codes are rounded alike. They are
-    common where steps are equal, as behind ReLU6.
-
-    Each bias is rounded to the grid of its accumulator, Δ_in · 2^(−F), 32 bits: that is where an integer program must
-    have it. A bias on its own finer grid differs by up to half a unit of the accumulator, which makes about one code in
-    a thousand another one in every layer.
+    What `ggdjax.quantize` returns by default is so; networks with fixed-point biases (``bias_bits``), from files, or with
+    What `ggdjax.quantize` returns by default is so; networks with fixed-point biases (``bias_bits``), from files or with
+    steps that tuning moved are not. Steps of feature maps keep 15 significant bits (`short_step`). Each bias is rounded
+    to the grid of its accumulator, Δ_in · Δ_w, 32 bits: that is where an integer program must have it. A bias on
+    its own finer grid differs by up to half a unit of the accumulator, which makes about one code in a thousand
+    another one in every layer.
     """
     expect("q", q, "QuantizedNetwork")
     old = q.quantizers
-    activations = {name: replace(x, step=_short(x.step)) for name, x in old.activations.items()}
-    aligned, biases = replace(old, activations=activations), dict(old.biases)
-    for node in q.graph.quantizable:
-        grid = None if node.param("bias") is None else accumulator_grid(node, aligned)
-        if grid is not None:
-            biases[node.name] = grid
-    return q.changed(Stage(name="align"), quantizers=replace(aligned, biases=biases))
-
-
-def _short(step: Real[Array, "..."]) -> Real[Array, "..."]:
-    """Return the step with `_STEP_BITS` significant bits."""
-    mantissa, exponent = np.frexp(np.asarray(step, np.float64))
-    return jnp.asarray(np.ldexp(np.round(np.ldexp(mantissa, _STEP_BITS)), exponent - _STEP_BITS), jnp.float32)
+    activations = {name: replace(x, step=short_step(x.step)) for name, x in old.activations.items()}
+    return q.changed(
+        Stage(name="align"), quantizers=replace(old, activations=activations, biases=dict.fromkeys(old.biases))
+    )
 
 
 def agreement(
@@ -157,11 +143,10 @@ class ExactSums(FakeQuant):
         # Dividing gives back the integers that the quantizers multiplied, up to one rounding.
         codes = {"kernel": jnp.round(kernel / _per_channel(weights.step.astype(dtype), kernel.ndim))}
         if "bias" in params:
-            b = self.quantizers.biases.get(node.name)
+            b = self.quantizers.bias(node)
             codes["bias"] = (params["bias"] if b is None else b(params["bias"])) / scale
-            if b is not None:  # an aligned bias is an integer of the accumulator
-                aligned = b.step == activation.step * weights.step
-                codes["bias"] = jnp.where(aligned, jnp.round(codes["bias"]), codes["bias"])
+            if b is not None and self.quantizers.biases[node.name] is None:  # an integer of the accumulator
+                codes["bias"] = jnp.round(codes["bias"])
         y = Float().apply(node, codes, jnp.round(x / activation.step.astype(dtype)))
         return y * _per_channel(scale, y.ndim)
 

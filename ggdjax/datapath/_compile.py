@@ -10,12 +10,13 @@ request travels back to the tensor that produces the value:
   commute with rounding, round(min(x, c)/Δ) = min(round(x/Δ), round(c/Δ)). A request passes through them unchanged: the
   accumulator is requantized straight to the step of the feature map that is finally read, ReLU and clip become the
   limits of that one saturation, all inputs of a concatenation get one step, and no value is rounded twice.
-- What is read as it is (operands of additions, inputs of averages and leaky ReLUs) is *carried*: requantized from the
-  same accumulator to a wide fixed-point number on a power-of-two grid that its whole residual stream shares
-  (`ggdjax.datapath._ranges`). The quantized network keeps that branch in real numbers, so ``residual_bits`` decides how
-  often a sum is rounded to another code: an error of 2^(−k) of a step changes about 2^(−k−2) of the codes.
-- Averages are integer sums whose division by the window's size joins the multiplier; sigmoid, tanh, hard swish and
-  SiLU are tables over ``lookup_bits``; the product of two tensors multiplies two numbers of ``lookup_bits``.
+- What is read as it is (operands of additions, inputs of averages and leaky ReLUs) is requantized from the same
+  accumulator to a wide fixed-point number on a power-of-two grid that all it meets shares (`ggdjax.datapath._ranges`).
+  The quantized network keeps that branch in real numbers, so ``residual_bits`` decides how often a sum is rounded to
+  another code: an error of 2^(−k) of a step changes about 2^(−k−2) of the codes.
+- Averages are integer sums whose division by the window's size joins the multiplier; activation functions, in however
+  many nodes, are tables (`ggdjax.datapath._functions`); the product of two tensors multiplies two numbers of
+  ``factor_bits``; a rounding in the middle of the network is a requantization to its grid.
 - The output of the network stays in the units of the accumulator that makes it, as int32 with one scale: argmax needs
   no requantization. Weights with a step per channel have no common unit; their logits are carried.
 
@@ -32,31 +33,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax._errors import UnsupportedError, expect, kinds_of
-from ggdjax.datapath._formats import Format, ratio_of
+from ggdjax.datapath._formats import Format, ratio_of, signed_bits
+from ggdjax.datapath._functions import Functions, exact_table, index_bits, range_of, table
 from ggdjax.datapath._layers import IntegerLayer, code_format, integer_layer
 from ggdjax.datapath._ops import method_of
 from ggdjax.datapath._program import Program
-from ggdjax.datapath._ranges import LIMITS, MOVES, Streams, bounds_of, grid, limits_of, window_of
+from ggdjax.datapath._ranges import Ranges, bounds_of, grid, limits_of, window_of
 from ggdjax.datapath._rounding import Overflow, Requantization
 from ggdjax.datapath._spec import Accelerator
-from ggdjax.datapath._tables import TABLES, input_limit, table
 from ggdjax.network import Graph, Node
-from ggdjax.network._ops import QUANTIZABLE, window_counts
+from ggdjax.network._ops import LIMITS, MOVES, QUANTIZABLE, window_counts
 from ggdjax.network._rewrites import scale_and_offset
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ggdjax.datapath._functions import Function, Table
     from ggdjax.quantization import QuantizedNetwork
 
 #: Operation without an integer form -> what to do instead.
 _ALTERNATIVES = {
-    "exp": "where it is part of a softmax, take the logits before it as the output",
-    "softmax": "take the logits before it as the output: it does not change their order",
     "local_response_norm": "train without it, or with batch normalization",
-    "div": "multiply by the reciprocal of a constant",
+    "div": "a quotient of two tensors has none; a softmax at the very end and quotients by constants have",
+    "softmax": "only one at the very end of the network has",
     "resize": "resize by nearest neighbour",
-    "power": "write a square as a product of the tensor with itself",
 }
 
 
@@ -110,15 +110,28 @@ class _Compiler:
     """Collects the nodes of the integer graph while requests travel back through the real one."""
 
     def __init__(self, q: QuantizedNetwork, accelerator: Accelerator) -> None:
-        self.q, self.spec, self.source = q, accelerator, q.graph
+        # A softmax at the end is applied to the logits in real numbers.
+        self.q, self.spec = q, accelerator
+        self.source = q.graph.up_to_logits() if len(q.graph.outputs) == 1 else q.graph
         self.nodes: list[Node] = []
         self.params: dict[str, np.ndarray] = {}
         self.formats: dict[str, Format] = {}
         self.shapes = {tensor: self.source.shape(tensor) for tensor in self.source.inputs}
         self.made: dict[tuple[str, Format], str] = {}
         self.sums: dict[str, _Sums] = {}
-        self.streams = Streams(q, accelerator.residual_bits)
+        self.ranges = Ranges(q, accelerator.residual_bits)
+        self.functions = Functions(q.graph, q.params)
         self.layers: dict[str, IntegerLayer] = {}
+        #: What makes the exact integers of an operation that is no layer and scales nothing.
+        self._makers = {
+            "add": self._added,
+            "average_pool": self._pooled,
+            "mean": self._pooled,
+            "mul": self._product,
+            "round_to_grid": self._rounded,
+            "sub": self._added,
+            "sum": self._pooled,
+        }
 
     def program(self) -> Program:
         self._find_ranges()
@@ -147,7 +160,7 @@ class _Compiler:
 
     def _find_ranges(self) -> None:
         """Compute the integers of every layer and the real range of every tensor."""
-        bounds = self.streams.bounds
+        bounds = self.ranges.bounds
         for tensor in self.source.inputs:
             bounds[tensor] = (-math.inf, math.inf)
         for node in self.source.nodes:
@@ -157,25 +170,37 @@ class _Compiler:
                 scales = np.asarray(layer.accumulator.scale)
                 bounds[node.output] = (layer.accumulator.low * scales.max(), layer.accumulator.high * scales.max())
                 continue
-            self._refuse(node)
             params = {role: np.asarray(self.q.params[key]) for role, key in node.params}
-            if node.op in _SCALINGS and len(node.inputs) == 1:
+            if (function := self.functions.of(node.output)) is not None:
+                bounds[node.output] = range_of(function, self.ranges.expected(function.root))
+            elif self._is_scaling(node):
                 scale, offset = _scaling(node, params)
-                ends = [scale * end + offset for end in bounds[node.inputs[0]]]
+                with np.errstate(invalid="ignore"):
+                    ends = np.where(scale == 0, offset, [scale * end + offset for end in bounds[node.inputs[0]]])
                 bounds[node.output] = (float(np.min(ends)), float(np.max(ends)))
             else:
                 window = window_of(self.source, node) if node.op in {"mean", "sum"} else 1
                 bounds[node.output] = bounds_of(node, [bounds[t] for t in node.inputs], params, window)
 
-    def _refuse(self, node: Node) -> None:
-        """Raise for an operation that integers cannot do."""
-        known = LIMITS | MOVES | _SCALINGS | TABLES | {"mean", "sum", "average_pool", "leaky_relu", "prelu"}
-        bad = node.op not in known
-        bad |= node.op == "div" and (len(node.inputs) > 1 or dict(node.attrs).get("reverse", False))
-        bad |= node.op == "resize" and node.attr("method") != "nearest"
-        if bad:
-            hint = _ALTERNATIVES.get(node.op, "leave it out of the quantized part, or replace it")
-            raise UnsupportedError(f"`{node.name}` ({node.op}) has no integer form: {hint}")
+    def _is_scaling(self, node: Node) -> bool:
+        """Return whether a node scales and shifts each channel of its one input."""
+        reciprocal = node.op == "div" and dict(node.attrs).get("reverse", False)
+        return node.op in _SCALINGS and len(node.inputs) == 1 and not reciprocal
+
+    def _natural(self, tensor: str, bits: int) -> Format | None:
+        """Return the grid that the network itself rounds ``tensor`` to, if signed integers of ``bits`` hold it."""
+        node = self.source.producer(tensor)
+        if node is None:
+            return None
+        if node.op == "round_to_grid":
+            form = _grid_of(node)
+            return form if signed_bits(form.low, form.high) <= bits else None
+        if len(node.inputs) > 1 or node.params or node.op not in MOVES | LIMITS or node.op == "pad":
+            return None
+        form = self._natural(node.inputs[0], bits)
+        if form is None or node.op in MOVES:
+            return form
+        return form.limited(*limits_of(node), self.spec.rounding)
 
     def _codes(self, tensor: str) -> Format:
         """Return the format of a feature map, within the limits of the activation functions before it."""
@@ -202,12 +227,12 @@ class _Compiler:
         node = self.source.producer(tensor)
         if node is None:
             return self._emit(tensor, "quantize", (tensor,), form, scale=form.scale[0], low=form.low, high=form.high)
+        if (function := self.functions.of(tensor)) is not None:
+            return self._lookup(function, form)
         if node.op in LIMITS:
             return self._as(node.inputs[0], form.limited(*limits_of(node), self.spec.rounding))
         if node.op in MOVES:
             return self._move(node, form)
-        if node.op in TABLES:
-            return self._lookup(node, form)
         if node.op in {"leaky_relu", "prelu"}:
             return self._by_sign(node, form)
         return self._requantized(tensor, self._sums_of(node), form)
@@ -217,11 +242,12 @@ class _Compiler:
         node = self.source.producer(tensor)
         while node is not None and node.op in LIMITS | {"reshape", "transpose", "slice"}:
             node = self.source.producer(node.inputs[0])
-        if node is not None and node.op in QUANTIZABLE | {"add", "sub", "mul", "mean", "sum", "average_pool"}:
+        makes_sums = QUANTIZABLE | {"add", "sub", "mul", "mean", "sum", "average_pool", "round_to_grid"}
+        if node is not None and node.op in makes_sums and self.functions.of(node.output) is None:
             sums = self._sums_of(node)
             if len(sums.format.scale) == 1 and sums.weights is None:
                 return self._as(tensor, replace(sums.format, role="logit"))
-        return self._as(tensor, replace(self.streams.carry(tensor), role="logit"))
+        return self._as(tensor, replace(self.ranges.carry(tensor), role="logit"))
 
     # What nodes make --------------------------------------------------------------------------------------------
 
@@ -229,10 +255,11 @@ class _Compiler:
         if node.output not in self.sums:
             if node.op in QUANTIZABLE:
                 make = self._layer
-            elif len(node.inputs) == 1 and node.op in _SCALINGS:
+            elif self._is_scaling(node):
                 make = self._scaled
-            else:
-                make = {"add": self._added, "sub": self._added, "mul": self._product}.get(node.op, self._pooled)
+            elif (make := self._makers.get(node.op)) is None:
+                hint = _ALTERNATIVES.get(node.op, "leave it out of the quantized part, or replace it")
+                raise UnsupportedError(f"`{node.name}` ({node.op}) has no integer form: {hint}")
             self.sums[node.output] = make(node)
         return self.sums[node.output]
 
@@ -261,8 +288,12 @@ class _Compiler:
         )
         return _Sums(tensor=tensor, format=held, kind=spec.requantization)
 
+    def _rounded(self, node: Node) -> _Sums:
+        form = _grid_of(node)
+        return _Sums(tensor=self._as(node.inputs[0], form), format=form)
+
     def _added(self, node: Node) -> _Sums:
-        form = self.streams.carry(node.output)
+        form = self.ranges.carry(node.output)
         operands = node.inputs[::-1] if dict(node.attrs).get("reverse", False) else node.inputs
         x, y = (self._as(tensor, form) for tensor in operands)
         (a, b), (c, d) = ((self.formats[t].low, self.formats[t].high) for t in (x, y))
@@ -275,7 +306,8 @@ class _Compiler:
         )
 
     def _product(self, node: Node) -> _Sums:
-        forms = [grid(self.streams.magnitude(t), self.spec.lookup_bits, "factor", t) for t in node.inputs]
+        bits = self.spec.factor_bits
+        forms = [self._natural(t, bits) or grid(self.ranges.magnitude(t), bits, "factor", t) for t in node.inputs]
         x, y = (self._as(tensor, form) for tensor, form in zip(node.inputs, forms, strict=True))
         ends = [a * b for a in _ends(self.formats[x]) for b in _ends(self.formats[y])]
         wide = Format(scale=(forms[0].scale[0] * forms[1].scale[0],), low=min(ends), high=max(ends), role="acc")
@@ -285,25 +317,47 @@ class _Compiler:
         """Scale and shift per channel: ±x + constant in the units of |scale| · grid."""
         params = {role: np.asarray(self.q.params[key]) for role, key in node.params}
         scale, shift = _scaling(node, params)
-        form = self.streams.carry(node.inputs[0])
+        form = self.ranges.carry(node.inputs[0])
         x = self._as(node.inputs[0], form)
-        size = np.where(scale == 0, 1.0, np.abs(scale)) * form.scale[0]
+        sign, size = np.sign(scale).astype(int), np.where(scale == 0, 1.0, np.abs(scale)) * form.scale[0]
+        # A channel that is shifted by far more than it varies is held on a coarser grid, or is the constant alone.
+        coarser = np.maximum(0, np.ceil(np.log2(np.maximum(np.abs(shift / size), 1.0))).astype(int) - 29)
+        size, sign = np.ldexp(size, coarser), np.where(coarser > 30, 0, sign)
         constant = np.rint(shift / size)
-        if np.abs(constant).max() >= 1 << 30:
-            raise UnsupportedError(
-                f"`{node.name}` ({node.op}) shifts a channel by far more than its input's range: fold it into a layer"
+        if coarser.any():
+            low, high = (self.formats[x].low, self.formats[x].high)
+            shifts, held = np.minimum(coarser, 30), replace(form, low=low, high=high)
+            factors = {"multiplier": (1,) * shifts.size, "shift": tuple(shifts.reshape(-1).tolist())}
+            x = self._emit(
+                node.inputs[0],
+                "requantize",
+                (x,),
+                held,
+                **factors,
+                shape=shifts.shape,
+                low=low,
+                high=high,
+                rounding=self.spec.rounding,
             )
         spread, most = max(-self.formats[x].low, self.formats[x].high), int(np.abs(constant).max())
-        wide = Format(scale=tuple(size.tolist()), low=-spread - most, high=spread + most, role="acc")
-        sign = tuple(np.sign(scale).astype(int).tolist())
+        # One number per channel is the sums' scale; where it differs over positions, it is their weight.
+        scales, weights = (size, None) if size.ndim == 1 else (np.asarray(form.scale), size / form.scale[0])
+        wide = Format(scale=tuple(scales.tolist()), low=-spread - most, high=spread + most, role="acc")
+        flat = {"sign": sign, "constant": constant.astype(int)}
         tensor = self._emit(
-            node.output, "offset", (x,), wide, name=node.name, sign=sign, constant=tuple(constant.astype(int).tolist())
+            node.output,
+            "offset",
+            (x,),
+            wide,
+            name=node.name,
+            shape=size.shape,
+            **{name: tuple(value.reshape(-1).tolist()) for name, value in flat.items()},
         )
-        return _Sums(tensor=tensor, format=wide)
+        return _Sums(tensor=tensor, format=wide, weights=weights)
 
     def _pooled(self, node: Node) -> _Sums:
         window = window_of(self.source, node)
-        form = self.streams.summand(node.inputs[0], window)
+        form = self._natural(node.inputs[0], 16) or self.ranges.summand(node.inputs[0], window)
         x = self._as(node.inputs[0], form)
         low, high = (end * window for end in _ends(self.formats[x]))
         weights, divisor = None, float(window)
@@ -332,7 +386,7 @@ class _Compiler:
         if len(inputs) == 1 and node.op in {"maximum", "minimum"}:
             constant = np.asarray(self.q.params[node.params[0][1]])
             if constant.size > 1:
-                raise UnsupportedError(f"`{node.name}` ({node.op}) limits each channel by itself: clip all alike")
+                return self._limited_by_channel(node, inputs[0], form, constant)
             low, high = (
                 (float(constant.reshape(())), None) if node.op == "maximum" else (None, float(constant.reshape(())))
             )
@@ -345,35 +399,63 @@ class _Compiler:
         held = replace(form, low=min(lows), high=max(highs))
         return self._emit(node.output, node.op, inputs, held, **attrs)
 
-    def _lookup(self, node: Node, form: Format) -> str:
-        limit = input_limit(node)
-        seen = self.streams.seen(node.output)
-        known = max(map(abs, self.streams.bounds[node.inputs[0]]))
-        if limit is None:
-            # The output grows as its input does; far below zero it is flat.
-            limit = known if seen is None else max(8.0, 2.0 * seen)
-        index = grid(min(limit, known), self.spec.lookup_bits, "index", node.inputs[0])
-        x = self._as(node.inputs[0], index)
+    def _limited_by_channel(self, node: Node, x: str, form: Format, constant: np.ndarray) -> str:
+        """Return the larger or smaller of codes and those of a limit per channel: rounding commutes with both."""
+        key = f"{node.output}.{form.role}{len(self.params)}/constant"
+        codes = [form.code_of(float(value), self.spec.rounding) for value in constant.reshape(-1)]
+        self.params[key] = np.asarray(codes, np.int32).reshape(constant.shape)
+        return self._emit(node.output, node.op, (x,), form, params=(("constant", key),))
+
+    def _lookup(self, function: Function, form: Format) -> str:
+        """Look up what few integers give; interpolate between the values at the ends of cells of many."""
+        output = function.nodes[-1].output
+        few = self._natural(function.root, self.spec.lookup_bits)
+        if few is None:
+            return self._requantized(output, self._interpolated(function), form)
+        x = self._as(function.root, few)
         first, last = _ends(self.formats[x])
-        key = f"{node.output}.{form.role}{len(self.params)}/table"
-        self.params[key] = table(node, index.scale[0], first, last, form)
-        return self._emit(node.output, "lookup", (x,), form, params=(("table", key),), first=first)
+        key = f"{output}.{form.role}{len(self.params)}/table"
+        self.params[key] = exact_table(function, replace(few, low=first, high=last), form)
+        return self._emit(output, "lookup", (x,), form, params=(("table", key),), first=first)
+
+    def _interpolated(self, function: Function) -> _Sums:
+        node = function.nodes[-1]
+        if node.output not in self.sums:
+            held = self._table_of(function)
+            key = f"{node.output}/table"
+            self.params[key] = held.values
+            tensor = self._emit(
+                node.output,
+                "interpolate",
+                (self._as(function.root, held.index),),
+                held.sums,
+                name=node.name,
+                params=(("table", key),),
+                first=held.first,
+                shift=held.shift,
+            )
+            self.sums[node.output] = _Sums(tensor=tensor, format=held.sums)
+        return self.sums[node.output]
+
+    def _table_of(self, function: Function) -> Table:
+        return table(
+            function,
+            self.ranges.expected(function.root),
+            self.ranges.bounds[function.root],
+            lookup_bits=self.spec.lookup_bits,
+            bits=index_bits(self.spec.lookup_bits, self.spec.residual_bits),
+        )
 
     def _by_sign(self, node: Node, form: Format) -> str:
-        carried = self.streams.carry(node.inputs[0])
-        x = self._as(node.inputs[0], carried)
+        held = self.ranges.carry(node.inputs[0])
+        x = self._as(node.inputs[0], held)
         if node.op == "leaky_relu":
             slopes = np.asarray([node.attr("slope")], np.float64)
         else:
-            slopes = np.asarray(self.q.params[node.params[0][1]], np.float64)
-        # As many slopes as channels can also be one per row.
-        if slopes.min() < 0 or (slopes.size != 1 and slopes.shape[-1] != slopes.size):
-            raise UnsupportedError(
-                f"`{node.name}` ({node.op}) has negative slopes, or slopes not per channel: retrain it"
-            )
-        slopes = slopes.reshape(-1)
-        ratio = carried.scale[0] / form.scale[0]
-        above, below = self._factors(np.asarray([ratio]), node), self._factors(ratio * slopes, node)
+            slopes = np.atleast_1d(np.asarray(self.q.params[node.params[0][1]], np.float64))
+        ratio = held.scale[0] / form.scale[0]
+        above, below = self._factors(np.asarray([ratio]), node), self._factors(ratio * np.abs(slopes), node)
+        signs = np.sign(slopes).astype(int).reshape(-1).tolist()
         return self._emit(
             node.output,
             "requantize_by_sign",
@@ -381,8 +463,9 @@ class _Compiler:
             form,
             multiplier=above["multiplier"],
             shift=above["shift"],
-            negative_multiplier=below["multiplier"],
+            negative_multiplier=tuple(s * m for s, m in zip(signs, below["multiplier"], strict=True)),
             negative_shift=below["shift"],
+            negative_shape=slopes.shape,
             low=form.low,
             high=form.high,
             rounding=self.spec.rounding,
@@ -448,21 +531,24 @@ class _Compiler:
         return output
 
 
+def _grid_of(node: Node) -> Format:
+    """Return the format of what a rounding in the middle of the network gives."""
+    return Format(scale=(node.attr("step"),), low=int(node.attr("low")), high=int(node.attr("high")))
+
+
 #: Operations that scale and shift each channel, where one operand is constant.
 _SCALINGS = frozenset({"affine", "add", "sub", "mul", "div"})
 
 
 def _scaling(node: Node, params: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return (scale, offset) with one number each, or one per channel, float64."""
-    values = {role: value.astype(np.float64) for role, value in params.items()}
-    if any(value.size != 1 and value.shape[-1:] != (value.size,) for value in values.values()):
-        raise UnsupportedError(f"`{node.name}` ({node.op}) differs over positions, not only over channels")
-    flat = {role: value.reshape(-1) for role, value in values.items()}
-    if node.op == "affine":
-        return flat["scale"], flat["offset"]
-    found = scale_and_offset(node, flat["constant"])
-    assert found is not None, "a constant divided by the input was refused before"
-    return found
+    """Return (scale, offset), float64, of one shape: that of the last axes over which they differ."""
+    values = {role: np.atleast_1d(value.astype(np.float64)) for role, value in params.items()}
+    found = (values["scale"], values["offset"]) if node.op == "affine" else scale_and_offset(node, values["constant"])
+    assert found is not None, "a constant divided by the input is no scaling"
+    scale, offset = np.broadcast_arrays(*found)
+    while scale.ndim > 1 and scale.shape[0] == 1:
+        scale, offset = scale[0], offset[0]
+    return scale, offset
 
 
 def _low(form: Format) -> int:

@@ -54,14 +54,21 @@ def requantize_by_sign(
     shift: Ints,
     negative_multiplier: Ints,
     negative_shift: Ints,
+    negative_shape: Ints,
     low: int,
     high: int,
     rounding: Rounding,
 ) -> Int[Array, "..."]:
-    """Requantize by one ratio where x ≥ 0, by another below: leaky ReLU and PReLU."""
-    clipped = partial(requantize, x, low=low, high=high, rounding=rounding)
-    above = clipped(multiplier=multiplier, shift=shift, shape=(len(multiplier),))
-    below = clipped(multiplier=negative_multiplier, shift=negative_shift, shape=(len(negative_multiplier),))
+    """Requantize by one ratio where x ≥ 0, by another, of any sign, below: leaky ReLU and PReLU.
+
+    ``negative_shape`` is the shape of the other's factors, last axes of x.
+    """
+    clipped = partial(requantize, low=low, high=high, rounding=rounding)
+    above = clipped(x, multiplier=multiplier, shift=shift, shape=(len(multiplier),))
+    factors = np.asarray(negative_multiplier, np.int32)
+    signs = np.sign(factors).reshape((1,) * (x.ndim - len(negative_shape)) + negative_shape)
+    size = tuple(np.abs(factors).tolist())
+    below = clipped(x * signs, multiplier=size, shift=negative_shift, shape=negative_shape)
     return jnp.where(x >= 0, above, below)
 
 
@@ -73,6 +80,15 @@ def saturate(x: Int[Array, "..."], *, low: int, high: int) -> Int[Array, "..."]:
 def lookup(x: Int[Array, "..."], *, table: Int[Array, " entries"], first: int) -> Int[Array, "..."]:
     """Return ``table[x − first]``."""
     return jnp.take(table, x - first, mode="clip")
+
+
+def interpolate(x: Int[Array, "..."], *, table: Int[Array, " cells_and_one"], first: int, shift: int) -> Array:
+    """Return the table between its values at i = (x − first) >> shift and the next, by the bits of x below."""
+    away = x - first
+    cell = away >> shift
+    here, there = (jnp.take(table, cell + k, mode="clip") for k in (0, 1))
+    half = (1 << shift) >> 1
+    return here + (((there - here) * (away - (cell << shift)) + half) >> shift)
 
 
 def add(x: Int[Array, "..."], y: Int[Array, "..."]) -> Int[Array, "..."]:
@@ -90,9 +106,9 @@ def mul(x: Int[Array, "..."], y: Int[Array, "..."]) -> Int[Array, "..."]:
     return x * y
 
 
-def offset(x: Int[Array, "..."], *, sign: Ints, constant: Ints) -> Int[Array, "..."]:
-    """Return ±x + constant per channel; sign 0 drops the channel."""
-    signs, constants = (np.asarray(v, np.int32).reshape((1,) * (x.ndim - 1) + (-1,)) for v in (sign, constant))
+def offset(x: Int[Array, "..."], *, sign: Ints, constant: Ints, shape: Ints) -> Int[Array, "..."]:
+    """Return ±x + constant, of the shape of x's last axes; sign 0 drops x."""
+    signs, constants = (np.asarray(v, np.int32).reshape((1,) * (x.ndim - len(shape)) + shape) for v in (sign, constant))
     return x * signs + constants
 
 

@@ -20,6 +20,7 @@ from ggdjax.datapath._simulate import INTEGER_OPS, Counting, Integer, LayerCount
 from ggdjax.datapath._spec import Accelerator
 from ggdjax.network import Network, run
 from ggdjax.network._chunks import run_in_chunks
+from ggdjax.network._ops import OPS
 from ggdjax.network._serialize import graph_from_record, graph_record
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Program:
         )
 
     def __call__(self, x: ArrayLike) -> Any:
-        """Return the logits, float32: the program's integers times their scale.
+        """Return the outputs, float32: the program's integers times their scale, through a softmax at the end.
 
         Args:
             x: a batch in the layout of the network's own input.
@@ -142,7 +143,10 @@ class Program:
 
     def _scaled(self, outputs: Any) -> Any:
         if not isinstance(outputs, tuple):
-            return outputs.astype(jnp.float32) * jnp.float32(self.output_scale[0])
+            logits = outputs.astype(jnp.float32) * jnp.float32(self.output_scale[0])
+            last = self.network.graph.nodes[-1:]
+            ends_in_softmax = last and self.network.graph.up_to_logits() is not self.network.graph
+            return OPS["softmax"](logits, **dict(last[0].attrs)) if ends_in_softmax else logits
         return tuple(o.astype(jnp.float32) * jnp.float32(s) for o, s in zip(outputs, self.output_scale, strict=True))
 
     def _checked(self, x: ArrayLike) -> Float[Array, "batch ..."]:

@@ -1,10 +1,10 @@
-"""Real ranges of tensors before anything runs, and the grids of what is carried between layers.
+"""Real ranges of tensors before anything runs, and the grids of what is kept between layers.
 
-A tensor that is no feature map has no step of its own. Where it is needed in integers as it is (an operand of an
-addition, the input of an average), it is carried as a wide fixed-point number on a grid 2^e. Tensors that meet in
-additions, or differ only by operations that do not change values, form one stream with one grid, so that additions
-need no rescaling. The grid is the finest whose signed width holds the stream: its worst case, or twice the largest
-magnitude that calibration saw in one of the stream's feature maps, whichever is smaller (carried values saturate).
+A tensor that is no feature map has no step of its own. Where it is needed in integers as it is (a summand, the input of
+an average, a factor), it is kept as a wide fixed-point number on a grid 2^e. Tensors that meet in additions, or differ
+only by operations that do not change values, share one grid, so that additions need no rescaling. The grid is the
+finest whose signed width holds each of them: its proven range, or a multiple of the largest magnitude that calibration
+measured in that very tensor, whichever is smaller. What is larger saturates, and `Program.run` counts it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.datapath._formats import Format
+from ggdjax.network._ops import LIMITS, MOVES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,18 +27,12 @@ if TYPE_CHECKING:
 
 Bounds = tuple[float, float]
 
-#: Operations that only move values or pick among them: they commute with every rounding.
-MOVES = frozenset(
-    {"reshape", "transpose", "slice", "pad", "concat", "broadcast", "max", "max_pool", "maximum", "minimum", "resize"}
-)
-#: Activation functions that are limits: they commute with rounding and cost nothing.
-LIMITS = frozenset({"relu", "clip"})
-#: Operations whose operands are carried.
-CARRIED = frozenset(
-    {"add", "sub", "mean", "sum", "average_pool", "leaky_relu", "prelu", "affine", "mul", "div"},
-)
-#: Headroom over calibration: what a stream holds beside its feature maps is seldom larger than twice them.
-_HEADROOM = 2.0
+#: Operations whose operands are kept as wide fixed-point numbers, on the grid of all that meets there.
+_WIDE = frozenset({"add", "sub", "mean", "sum", "average_pool", "leaky_relu", "prelu", "affine", "mul", "div"})
+#: How many times what calibration measured a number of few bits can hold.
+HEADROOM = 2.0
+#: Bits that suffice below what was measured: an error of 2^(−15) of a step of 8 bits. Wider numbers hold more above.
+_ENOUGH_BITS = 24
 
 
 def limits_of(node: Node) -> tuple[float | None, float | None]:
@@ -56,25 +51,23 @@ def window_of(graph: Graph, node: Node) -> int:
     return math.prod(size for size in sizes if size is not None)
 
 
-class Streams:
-    """The worst-case range of every tensor, filled in as the graph is walked, and the grid of each stream."""
+class Ranges:
+    """The proven range of every tensor, filled in as the graph is walked, and the grids that tensors share."""
 
     def __init__(self, q: QuantizedNetwork, residual_bits: int) -> None:
         self.graph = q.graph
         self.bounds: dict[str, Bounds] = {}
+        """What a tensor cannot leave, whatever the input."""
         self._residual_bits = residual_bits
-        self._calibrated = _magnitudes(q)
+        self._measured = _measured(q)
         self._parent: dict[str, str] = {}
         for node in self.graph.nodes:
             joined = [t for t in node.inputs if self.graph.shape(t)] if _joins(node) else []
             for tensor in joined:
                 self._parent[self._root(tensor)] = self._root(node.output)
-        # Every tensor's root, and per stream the members that are carried as they are.
         self._members: dict[str, list[str]] = {}
         for node in self.graph.nodes:
-            if node.op not in CARRIED:
-                continue
-            for tensor in (*node.inputs, *((node.output,) if node.op in {"add", "sub"} else ())):
+            for tensor in node.inputs if node.op in _WIDE else ():
                 self._members.setdefault(self._root(tensor), []).append(tensor)
         self._formats: dict[str, Format] = {}
 
@@ -84,36 +77,41 @@ class Streams:
         return tensor
 
     def carry(self, tensor: str) -> Format:
-        """Return the format in which ``tensor`` is carried; the ranges of its whole stream must be known."""
+        """Return the format in which ``tensor`` is kept; the ranges of all that shares it must be known."""
         root = self._root(tensor)
         if root not in self._formats:
+            headroom = max(HEADROOM, 2.0 ** (self._residual_bits - _ENOUGH_BITS))
             members = self._members.get(root, [tensor])
-            largest = max(self.magnitude(member) for member in members)
+            largest = max(self.magnitude(member, headroom) for member in members)
             self._formats[root] = grid(largest, self._residual_bits, "carry", tensor)
         return self._formats[root]
 
     def summand(self, tensor: str, window: int) -> Format:
-        """Return the carried format of ``tensor``, made coarser until ``window`` of them sum up within 32 bits."""
+        """Return the wide format of ``tensor``, made coarser until ``window`` of them sum up within 32 bits."""
         form = self.carry(tensor)
         spare = max(0, form.bits + math.ceil(math.log2(window)) - 32)
         low, high = form.low >> spare, form.high >> spare
         return replace(form, scale=(math.ldexp(form.scale[0], spare),), low=low, high=high)
 
-    def magnitude(self, tensor: str) -> float:
-        """Return the largest magnitude that must be representable."""
-        worst = max(map(abs, self.bounds[tensor]))
-        seen = [m for name, m in self._calibrated.items() if self._root(name) == self._root(tensor)]
-        return min(worst, _HEADROOM * max(seen)) if seen and max(seen) > 0 else worst
+    def expected(self, tensor: str, headroom: float = HEADROOM) -> Bounds:
+        """Return the range that must be representable: what was measured, with headroom, within what is proven."""
+        low, high = self.bounds[tensor]
+        least, most = self._measured.get(tensor, (0.0, 0.0))
+        # A tensor of zeros says nothing of other images.
+        spare = (headroom - 1) * max(-least, most) or math.inf
+        return max(low, least - spare), min(high, most + spare)
 
-    def seen(self, tensor: str) -> float | None:
-        """Return the largest magnitude that calibration saw in a feature map of the tensor's stream."""
-        return max((m for name, m in self._calibrated.items() if self._root(name) == self._root(tensor)), default=None)
+    def magnitude(self, tensor: str, headroom: float = HEADROOM) -> float:
+        """Return the largest magnitude that must be representable."""
+        return max(map(abs, self.expected(tensor, headroom)))
 
 
 def grid(magnitude: float, bits: int, role: str, what: str) -> Format:
     """Return signed fixed point of ``bits`` bits on the finest grid 2^e that holds ±magnitude."""
     if not math.isfinite(magnitude):
-        raise GgdjaxError(f"the range of `{what}` is unknown: quantize the tensor that enters it, or clip it")
+        raise GgdjaxError(
+            f"the range of `{what}` is unknown: calibrate the network with images (`gd.calibrate`), or clip the tensor"
+        )
     largest = (1 << (bits - 1)) - 1
     exponent = math.ceil(math.log2(magnitude / largest)) if magnitude > 0 else 0
     return Format(scale=(math.ldexp(1.0, exponent),), low=-largest - 1, high=largest, role=role)
@@ -123,13 +121,14 @@ def _joins(node: Node) -> bool:
     return node.op in MOVES | LIMITS or (node.op in {"add", "sub"} and len(node.inputs) == 2)
 
 
-def _magnitudes(q: QuantizedNetwork) -> dict[str, float]:
+def _measured(q: QuantizedNetwork) -> dict[str, Bounds]:
+    """Return the least and largest value that calibration saw, of every tensor that it looked at."""
     calibration = None if q.record is None else q.record.calibration
     if calibration is None:  # a file brought the steps
         return {}
-    histograms = calibration.histograms
-    largest = np.maximum(-np.asarray(histograms.minimum), np.asarray(histograms.maximum))
-    return dict(zip(calibration.names, largest.tolist(), strict=True))
+    counted = calibration.histograms
+    ends = (np.asarray(end, np.float64).tolist() for end in (counted.minimum, counted.maximum))
+    return dict(zip(calibration.names, zip(*ends, strict=True), strict=True)) | calibration.ranges
 
 
 def bounds_of(node: Node, inputs: list[Bounds], params: Mapping[str, np.ndarray], window: int) -> Bounds:
@@ -155,28 +154,30 @@ def bounds_of(node: Node, inputs: list[Bounds], params: Mapping[str, np.ndarray]
         case "sub" if others:
             return low - others[0][1], high - others[0][0]
         case "mul" if others:
-            return _hull(low * others[0][0], low * others[0][1], high * others[0][0], high * others[0][1])
+            return _hull(*(_product(a, b) for a in (low, high) for b in others[0]))
         case "sum":
             return low * window, high * window
         case "leaky_relu":
             return _hull(*(v if v >= 0 else v * node.attr("slope") for v in (low, high)), *([0.0] if low < 0 else []))
         case "prelu":
             slopes = np.asarray(params["slope"], np.float64)
-            return _hull(low * float(slopes.max()), low * float(slopes.min()), low * 0.0, max(high, 0.0))
+            below = min(low, 0.0)
+            return _hull(*(_product(below, float(s)) for s in (slopes.max(), slopes.min())), 0.0, max(high, 0.0))
         case "average_pool":
             # Padding counts as zeros.
             return min(low, 0.0), max(high, 0.0)
-        case "abs":
-            return 0.0, max(-low, high)
-        case "sigmoid" | "hard_sigmoid":
-            return 0.0, 1.0
-        case "tanh" | "erf":
-            return -1.0, 1.0
-        case "silu" | "hard_swish":
-            # The minima are −0.2785 and −0.375.
-            return -0.5, max(high, 0.0)
-        case _:
+        case "round_to_grid":
+            step = node.attr("step")
+            return tuple(step * min(max(v / step, node.attr("low")), node.attr("high")) for v in (low, high))  # type: ignore[return-value]
+        case _ if node.op in MOVES | {"mean"}:
             return low, high
+        case _:
+            return -math.inf, math.inf
+
+
+def _product(x: float, y: float) -> float:
+    """Return x · y, where nothing is infinite times zero."""
+    return 0.0 if x == 0 or y == 0 else x * y
 
 
 def _hull(*values: float) -> Bounds:

@@ -27,6 +27,7 @@ _WIDTHS = {
     "accumulator_bits": (4, 32),
     "residual_bits": (8, 30),
     "lookup_bits": (4, 16),
+    "factor_bits": (4, 16),
 }
 _ENUMS: dict[str, type[enum.StrEnum]] = {
     "rounding": Rounding,
@@ -65,11 +66,14 @@ class Accelerator:
     accumulator_bits: int = 32
     """Width of an accumulator, 4 to 32."""
     residual_bits: int = 30
-    """Width of what is carried between layers beside codes (residual branches, inputs of averages), 8 to 30: signed
-    fixed point on a grid 2^e per residual stream. Sixteen suffice for accuracy; 30 make codes equal as above."""
+    """Width of what is kept between layers beside codes (residual branches, inputs of averages and of tables), 8 to
+    30: signed fixed point on a grid 2^e that all that meets in an addition shares. Sixteen suffice for accuracy; 30
+    make codes equal as above."""
     lookup_bits: int = 12
-    """Width of the index of a lookup table (sigmoid, tanh, hard swish, SiLU) and of the factors of a product of two
-    tensors, 4 to 16; a table has 2^lookup_bits entries."""
+    """Width of the index of a table (swish, sigmoid, GELU and other activation functions), 4 to 16: it has
+    2^lookup_bits cells, interpolated by up to 15 further bits of the input."""
+    factor_bits: int = 16
+    """Width of each factor of a product of two tensors, such as a feature map and its gate, 4 to 16."""
     rounding: Rounding = Rounding.HALF_EVEN
     """How requantization rounds. Half even is what fake quantization does, so that both see the same codes."""
     overflow: Overflow = Overflow.RAISE

@@ -63,6 +63,7 @@ class _Integers:
             "add": self.binary,
             "conv": self.conv,
             "dense": self.dense,
+            "interpolate": self.interpolate,
             "lookup": self.lookup,
             "max_pool": self.max_pool,
             "mul": self.binary,
@@ -74,6 +75,7 @@ class _Integers:
             "saturate": self.saturate,
             "sub": self.binary,
             "sum_over": self.sum_over,
+            "sum_pool": self.sum_pool,
         }
 
     def number(self, value: int) -> str:
@@ -113,9 +115,14 @@ class _Integers:
 
     def requantize_by_sign(self, node: Node) -> View:
         view = self.writer.view(node)
+        shapes = {"": (-1,), "negative_": node.attr("negative_shape")}
         above, below = (
-            self.scaled(view, node, *(np.asarray(node.attr(f"{sign}{k}"), np.int64) for k in ("multiplier", "shift")))
-            for sign in ("", "negative_")
+            self.scaled(
+                view,
+                node,
+                *(np.asarray(node.attr(f"{sign}{k}"), np.int64).reshape(shape) for k in ("multiplier", "shift")),
+            )
+            for sign, shape in shapes.items()
         )
         negative = self.do("Less", view.tensor, self.number(0), node.name)
         chosen = self.do("Where", negative, below, above, node.name)
@@ -125,7 +132,7 @@ class _Integers:
         """Return round(x · multiplier · 2^(−shift))."""
         name, rule = node.name, node.attr("rounding")
         form = self.program.formats[node.inputs[0]]
-        if max(-form.low, form.high) * int(multiplier.max()) + (1 << int(shift.max())) >= _LIFT:
+        if max(-form.low, form.high) * int(np.abs(multiplier).max()) + (1 << int(shift.max())) >= _LIFT:
             raise UnsupportedError(f"`{name}` needs more than 64 bits: lower `multiplier_bits`")
         factor = self.array(stored_constant(multiplier, view), f"{name}/multiplier")
         product = self.do("Mul", view.tensor, factor, name)
@@ -224,7 +231,10 @@ class _Integers:
     def offset(self, node: Node) -> View:
         view = self.writer.view(node)
         sign, constant = (
-            self.array(stored_constant(np.asarray(node.attr(k), np.int64), view), f"{node.name}/{k}")
+            self.array(
+                stored_constant(np.asarray(node.attr(k), np.int64).reshape(node.attr("shape")), view),
+                f"{node.name}/{k}",
+            )
             for k in ("sign", "constant")
         )
         return View(self.do("Add", self.do("Mul", view.tensor, sign, node.name), constant, node.output), view.axes)
@@ -234,6 +244,40 @@ class _Integers:
         index = self.do("Sub", view.tensor, self.number(node.attr("first")), node.name)
         table = self.array(np.asarray(self.program.params[node.param("table")], np.int64), f"{node.name}/table")
         return View(self.do("Gather", table, index, node.output, axis=0), view.axes)
+
+    def interpolate(self, node: Node) -> View:
+        view, shift = self.writer.view(node), node.attr("shift")
+        values = np.asarray(self.program.params[node.param("table")], np.int64)
+        tables = (self.array(v, f"{node.name}/{k}") for k, v in (("table", values[:-1]), ("step", np.diff(values))))
+        away = self.do("Sub", view.tensor, self.number(node.attr("first")), node.name)
+        cell = self.do("Div", away, self.number(1 << shift), node.name)
+        here, step = (self.do("Gather", table, cell, node.name, axis=0) for table in tables)
+        rest = self.do("Sub", away, self.do("Mul", cell, self.number(1 << shift), node.name), node.name)
+        product = self.do("Mul", step, rest, node.name)
+        lifted = self.do("Add", product, self.number(((1 << shift) >> 1) + _LIFT), node.name)
+        floor = self.do("Div", lifted, self.number(1 << shift), node.name)
+        between = self.do("Sub", floor, self.number(_LIFT >> shift), node.name)
+        return View(self.do("Add", here, between, node.output), view.axes)
+
+    def sum_pool(self, node: Node) -> View:
+        """Add the windows' elements one position after the other: runtimes pool no integers."""
+        view = self.writer.view(node)
+        window, strides, dilation = (node.attr(name) for name in ("window", "strides", "dilation"))
+        space_out = self.program.graph.shape(node.output)[1:-1]
+        padding = ((0, 0), *node.attr("padding"), (0, 0))
+        amounts = stored_attributes(padding, view)
+        ends = self.array(np.asarray([low for low, _ in amounts] + [high for _, high in amounts], np.int64), "pads")
+        padded = self.do("Pad", view.tensor, ends, self.number(0), node.name)
+        axes = self.array(np.asarray(view.axes[1:-1], np.int64), "axes")
+        steps = self.array(np.asarray(strides, np.int64), "steps")
+        total = None
+        for at in np.ndindex(*window):
+            first = np.asarray(at) * dilation
+            last = first + (np.asarray(space_out) - 1) * strides + 1
+            limits = (self.array(np.asarray(end, np.int64), node.name) for end in (first, last))
+            part = self.do("Slice", padded, *limits, axes, steps, node.name)
+            total = part if total is None else self.do("Add", total, part, node.name)
+        return View(total, view.axes)
 
     def max_pool(self, node: Node) -> View:
         """Pool in float64, which holds every int32 and which runtimes pool."""

@@ -40,6 +40,12 @@ PRECISION = lax.Precision.HIGHEST
 
 #: The operations whose input is a feature map and whose kernel is a weight in the sense of quantization.
 QUANTIZABLE = frozenset({"conv", "dense"})
+#: Operations that only move values or pick among them: they commute with every rounding.
+MOVES = frozenset(
+    {"reshape", "transpose", "slice", "pad", "concat", "broadcast", "max", "max_pool", "maximum", "minimum", "resize"}
+)
+#: Activation functions that are limits: they commute with rounding too.
+LIMITS = frozenset({"relu", "clip"})
 
 
 def conv(
@@ -218,6 +224,23 @@ def prelu(x: Array, *, slope: Array) -> Array:
     return jnp.where(x >= 0, x, _as_rank(slope, x.ndim) * x)
 
 
+def select(
+    x: Array,
+    *branches: Array,
+    threshold: float,
+    strict: bool,
+    above: Array | None = None,
+    below: Array | None = None,
+) -> Array:
+    """Return the first branch where x > threshold (≥ where not ``strict``), the second elsewhere.
+
+    Either may be a constant, ``above`` or ``below``, and is no branch then.
+    """
+    rest = iter(branches)
+    first, second = (next(rest) if value is None else _as_rank(value, x.ndim) for value in (above, below))
+    return jnp.where(x > threshold if strict else x >= threshold, first, second)
+
+
 def hard_sigmoid(x: Array, *, alpha: float, beta: float) -> Array:
     """Return alpha · x + beta, limited to [0, 1]."""
     return jnp.clip(alpha * x + beta, 0.0, 1.0)
@@ -312,6 +335,7 @@ OPS: dict[str, Callable[..., Array]] = {
     "reshape": reshape,
     "resize": resize,
     "round_to_grid": round_to_grid,
+    "select": select,
     "sigmoid": _unary(jax.nn.sigmoid),
     "silu": silu,
     "slice": slice_,

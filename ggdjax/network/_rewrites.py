@@ -183,10 +183,10 @@ def _absorb_padding(net: Network) -> Network:
 
 
 def _fuse_activations(net: Network) -> Network:
-    """Name the activations that files and traces spell out: relu, clip (ReLU6), silu, hard swish."""
+    """Name what files and traces spell out: relu, clip (ReLU6), silu, hard swish, softmax."""
     edit = _Edit(net)
     for node in edit.graph.nodes:
-        for rule in (_bounded, _self_gated):
+        for rule in (_bounded, _self_gated, _softmax):
             fused = rule(edit, node)
             if fused is not None:
                 edit.replace(node, fused)
@@ -229,6 +229,32 @@ def _self_gated(edit: _Edit, node: Node) -> Node | None:
         if source.op == "hard_sigmoid" and _is_hard_swish_gate(source):
             return replace(node, op="hard_swish", inputs=(x,), attrs=(), params=())
     return None
+
+
+def _softmax(edit: _Edit, node: Node) -> Node | None:
+    """Return exp(x − max x) / Σ exp(x − max x) as softmax; with or without the maximum."""
+    if node.op != "div" or len(node.inputs) != 2:
+        return None
+    above, total = edit.graph.producer(node.inputs[0]), _unshaped(edit, node.inputs[1])
+    if above is None or above.op != "exp" or total is None or total.op != "sum" or total.inputs != (above.output,):
+        return None
+    axes, shape = total.attr("axes"), edit.graph.shape(node.output)
+    if edit.graph.shape(node.inputs[1]) != tuple(1 if k in axes else size for k, size in enumerate(shape)):
+        return None
+    source, shifted = above.inputs[0], edit.graph.producer(above.inputs[0])
+    if shifted is not None and shifted.op == "sub" and len(shifted.inputs) == 2:
+        largest = _unshaped(edit, shifted.inputs[1])
+        if largest is not None and largest.op == "max" and largest.inputs == shifted.inputs[:1]:
+            source = shifted.inputs[0]
+    return replace(node, op="softmax", inputs=(source,), attrs=(("axes", axes),), params=())
+
+
+def _unshaped(edit: _Edit, tensor: str) -> Node | None:
+    """Return what makes ``tensor``, before it was given another shape."""
+    node = edit.graph.producer(tensor)
+    while node is not None and node.op in {"reshape", "broadcast"}:
+        node = edit.graph.producer(node.inputs[0])
+    return node
 
 
 def _is_hard_swish_gate(node: Node) -> bool:

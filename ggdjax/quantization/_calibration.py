@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from ggdjax._errors import DataError, GgdjaxError, summary
 from ggdjax.ggd import Counter, Histogram
 from ggdjax.network import fold_batch_norm, run
 from ggdjax.quantization._batches import image_batches, pad_batch
-from ggdjax.quantization._numerics import Observe
+from ggdjax.quantization._numerics import Observe, tensors_with_ranges
 
 if TYPE_CHECKING:
     import os
@@ -39,6 +39,9 @@ class Calibration:
     """Number of images that were counted."""
     channels: dict[str, Histogram] | None = None
     """Per feature map one histogram per channel (batch shape ``[chan]``), where they were asked for."""
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Least and largest value of every other tensor that an integer program holds: summands, factors, inputs of
+    averages and of activation functions, outputs."""
 
     def __repr__(self) -> str:
         return summary(self, images=self.images, feature_maps=len(self.names), per_channel=self.channels is not None)
@@ -59,7 +62,8 @@ class Calibration:
         channels = None if self.channels is None else list(self.channels)
         found = {"feature_maps": self.histograms} | {f"channels/{name}": h for name, h in (self.channels or {}).items()}
         arrays = {f"{key}/{name}": array for key, h in found.items() for name, array in h.to_arrays().items()}
-        return {"names": self.names, "images": self.images, "channels": channels}, arrays
+        record = {"names": self.names, "images": self.images, "channels": channels, "ranges": self.ranges}
+        return record, arrays
 
     @classmethod
     def _from_file(cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Calibration:
@@ -74,6 +78,7 @@ class Calibration:
             histograms=counted,
             images=int(record["images"]),
             channels=None if channels is None else {name: histogram(f"channels/{name}") for name in channels},
+            ranges={name: (float(low), float(high)) for name, (low, high) in record.get("ranges", {}).items()},
         )
 
 
@@ -105,6 +110,7 @@ def calibrate(net: Network, batches: Iterable[Float[Array, "batch ..."]], *, per
         (math.prod(size or 1 for size in net.graph.shape(name)[1:]) for name in names), default=1
     )
     counts = _Counts(names, limit)
+    ranges = {name: (np.float32(np.inf), np.float32(-np.inf)) for name in tensors_with_ranges(net.graph)}
     channels: dict[str, Histogram] | None = None
     images = size = 0
     # Rows of padding are told apart where the images are the first axis of every feature map.
@@ -121,7 +127,9 @@ def calibrate(net: Network, batches: Iterable[Float[Array, "batch ..."]], *, per
         size = max(size, count) if by_image else count
         first = np.int32(count) if by_image else None
         x = pad_batch(batch, size)
-        counts.counters, by_channel = _observe(net.graph, per_channel, net.params, x, first, counts.counters)
+        counts.counters, ranges, by_channel = _observe(
+            net.graph, per_channel, net.params, x, first, counts.counters, ranges
+        )
         if per_channel:
             by_channel = jax.device_get(by_channel)
             channels = by_channel if channels is None else {name: channels[name] + h for name, h in by_channel.items()}
@@ -131,7 +139,9 @@ def calibrate(net: Network, batches: Iterable[Float[Array, "batch ..."]], *, per
         raise DataError("no images to calibrate on: `batches` is empty, give at least one")
     histograms = counts.total()
     _refuse_nonfinite(names, histograms)
-    return Calibration(names=names, histograms=histograms, images=images, channels=channels)
+    measured = {name: (float(low), float(high)) for name, (low, high) in jax.device_get(ranges).items()}
+    measured = {name: ends for name, ends in measured.items() if all(map(math.isfinite, ends))}
+    return Calibration(names=names, histograms=histograms, images=images, channels=channels, ranges=measured)
 
 
 class _Counts:
@@ -168,11 +178,15 @@ def _observe(
     x: Array,
     count: Int[Array, ""] | None,
     counters: dict[str, Counter],
-) -> tuple[dict[str, Counter], dict[str, Histogram]]:
+    ranges: dict[str, tuple[Array, Array]],
+) -> tuple[dict[str, Counter], dict[str, tuple[Array, Array]], dict[str, Histogram]]:
     share = None if count is None else (count, len(x))
-    numerics = Observe(counters, per_channel=per_channel, share=share)
-    run(graph, params, x.astype(jnp.float32), numerics)
-    return numerics.counters, numerics.channels
+    numerics = Observe(counters, ranges, per_channel=per_channel, share=share)
+    outputs = run(graph, params, x.astype(jnp.float32), numerics)
+    for name, y in zip(graph.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True):
+        if name in ranges:
+            numerics.widen(name, y)
+    return numerics.counters, numerics.ranges, numerics.channels
 
 
 def _refuse_nonfinite(names: tuple[str, ...], counted: Histogram) -> None:

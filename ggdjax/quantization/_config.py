@@ -29,8 +29,9 @@ class QuantConfig:
     """Width of every weight in bits, 2 to 16; codes lie in [-2^(b-1), 2^(b-1) - 1]."""
     activation_bits: int = 8
     """Width of every quantized feature map in bits, 2 to 16; unsigned where no value is negative."""
-    bias_bits: int = 16
-    """Width of every bias in bits, 2 to 32. Biases are few, so 16 bits cost nothing and lose nothing."""
+    bias_bits: int | None = None
+    """None: every bias lies on the grid of its layer's accumulator, Δ_in · Δ_w, where integer hardware adds it. Or the
+    width of fixed point in bits, 2 to 32, with the fractional length of least squared error (the paper's rule)."""
     scheme: str = "ggd"
     """Name of the scheme that chooses the step of every feature map (see ``ggdjax.schemes.names()``)."""
     activations_per: str = "tensor"
@@ -53,7 +54,7 @@ class QuantConfig:
         for name in ("weight_bits_of", "activation_bits_of"):
             object.__setattr__(self, name, {key: _plain(value) for key, value in getattr(self, name).items()})
         widths = [(name, getattr(self, name), 16) for name in ("weight_bits", "activation_bits")]
-        widths.append(("bias_bits", self.bias_bits, 32))
+        widths.extend([] if self.bias_bits is None else [("bias_bits", self.bias_bits, 32)])
         for name in ("weight_bits_of", "activation_bits_of"):
             widths.extend((f"{name}[{key!r}]", value, 16) for key, value in getattr(self, name).items())
         for name, value, largest in widths:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from ggdjax.ggd import histogram_counts
 from ggdjax.network import Float
-from ggdjax.network._ops import QUANTIZABLE
+from ggdjax.network._ops import LIMITS, MOVES, QUANTIZABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float as Real
 
     from ggdjax.ggd import Counter, Histogram
-    from ggdjax.network import Node
+    from ggdjax.network import Graph, Node
     from ggdjax.quantization._quantizers import Quantizers
 
 
@@ -30,17 +30,20 @@ class Observe(Float):
 
     ``counters`` maps feature map names to running counts; after the run they hold the values of this one too. Each
     tensor is counted once, however many layers read it. ``channels`` does so per channel (last axis), if asked for.
+    ``ranges`` maps every other tensor that integers will hold, such as the summands of an addition, to its least and
+    largest value so far.
     ``share`` is None, or how many images of the batch count, the first ones, and how many it holds.
     """
 
     def __init__(
         self,
         counters: Mapping[str, Counter],
+        ranges: Mapping[str, tuple[Real[Array, ""], Real[Array, ""]]],
         *,
         per_channel: bool = False,
         share: tuple[Int[Array, ""], int] | None = None,
     ) -> None:
-        self.counters, self.share = dict(counters), share
+        self.counters, self.ranges, self.share = dict(counters), dict(ranges), share
         self.per_channel = per_channel
         self.channels: dict[str, Histogram] = {}
         self._counted: set[str] = set()
@@ -55,7 +58,32 @@ class Observe(Float):
             if self.per_channel:
                 count = None if count is None else count // x.shape[-1]
                 self.channels[name] = histogram_counts(x, tuple(range(x.ndim - 1)), count)
+        for name, x in zip(node.inputs, inputs, strict=True):
+            if name in self.ranges and name not in self._counted:
+                self._counted.add(name)
+                self.widen(name, x)
         return super().apply(node, params, *inputs)
+
+    def widen(self, name: str, x: Array) -> None:
+        """Let the range of ``name`` hold the values ``x`` of the images that count."""
+        low, high = self.ranges[name]
+        counts = jnp.bool_(True)
+        if self.share is not None and x.ndim and x.shape[0] == self.share[1]:
+            counts = (jnp.arange(x.shape[0]) < self.share[0]).reshape(-1, *(1,) * (x.ndim - 1))
+        self.ranges[name] = (
+            jnp.minimum(low, jnp.min(x, initial=jnp.inf, where=counts)),
+            jnp.maximum(high, jnp.max(x, initial=-jnp.inf, where=counts)),
+        )
+
+
+def tensors_with_ranges(graph: Graph) -> tuple[str, ...]:
+    """Return the tensors whose range a calibration measures: what integers hold beside codes of feature maps.
+
+    These are the inputs of everything that is no layer and does more than move or limit values, and the outputs.
+    """
+    read = [t for node in graph.nodes if node.op not in QUANTIZABLE | MOVES | LIMITS for t in node.inputs]
+    counted = {feature_map.tensor for feature_map in graph.feature_maps()}
+    return tuple(t for t in dict.fromkeys((*read, *graph.outputs)) if t not in counted)
 
 
 class Measure(Float):
@@ -114,7 +142,8 @@ class FakeQuant(Float):
             self.feature_maps[node.inputs[0]] = inputs[0]
             if (w := self.quantizers.weights.get(node.name)) is not None:
                 quantized["kernel"] = w(params["kernel"])
-            if "bias" in params and (b := self.quantizers.biases.get(node.name)) is not None:
-                quantized["bias"] = b(params["bias"])
+            if "bias" in params and (b := self.quantizers.bias(node)) is not None:
+                bias = params["bias"]
+                quantized["bias"] = b(bias.reshape((1,) * (jnp.ndim(b.step) - bias.ndim) + bias.shape))
             params = quantized
         return super().apply(node, params, *inputs)

@@ -15,7 +15,7 @@ from ggdjax.ggd import Histogram
 from ggdjax.network import fold_batch_norm
 from ggdjax.quantization._config import QuantConfig, refuse_unknown
 from ggdjax.quantization._quantized_network import QuantizedNetwork
-from ggdjax.quantization._quantizers import Quantizers
+from ggdjax.quantization._quantizers import Quantizers, short_step
 from ggdjax.quantization._record import Record, Stage
 from ggdjax.steps import Quantizer
 from ggdjax.steps._host_search import fractional_lengths
@@ -61,14 +61,24 @@ def quantize(net: Network, calibration: Calibration, config: QuantConfig | None 
     refuse_unknown("activation_bits_of", config.activation_bits_of, calibration.names)
     widths = np.asarray([config.activation_bits_of.get(name, config.activation_bits) for name in calibration.names])
     choices = choose_activations(calibration, config, widths)
-    weights, biases = {}, {}
+    activations = {
+        name: dataclasses.replace(choice.quantizer, step=short_step(choice.step)) for name, choice in choices.items()
+    }
+    weights, biases, coarser = {}, {}, {}
     for node in net.graph.quantizable:
         bits = config.weight_bits_of.get(node.name, config.weight_bits)
-        weights[node.name] = choose_weights(net.params[node.param("kernel")], bits, config)
+        weights[node.name] = finest = choose_weights(net.params[node.param("kernel")], bits, config)
         if (bias := node.param("bias")) is not None:
-            biases[node.name] = fixed_point(net.params[bias], config.bias_bits)
-    activations = {name: choice.quantizer for name, choice in choices.items()}
-    stage = Stage(name="quantize", settings=dataclasses.asdict(config), images=calibration.images)
+            biases[node.name] = None if config.bias_bits is None else fixed_point(net.params[bias], config.bias_bits)
+            weights[node.name] = beside_bias(finest, net.params[bias], activations[node.inputs[0]])
+            if weights[node.name] is not finest:
+                coarser[node.name] = np.max(np.asarray(weights[node.name].step) / np.asarray(finest.step)).item()
+    stage = Stage(
+        name="quantize",
+        settings=dataclasses.asdict(config),
+        images=calibration.images,
+        figures={"coarser_for_the_bias": coarser} if coarser else {},
+    )
     return QuantizedNetwork(
         graph=net.graph,
         params=net.params,
@@ -117,35 +127,31 @@ def fixed_point(w: Float[Array, "*rest chan"], bits: int, *, per_channel: bool =
     return Quantizer.fixed_point(frac_bits if per_channel else frac_bits[0], bits)
 
 
-#: Width of a bias on the accumulator's grid.
-ACCUMULATOR_BITS = 32
+#: Largest integer of a bias: the other half of an accumulator of 32 bits is left to the products.
+_MOST_BIAS = 2.0**30
 
 
-def accumulator_grid(node: Node, quantizers: Quantizers) -> Quantizer | None:
-    """Return the quantizer of the node's bias on its accumulator's grid, step Δ_in · Δ_w, 32 bits.
+def beside_bias(weights: Quantizer, bias: Float[Array, " cout"], source: Quantizer) -> Quantizer:
+    """Return the weights' quantizer, its steps coarser where the bias would not fit on the accumulator's grid.
 
-    None where the input or the weights stay in float, or the input has a step per channel.
+    The grid is Δ_in · Δ_w, so that very small weights beside an ordinary bias make it too fine: |b| ≤ 2^30 Δ_in Δ_w.
+    Powers of two stay powers of two.
     """
-    source, weights = quantizers.activations.get(node.inputs[0]), quantizers.weights.get(node.name)
-    if source is None or weights is None or np.ndim(source.step):
-        return None
-    step = np.asarray(weights.step, np.float64) * np.asarray(source.step, np.float64)
-    return Quantizer(step=jnp.asarray(step, jnp.float32), bits=ACCUMULATOR_BITS)
+    if np.ndim(source.step):
+        return weights
+    step, size = np.asarray(weights.step, np.float64), np.abs(np.asarray(bias, np.float64))
+    least = (size if step.ndim else size.max(initial=0.0)) / (_MOST_BIAS * float(source.step))
+    if (step >= least).all():
+        return weights
+    if weights.frac_bits is not None:
+        least = np.exp2(np.ceil(np.log2(np.maximum(least, step))))
+    return dataclasses.replace(weights, step=jnp.asarray(np.maximum(step, least), jnp.float32))
 
 
-def changed_bias(node: Node, bias: Float[Array, " cout"], old: Quantizers, new: Quantizers) -> Quantizer:
-    """Return the quantizer of a bias that was changed: on the accumulator's grid where it was, else fixed point.
-
-    Args:
-        node: of the bias.
-        bias: as it is now.
-        old: the quantizers before.
-        new: the quantizers after, whose feature maps and weights give the accumulator's grid.
-    """
-    was, grid = old.biases[node.name], accumulator_grid(node, old)
-    if grid is not None and was.bits == grid.bits and np.array_equal(was.step, grid.step):
-        return accumulator_grid(node, new)
-    return fixed_point(bias, was.bits)
+def changed_bias(node: Node, bias: Float[Array, " cout"], old: Quantizers) -> Quantizer | None:
+    """Return the quantizer of a bias that was changed: its accumulator's grid (None) where it was, else fixed point."""
+    was = old.biases[node.name]
+    return None if was is None else fixed_point(bias, was.bits)
 
 
 def _rows_of(w: Float[Array, "*rest chan"], *, per_channel: bool) -> Float[np.ndarray, "row value"]:

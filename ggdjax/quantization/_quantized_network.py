@@ -16,6 +16,7 @@ from ggdjax.network import Network
 from ggdjax.network._chunks import run_in_chunks
 from ggdjax.network._serialize import graph_from_record, graph_record
 from ggdjax.quantization._numerics import FakeQuant
+from ggdjax.quantization._quantizers import ACCUMULATOR_BITS
 from ggdjax.quantization._serialize import (
     quantizers_from_record,
     quantizers_record,
@@ -198,7 +199,9 @@ class QuantizedNetwork:
     @property
     def bias_sqnr_db(self) -> dict[str, float]:
         """SQNR in dB of each rounded bias against the one in ``params``, by node name; infinite without loss."""
-        return self._sqnr_of("bias", self.quantizers.biases, self.params)
+        layers = (self.graph.node(name) for name in self.quantizers.biases)
+        biases = {node.name: b for node in layers if (b := self.quantizers.bias(node)) is not None}
+        return self._sqnr_of("bias", biases, self.params)
 
     def _sqnr_of(self, role: str, quantizers: dict[str, Quantizer], wanted: dict[str, Array]) -> dict[str, float]:
         found = {}
@@ -242,7 +245,7 @@ class QuantizedNetwork:
     def rounded_bias(self, node: Any) -> np.ndarray:
         """Return the bias of a node, which must have one, as fake quantization adds it; float64."""
         bias = np.asarray(self.params[node.param("bias")], np.float32)
-        quantizer = self.quantizers.biases.get(node.name)
+        quantizer = self.quantizers.bias(node)
         return np.asarray(bias if quantizer is None else quantizer.decode(quantizer.encode(bias)), np.float64)
 
 
@@ -251,9 +254,9 @@ def _forward(q: QuantizedNetwork, x: Array) -> Any:
     return run_in_chunks(q.graph, q.params, x, lambda: FakeQuant(q.quantizers))
 
 
-def _widths(quantizers: Mapping[str, Quantizer]) -> str:
+def _widths(quantizers: Mapping[str, Quantizer | None]) -> str:
     """Return how many there are of which widths: `7 of 8 bits`."""
-    widths = sorted({quantizer.bits for quantizer in quantizers.values()})
+    widths = sorted({ACCUMULATOR_BITS if quantizer is None else quantizer.bits for quantizer in quantizers.values()})
     return f"{len(quantizers)} of {', '.join(map(str, widths))} bits" if widths else "none"
 
 

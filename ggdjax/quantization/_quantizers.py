@@ -6,11 +6,31 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from ggdjax._exported import serializable
+from ggdjax.steps import Quantizer
 
 if TYPE_CHECKING:
-    from ggdjax.steps import Quantizer
+    from jax.typing import ArrayLike
+    from jaxtyping import Array, Float
+
+    from ggdjax.network import Node
+
+#: Width of a bias on its accumulator's grid.
+ACCUMULATOR_BITS = 32
+_STEP_BITS = 15
+
+
+def short_step(step: Float[ArrayLike, "*chan"]) -> Float[Array, "*chan"]:
+    """Return steps with 15 significant bits, a change of less than one part in 32,768.
+
+    Then a code of 8 bits and a half, times its step, is exact in float32, and sums on the middle between two codes are
+    rounded alike in real numbers and in integers. They are common where steps are equal, as behind ReLU6.
+    """
+    mantissa, exponent = np.frexp(np.asarray(step, np.float64))
+    return jnp.asarray(np.ldexp(np.round(np.ldexp(mantissa, _STEP_BITS)), exponent - _STEP_BITS), jnp.float32)
 
 
 @serializable()
@@ -30,5 +50,20 @@ class Quantizers:
     """By tensor name: the feature maps that enter convolutions and dense layers."""
     weights: dict[str, Quantizer] = field(default_factory=dict)
     """By node name: the kernels; one step, or one per output channel."""
-    biases: dict[str, Quantizer] = field(default_factory=dict)
-    """By node name."""
+    biases: dict[str, Quantizer | None] = field(default_factory=dict)
+    """By node name; None: on the grid of the layer's accumulator, Δ_in · Δ_w, which follows the other two."""
+
+    def bias(self, node: Node) -> Quantizer | None:
+        """Return the quantizer of a layer's bias; None where it stays in float.
+
+        A bias on its accumulator's grid does so where the input or the weights stay in float, or the input has a step
+        per channel: no accumulator has a grid then.
+        """
+        if node.name not in self.biases or self.biases[node.name] is not None:
+            return self.biases.get(node.name)
+        source, weights = self.activations.get(node.inputs[0]), self.weights.get(node.name)
+        # Searches have a step per row, with as many axes as the feature map: one channel all the same.
+        if source is None or weights is None or jnp.shape(source.step)[-1:] not in {(), (1,)}:
+            return None
+        step = jnp.reshape(weights.step, (1,) * (jnp.ndim(source.step) - jnp.ndim(weights.step)) + weights.step.shape)
+        return Quantizer(step=step * source.step, bits=ACCUMULATOR_BITS)

@@ -34,6 +34,9 @@ def quantizers_record(quantizers: Quantizers) -> tuple[Record_, Arrays]:
     for kind in _KINDS:
         record[kind] = {}
         for name, quantizer in getattr(quantizers, kind).items():
+            if quantizer is None:  # on the accumulator's grid
+                record[kind][name] = None
+                continue
             record[kind][name] = {"bits": quantizer.bits, "signed": quantizer.signed}
             for field in ("step", "zero_point"):
                 if (value := getattr(quantizer, field)) is not None:
@@ -44,7 +47,9 @@ def quantizers_record(quantizers: Quantizers) -> tuple[Record_, Arrays]:
 def quantizers_from_record(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Quantizers:
     """Undo `quantizers_record`; ``arrays`` may hold more."""
 
-    def quantizer(kind: str, name: str, static: Mapping[str, Any]) -> Quantizer:
+    def quantizer(kind: str, name: str, static: Mapping[str, Any] | None) -> Quantizer | None:
+        if static is None:
+            return None
         zero_point = arrays.get(f"{kind}/{name}/zero_point")
         return Quantizer(
             step=jax.device_put(arrays[f"{kind}/{name}/step"]),

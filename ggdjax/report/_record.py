@@ -104,7 +104,7 @@ def weight_rows(quantized: QuantizedNetwork) -> list[dict[str, Any]]:
     expect("quantized", quantized, "QuantizedNetwork")
     rows, kernel_db, bias_db = [], quantized.weight_sqnr_db, quantized.bias_sqnr_db
     for node in quantized.graph.quantizable:
-        weights, bias = (kind.get(node.name) for kind in (quantized.quantizers.weights, quantized.quantizers.biases))
+        weights, bias = quantized.quantizers.weights.get(node.name), quantized.quantizers.bias(node)
         if weights is None:
             continue
         rows.append(

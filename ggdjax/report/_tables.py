@@ -144,6 +144,19 @@ def _about_layers(quantized: QuantizedNetwork, maps: dict[str, dict[str, Any]], 
             f"{weights.get(config.weight_scheme, f'scheme {config.weight_scheme}, free step Δ')}, one per "
             f"{'layer' if config.weights_per == 'tensor' else 'output channel'}."
         )
+    if config is not None:
+        lines.append(
+            "Biases: on the grid of the accumulator, step of the input times step of the weights."
+            if config.bias_bits is None
+            else f"Biases: {config.bias_bits} bits, fractional length F of least squared error."
+        )
+    stages = () if record is None else record.stages
+    coarser = {
+        name: factor for stage in stages for name, factor in stage.figures.get("coarser_for_the_bias", {}).items()
+    }
+    if coarser:
+        listed = ", ".join(f"{name} (times {factor:.3g})" for name, factor in coarser.items())
+        lines.append(f"Steps of weights made coarser so that the bias beside them fits in the accumulator: {listed}.")
     inputs = "of the input alone, and accumulated with the errors of all layers before, on held-out images; "
     lines.append(
         f"±: codes on both sides of zero. dB: SQNR; {inputs if evaluated else ''}of the weights against the float ones."

@@ -74,7 +74,7 @@ def correct_biases(
         error = rounded[node.name] - real[node.name]
         errors.append(float(np.sqrt(np.mean(np.square(error)))))
         params[key] = params[key] - jnp.asarray(error, jnp.float32)
-        biases[node.name] = changed_bias(node, params[key], q.quantizers, q.quantizers)
+        biases[node.name] = changed_bias(node, params[key], q.quantizers)
         if progress is not None:
             progress(done, len(layers))
     stage = Stage(

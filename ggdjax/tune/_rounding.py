@@ -312,10 +312,10 @@ class _Walk:
         )
         before = np.asarray(self.params[key], np.float32)
         bias = (before + (real - rounded)).astype(np.float32)
-        new = changed_bias(node, bias, old, replace(old, weights=self.weights))
-        self.params[key], self.biases[node.name] = jnp.asarray(bias), new
+        self.params[key], self.biases[node.name] = jnp.asarray(bias), changed_bias(node, bias, old)
+        new = replace(old, weights=self.weights, biases=self.biases).bias(node)
         # The walk so far added the bias unrounded.
-        self.quantized[node.output] += new.decode(new.encode(bias)) - before
+        self.quantized[node.output] += (bias if new is None else new.decode(new.encode(bias))) - before
 
     def _moments(self, node: Node, shape: tuple[int, ...], groups: int) -> _Moments:
         """Return the moments of sampled input rows, all groups in one batch."""

@@ -15,6 +15,7 @@ from ggdjax.network import Float, run
 from ggdjax.network._ops import QUANTIZABLE
 from ggdjax.quantization import Quantizers
 from ggdjax.quantization._quantize import changed_bias
+from ggdjax.quantization._quantizers import short_step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,19 +87,19 @@ class Start:
         return quantizers, params
 
     def finished(self, graph: Graph, trainable: Trainable) -> tuple[Quantizers, dict[str, Array]]:
-        """Return what was tuned: kernels on their grids, biases in the best format of their widths.
-
-        A bias that was on the accumulator's grid (`ggdjax.datapath.align`) is on the grid of the tuned steps.
-        """
+        """Return what was tuned: kernels on their grids, biases on their accumulators' or in the best fixed point."""
         quantizers, params = self.moved(graph, trainable)
+        activations = {
+            name: dataclasses.replace(x, step=short_step(x.step)) for name, x in quantizers.activations.items()
+        }
         biases = {}
         for node in graph.quantizable:
             keys = dict(node.params)
             if (w := quantizers.weights.get(node.name)) is not None:
                 params[keys["kernel"]] = w(params[keys["kernel"]])
             if node.name in self.q.quantizers.biases:
-                biases[node.name] = changed_bias(node, params[keys["bias"]], self.q.quantizers, quantizers)
-        return dataclasses.replace(quantizers, biases=biases), params
+                biases[node.name] = changed_bias(node, params[keys["bias"]], self.q.quantizers)
+        return dataclasses.replace(quantizers, activations=activations, biases=biases), params
 
 
 @jax.tree_util.register_dataclass

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ggdjax import datapath, tune
-from ggdjax.quantization._quantize import accumulator_grid
 
 
 @pytest.fixture(scope="module")
@@ -15,10 +14,13 @@ def aligned(coarse):
 
 
 def on_grid(q):
-    """Whether every bias has the step of its accumulator, and 32 bits."""
-    layers = [node for node in q.graph.quantizable if node.name in q.quantizers.biases]
-    pairs = [(q.quantizers.biases[node.name], accumulator_grid(node, q.quantizers)) for node in layers]
-    return [bias.bits == 32 and np.array_equal(bias.step, grid.step) for bias, grid in pairs]
+    """Whether every bias is rounded to the step of its accumulator, in 32 bits."""
+    found = []
+    for node in q.graph.quantizable:
+        if node.name in q.quantizers.biases:
+            bias, source = q.quantizers.bias(node), q.quantizers.activations[node.inputs[0]]
+            found.append(bias.bits == 32 and np.array_equal(bias.step, source.step * q.quantizers.weights[node.name].step))
+    return found
 
 
 def test_predictions_survive(coarse, aligned):

@@ -150,9 +150,10 @@ def test_biases_stay_on_the_accumulators_grid(network):
     config = gd.QuantConfig(weight_bits=3, activation_bits=6, scheme="max-abs", weights_per="channel")
     rounded = round_weights(gd.datapath.align(gd.quantize(net, gd.calibrate(net, [images]), config)), images[:40])
     assert rounded.quantizers.biases
-    for name, bias in rounded.quantizers.biases.items():
-        source = rounded.quantizers.activations[rounded.graph.node(name).inputs[0]]
-        np.testing.assert_array_equal(bias.step, source.step * rounded.quantizers.weights[name].step)
+    for name in rounded.quantizers.biases:
+        node = rounded.graph.node(name)
+        grid = rounded.quantizers.activations[node.inputs[0]].step * rounded.quantizers.weights[name].step
+        np.testing.assert_array_equal(rounded.quantizers.bias(node).step, grid)
 
 
 def test_memory_and_batches_change_nothing(network):

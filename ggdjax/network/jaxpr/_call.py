@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 
 class Comparison:
-    """A view compared with 0: what `where` needs to be recognised as an activation. ``positive``: true where x > 0."""
+    """A view compared with a number, for `where`: x > threshold or, where not ``strict``, x ≥ threshold.
 
-    def __init__(self, view: View, positive: bool) -> None:
+    ``positive``: whether it is this that is asked, not its contrary.
+    """
+
+    def __init__(self, view: View, *, threshold: float, strict: bool, positive: bool) -> None:
         self.view = view
-        self.positive = positive
+        self.threshold, self.strict, self.positive = threshold, strict, positive
 
 
 Value = View | Constant | Comparison

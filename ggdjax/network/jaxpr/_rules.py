@@ -49,6 +49,16 @@ def _unary(call: Call) -> View:
     return call.emit(_UNARY[call.primitive], [view.tensor], view.axes)
 
 
+@rule("expm1", "log1p")
+def _beside_one(call: Call) -> View:
+    """Write exp(x) − 1 and log(1 + x) out: near 0 they lose digits of float32, none that quantization keeps."""
+    view = call.view()
+    one = {"constant": np.ones((1,) * len(view.axes), np.float32)}
+    if call.primitive == "expm1":
+        return call.emit("sub", [call.emit("exp", [view.tensor], view.axes).tensor], view.axes, one)
+    return call.emit("log", [call.emit("add", [view.tensor], view.axes, one).tensor], view.axes)
+
+
 @rule("erfc")
 def _erfc(call: Call) -> View:
     view = call.view()
@@ -167,10 +177,18 @@ def _scalar(call: Call, index: int) -> float:
 @rule("gt", "ge", "lt", "le")
 def _compare(call: Call) -> Comparison:
     which = 0 if isinstance(call.inputs[0], View) else 1
-    if _scalar(call, 1 - which) != 0:
-        raise call.refuse("a comparison with another number than 0")
-    greater = call.primitive in {"gt", "ge"}
-    return Comparison(call.view(which), positive=greater if which == 0 else not greater)
+    positive = (call.primitive in {"gt", "ge"}) == (which == 0)
+    # x < c is the contrary of x ≥ c, x ≤ c that of x > c.
+    strict = (call.primitive in {"gt", "lt"}) == positive
+    return Comparison(call.view(which), threshold=_scalar(call, 1 - which), strict=strict, positive=positive)
+
+
+@rule("ne")
+def _is_nan(call: Call) -> Constant:
+    """Take x ≠ x, which asks for NaN, for false: `jax.nn.softplus` does so."""
+    if call.inputs[0] != call.inputs[1] or not isinstance(call.inputs[0], View):
+        raise call.refuse("a comparison for inequality")
+    return Constant(*(np.zeros(shape, bool) for shape in call.shape(call.inputs[0])))
 
 
 @rule("select_n")
@@ -179,6 +197,8 @@ def _select(call: Call) -> View:
     if isinstance(condition, Comparison):
         above, below = (on_true, on_false) if condition.positive else (on_false, on_true)
         view = condition.view
+        if condition.threshold != 0:
+            return _chosen(call, condition, above, below)
         if above == view and isinstance(below, Constant) and not np.any(_small(call, call.inputs.index(below))):
             return call.emit("relu", [view.tensor], view.axes)
         slope = call.builder.constant_factor(below.tensor, view.tensor) if isinstance(below, View) else None
@@ -186,12 +206,29 @@ def _select(call: Call) -> View:
             if slope.size == 1:
                 return call.emit("leaky_relu", [view.tensor], view.axes, slope=float(slope.reshape(-1)[0]))
             return call.emit("prelu", [view.tensor], view.axes, {"slope": slope})
+        return _chosen(call, condition, above, below)
     if isinstance(condition, Constant) and (chosen := _small(call, 0)).size == 1:
         # `x.var()` asks whether it divides by a positive number.
         value = on_true if chosen.item() else on_false
         if isinstance(value, View):
             return value
-    raise call.refuse("a choice between values other than ReLU, leaky ReLU and PReLU")
+    raise call.refuse("a choice by anything but the comparison of a tensor with a number")
+
+
+def _chosen(call: Call, condition: Comparison, *branches: View | Constant) -> View:
+    """Return the first of the branches where the condition's tensor is above its threshold, the second elsewhere."""
+    view = condition.view
+    if any(isinstance(branch, View) and call.shape(branch) != call.shape(view) for branch in branches):
+        raise call.refuse("a choice between tensors of another shape than the one that is compared")
+    axes = common_order([view, *(branch for branch in branches if isinstance(branch, View))])
+    stored = call.builder.stored(view, axes)
+    constants = {
+        role: stored_constant(_small(call, call.inputs.index(branch)), View(stored, tuple(axes)))
+        for role, branch in zip(("above", "below"), branches, strict=True)
+        if isinstance(branch, Constant)
+    }
+    inputs = [stored, *(call.builder.stored(branch, axes) for branch in branches if isinstance(branch, View))]
+    return call.emit("select", inputs, axes, constants, threshold=condition.threshold, strict=condition.strict)
 
 
 @rule("conv_general_dilated")

@@ -222,6 +222,27 @@ def _clip(writer: Writer, node: Node) -> View:
     return _same_order(writer, node, "Clip", limits)
 
 
+@writes("select")
+def _select(writer: Writer, node: Node) -> View:
+    axes = common_order([writer.view(node, k) for k in range(len(node.inputs))])
+    stored = [writer.stored(writer.view(node, k), axes) for k in range(len(node.inputs))]
+    threshold, rest = writer.number(node.attr("threshold")), iter(stored[1:])
+    branches = [
+        writer.constant(stored_constant(writer.param(node, role), View(stored[0], tuple(axes))), node.param(role))
+        if node.param(role) is not None
+        else next(rest)
+        for role in ("above", "below")
+    ]
+    if node.attr("strict"):
+        where = writer.node("Greater", [stored[0], threshold], f"{node.name}.where")
+    else:
+        # GreaterOrEqual is missing from old operator sets.
+        where = writer.node(
+            "Not", [writer.node("Less", [stored[0], threshold], f"{node.name}.less")], f"{node.name}.where"
+        )
+    return View(writer.node("Where", [where, *branches], node.name), axes)
+
+
 @writes("leaky_relu")
 def _leaky_relu(writer: Writer, node: Node) -> View:
     return _same_order(writer, node, "LeakyRelu", alpha=node.attr("slope"))

@@ -1,0 +1,306 @@
+"""Activation functions as tables: which tensors are a function of one number of another, and that function's integers.
+
+Swish, GELU, mish and their like are one node in some files and a handful of additions, limits, products and quotients
+in others. Both are a function y = f(t) of one number, and a table holds it whatever wrote it down. `Functions` finds
+t: walking back from y, everything between is elementwise, with constants that are one number.
+
+A table has 2^lookup_bits cells over the range of t, and hardware interpolates within a cell by the bits of t below the
+index, as fixed-point libraries do (CMSIS-NN, TensorFlow Lite's 16-bit tables):
+
+    y = T[i] + ((T[i+1] − T[i]) · f + 2^(r−1)) >> r,        i = (t − first) >> r,   f = (t − first) mod 2^r.
+
+The error of a cell of width h is at most h²/8 · max|f''|. Cells begin at multiples of a power of two, so that the kinks
+of the common functions (at 0, ±1, ±3) are ends of cells. Where t itself has few values, as codes have, r is 0 and the
+table holds the result for each: exact.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ggdjax._errors import UnsupportedError
+from ggdjax.datapath._formats import Format
+from ggdjax.network._ops import LIMITS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from jaxtyping import Float, Int
+
+    from ggdjax.network import Graph, Node
+
+Bounds = tuple[float, float]
+
+
+def _binary(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    def call(x: np.ndarray, y: np.ndarray | None = None, *, constant: float = 0.0, reverse: bool = False) -> np.ndarray:
+        other = constant if y is None else y
+        return function(other, x) if reverse else function(x, other)
+
+    return call
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 0.5 * (1.0 + np.tanh(0.5 * x))
+
+
+def _hard_sigmoid(x: np.ndarray, *, alpha: float, beta: float) -> np.ndarray:
+    return np.clip(alpha * x + beta, 0.0, 1.0)
+
+
+def _round_to_grid(x: np.ndarray, *, step: float, low: float, high: float) -> np.ndarray:
+    return step * np.clip(np.rint(x / step), low, high)
+
+
+def _select(
+    x: np.ndarray,
+    *branches: np.ndarray,
+    threshold: float,
+    strict: bool,
+    above: float | None = None,
+    below: float | None = None,
+) -> np.ndarray:
+    rest = iter(branches)
+    first, second = (next(rest) if value is None else value for value in (above, below))
+    return np.where(x > threshold if strict else x >= threshold, first, second)
+
+
+#: The elementwise operations of `ggdjax.network._ops`, in float64: tables must not depend on a backend's functions.
+_FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
+    "abs": np.abs,
+    "add": _binary(np.add),
+    "affine": lambda x, *, scale, offset: x * scale + offset,
+    "clip": lambda x, *, low, high: np.clip(x, low, high),
+    "div": _binary(np.divide),
+    "erf": np.vectorize(math.erf, otypes=[np.float64]),
+    "exp": np.exp,
+    "hard_sigmoid": _hard_sigmoid,
+    "hard_swish": lambda x: x * _hard_sigmoid(x, alpha=1 / 6, beta=0.5),
+    "leaky_relu": lambda x, *, slope: np.where(x >= 0, x, slope * x),
+    "log": np.log,
+    "maximum": _binary(np.maximum),
+    "minimum": _binary(np.minimum),
+    "mul": _binary(np.multiply),
+    "power": lambda x, *, exponent: np.power(x, exponent),
+    "prelu": lambda x, *, slope: np.where(x >= 0, x, slope * x),
+    "relu": lambda x: np.maximum(x, 0.0),
+    "round_to_grid": _round_to_grid,
+    "select": _select,
+    "sigmoid": _sigmoid,
+    "silu": lambda x: x * _sigmoid(x),
+    "sqrt": np.sqrt,
+    "sub": _binary(np.subtract),
+    "tanh": np.tanh,
+}
+
+#: Of one tensor and numbers, exact without a table; they join the table of the function before them.
+_EXACT = LIMITS | {"add", "affine", "div", "leaky_relu", "maximum", "minimum", "mul", "prelu", "round_to_grid", "sub"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Function:
+    """``f`` with ``output = f(root)``, elementwise."""
+
+    root: str
+    nodes: tuple[Node, ...]
+    """In order, from the root to the output."""
+    constants: Mapping[str, float]
+    """By parameter key."""
+
+    def __call__(self, t: Float[np.ndarray, "*batch"]) -> Float[np.ndarray, "*batch"]:
+        """Return f(t), float64."""
+        values = {self.root: np.asarray(t, np.float64)}
+        with np.errstate(all="ignore"):
+            for node in self.nodes:
+                constants = {role: self.constants[key] for role, key in node.params}
+                inputs = (values[tensor] for tensor in node.inputs)
+                values[node.output] = _FUNCTIONS[node.op](*inputs, **dict(node.attrs), **constants)
+        return values[self.nodes[-1].output]
+
+
+class Functions:
+    """The tensors of a graph that are a function of one number of another tensor, and need a table for it."""
+
+    def __init__(self, graph: Graph, params: Mapping[str, np.ndarray]) -> None:
+        self._graph, self._params = graph, params
+        self._order = {node.output: k for k, node in enumerate(graph.nodes)}
+        self._known: dict[str, Function | None] = {}
+
+    def of(self, tensor: str) -> Function | None:
+        """Return the function that makes ``tensor``; None where it takes no table, or two tensors meet."""
+        if tensor not in self._known:
+            self._known[tensor] = self._find(tensor)
+        return self._known[tensor]
+
+    def _find(self, tensor: str) -> Function | None:
+        node = self._graph.producer(tensor)
+        if node is None or not self._elementwise(node):
+            return None
+        reciprocal = node.op == "div" and dict(node.attrs).get("reverse", False)
+        if len(node.inputs) == 1 and node.op in _EXACT and not reciprocal:
+            before = self.of(node.inputs[0])
+            return None if before is None else self._joined(before, (node,))
+        found = self._common_root(node)
+        if found is None:
+            return None
+        root, nodes = found
+        before = self.of(root)
+        return self._function(root, nodes) if before is None else self._joined(before, nodes)
+
+    def _common_root(self, node: Node) -> tuple[str, tuple[Node, ...]] | None:
+        """Return the tensor that all inputs of ``node`` are functions of, the nearest, and the nodes in between."""
+        nodes, inputs = [node], set(node.inputs)
+        while len(inputs) > 1:
+            latest = max(inputs, key=lambda tensor: self._order.get(tensor, -1))
+            between = self._graph.producer(latest)
+            if between is None or not self._elementwise(between):
+                return None
+            nodes.append(between)
+            inputs = (inputs - {latest}) | set(between.inputs)
+        return inputs.pop(), tuple(reversed(nodes))
+
+    def _elementwise(self, node: Node) -> bool:
+        """Return whether a node is elementwise with constants that are one number."""
+        shape = self._graph.shape(node.output)
+        return (
+            node.op in _FUNCTIONS
+            and all(self._graph.shape(tensor) == shape for tensor in node.inputs)
+            and all(np.ptp(self._params[key]) == 0 for _, key in node.params)
+        )
+
+    def _joined(self, before: Function, nodes: tuple[Node, ...]) -> Function:
+        return self._function(before.root, (*before.nodes, *(node for node in nodes if node not in before.nodes)))
+
+    def _function(self, root: str, nodes: tuple[Node, ...]) -> Function:
+        keys = {key for node in nodes for _, key in node.params}
+        constants = {key: float(np.asarray(self._params[key], np.float64).flat[0]) for key in keys}
+        return Function(root=root, nodes=nodes, constants=constants)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A function over the integers of ``index``: the values at the ends of 2^shift of them, in the format ``sums``."""
+
+    values: Int[np.ndarray, " cells_and_one"]
+    first: int
+    """Integer of the first value; a multiple of 2^shift."""
+    shift: int
+    index: Format
+    sums: Format
+
+
+#: Width of what is interpolated, and the most bits of an input below the index: products of both fit in 32 bits.
+_RESULT_BITS, _MOST_SHIFT = 24, 15
+#: Points at which a function is looked at.
+_POINTS = 4097
+
+
+def index_bits(lookup_bits: int, residual_bits: int) -> int:
+    """Return the width of a table's input: its index and what is interpolated by."""
+    return min(residual_bits, lookup_bits + _MOST_SHIFT)
+
+
+def table(function: Function, expected: Bounds, proven: Bounds, *, lookup_bits: int, bits: int) -> Table:
+    """Return the interpolated table of a function.
+
+    Args:
+        function: what it holds.
+        expected: the range of its input that the table is made for; less is taken where the function is flat.
+        proven: the range that its input cannot leave.
+        lookup_bits: of the index.
+        bits: of the index and what is interpolated by.
+
+    Raises:
+        UnsupportedError: the function has no finite value somewhere in the range.
+    """
+    what = function.nodes[-1]
+    low, high = expected
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise UnsupportedError(
+            f"the input `{function.root}` of `{what.name}` ({what.op}) has no known range: "
+            "calibrate the network with images (`gd.calibrate`), or clip the tensor"
+        )
+    low, high, flat = _without_flat_ends(function, expected, proven)
+    # The number of integers, and of cells, includes both ends.
+    exponent = math.ceil(math.log2(max(high - low, 2.0**-100) / ((1 << bits) - (1 << (bits - lookup_bits + 1)))))
+    step, shift = math.ldexp(1.0, exponent), bits - lookup_bits
+    first = (math.floor(low / step) >> shift) << shift
+    last = math.ceil(high / step)
+    ends = first + (np.arange(((last - first) >> shift) + 2, dtype=np.int64) << shift)
+    y = function(step * ends)
+    if not np.isfinite(y).all():
+        raise UnsupportedError(
+            f"`{what.name}` ({what.op}) is infinite or undefined within the range {low:.4g} to {high:.4g} of "
+            f"`{function.root}`: clip the tensor before it"
+        )
+    largest = float(np.abs(y).max())
+    fine = _RESULT_BITS if largest == 0 else _RESULT_BITS - 1 - math.floor(math.log2(largest)) - 1
+    # (T[i+1] − T[i]) · f must stay below 2^31.
+    while np.abs(np.diff(np.rint(np.ldexp(y, fine)))).max(initial=0) >= 1 << (30 - shift):
+        fine -= 1
+    values = np.rint(np.ldexp(y, fine)).astype(np.int32)
+    scale = math.ldexp(1.0, -fine)
+    return Table(
+        values=values,
+        first=first,
+        shift=shift,
+        index=Format(scale=(step,), low=first, high=last, role="index", activation=flat),
+        sums=Format(scale=(scale,), low=int(values.min()), high=int(values.max()), role="acc"),
+    )
+
+
+def exact_table(function: Function, source: Format, form: Format) -> Int[np.ndarray, " entries"]:
+    """Return the integers in ``form`` of the function at each integer of ``source``."""
+    codes = np.arange(source.low, source.high + 1, dtype=np.float64)
+    y = function(source.scale[0] * codes)
+    if np.isnan(y).any():
+        what = function.nodes[-1]
+        raise UnsupportedError(f"`{what.name}` ({what.op}) is undefined at codes of `{function.root}`: clip it before")
+    return np.clip(np.rint(y / form.scale[0]), form.low, form.high).astype(np.int32)
+
+
+def range_of(function: Function, ends: Bounds) -> Bounds:
+    """Return the least and largest value of a function over a range; infinite where it is not known."""
+    low, high = ends
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return -math.inf, math.inf
+    y = function(_points(low, high))
+    if not np.isfinite(y).all():
+        return -math.inf, math.inf
+    # Between two points a function turns by no more than the largest step between neighbours.
+    between = float(np.abs(np.diff(y)).max(initial=0.0))
+    return float(y.min()) - between, float(y.max()) + between
+
+
+def _points(low: float, high: float) -> Float[np.ndarray, " point"]:
+    """Return points of the range, evenly spaced and, towards zero, by size."""
+    even = np.linspace(low, high, _POINTS)
+    size = np.geomspace(2.0**-40, 1.0, _POINTS) * max(abs(low), abs(high), 2.0**-100)
+    return np.unique(np.concatenate([even, np.clip(size, low, high), np.clip(-size, low, high)]))
+
+
+def _without_flat_ends(function: Function, expected: Bounds, proven: Bounds) -> tuple[float, float, tuple[bool, bool]]:
+    """Return the range without the ends in which the function does not change, and at which ends nothing is lost.
+
+    That is so where the function stays what it is there up to the end of the proven range.
+    """
+    low, high = expected
+    t = _points(low, high)
+    y = function(t)
+    if not np.isfinite(y).all():
+        return low, high, (False, False)
+    tolerance = math.ldexp(float(np.abs(y).max()), -_RESULT_BITS - 2)
+    far = 2.0**20 * max(abs(low), abs(high), 1.0)
+    below, above = _points(max(proven[0], -far), low), _points(high, min(proven[1], far))
+    lossless = tuple(
+        bool((np.abs(function(beyond) - end) <= tolerance).all()) for beyond, end in ((below, y[0]), (above, y[-1]))
+    )
+    (from_low,) = np.nonzero(np.abs(y - y[0]) > tolerance)
+    (from_high,) = np.nonzero(np.abs(y - y[-1]) > tolerance)
+    first = max(from_low[0] - 1, 0) if from_low.size and lossless[0] else 0
+    last = min(from_high[-1] + 1, len(t) - 1) if from_high.size and lossless[1] else len(t) - 1
+    return float(t[first]), float(t[last]), lossless  # type: ignore[return-value]
