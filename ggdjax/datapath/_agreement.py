@@ -70,11 +70,11 @@ class Agreement:
 
 def align(q: QuantizedNetwork) -> QuantizedNetwork:
     """Return the network with steps and biases in which fake quantization and an integer program round alike.
-    What `ggdjax.quantize` returns by default is so; networks with fixed-point biases (``bias_bits``), from files, or with
-    What `ggdjax.quantize` returns by default is so; networks with fixed-point biases (``bias_bits``), from files or with
-    steps that tuning moved are not. Steps of feature maps keep 15 significant bits (`short_step`). Each bias is rounded
-    to the grid of its accumulator, Δ_in · Δ_w, 32 bits: that is where an integer program must have it. A bias on
-    its own finer grid differs by up to half a unit of the accumulator, which makes about one code in a thousand
+
+    What `ggdjax.quantize` returns by default is so; networks with fixed-point biases (``bias_bits``), from files, or
+    with steps that a search moved are not. Steps of feature maps keep 15 significant bits (`short_step`). Each bias is
+    rounded to the grid of its accumulator, Δ_in · Δ_w, 32 bits: that is where an integer program must have it. A bias
+    on its own finer grid differs by up to half a unit of the accumulator, which makes about one code in a thousand
     another one in every layer.
     """
     expect("q", q, "QuantizedNetwork")

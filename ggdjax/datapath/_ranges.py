@@ -32,7 +32,7 @@ _WIDE = frozenset({"add", "sub", "mean", "sum", "average_pool", "leaky_relu", "p
 #: How many times what calibration measured a number of few bits can hold.
 HEADROOM = 2.0
 #: Bits that suffice below what was measured: an error of 2^(−15) of a step of 8 bits. Wider numbers hold more above.
-_ENOUGH_BITS = 24
+_ENOUGH_BITS = 27
 
 
 def limits_of(node: Node) -> tuple[float | None, float | None]:
