@@ -245,6 +245,7 @@ def test_biases_are_corrected_on_all_classes(small, tmp_path, monkeypatch):
     [
         (["--mean-bits", "17"], "must be from 2 to 16"),
         (["--mean-bits", "6", "--weight-bits", "4"], "leave `--weight-bits` and `--activation-bits` out"),
+        (["--equalize", "--no-equalize"], "`--equalize` and `--no-equalize` contradict each other"),
         (["--tune-objective", "kl"], "needs images to tune on"),
         (["--gradient-steps", "5"], "needs images to tune on"),
         (["--tune-images", "5", "--tune-sweeps", "0"], "nothing to do"),

@@ -46,7 +46,8 @@ class Quantize(RecipeOptions):
     """Run folder to write: network.safetensors, recipe.toml, result.json, and a plot per feature map. `ggdjax tune`,
     `evaluate`, `export`, `report` and `inspect` read it."""
     recipe: Path | None = None
-    """TOML or JSON file of a recipe, such as the recipe.toml of a run; the other options change single fields."""
+    """TOML or JSON file of a recipe, such as the recipe.toml of a run; the other options change single fields, `--no-…`
+    turns off what it has on."""
     preset: str | None = None
     """Preprocessing: cifar10, mnist, imagenet, imagenet-caffe or imagenet-tf; options below change single fields."""
     calibration_ids: Path | None = None
@@ -71,7 +72,8 @@ class Quantize(RecipeOptions):
                 if recipe.quantization.activations_per == "channel":
                     per_tensor = dataclasses.replace(recipe.quantization, activations_per="tensor")
                     again = dataclasses.replace(recipe, quantization=per_tensor)
-                    beside = pipeline.run(net, images, again, folder=unfinished, progress=progress)
+                    counted = dataclasses.replace(outcome.network.record.calibration, channels=None)
+                    beside = pipeline.run(net, images, again, calibration=counted, folder=unfinished, progress=progress)
             model = str(self.model) if self.model else "digits (embedded)"
             finish(outcome, images, screen, self.out, folder, model=model, data=self.data, beside=beside)
 

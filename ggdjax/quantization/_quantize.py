@@ -130,7 +130,7 @@ def accumulator_grid(node: Node, quantizers: Quantizers) -> Quantizer | None:
     if source is None or weights is None or np.ndim(source.step):
         return None
     step = np.asarray(weights.step, np.float64) * np.asarray(source.step, np.float64)
-    return Quantizer(step=jnp.asarray(step, jnp.float32), bits=ACCUMULATOR_BITS)
+    return Quantizer(step=jax.device_put(np.asarray(step, np.float32)), bits=ACCUMULATOR_BITS)
 
 
 def changed_bias(node: Node, bias: Float[Array, " cout"], old: Quantizers, new: Quantizers) -> Quantizer:
