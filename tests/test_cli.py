@@ -13,6 +13,8 @@ import ggdjax as gd
 from ggdjax import data
 from ggdjax.cli import main
 from ggdjax.cli._train import _parts
+from ggdjax.report import html_page, load_run
+from ggdjax.report._drawn import drawn_curves
 from tests.small_onnx import write_images, write_network
 
 
@@ -50,14 +52,22 @@ def test_result_holds_everything(run_folder):
     assert all({"frac_bits", "sqnr_db"} <= row.keys() for row in result["weights"])
 
 
-def test_writes_parameters_and_pictures(run_folder):
+def test_writes_parameters(run_folder):
     quantizers = gd.load(run_folder / "network.safetensors").quantizers
     steps = {row["name"]: row["step"] for row in json.loads((run_folder / "result.json").read_text())["feature_maps"]}
     assert {name: float(q.step) for name, q in quantizers.activations.items()} == pytest.approx(steps, rel=1e-6)
     assert set(quantizers.weights) == set(quantizers.biases) == {"conv", "gemm"}
-    pictures = sorted((run_folder / "feature_maps").glob("*.png"))
-    assert len(pictures) == 2
-    assert all(p.read_bytes().startswith(b"\x89PNG") for p in pictures)
+    assert not list(run_folder.rglob("*.png"))  # the report draws
+
+
+def test_the_report_draws_what_chose_and_keeps_it(run_folder, monkeypatch):
+    monkeypatch.setattr("ggdjax.schemes.names", lambda: ("max-abs",))
+    page = html_page(run_folder)
+    plots = sorted(run_folder.rglob("*.png"))
+    assert [p.name[:4] for p in plots] == ["000_", "001_", "sens"]
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in plots)
+    assert page.count("data:image/png") == 3
+    assert html_page(run_folder) == page
 
 
 def test_same_seed_same_result_and_replaces_the_earlier_run(small, run_folder, tmp_path):
@@ -203,7 +213,7 @@ def test_tunes_and_records_it(small, tmp_path, capsys):
     quantize(*small, *tuned, "--tune-objective", "kl", "--gradient-steps", 2, "--out", out)
     result = json.loads((out / "result.json").read_text())
     tuning = result["tuning"]
-    assert (out / "tuning.png").is_file()
+    assert drawn_curves(out, load_run(out).result)[1].startswith(b"\x89PNG")
     assert len(tuning["images"]) == 4
     assert not set(tuning["images"]) & {*result["images"]["calibration_ids"], *result["images"]["held_out_ids"]}
     search = tuning["backward_forward"]

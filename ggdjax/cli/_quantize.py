@@ -43,8 +43,8 @@ class Quantize(RecipeOptions):
     """Images: a folder of class folders, a flat folder with labels.csv, an .npz (image, label), a tar archive,
     or tfds:NAME for a set that TensorFlow Datasets has prepared."""
     out: Path | None = None
-    """Run folder to write: network.safetensors, recipe.toml, result.json, and a plot per feature map. `ggdjax tune`,
-    `evaluate`, `export`, `report` and `inspect` read it."""
+    """Run folder to write: network.safetensors, recipe.toml, result.json. `ggdjax tune`, `evaluate`, `export`, `report`
+    (which draws a plot per feature map) and `inspect` read it."""
     recipe: Path | None = None
     """TOML or JSON file of a recipe, such as the recipe.toml of a run; the other options change single fields, `--no-…`
     turns off what it has on."""

@@ -100,7 +100,6 @@ def finish(
 ) -> None:
     """Print what a run did and write its folder."""
     from ggdjax import report
-    from ggdjax.cli._console import stages
 
     screen.print(report.layer_table(outcome.network, outcome.evaluation, width=screen.width))
     screen.print()
@@ -115,17 +114,13 @@ def finish(
     if folder is None or out is None:
         return
     where = data if data is None or str(data).startswith("tfds:") else Path(data).resolve()
-    with stages(screen) as progress:
-        report.write_run(
-            folder,
-            outcome,
-            images,
-            model=model,
-            data=None if where is None else str(where),
-            beside=beside,
-            progress=lambda done, total: progress("draw", done, total, ""),
-        )
-    screen.print(f"Written to {out}: network.safetensors, recipe.toml, result.json, plots", soft_wrap=True)
+    where = None if where is None else str(where)
+    report.write_run(folder, outcome, images, model=model, data=where, beside=beside)
+    screen.print(
+        f"Written to {out}: network.safetensors, recipe.toml, result.json; `ggdjax report {out}` draws it",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def print_advice(outcome: Outcome, screen: Console) -> None:

@@ -7,7 +7,7 @@ from ggdjax.report._comparison import HISTOGRAMS_FILE, compare_run, compare_sche
 from ggdjax.report._cost import cost_record, plot_pareto
 from ggdjax.report._distortion import plot_distortion, plot_losses
 from ggdjax.report._page import html_page
-from ggdjax.report._plots import draw_feature_maps, plot_feature_map
+from ggdjax.report._plots import plot_feature_map
 from ggdjax.report._record import environment, feature_map_rows, result_record, weight_rows
 from ggdjax.report._run_folder import (
     SavedRun,
@@ -36,7 +36,6 @@ __all__ = [
     "compare_schemes",
     "comparison_page",
     "cost_record",
-    "draw_feature_maps",
     "environment",
     "feature_map_rows",
     "feature_map_table",
