@@ -74,9 +74,9 @@ def run(kills: int, folder: Path) -> None:
     """Kill each command at random moments, resume it, and compare."""
     chance = random.Random(SEED)
     words, whole, seconds = {}, {}, {}
-    for command in OPTIONS:
+    for command, options in OPTIONS.items():
         out, source = folder / f"{command}-whole", [str(folder / "quantize-whole")] if command == "tune" else []
-        words[command] = [command, *source, *OPTIONS[command].split(), "--out"]
+        words[command] = [command, *source, *options.split(), "--out"]
         ended([*words[command], str(folder / "first")])  # compiles, into the cache
         shutil.rmtree(folder / "first")
         seconds[command] = ended([*words[command], str(out)])
