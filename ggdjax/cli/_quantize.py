@@ -78,7 +78,7 @@ class Quantize(RecipeOptions):
             finish(outcome, images, screen, self.out, folder, model=model, data=self.data, beside=beside)
 
     def _open(self, recipe: Recipe, screen, folder: Path | None) -> tuple[Network, ImageSet]:
-        from ggdjax import report
+        from ggdjax.report._run_folder import check_space
 
         if self.model is None:
             for name in ("data", "preset", *PREPROCESSING):
@@ -95,5 +95,5 @@ class Quantize(RecipeOptions):
             presets = ", ".join(data.PRESETS)
             raise GgdjaxError(f"say how images become inputs: `--preset` ({presets}) or --size, --mean, --std, …")
         if self.out is not None:
-            report.check_space(self.out, net)
+            check_space(self.out, net)
         return net, opened(self.data, net, recipe, screen)
