@@ -322,14 +322,8 @@ def test_steps_per_channel_calibrate_once(small, tmp_path, monkeypatch):
 
     calls, calibrate = [], _run.calibrate
     monkeypatch.setattr(_run, "calibrate", lambda *a, **k: calls.append(1) or calibrate(*a, **k))
-    words = [
-        "quantize",
-        str(small[0]),
-        "--data",
-        str(small[1]),
-        *["--size", "8", "--scheme", "max-abs", "--batch-size", "4"],
-    ]
-    words += ["--calibration-images", "12"]
+    words = ["quantize", str(small[0]), "--data", str(small[1]), "--size", "8", "--scheme", "max-abs"]
+    words += ["--batch-size", "4", "--calibration-images", "12"]
     main([*words, "--out", str(tmp_path / "tensor")])
     main([*words, "--activations-per", "channel", "--out", str(tmp_path / "channel")])
     assert len(calls) == 2

@@ -44,6 +44,7 @@ class Evaluate:
         """
         from ggdjax import data, report
         from ggdjax.cli._console import console, counted, progress_bar
+        from ggdjax.data._sizes import check_sizes
         from ggdjax.quantization import accuracy, evaluate
 
         if self.held_out_images is not None and self.held_out_images < 1:
@@ -59,7 +60,7 @@ class Evaluate:
         if self.held_out_images is not None:
             order = data.hash_order([images.ids[i] for i in part], recipe.seed)
             part = part[sorted(order[: self.held_out_images])]
-        data.check_sizes(images, part, quantized.float_network.input_shape)
+        check_sizes(images, part, quantized.float_network.input_shape)
         with progress_bar(screen, "Evaluating", len(part)) as advance:
             evaluation = evaluate(quantized, counted(images.batches(part, recipe.batch_size), advance))
         if program is not None:

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from ggdjax._errors import GgdjaxError, expect_array, kinds_of
-from ggdjax.ggd import GeneralizedGamma, Histogram, TailWeighted, as_tail
+from ggdjax.ggd import GeneralizedGamma, Histogram, TailWeighted
+from ggdjax.ggd._tail import as_tail
 from ggdjax.report._colours import BLUE, GREEN, ORANGE
 
 if TYPE_CHECKING:
