@@ -30,6 +30,7 @@ from experiments.real_networks import NETWORKS, RealNetwork
 from experiments.rows import append_line, read_lines
 from ggdjax import data, network, quantization, report, tune
 from ggdjax.tune._candidates import candidates_of
+from ggdjax.tune._segments import Unit
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "backward_forward.jsonl"
 WIDTHS = ("8/8", "6/6", "5/5", "4/4", "8/4")
@@ -162,7 +163,7 @@ def naive(bench: Bench, widths: str, visits: int) -> dict:
     passes = 0
     segments = {fm.tensor: fm for fm in q.graph.feature_maps()}
     for layer in track(chosen, "naive loop"):
-        unit = tune.Unit(tensor=layer, readers=segments[layer].readers)
+        unit = Unit(tensor=layer, readers=segments[layer].readers)
         for candidate in candidates_of(unit, q.quantizers, config):
             other = replace(q, quantizers=candidate.apply(q.quantizers, layer))
             for x in batches:

@@ -24,6 +24,8 @@ from ggdjax.quantization._record import image_hash
 from ggdjax.recipe._outcome import Outcome, load_evaluation, save_evaluation
 from ggdjax.recipe._parts import check_images, choose_parts, some
 from ggdjax.recipe._recipe import Recipe
+from ggdjax.tune._backward_forward import search_passes
+from ggdjax.tune._gradient import gradient_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -206,7 +208,7 @@ class _Run:
                 passes = self._budget(
                     "search",
                     [ids, dataclasses.asdict(config), recipe.tune_seconds],
-                    lambda: tune.search_passes(start, images()[0], config, seconds=recipe.tune_seconds),
+                    lambda: search_passes(start, images()[0], config, seconds=recipe.tune_seconds),
                 )
                 config = replace(config, max_float_passes=passes)
             settings = [ids, dataclasses.asdict(config)]
@@ -219,7 +221,7 @@ class _Run:
                 steps = self._budget(
                     "gradient",
                     [ids, dataclasses.asdict(slopes), recipe.tune_seconds],
-                    lambda: tune.gradient_steps(begin, *images(), slopes, seconds=recipe.tune_seconds),
+                    lambda: gradient_steps(begin, *images(), slopes, seconds=recipe.tune_seconds),
                 )
                 slopes = replace(slopes, steps=steps)
             settings = [ids, dataclasses.asdict(slopes)]
