@@ -13,8 +13,8 @@ import ggdjax as gd
 from ggdjax import data
 from ggdjax.cli import main
 from ggdjax.cli._train import _parts
-from ggdjax.report import html_page, load_run
-from ggdjax.report._drawn import drawn_curves
+from ggdjax.report import load_run
+from ggdjax.report._drawn import drawn_curves, drawn_feature_maps
 from tests.small_onnx import write_images, write_network
 
 
@@ -60,14 +60,17 @@ def test_writes_parameters(run_folder):
     assert not list(run_folder.rglob("*.png"))  # the report draws
 
 
-def test_the_report_draws_what_chose_and_keeps_it(run_folder, monkeypatch):
-    monkeypatch.setattr("ggdjax.schemes.names", lambda: ("max-abs",))
-    page = html_page(run_folder)
-    plots = sorted(run_folder.rglob("*.png"))
-    assert [p.name[:4] for p in plots] == ["000_", "001_", "sens"]
-    assert all(p.read_bytes().startswith(b"\x89PNG") for p in plots)
-    assert page.count("data:image/png") == 3
-    assert html_page(run_folder) == page
+def test_the_report_draws_what_chose_and_keeps_it(run_folder):
+    result, told = load_run(run_folder).result, []
+    maps = drawn_feature_maps(run_folder, result, told.append)
+    sensitivity, search = drawn_curves(run_folder, result)
+    assert len(told) == len(maps) == 2
+    assert search is None
+    kept = [p.read_bytes() for p in sorted(run_folder.rglob("*.png"))]
+    assert kept == [maps[0], maps[1], sensitivity]
+    assert all(png.startswith(b"\x89PNG") for png in kept)
+    assert drawn_feature_maps(run_folder, result, told.append) == maps
+    assert len(told) == 2
 
 
 def test_same_seed_same_result_and_replaces_the_earlier_run(small, run_folder, tmp_path):
