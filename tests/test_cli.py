@@ -15,6 +15,7 @@ from ggdjax.cli import main
 from ggdjax.cli._train import _parts
 from ggdjax.report import load_run
 from ggdjax.report._drawn import drawn_curves, drawn_feature_maps
+from ggdjax.report._plots import _bars, _log_densities
 from tests.small_onnx import write_images, write_network
 
 
@@ -71,6 +72,15 @@ def test_the_report_draws_what_chose_and_keeps_it(run_folder):
     assert all(png.startswith(b"\x89PNG") for png in kept)
     assert drawn_feature_maps(run_folder, result, told.append) == maps
     assert len(told) == 2
+
+
+def test_the_density_that_is_drawn_is_the_one_that_chose(run_folder):
+    run = load_run(run_folder)
+    rows, record = run.result["feature_maps"], run.network.record
+    bars = [_bars(record.calibration.histograms[i]) for i in range(len(rows))]
+    for i, drawn in _log_densities(rows, bars).items():
+        tail = record.choices[rows[i]["name"]].evidence.tail
+        np.testing.assert_allclose(drawn, tail.log_density(np.abs(bars[i].points)), rtol=1e-4, atol=1e-4)
 
 
 def test_same_seed_same_result_and_replaces_the_earlier_run(small, run_folder, tmp_path):

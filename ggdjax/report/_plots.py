@@ -134,12 +134,20 @@ def png(figure: Figure) -> bytes:
 
 def _log_densities(rows: Sequence[Mapping[str, Any]], bars: Sequence[_Bars]) -> dict[int, np.ndarray]:
     """Return the fitted log-densities at the points of the bars, by index: of all of them in one program."""
-    which = [i for i, row in enumerate(rows) if row["a"] is not None and bars[i].nonzero]
+    which = [i for i, row in enumerate(rows) if row.get("tail") is not None and bars[i].nonzero]
     if not which:
         return {}
-    a, d, p = (np.asarray([[rows[i][key]] for i in which], np.float32) for key in ("a", "d", "p"))
-    curves = _log_density(GeneralizedGamma(a, d, p), np.stack([bars[i].points for i in which]))
-    return dict(zip(which, curves, strict=True))
+    tails = np.asarray([(*rows[i]["tail"], rows[i]["order"]) for i in which], np.float32)
+    curves = _tail_densities(tails, np.abs(np.stack([bars[i].points for i in which])))
+    return dict(zip(which, np.asarray(curves, np.float64), strict=True))
+
+
+@jax.jit
+def _tail_densities(tails: Array, x: Array) -> Array:
+    loc, d, p, log_moment, order = tails.T[:, :, None]
+    return TailWeighted(
+        distribution=GeneralizedGamma.from_loc(loc, d, p), order=order, log_moment=log_moment
+    ).log_density(x)
 
 
 def _log_density(density: GeneralizedGamma | TailWeighted, x: np.ndarray) -> np.ndarray:
