@@ -87,6 +87,7 @@ def run(kills: int, folder: Path) -> None:
         while (row := killed([*words[command], str(out)], delay, by))["status"] == 0:  # it was done before
             shutil.rmtree(out)
             delay *= chance.random()
+        row["said"] = row["said"].replace(f"{folder}/", "")
         kept = sorted(file.name[:-18] for file in folder.glob("run.unfinished/*.safetensors"))
         took = ended([*words[command], str(out)])
         equal = (out / "network.safetensors").read_bytes() == whole[command]
