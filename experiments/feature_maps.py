@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.progress import track
 
+from experiments.images import calibrate
 from experiments.real_networks import CIFAR10, RealNetwork, data_folder
 from ggdjax import data, quantization
 from ggdjax.ggd import Histogram
@@ -112,9 +112,7 @@ def held_out(real: RealNetwork, images_at_most: int | None = None) -> FeatureMap
         net = real.load()
         images = real.open_images(net)
         part = real.split(images).held_out[:images_at_most]
-        stream = images.batches(part, real.batch_size)
-        stream = track(stream, f"{real.name}: held-out images", math.ceil(len(part) / real.batch_size))
-        counted = quantization.calibrate(net, (x for x, _ in stream))
+        counted = calibrate(net, images, part, real.batch_size, f"{real.name}: held-out images")
         found = FeatureMaps(names=counted.names, histogram=Histogram.stack([counted.histograms]), images=counted.images)
         _save(key, found)
     return found

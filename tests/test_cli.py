@@ -13,6 +13,9 @@ import ggdjax as gd
 from ggdjax import data
 from ggdjax.cli import main
 from ggdjax.cli._train import _parts
+from ggdjax.report import load_run
+from ggdjax.report._drawn import drawn_curves, drawn_feature_maps
+from ggdjax.report._plots import _bars, _log_densities
 from tests.small_onnx import write_images, write_network
 
 
@@ -50,14 +53,34 @@ def test_result_holds_everything(run_folder):
     assert all({"frac_bits", "sqnr_db"} <= row.keys() for row in result["weights"])
 
 
-def test_writes_parameters_and_pictures(run_folder):
+def test_writes_parameters(run_folder):
     quantizers = gd.load(run_folder / "network.safetensors").quantizers
     steps = {row["name"]: row["step"] for row in json.loads((run_folder / "result.json").read_text())["feature_maps"]}
     assert {name: float(q.step) for name, q in quantizers.activations.items()} == pytest.approx(steps, rel=1e-6)
     assert set(quantizers.weights) == set(quantizers.biases) == {"conv", "gemm"}
-    pictures = sorted((run_folder / "feature_maps").glob("*.png"))
-    assert len(pictures) == 2
-    assert all(p.read_bytes().startswith(b"\x89PNG") for p in pictures)
+    assert not list(run_folder.rglob("*.png"))  # the report draws
+
+
+def test_the_report_draws_what_chose_and_keeps_it(run_folder):
+    result, told = load_run(run_folder).result, []
+    maps = drawn_feature_maps(run_folder, result, told.append)
+    sensitivity, search = drawn_curves(run_folder, result)
+    assert len(told) == len(maps) == 2
+    assert search is None
+    kept = [p.read_bytes() for p in sorted(run_folder.rglob("*.png"))]
+    assert kept == [maps[0], maps[1], sensitivity]
+    assert all(png.startswith(b"\x89PNG") for png in kept)
+    assert drawn_feature_maps(run_folder, result, told.append) == maps
+    assert len(told) == 2
+
+
+def test_the_density_that_is_drawn_is_the_one_that_chose(run_folder):
+    run = load_run(run_folder)
+    rows, record = run.result["feature_maps"], run.network.record
+    bars = [_bars(record.calibration.histograms[i]) for i in range(len(rows))]
+    for i, drawn in _log_densities(rows, bars).items():
+        tail = record.choices[rows[i]["name"]].evidence.tail
+        np.testing.assert_allclose(drawn, tail.log_density(np.abs(bars[i].points)), rtol=1e-4, atol=1e-4)
 
 
 def test_same_seed_same_result_and_replaces_the_earlier_run(small, run_folder, tmp_path):
@@ -203,7 +226,7 @@ def test_tunes_and_records_it(small, tmp_path, capsys):
     quantize(*small, *tuned, "--tune-objective", "kl", "--gradient-steps", 2, "--out", out)
     result = json.loads((out / "result.json").read_text())
     tuning = result["tuning"]
-    assert (out / "tuning.png").is_file()
+    assert drawn_curves(out, load_run(out).result)[1].startswith(b"\x89PNG")
     assert len(tuning["images"]) == 4
     assert not set(tuning["images"]) & {*result["images"]["calibration_ids"], *result["images"]["held_out_ids"]}
     search = tuning["backward_forward"]
@@ -245,6 +268,7 @@ def test_biases_are_corrected_on_all_classes(small, tmp_path, monkeypatch):
     [
         (["--mean-bits", "17"], "must be from 2 to 16"),
         (["--mean-bits", "6", "--weight-bits", "4"], "leave `--weight-bits` and `--activation-bits` out"),
+        (["--equalize", "--no-equalize"], "`--equalize` and `--no-equalize` contradict each other"),
         (["--tune-objective", "kl"], "needs images to tune on"),
         (["--gradient-steps", "5"], "needs images to tune on"),
         (["--tune-images", "5", "--tune-sweeps", "0"], "nothing to do"),

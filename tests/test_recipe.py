@@ -13,7 +13,8 @@ import ggdjax as gd
 from ggdjax import GgdjaxError
 from ggdjax.cli import main
 from ggdjax.data import Preprocessing
-from ggdjax.report import advise, layer_table, load_run
+from ggdjax.report import layer_table, load_run
+from ggdjax.report._advice import advise
 from ggdjax.report._several import comparison_page, paired_tests
 from tests.small_onnx import write_images, write_network
 
@@ -299,3 +300,32 @@ def test_result_is_that_of_the_recipe(run_folder):
     assert result["options"]["gradient_steps"] == 2
     assert result["images"].keys() == {"seed", "calibration_ids", "tune_ids", "held_out_ids"}
     assert gd.Recipe.load(run_folder / "recipe.toml") == RECIPE
+
+
+def test_options_turn_what_the_file_has_on_off(small, run_folder, tmp_path):
+    file, out = run_folder / "recipe.toml", tmp_path / "run"
+    words = "--no-equalize --no-bias-correction --weight-bits 4 --tune-sweeps 0 --gradient-steps 1"
+    main(["quantize", str(small[0]), "--data", str(small[1]), "--recipe", str(file), *words.split(), "--out", str(out)])
+    assert gd.Recipe.load(out / "recipe.toml") == dataclasses.replace(
+        RECIPE,
+        equalize=False,
+        bias_correction=False,
+        mean_bits=None,
+        search=None,
+        gradient=dataclasses.replace(RECIPE.gradient, steps=1),
+        quantization=dataclasses.replace(RECIPE.quantization, weight_bits=4),
+    )
+
+
+def test_steps_per_channel_calibrate_once(small, tmp_path, monkeypatch):
+    from ggdjax.recipe import _run
+
+    calls, calibrate = [], _run.calibrate
+    monkeypatch.setattr(_run, "calibrate", lambda *a, **k: calls.append(1) or calibrate(*a, **k))
+    words = ["quantize", str(small[0]), "--data", str(small[1]), "--size", "8", "--scheme", "max-abs"]
+    words += ["--batch-size", "4", "--calibration-images", "12"]
+    main([*words, "--out", str(tmp_path / "tensor")])
+    main([*words, "--activations-per", "channel", "--out", str(tmp_path / "channel")])
+    assert len(calls) == 2
+    beside = load_run(tmp_path / "channel").result["steps_per_tensor"]
+    assert beside["feature_maps"] == load_run(tmp_path / "tensor").result["feature_maps"]

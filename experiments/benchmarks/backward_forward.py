@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,10 +25,12 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress, track
 
+from experiments.images import calibrate, read, some
 from experiments.real_networks import NETWORKS, RealNetwork
 from experiments.rows import append_line, read_lines
 from ggdjax import data, network, quantization, report, tune
 from ggdjax.tune._candidates import candidates_of
+from ggdjax.tune._segments import Unit
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "backward_forward.jsonl"
 WIDTHS = ("8/8", "6/6", "5/5", "4/4", "8/4")
@@ -48,16 +49,12 @@ class Bench:
         images = real.open_images(net)
         parts, chosen = data.split_tuning(images, real.split(images), tuning, seed)
         size = real.batch_size
-        stream = track(
-            images.batches(parts.calibration, size), f"{real.name}: calibrate", math.ceil(len(parts.calibration) / size)
-        )
-        self.calibration = quantization.calibrate(net, (x for x, _ in stream))
+        self.calibration = calibrate(net, images, parts.calibration, size, f"{real.name}: calibrate")
         self.net = network.fold_batch_norm(net)
         pairs = list(images.batches(chosen, size))
         self.images, self.labels = (np.concatenate(part) for part in zip(*pairs, strict=True))
-        order = data.hash_order([images.ids[i] for i in parts.held_out], seed=0)[:held_out]
-        judging = parts.held_out[np.sort(order)]
-        self.held_out = list(track(images.batches(judging, size), f"{real.name}: load held-out images", None))
+        judging = some(images, parts.held_out, held_out)
+        self.held_out = list(read(images, judging, size, f"{real.name}: load held-out images"))
         self.ids = {
             name: [images.ids[i] for i in part]
             for name, part in (("calibration", parts.calibration), ("tuning", chosen), ("held_out", judging))
@@ -166,7 +163,7 @@ def naive(bench: Bench, widths: str, visits: int) -> dict:
     passes = 0
     segments = {fm.tensor: fm for fm in q.graph.feature_maps()}
     for layer in track(chosen, "naive loop"):
-        unit = tune.Unit(tensor=layer, readers=segments[layer].readers)
+        unit = Unit(tensor=layer, readers=segments[layer].readers)
         for candidate in candidates_of(unit, q.quantizers, config):
             other = replace(q, quantizers=candidate.apply(q.quantizers, layer))
             for x in batches:

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ggdjax as gd
+from experiments.images import some
 from experiments.real_networks import NETWORKS
 from experiments.rows import merged
 from ggdjax import data, datapath, quantization, report
@@ -69,18 +70,12 @@ def power_of_two(q: quantization.QuantizedNetwork) -> quantization.QuantizedNetw
     return replace(q, quantizers=replace(q.quantizers, activations=steps))
 
 
-def held_out(images: data.ImageSet, part: np.ndarray, count: int) -> np.ndarray:
-    """Return at most so many images, chosen by their ids alone."""
-    order = data.hash_order([images.ids[i] for i in part], seed=0)[:count]
-    return part[np.sort(order)]
-
-
 def run(args: argparse.Namespace) -> None:
     """Compare every variant on every network."""
     for name in args.network or NETWORKS:
         jax.config.update("jax_enable_x64", False)
         q, images, part, size = quantized(name)
-        chosen = held_out(images, part, args.images)
+        chosen = some(images, part, args.images)
         batches = [x for x, _ in images.batches(chosen, size)]
         aligned = datapath.align(q)
         jax.config.update("jax_enable_x64", args.double)

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress, track
 
+from experiments.images import read
 from experiments.real_networks import CIFAR10, NETWORKS, RealNetwork
 from ggdjax import data, quantization, report
 from ggdjax.network import fold_batch_norm
@@ -91,7 +92,7 @@ class Setting:
         }
         found = {}
         for name, chosen in sets.items():
-            stream = track(images.batches(chosen, 250), f"{self.real.name}: {name}", -(-len(chosen) // 250))
+            stream = read(images, chosen, 250, f"{self.real.name}: {name}")
             found[name], found[f"{name}_labels"] = (np.concatenate(column) for column in zip(*stream, strict=True))
         return found
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from functools import partial
 from pathlib import Path
@@ -24,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.progress import track
 
+from experiments.images import read
 from experiments.networks import ALL
 from experiments.rows import merged
 from ggdjax import network, quantization, report, schemes
@@ -88,8 +87,7 @@ def measure(name: str, scheme: str) -> dict[str, Any]:
     parts = real.split(images)
 
     def batches(part: np.ndarray, what: str) -> Any:
-        stream = track(images.batches(part, real.batch_size), f"{name}: {what}", math.ceil(len(part) / real.batch_size))
-        return (x for x, _ in stream)
+        return (x for x, _ in read(images, part, real.batch_size, f"{name}: {what}"))
 
     calibration = quantization.calibrate(net, batches(parts.calibration, "calibrate"))
     chosen = jax.device_get(schemes.choose(scheme, calibration.histograms, np.asarray(BITS)[:, None]))

@@ -19,7 +19,8 @@ import json
 import time
 from pathlib import Path
 
-from experiments.benchmarks.datapath_agreement import held_out, quantized
+from experiments.benchmarks.datapath_agreement import quantized
+from experiments.images import some
 from ggdjax import datapath, export, report
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "rtl_agreement.json"
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--case", action="append", choices=list(CASES), help="only this accelerator (repeatable)")
     args = parser.parse_args()
     q, images, part, _ = quantized("resnet20")
-    x = next(iter(images.batches(held_out(images, part, args.images), args.images)))[0]
+    x = next(iter(images.batches(some(images, part, args.images), args.images)))[0]
     cases = args.case or list(CASES)
     earlier = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if args.case and RESULTS.exists() else []
     rows = [row for row in earlier if row["accelerator"] in set(CASES) - set(cases)]

@@ -24,9 +24,10 @@ import jax
 import numpy as np
 from rich.progress import track
 
+from experiments.images import calibrate, read, some
 from experiments.real_networks import NETWORKS, RealNetwork
 from experiments.rows import append_line, read_lines
-from ggdjax import data, network, quantization, report, schemes
+from ggdjax import network, quantization, report, schemes
 from ggdjax.ggd import empirical_distortion
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "schemes_on_networks.jsonl"
@@ -44,27 +45,19 @@ class Bench:
         net = real.load()
         self.images = real.open_images(net)
         self.parts = real.split(self.images, calibration_images, seed)
-        self.calibration = self._observe(net, "calibrate", self.parts.calibration)
-        self.held_out = self._observe(net, "observe held-out images", self.parts.held_out).histograms
+        self.calibration, held_out = (
+            calibrate(net, self.images, part, self.size, f"{self.name}: observe {what}")
+            for what, part in (("calibration images", self.parts.calibration), ("held-out images", self.parts.held_out))
+        )
+        self.held_out = held_out.histograms
         self.net = network.fold_batch_norm(net)
         self._loaded: dict[int | None, list] = {}
-
-    def _observe(self, net: network.Network, what: str, part: np.ndarray) -> quantization.Calibration:
-        stream = self.images.batches(part, self.size)
-        stream = track(stream, f"{self.name}: {what}", math.ceil(len(part) / self.size))
-        return quantization.calibrate(net, (x for x, _ in stream))
-
-    def judging(self, images: int | None) -> np.ndarray:
-        """Return at most so many held-out images (all where None), chosen by their ids alone."""
-        part = self.parts.held_out
-        return part[np.sort(data.hash_order([self.images.ids[i] for i in part], seed=0)[:images])]
 
     def batches(self, images: int | None) -> list:
         """Return at most so many held-out images with their labels, decoded once."""
         if images not in self._loaded:
-            part = self.judging(images)
-            stream = self.images.batches(part, self.size)
-            self._loaded[images] = list(track(stream, f"{self.name}: load", math.ceil(len(part) / self.size)))
+            part = some(self.images, self.parts.held_out, images)
+            self._loaded[images] = list(read(self.images, part, self.size, f"{self.name}: load"))
         return self._loaded[images]
 
     def sqnr(self, scheme: str, bits: int) -> dict[str, float]:

@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
+from experiments.images import calibrate, some
 from experiments.real_networks import NETWORKS, RealNetwork
 from experiments.rows import append_line, read_lines
-from ggdjax import data, network, quantization, report
+from ggdjax import network, quantization, report
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "sensitivity_on_networks.jsonl"
 BITS = (8, 6, 4)
@@ -47,11 +48,8 @@ def run(real: RealNetwork, bits: list[int], done: set[tuple]) -> None:
     images = real.open_images(net)
     parts = real.split(images)
     size = min(real.batch_size, 50)
-    steps = math.ceil(len(parts.calibration) / size)
-    stream = track(images.batches(parts.calibration, size), f"{real.name}: calibrate", steps)
-    calibration = quantization.calibrate(net, (x for x, _ in stream), per_channel=True)
-    order = data.hash_order([images.ids[i] for i in parts.held_out], seed=0)[:IMAGES]
-    batches = list(images.batches(parts.held_out[np.sort(order)], size))
+    calibration = calibrate(net, images, parts.calibration, size, f"{real.name}: calibrate", per_channel=True)
+    batches = list(images.batches(some(images, parts.held_out, IMAGES), size))
     net = network.fold_batch_norm(net)
     for b, scheme, per in track(todo, f"{real.name}: cells"):
         config = quantization.QuantConfig(weight_bits=b, activation_bits=b, scheme=scheme, activations_per=per)

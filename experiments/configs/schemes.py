@@ -88,10 +88,12 @@ class Schemes(Experiment):
 
     def image_ids(self, prepared: Any) -> dict[str, Sequence[str]]:
         """Return the calibration and held-out images, and those the accuracies are of."""
+        from experiments.images import some
+
         parts = {
             "calibration": prepared.parts.calibration,
             "held_out": prepared.parts.held_out,
-            "accuracy": prepared.judging(self.held_out_images),
+            "accuracy": some(prepared.images, prepared.parts.held_out, self.held_out_images),
         }
         return {name: [prepared.images.ids[i] for i in part] for name, part in parts.items()}
 

@@ -103,8 +103,8 @@ def open_work(network: str, images: int | None, folder: Path) -> Work:
 def _decode(network: str, images: int | None, kept: Path) -> None:
     try:
         from experiments import networks
+        from experiments.images import some
         from experiments.real_networks import RealNetwork, data_folder
-        from ggdjax import data
         from ggdjax.network import export_onnx
     except ImportError as error:
         raise GgdjaxError(
@@ -116,8 +116,7 @@ def _decode(network: str, images: int | None, kept: Path) -> None:
     net = real.load()
     opened = real.open_images(net)
     parts = real.split(opened)
-    order = data.hash_order([opened.ids[i] for i in parts.held_out], 0)[:images]
-    held_out = parts.held_out[np.sort(order)]
+    held_out = some(opened, parts.held_out, images)
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir(parents=True)
     for name, part in (("calibration", parts.calibration), ("held_out", held_out)):

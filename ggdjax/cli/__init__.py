@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             _parse(words).run()
         sys.stdout.flush()
+        if argv is None:
+            _process.ignore_interrupts()
     except GgdjaxError as error:
         _say(" ".join(str(error).split()))
         raise SystemExit(2) from None

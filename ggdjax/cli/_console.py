@@ -25,7 +25,6 @@ _TITLES = {
     "search": "Searching steps",
     "gradient": "Gradient steps",
     "evaluate": "Evaluating",
-    "draw": "Drawing feature maps",
 }
 
 

@@ -42,9 +42,11 @@ class Evaluate:
         Raises:
             GgdjaxError: whatever a user can mend.
         """
-        from ggdjax import data, report
+        from ggdjax import report
         from ggdjax.cli._console import console, counted, progress_bar
+        from ggdjax.data._sizes import check_sizes
         from ggdjax.quantization import accuracy, evaluate
+        from ggdjax.recipe._parts import some
 
         if self.held_out_images is not None and self.held_out_images < 1:
             raise GgdjaxError(f"`--held-out-images` must be at least 1, got {self.held_out_images}")
@@ -57,9 +59,8 @@ class Evaluate:
         images = opened(path, quantized, recipe, screen)
         part = self._part(images, saved.result["images"])
         if self.held_out_images is not None:
-            order = data.hash_order([images.ids[i] for i in part], recipe.seed)
-            part = part[sorted(order[: self.held_out_images])]
-        data.check_sizes(images, part, quantized.float_network.input_shape)
+            part = some(images, part, self.held_out_images, recipe.seed)
+        check_sizes(images, part, quantized.float_network.input_shape)
         with progress_bar(screen, "Evaluating", len(part)) as advance:
             evaluation = evaluate(quantized, counted(images.batches(part, recipe.batch_size), advance))
         if program is not None:

@@ -54,11 +54,11 @@ class Inspect:
 
 
 def _show_float(net: Network, screen: Console) -> None:
-    from ggdjax import report
     from ggdjax.network import fold_batch_norm
+    from ggdjax.report._tables import network_table
 
     folded = fold_batch_norm(net)
-    screen.print(report.network_table(folded, width=screen.width))
+    screen.print(network_table(folded, width=screen.width))
     absent = len(net.graph.nodes) - len(folded.graph.nodes)
     if absent:
         screen.print(f"{absent} batch normalizations are folded into the layers before them.")

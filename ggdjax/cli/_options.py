@@ -41,6 +41,13 @@ def option(cls: type, field: str, name: str = "", kind: Any = None, also: str = 
     return name or field, wanted, dataclasses.field(default=False if flag else None)
 
 
+def _flags(name: str, field: str) -> list[tuple[str, Any, Any]]:
+    """Return the options that turn a field of a recipe on, and off again where the recipe of a file has it on."""
+    off = tyro.conf.arg(help=f"Turn `{field}` of the file that `--recipe` names off.", help_behavior_hint="")
+    no = (f"no_{name}", Annotated[bool, off, tyro.conf.FlagCreatePairsOff], dataclasses.field(default=False))
+    return [option(Recipe, field, name, bool), no]
+
+
 def _metavar(kind: Any) -> str | None:
     """Return what stands for the value in the help; None for a flag."""
     if kind in (bool, int, float, str):
@@ -53,6 +60,8 @@ def _metavar(kind: Any) -> str | None:
     return "|".join(str(_metavar(one)) for one in inner)
 
 
+#: Flags, and the fields of a recipe that they turn on.
+_FLAGS = {"equalize": "equalize", "bias_correction": "bias_correction", "round_weights": "rounding"}
 _TUNING: Any = dataclasses.make_dataclass(
     "_TUNING",
     [
@@ -69,8 +78,8 @@ _FIELDS: Any = dataclasses.make_dataclass(
     "_FIELDS",
     [
         *(option(QuantConfig, name) for name in _WIDTHS_AND_SCHEMES),
-        *(option(Recipe, name) for name in ("mean_bits", "equalize", "bias_correction")),
-        option(Recipe, "rounding", "round_weights", bool),
+        option(Recipe, "mean_bits", also=" With a recipe that has it, either width given takes its place."),
+        *(one for name, field in _FLAGS.items() for one in _flags(name, field)),
         *(option(Recipe, name) for name in ("calibration_images", "held_out_images", "seed", "batch_size")),
         *(option(Preprocessing, name) for name in PREPROCESSING),
     ],
@@ -130,6 +139,10 @@ class RecipeOptions(_FIELDS, TuningOptions):
         given = {name: value for name, value in values.items() if value is not None and value is not False}
         if "mean_bits" in given and given.keys() & {"weight_bits", "activation_bits"}:
             raise GgdjaxError("`--mean-bits` chooses every width: leave `--weight-bits` and `--activation-bits` out")
+        for name in _FLAGS:
+            if {name, f"no_{name}"} <= given.keys():
+                shown = name.replace("_", "-")
+                raise GgdjaxError(f"`--{shown}` and `--no-{shown}` contradict each other: leave one out")
         with naming_options(given):
             config = dataclasses.replace(
                 recipe.quantization, **{name: given[name] for name in _WIDTHS_AND_SCHEMES if name in given}
@@ -138,6 +151,10 @@ class RecipeOptions(_FIELDS, TuningOptions):
             changes = {name: given[name] for name in names} | {"quantization": config}
             if self.preset is not None or given.keys() & set(PREPROCESSING):
                 changes["preprocessing"] = self._preprocessing(recipe, given)
+            off = {field for name, field in _FLAGS.items() if f"no_{name}" in given}
+            changes |= {f.name: f.default for f in dataclasses.fields(Recipe) if f.name in off}
+            if given.keys() & {"weight_bits", "activation_bits"}:
+                changes["mean_bits"] = None
             if "round_weights" in given:
                 changes["rounding"] = RoundingConfig(batch_size=changes.get("batch_size", recipe.batch_size))
             if self.calibration_ids is not None:

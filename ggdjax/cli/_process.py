@@ -30,6 +30,12 @@ def watch_interrupts() -> None:
     threading.Thread(target=_watch, args=(reader, writer), daemon=True, name="ggdjax-interrupts").start()
 
 
+def ignore_interrupts() -> None:
+    """Let what is done end well: while Python shuts down an interrupt would kill the process without a word."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _unraisable(lost: Any) -> None:
     if not isinstance(lost.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(lost)

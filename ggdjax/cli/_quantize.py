@@ -43,10 +43,11 @@ class Quantize(RecipeOptions):
     """Images: a folder of class folders, a flat folder with labels.csv, an .npz (image, label), a tar archive,
     or tfds:NAME for a set that TensorFlow Datasets has prepared."""
     out: Path | None = None
-    """Run folder to write: network.safetensors, recipe.toml, result.json, and a plot per feature map. `ggdjax tune`,
-    `evaluate`, `export`, `report` and `inspect` read it."""
+    """Run folder to write: network.safetensors, recipe.toml, result.json. `ggdjax tune`, `evaluate`, `export`, `report`
+    (which draws a plot per feature map) and `inspect` read it."""
     recipe: Path | None = None
-    """TOML or JSON file of a recipe, such as the recipe.toml of a run; the other options change single fields."""
+    """TOML or JSON file of a recipe, such as the recipe.toml of a run; the other options change single fields, `--no-…`
+    turns off what it has on."""
     preset: str | None = None
     """Preprocessing: cifar10, mnist, imagenet, imagenet-caffe or imagenet-tf; options below change single fields."""
     calibration_ids: Path | None = None
@@ -71,12 +72,13 @@ class Quantize(RecipeOptions):
                 if recipe.quantization.activations_per == "channel":
                     per_tensor = dataclasses.replace(recipe.quantization, activations_per="tensor")
                     again = dataclasses.replace(recipe, quantization=per_tensor)
-                    beside = pipeline.run(net, images, again, folder=unfinished, progress=progress)
+                    counted = dataclasses.replace(outcome.network.record.calibration, channels=None)
+                    beside = pipeline.run(net, images, again, calibration=counted, folder=unfinished, progress=progress)
             model = str(self.model) if self.model else "digits (embedded)"
             finish(outcome, images, screen, self.out, folder, model=model, data=self.data, beside=beside)
 
     def _open(self, recipe: Recipe, screen, folder: Path | None) -> tuple[Network, ImageSet]:
-        from ggdjax import report
+        from ggdjax.report._run_folder import check_space
 
         if self.model is None:
             for name in ("data", "preset", *PREPROCESSING):
@@ -93,5 +95,5 @@ class Quantize(RecipeOptions):
             presets = ", ".join(data.PRESETS)
             raise GgdjaxError(f"say how images become inputs: `--preset` ({presets}) or --size, --mean, --std, …")
         if self.out is not None:
-            report.check_space(self.out, net)
+            check_space(self.out, net)
         return net, opened(self.data, net, recipe, screen)

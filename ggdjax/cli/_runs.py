@@ -61,7 +61,7 @@ def run_folder(out: Path | None) -> Iterator[tuple[Path | None, Path | None]]:
 
     The second lies beside ``out``, and goes when the block ends well: a command that was stopped resumes from it.
     """
-    from ggdjax import report
+    from ggdjax.report._run_folder import new_run_folder
 
     if out is None:
         yield None, None
@@ -69,7 +69,7 @@ def run_folder(out: Path | None) -> Iterator[tuple[Path | None, Path | None]]:
     unfinished = Path(f"{out.resolve()}.unfinished")
     KEPT[:] = [unfinished]
     try:
-        with report.new_run_folder(out) as folder:
+        with new_run_folder(out) as folder:
             yield folder, unfinished
     except OSError as error:
         raise GgdjaxError(f"`--out` {out} cannot be written ({error}): choose another place") from None
@@ -100,7 +100,6 @@ def finish(
 ) -> None:
     """Print what a run did and write its folder."""
     from ggdjax import report
-    from ggdjax.cli._console import stages
 
     screen.print(report.layer_table(outcome.network, outcome.evaluation, width=screen.width))
     screen.print()
@@ -109,32 +108,28 @@ def finish(
     if outcome.untuned_evaluation is not None:
         screen.print("untuned", report.accuracy_lines(outcome.untuned_evaluation), "tuned", sep="\n")
     screen.print(report.accuracy_lines(outcome.evaluation))
-    real, rounded = outcome.evaluation.float_accuracy.top1, outcome.evaluation.quantized_accuracy.top1
-    if rounded < report.ENOUGH * real:
-        print_advice(outcome, screen)
+    _print_advice(outcome, screen)
     if folder is None or out is None:
         return
     where = data if data is None or str(data).startswith("tfds:") else Path(data).resolve()
-    with stages(screen) as progress:
-        report.write_run(
-            folder,
-            outcome,
-            images,
-            model=model,
-            data=None if where is None else str(where),
-            beside=beside,
-            progress=lambda done, total: progress("draw", done, total, ""),
-        )
-    screen.print(f"Written to {out}: network.safetensors, recipe.toml, result.json, plots", soft_wrap=True)
+    where = None if where is None else str(where)
+    report.write_run(folder, outcome, images, model=model, data=where, beside=beside)
+    screen.print(
+        f"Written to {out}: network.safetensors, recipe.toml, result.json; `ggdjax report {out}` draws it",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
-def print_advice(outcome: Outcome, screen: Console) -> None:
-    """Say which two options help most, by what was measured."""
-    from ggdjax import report
+def _print_advice(outcome: Outcome, screen: Console) -> None:
+    """Say which two options help most, by what was measured, where much accuracy is lost."""
+    from ggdjax.report._advice import ENOUGH, advise
 
-    best = report.advise(outcome.network, outcome.evaluation)[:2]
+    if outcome.evaluation.quantized_accuracy.top1 >= ENOUGH * outcome.evaluation.float_accuracy.top1:
+        return
+    best = advise(outcome.network, outcome.evaluation)[:2]
     options = " and ".join(f"`{advice.option}` (+{advice.gain_db:.1f} dB)" for advice in best)
-    line = f"Below {100 * report.ENOUGH:.0f} % of the float network."
+    line = f"Below {100 * ENOUGH:.0f} % of the float network."
     if options:
         line += f" By the noise measured here {options} help most."
     if outcome.recipe.gradient is None and outcome.recipe.quantization.activations_per == "tensor":

@@ -42,6 +42,7 @@ class Tune(TuningOptions):
         from ggdjax import recipe as pipeline
         from ggdjax import report
         from ggdjax.cli._console import console, stages
+        from ggdjax.report._run_folder import check_space
 
         if self.out.resolve() == self.run_folder.resolve():
             raise GgdjaxError(f"`--out` {self.out} is RUN itself, which stays: choose another folder")
@@ -49,7 +50,7 @@ class Tune(TuningOptions):
         recipe = self._recipe(saved)
         quantized = saved.network
         with run_folder(self.out) as (folder, unfinished):
-            report.check_space(self.out, quantized.float_network)
+            check_space(self.out, quantized.float_network)
             images = opened(saved.data, quantized, recipe, screen)
             with stages(screen) as progress:
                 outcome = pipeline.run(quantized, images, recipe, folder=unfinished, progress=progress)

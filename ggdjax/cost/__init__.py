@@ -7,7 +7,7 @@ from ggdjax.cost._dataflow import LayerWidths, Tile, Traffic
 from ggdjax.cost._energy import EnergyTable
 from ggdjax.cost._hardware_model import FIXED16, FLOAT32, Dataflow, HardwareModel, Widths
 from ggdjax.cost._scale_sim import export_scale_sim
-from ggdjax.network._layer_shapes import LayerShape, layer_shapes
+from ggdjax.network._layer_shapes import LayerShape
 
 __all__ = [
     "FIXED16",
@@ -25,5 +25,4 @@ __all__ = [
     "Widths",
     "estimate",
     "export_scale_sim",
-    "layer_shapes",
 ]

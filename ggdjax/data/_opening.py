@@ -34,7 +34,7 @@ def open_images(
     Nothing is decoded yet. The order of the images is fixed by their names (or by `labels.csv`, or by TFDS).
 
     Args:
-        path: the folder or file; or `tfds:NAME`, `tfds:NAME/SPLIT` (see `open_tfds`).
+        path: the folder or file; or `tfds:NAME`, `tfds:NAME/SPLIT`.
         preprocessing: how an image becomes an input.
         cache_dir: where archives are unpacked; default: `default_cache_dir()`.
         unreadable_share: share of unreadable images, 0 to 1, above which a stream stops.

@@ -3,7 +3,7 @@
 from ._distribution import GeneralizedGamma as GeneralizedGamma
 from ._symmetric import SymmetricGeneralizedGamma as SymmetricGeneralizedGamma
 from ._hurdle import Hurdle as Hurdle
-from ._tail import TailWeighted as TailWeighted, as_tail as as_tail
+from ._tail import TailWeighted as TailWeighted
 from ._numpyro_distribution import GeneralizedGammaDistribution as GeneralizedGammaDistribution
 from ._histogram import Histogram as Histogram, histogram_counts as histogram_counts
 from ._counting import Counter as Counter

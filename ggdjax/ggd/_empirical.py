@@ -46,22 +46,29 @@ def empirical_distortion(
     expect("data", data, "Histogram", "Bins")
     sides = [data] if isinstance(data, Bins) else [data.compress("positive"), data.compress("negative")]
     batch_shape = sides[0].weight.shape[:-1]
-    step = jnp.asarray(step).astype(sides[0].weight.dtype)
-    if step.shape[: len(batch_shape)] != batch_shape:
-        raise GgdjaxError(f"`step` has shape {step.shape}; expected it to start with the batch shape {batch_shape}")
-    count = data.weight.sum(-1) if isinstance(data, Bins) else on_device(data.count).astype(jnp.float32)
-    total = jnp.zeros_like(step)
-    for bins, given in zip(sides, (levels_positive, levels_negative), strict=False):
-        levels = jnp.asarray(given).astype(step.dtype)
-        if levels.ndim > step.ndim:
-            raise GgdjaxError(f"`levels` have shape {levels.shape}; expected one that broadcasts to {step.shape}")
-        levels = levels.reshape((1,) * (step.ndim - levels.ndim) + levels.shape)
-        total = total + _squared_error(bins, step, jnp.broadcast_to(levels, step.shape))
-    total = jnp.where(step > 0, total, jnp.nan)
-    return total / jnp.maximum(count, 1.0).reshape(batch_shape + (1,) * (step.ndim - len(batch_shape)))
+    step, *levels = (x if isinstance(x, jax.Array) else np.asarray(x) for x in (step, levels_positive, levels_negative))
+    if np.shape(step)[: len(batch_shape)] != batch_shape:
+        raise GgdjaxError(f"`step` has shape {np.shape(step)}; expected it to start with the batch shape {batch_shape}")
+    levels = levels[: len(sides)]
+    if wrong := [np.shape(given) for given in levels if np.ndim(given) > np.ndim(step)]:
+        raise GgdjaxError(f"`levels` have shape {wrong[0]}; expected one that broadcasts to {np.shape(step)}")
+    return _mean_squared_error(sides, None if isinstance(data, Bins) else on_device(data.count), step, levels)
 
 
 @jax.jit
+def _mean_squared_error(sides: list[Bins], count: Array | None, step: Array, levels: list[Array]) -> Array:
+    step = jnp.asarray(step).astype(sides[0].weight.dtype)
+    rank = sides[0].weight.ndim - 1
+    count = (sides[0].weight.sum(-1) if count is None else count).astype(jnp.float32)
+    total = jnp.zeros_like(step)
+    for bins, given in zip(sides, levels, strict=True):
+        largest = jnp.asarray(given).astype(step.dtype)
+        largest = largest.reshape((1,) * (step.ndim - largest.ndim) + largest.shape)
+        total = total + _squared_error(bins, step, jnp.broadcast_to(largest, step.shape))
+    total = jnp.where(step > 0, total, jnp.nan)
+    return total / jnp.maximum(count, 1.0).reshape(count.shape + (1,) * (step.ndim - rank))
+
+
 def _squared_error(bins: Bins, step: Array, levels: Array) -> Array:
     """Return the summed squared error of one side for every tensor and candidate."""
     tensors = int(np.prod(bins.weight.shape[:-1]))

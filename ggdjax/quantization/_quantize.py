@@ -6,7 +6,6 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ggdjax import schemes
@@ -145,7 +144,7 @@ def beside_bias(weights: Quantizer, bias: Float[Array, " cout"], source: Quantiz
         return weights
     if weights.frac_bits is not None:
         least = np.exp2(np.ceil(np.log2(np.maximum(least, step))))
-    return dataclasses.replace(weights, step=jnp.asarray(np.maximum(step, least), jnp.float32))
+    return dataclasses.replace(weights, step=jax.device_put(np.maximum(step, least).astype(np.float32)))
 
 
 def changed_bias(node: Node, bias: Float[Array, " cout"], old: Quantizers) -> Quantizer | None:

@@ -30,7 +30,8 @@ def short_step(step: Float[ArrayLike, "*chan"]) -> Float[Array, "*chan"]:
     rounded alike in real numbers and in integers. They are common where steps are equal, as behind ReLU6.
     """
     mantissa, exponent = np.frexp(np.asarray(step, np.float64))
-    return jnp.asarray(np.ldexp(np.round(np.ldexp(mantissa, _STEP_BITS)), exponent - _STEP_BITS), jnp.float32)
+    short = np.ldexp(np.round(np.ldexp(mantissa, _STEP_BITS)), exponent - _STEP_BITS)
+    return jax.device_put(short.astype(np.float32))
 
 
 @serializable()
@@ -65,5 +66,9 @@ class Quantizers:
         # Searches have a step per row, with as many axes as the feature map: one channel all the same.
         if source is None or weights is None or jnp.shape(source.step)[-1:] not in {(), (1,)}:
             return None
-        step = jnp.reshape(weights.step, (1,) * (jnp.ndim(source.step) - jnp.ndim(weights.step)) + weights.step.shape)
-        return Quantizer(step=step * source.step, bits=ACCUMULATOR_BITS)
+        shape = (1,) * (jnp.ndim(source.step) - jnp.ndim(weights.step)) + jnp.shape(weights.step)
+        if isinstance(source.step, jax.core.Tracer) or isinstance(weights.step, jax.core.Tracer):
+            step = weights.step.reshape(shape) * source.step
+        else:  # nothing to compile
+            step = jax.device_put(np.asarray(weights.step).reshape(shape) * np.asarray(source.step))
+        return Quantizer(step=step, bits=ACCUMULATOR_BITS)

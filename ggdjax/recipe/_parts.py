@@ -11,6 +11,8 @@ import numpy as np
 
 from ggdjax import data
 from ggdjax._errors import GgdjaxError, expect, is_image_set, refusal
+from ggdjax.data._image_set import check_labels
+from ggdjax.data._sizes import check_sizes
 from ggdjax.tune._objectives import check_objective
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def open_images(path: str | Path, network: Network | QuantizedNetwork, recipe: R
         presets = ", ".join(data.PRESETS)
         raise GgdjaxError(f"say how images become inputs: `preprocessing` is missing (presets: {presets})")
     images = data.open_images(path, recipe.preprocessing.for_input(net.input_shape))
-    data.check_labels(images, math.prod(net.output_shape[1:]))
+    check_labels(images, math.prod(net.output_shape[1:]))
     return images
 
 
@@ -99,9 +101,9 @@ def check_images(network: Network, images: ImageSet, parts: Parts, recipe: Recip
                 "with `recipe.open_images`, or leave `preprocessing` out"
             )
     classes = math.prod(network.output_shape[1:])
-    data.check_labels(images, classes)
+    check_labels(images, classes)
     if recipe.search is not None:
         labels, few = images.labels[parts.tune], recipe.search.allow_few_images
         check_objective(recipe.search.objective, labels, len(parts.tune), classes, few=few)
     used = np.concatenate([parts.calibration, parts.tune, parts.held_out])
-    data.check_sizes(images, used, network.input_shape)
+    check_sizes(images, used, network.input_shape)

@@ -24,6 +24,8 @@ from ggdjax.quantization._record import image_hash
 from ggdjax.recipe._outcome import Outcome, load_evaluation, save_evaluation
 from ggdjax.recipe._parts import check_images, choose_parts, some
 from ggdjax.recipe._recipe import Recipe
+from ggdjax.tune._backward_forward import search_passes
+from ggdjax.tune._gradient import gradient_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -43,6 +45,7 @@ def run(
     images: ImageSet,
     recipe: Recipe | None = None,
     *,
+    calibration: Calibration | None = None,
     folder: Path | str | None = None,
     progress: Callable[[str, int, int, str], None] | None = None,
 ) -> Outcome:
@@ -55,6 +58,7 @@ def run(
         network: from a file or a function; or a quantized network, to tune it.
         images: labelled images; the recipe says which calibrate, tune and evaluate.
         recipe: the defaults of `Recipe` where None.
+        calibration: of an earlier run on the same images, instead of another pass over them.
         folder: where the result of every stage is kept; a run that was stopped resumes after the last finished stage
             (a search after its last visit) and ends with the same bits. Stages of another network, other images or
             other settings are not read.
@@ -73,14 +77,15 @@ def run(
     recipe = Recipe() if recipe is None else recipe
     parts = choose_parts(images, recipe)
     check_images(network.float_network if isinstance(network, QuantizedNetwork) else network, images, parts, recipe)
-    return _Run(network, images, recipe, parts, folder, progress).outcome()
+    return _Run(network, images, recipe, parts, calibration, folder, progress).outcome()
 
 
 class _Run:
     """One run: its images, its folder, and the mark of what was done so far."""
 
-    def __init__(self, network, images: ImageSet, recipe: Recipe, parts: Parts, folder, progress) -> None:
+    def __init__(self, network, images: ImageSet, recipe: Recipe, parts: Parts, calibration, folder, progress) -> None:
         self.network, self.images, self.recipe, self.parts = network, images, recipe, parts
+        self.calibration: Calibration | None = calibration
         self.folder = None if folder is None else Path(folder)
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -122,9 +127,12 @@ class _Run:
         recipe, config = self.recipe, self.recipe.quantization
         if recipe.equalize:
             net = self._stage("equalize", None, lambda: tune.equalize(net))
-        calibration = self._stage(
-            "calibrate", [self._ids(self.parts.calibration), config.activations_per], lambda: self._calibrated(net)
-        )
+        calibration = self.calibration
+        if calibration is None:
+            settings = [self._ids(self.parts.calibration), config.activations_per]
+            calibration = self._stage("calibrate", settings, lambda: self._calibrated(net))
+        else:
+            self.mark = _digest(self.mark, _array_mark(calibration.histograms.counts))
 
         def choose() -> QuantizedNetwork:
             q = quantize(net, calibration, config)
@@ -200,7 +208,7 @@ class _Run:
                 passes = self._budget(
                     "search",
                     [ids, dataclasses.asdict(config), recipe.tune_seconds],
-                    lambda: tune.search_passes(start, images()[0], config, seconds=recipe.tune_seconds),
+                    lambda: search_passes(start, images()[0], config, seconds=recipe.tune_seconds),
                 )
                 config = replace(config, max_float_passes=passes)
             settings = [ids, dataclasses.asdict(config)]
@@ -213,7 +221,7 @@ class _Run:
                 steps = self._budget(
                     "gradient",
                     [ids, dataclasses.asdict(slopes), recipe.tune_seconds],
-                    lambda: tune.gradient_steps(begin, *images(), slopes, seconds=recipe.tune_seconds),
+                    lambda: gradient_steps(begin, *images(), slopes, seconds=recipe.tune_seconds),
                 )
                 slopes = replace(slopes, steps=steps)
             settings = [ids, dataclasses.asdict(slopes)]
@@ -324,9 +332,13 @@ def network_mark(network: Network | QuantizedNetwork) -> str:
     net = fold_batch_norm(network)
     digest = hashlib.sha256(_files.dumps(graph_record(net.graph)).encode())
     for key in sorted(net.params):
-        value = np.ascontiguousarray(net.params[key])
-        digest.update(f"{key} {value.dtype} {value.shape}".encode() + value.tobytes())
+        digest.update(f"{key} {_array_mark(net.params[key])}".encode())
     return digest.hexdigest()
+
+
+def _array_mark(value: Any) -> str:
+    value = np.ascontiguousarray(value)
+    return hashlib.sha256(f"{value.dtype} {value.shape}".encode() + value.tobytes()).hexdigest()
 
 
 def _quantizer_parts(q: QuantizedNetwork) -> Iterable[Any]:

@@ -2,49 +2,31 @@
 
 from __future__ import annotations
 
-from ggdjax.report._advice import ENOUGH, Advice, advise
-from ggdjax.report._comparison import HISTOGRAMS_FILE, compare_run, compare_schemes
+from ggdjax.report._comparison import compare_schemes
 from ggdjax.report._cost import cost_record, plot_pareto
 from ggdjax.report._distortion import plot_distortion, plot_losses
 from ggdjax.report._page import html_page
-from ggdjax.report._plots import draw_feature_maps, plot_feature_map
+from ggdjax.report._plots import plot_feature_map
 from ggdjax.report._record import environment, feature_map_rows, result_record, weight_rows
-from ggdjax.report._run_folder import (
-    SavedRun,
-    check_run_folder,
-    check_space,
-    load_run,
-    new_run_folder,
-    write_result,
-    write_run,
-)
+from ggdjax.report._run_folder import SavedRun, check_run_folder, load_run, write_run
 from ggdjax.report._sensitivity import plot_sensitivity
 from ggdjax.report._several import comparison_page
-from ggdjax.report._tables import accuracy_lines, feature_map_table, layer_table, network_table, weight_table
+from ggdjax.report._tables import accuracy_lines, feature_map_table, layer_table, weight_table
 from ggdjax.report._trajectory import plot_trajectory
 
 __all__ = [
-    "ENOUGH",
-    "HISTOGRAMS_FILE",
-    "Advice",
     "SavedRun",
     "accuracy_lines",
-    "advise",
     "check_run_folder",
-    "check_space",
-    "compare_run",
     "compare_schemes",
     "comparison_page",
     "cost_record",
-    "draw_feature_maps",
     "environment",
     "feature_map_rows",
     "feature_map_table",
     "html_page",
     "layer_table",
     "load_run",
-    "network_table",
-    "new_run_folder",
     "plot_distortion",
     "plot_feature_map",
     "plot_losses",
@@ -54,6 +36,5 @@ __all__ = [
     "result_record",
     "weight_rows",
     "weight_table",
-    "write_result",
     "write_run",
 ]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ggdjax import schemes
@@ -17,6 +20,10 @@ from ggdjax.quantization import sqnr_db
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from jaxtyping import Array
+
+    from ggdjax.schemes import Choice
 
 #: Histograms of a run's feature maps, and what was found from them.
 HISTOGRAMS_FILE, COMPARISON_FILE = "histograms.safetensors", "schemes.json"
@@ -60,11 +67,10 @@ def compare_schemes(
     steps, sqnr = {}, {}
     for number, name in enumerate(names, start=1):
         progress(f"Comparing schemes: {number} of {len(names)}, {name}")
-        chosen = schemes.choose(name, histograms, bits, signed)
-        zero = 0 if chosen.zero_point is None else np.asarray(chosen.zero_point)
-        codes = (np.asarray(chosen.qmax) - zero, zero - np.asarray(chosen.qmin))
-        steps[name] = np.asarray(chosen.step)[0]
-        sqnr[name] = judge(*(np.asarray(value).T for value in (chosen.step, *codes)))
+        chosen = replace(schemes.choose(name, histograms, bits, signed), evidence=None)
+        step, *codes = jax.device_get(_step_and_codes(chosen))
+        steps[name] = step[0]
+        sqnr[name] = judge(*(value.T for value in (step, *codes)))
     own = np.asarray([row["step"] for row in rows], np.float32)
     outermost = np.stack([own, *steps.values()])
     grid = np.geomspace(outermost.min(0) / _BEYOND, outermost.max(0) * _BEYOND, _POINTS, axis=1).astype(np.float32)
@@ -109,6 +115,13 @@ def compare_run(
     with contextlib.suppress(OSError):  # a folder that cannot be written still has its page
         kept.write_text(json.dumps(found, allow_nan=False, ensure_ascii=False), encoding="utf-8")
     return found
+
+
+@jax.jit
+def _step_and_codes(chosen: Choice) -> tuple[Array, Array, Array]:
+    """Return the steps, and the largest codes above and below zero."""
+    zero = jnp.float32(0) if chosen.zero_point is None else chosen.zero_point
+    return chosen.step, chosen.qmax.astype(jnp.float32) - zero, zero - chosen.qmin.astype(jnp.float32)
 
 
 class _Judge:

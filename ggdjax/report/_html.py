@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from matplotlib.figure import Figure
 
@@ -44,11 +43,6 @@ def picture(data: bytes, name: str, *, kind: str = "png") -> str:
         f'<figure><img alt="{name}" loading="lazy" src="data:{mime};base64,{coded}">'
         f"<figcaption>{name}</figcaption></figure>"
     )
-
-
-def picture_file(file: Path, name: str) -> str:
-    """Return a PNG file with its caption; nothing where there is none."""
-    return picture(file.read_bytes(), name) if file.is_file() else ""
 
 
 def drawing(figure: Figure, name: str) -> str:

@@ -12,7 +12,8 @@ from ggdjax._errors import expect_path
 from ggdjax.report._comparison import compare_run
 from ggdjax.report._comparisons import cost_section, scheme_sections
 from ggdjax.report._distortion import plot_distortion
-from ggdjax.report._html import drawing, number, picture_file, search_field, section, shade_rules, table
+from ggdjax.report._drawn import drawn_curves, drawn_feature_maps
+from ggdjax.report._html import drawing, number, picture, search_field, section, shade_rules, table
 from ggdjax.report._run_folder import load_run
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
     folder = expect_path("folder", folder, "the name of a folder")
     result = load_run(folder).result
     compared = compare_run(folder, result, progress)
+    sensitivity, search = drawn_curves(folder, result)
     options = result["options"]
     mean = options.get("mean_bits")
     widths = f"W{options['weight_bits']}A{options['activation_bits']}" if mean is None else f"{mean:g} bits in the mean"
@@ -72,8 +74,8 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
         ),
         *([] if compared is None else scheme_sections(compared, options["scheme"])),
         section("Weights and biases", search_field("tr.layer", "layers"), _weights(result["weights"])),
-        _picture_section("Where the signal is lost", folder / "sensitivity.png"),
-        _tuning(result, folder),
+        section("Where the signal is lost", picture(sensitivity, "Where the signal is lost")) if sensitivity else "",
+        _tuning(result, search),
         cost_section(result, compared),
     ]
     provenance = {key: result[key] for key in _PROVENANCE}
@@ -124,7 +126,7 @@ def _weights(rows: list[dict[str, Any]]) -> str:
     return table([{**row, "shape": tuple(row["shape"])} for row in rows], {**_WEIGHT_COLUMNS, **free}, "layer")
 
 
-def _tuning(result: dict[str, Any], folder: Path) -> str:
+def _tuning(result: dict[str, Any], search: bytes | None) -> str:
     tuning = result.get("tuning")
     if not tuning:
         return ""
@@ -132,7 +134,7 @@ def _tuning(result: dict[str, Any], folder: Path) -> str:
         f"<p>On {len(tuning['images'])} images of their own. On the held-out images {tuning['gained']} were gained and "
         f"{tuning['lost']} lost (McNemar, p = {tuning['mcnemar_p_value']:.2g}).</p>"
     )
-    return section("Tuning", text, picture_file(folder / "tuning.png", "tuning"))
+    return section("Tuning", text, picture(search, "tuning") if search else "")
 
 
 def _pictures(
@@ -142,10 +144,10 @@ def _pictures(
     rows = result["feature_maps"]
     known = [row["sqnr_db"] for row in rows if row["sqnr_db"] is not None]
     worst = next((i for i, row in enumerate(rows) if known and row["sqnr_db"] == min(known)), 0)
+    plots = drawn_feature_maps(folder, result, progress)
     for index, row in enumerate(rows):
-        progress(f"Drawing: {index + 1} of {len(rows)}, {row['name']}")
-        file = next((folder / "feature_maps").glob(f"{index:03d}_*.png"), None)
-        inside = "" if file is None else picture_file(file, "values, fit and range")
+        progress(f"Drawing distortion: {index + 1} of {len(rows)}, {row['name']}")
+        inside = picture(plots[index], "values, fit and range") if index in plots else ""
         if compared is not None:
             inside += drawing(plot_distortion(compared["feature_maps"][index]), "distortion against step")
         if inside:
@@ -155,7 +157,3 @@ def _pictures(
                 f' <span class="faint">{number(row["sqnr_db"])} dB</span></summary>'
                 f'<div class="pictures">{inside}</div></details>'
             )
-
-
-def _picture_section(title: str, file: Path) -> str:
-    return section(title, picture_file(file, title)) if file.is_file() else ""

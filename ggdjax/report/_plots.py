@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, NamedTuple
+import io
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
-from ggdjax._errors import GgdjaxError, expect, expect_array, expect_path, kinds_of
-from ggdjax.ggd import Histogram, TailWeighted, as_tail
+from ggdjax._errors import GgdjaxError, expect_array, kinds_of
+from ggdjax.ggd import GeneralizedGamma, Histogram, TailWeighted
+from ggdjax.ggd._tail import as_tail
 from ggdjax.report._colours import BLUE, GREEN, ORANGE
-from ggdjax.schemes import Fitted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
     from jax.typing import ArrayLike
     from jaxtyping import Array
     from matplotlib.figure import Figure
 
-    from ggdjax.ggd import FitResult, GeneralizedGamma
-    from ggdjax.quantization import QuantizedNetwork
-    from ggdjax.schemes import Choice
+    from ggdjax.ggd import FitResult
 
 #: Bars of the drawn histogram. The eye needs no more; the counts behind it are finer.
 _BARS = 160
@@ -111,47 +108,46 @@ def _draw(
     return figure
 
 
-def draw_feature_maps(quantized: QuantizedNetwork, folder: Path) -> Iterator[Path]:
-    """Write one PNG per quantized feature map into ``folder``; yield each path when it is written."""
+def feature_map_figures(histograms: Histogram, rows: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
+    """Yield one figure per feature map.
+
+    Args:
+        histograms: batch shape ``[tensor]``.
+        rows: theirs from `feature_map_rows`, with one step each.
+    """
+    histograms = jax.device_get(histograms)
+    bars = [_bars(histograms[index]) for index in range(len(rows))]
+    curves = _log_densities(rows, bars)
+    for index, row in enumerate(rows):
+        low, high = (row[key] - row["zero_point"] for key in ("qmin", "qmax"))
+        yield _draw(histograms[index], bars[index], curves.get(index), row["step"], low, high, row["name"])
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG file: what `savefig` does, which draws twice."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    expect("quantized", quantized, "QuantizedNetwork")
-    folder = expect_path("folder", folder, "the name of a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    record = quantized.record
-    if record is None or record.calibration is None:
-        raise GgdjaxError("`quantized` has no calibration, so there is nothing to draw: quantize its float network")
-    names = record.calibration.names
-    histograms = jax.device_get(record.calibration.histograms)
-    bars = {name: _bars(histograms[index]) for index, name in enumerate(names)}
-    curves = _log_densities({name: record.choices[name] for name in names}, bars)
-    for index, name in enumerate(names):
-        quantizer = quantized.quantizers.activations[name]
-        zero = 0 if quantizer.zero_point is None else int(quantizer.zero_point)
-        figure = _draw(
-            histograms[index],
-            bars[name],
-            curves.get(name),
-            float(quantizer.step),
-            quantizer.qmin - zero,
-            quantizer.qmax - zero,
-            name,
-        )
-        path = folder / f"{index:03d}_{re.sub(r'[^0-9A-Za-z.-]+', '_', name)}.png"
-        # What `savefig` does, which draws twice.
-        figure.set_dpi(110)
-        FigureCanvasAgg(figure).print_png(path)
-        yield path
+    figure.set_dpi(110)
+    FigureCanvasAgg(figure).print_png(buffer := io.BytesIO())
+    return buffer.getvalue()
 
 
-def _log_densities(choices: Mapping[str, Choice], bars: Mapping[str, _Bars]) -> dict[str, np.ndarray]:
-    """Return the fitted log-densities at the points of the bars, by feature map: of all of them in one program."""
-    names = [name for name, choice in choices.items() if isinstance(choice.evidence, Fitted) and bars[name].nonzero]
-    if not names:
+def _log_densities(rows: Sequence[Mapping[str, Any]], bars: Sequence[_Bars]) -> dict[int, np.ndarray]:
+    """Return the fitted log-densities at the points of the bars, by index: of all of them in one program."""
+    which = [i for i, row in enumerate(rows) if row.get("tail") is not None and bars[i].nonzero]
+    if not which:
         return {}
-    tails = jax.tree.map(lambda *leaves: np.stack(leaves)[:, None], *(choices[name].evidence.tail for name in names))
-    curves = _log_density(tails, np.stack([bars[name].points for name in names]))
-    return dict(zip(names, curves, strict=True))
+    tails = np.asarray([(*rows[i]["tail"], rows[i]["order"]) for i in which], np.float32)
+    curves = _tail_densities(tails, np.abs(np.stack([bars[i].points for i in which])))
+    return dict(zip(which, np.asarray(curves, np.float64), strict=True))
+
+
+@jax.jit
+def _tail_densities(tails: Array, x: Array) -> Array:
+    loc, d, p, log_moment, order = tails.T[:, :, None]
+    return TailWeighted(
+        distribution=GeneralizedGamma.from_loc(loc, d, p), order=order, log_moment=log_moment
+    ).log_density(x)
 
 
 def _log_density(density: GeneralizedGamma | TailWeighted, x: np.ndarray) -> np.ndarray:

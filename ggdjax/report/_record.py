@@ -33,9 +33,10 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
 
     Keys: ``name``, ``shape`` (batch left out), ``signed``, ``zero_fraction``, ``a``, ``d``, ``p``, ``order`` and
     ``fit`` (the generalized gamma fit that chose the step, the order of its tail weighting, and how it ended; None
-    where the scheme fits nothing, or has a fit per channel), ``step`` and ``zero_point`` (a list per channel),
-    ``qmin``, ``qmax``, ``bits``, ``predicted_sqnr_db`` (by that fit), and measured on held-out images ``sqnr_db`` (of
-    the feature map alone) and ``accumulated_sqnr_db`` (with the errors of all layers before).
+    where the scheme fits nothing, or has a fit per channel), ``tail`` (the density that gave the step: log-location, d
+    and p of the weighted distribution, and the logarithm of its moment of that order), ``step`` and ``zero_point`` (a
+    list per channel), ``qmin``, ``qmax``, ``bits``, ``predicted_sqnr_db`` (by that fit), and measured on held-out
+    images ``sqnr_db`` (of the feature map alone) and ``accumulated_sqnr_db`` (with the errors of all layers before).
     """
     expect("quantized", quantized, "QuantizedNetwork")
     record, predicted = quantized.record, quantized.predicted_sqnr_db
@@ -55,7 +56,7 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
                 "shape": list(quantized.graph.shape(name)[1:]),
                 "signed": quantizer.signed,
                 "zero_fraction": float(zeros[name]) if name in zeros else None,
-                **fits.get(name, dict.fromkeys(("a", "d", "p", "order", "fit"))),
+                **fits.get(name, dict.fromkeys(("a", "d", "p", "order", "fit", "tail"))),
                 "predicted_sqnr_db": predicted[name],
                 "step": np.asarray(quantizer.step).tolist(),
                 **{key: getattr(quantizer, key) for key in ("qmin", "qmax", "bits")},
@@ -78,13 +79,16 @@ def _fit_columns(choices: Mapping[str, Choice]) -> dict[str, dict[str, Any]]:
         return {}
     tails = jax.tree.map(lambda *leaves: np.stack(leaves), *(evidence.tail for evidence in fitted.values()))
     parameters = np.stack(jax.device_get(_parameters(tails)), axis=1).tolist()
+    weighted = tails.distribution
+    densities = np.stack([weighted.loc, weighted.d, weighted.p, tails.log_moment], axis=1).tolist()
     return {
         name: dict(zip(("a", "d", "p"), values, strict=True))
         | {
             "order": float(evidence.order),
             "fit": FitCode(int(evidence.fit_code)).name.lower().replace("_", " "),
+            "tail": tail,
         }
-        for (name, evidence), values in zip(fitted.items(), parameters, strict=True)
+        for (name, evidence), values, tail in zip(fitted.items(), parameters, densities, strict=True)
     }
 
 

@@ -15,14 +15,11 @@ from ggdjax._errors import GgdjaxError, expect, expect_path
 from ggdjax._load import load
 from ggdjax.recipe import Recipe
 from ggdjax.report._comparison import HISTOGRAMS_FILE
-from ggdjax.report._plots import draw_feature_maps
 from ggdjax.report._record import environment, result_record
-from ggdjax.report._sensitivity import plot_sensitivity
-from ggdjax.report._trajectory import plot_trajectory
 from ggdjax.tune import History, mcnemar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from ggdjax.data import ImageSet
     from ggdjax.network import Network
@@ -94,9 +91,8 @@ def write_run(
     model: str,
     data: str | None,
     beside: Outcome | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write what a run leaves: the network, the recipe, result.json, histograms and plots.
+    """Write what a run leaves: the network, the recipe, result.json and histograms.
 
     Args:
         folder: where; it exists.
@@ -105,7 +101,6 @@ def write_run(
         model: what was quantized, for people.
         data: where the images are, for later commands; None: those of the embedded network.
         beside: the same with one step per feature map, where the outcome has one per channel.
-        progress: called with the plots that are drawn, and their number.
     """
     folder = expect_path("folder", folder, "the name of a folder")
     expect("outcome", outcome, "Outcome", hint="`gd.recipe.run(net, images, recipe)` returns one")
@@ -113,24 +108,13 @@ def write_run(
     quantized.save(folder / NETWORK_FILE)
     recipe.save(folder / RECIPE_FILE)
     if quantized.record is not None and quantized.record.calibration is not None:
-        names = quantized.record.calibration.names
         quantized.record.calibration.histograms.save(folder / HISTOGRAMS_FILE)
-        # One plot per feature map shows one step: that of the whole feature map.
-        shown = quantized if beside is None else beside.network
-        for done, _ in enumerate(draw_feature_maps(shown, folder / "feature_maps"), start=1):
-            progress(done, len(names))
-    measured = {recipe.quantization.scheme: evaluation}
     others: dict[str, Any] = {}
     if beside is not None:
-        measured["steps per tensor"] = beside.evaluation
         others["steps_per_tensor"] = result_record(beside.network, beside.evaluation)
     if outcome.untuned is not None and outcome.untuned_evaluation is not None:
-        measured["untuned"] = outcome.untuned_evaluation
         others["untuned"] = result_record(outcome.untuned, outcome.untuned_evaluation)
         others["tuning"] = _tuning_record(outcome)
-    plot_sensitivity(measured).savefig(folder / "sensitivity.png", dpi=110)
-    if (search := _search_of(outcome)) is not None:
-        plot_trajectory(search).savefig(folder / "tuning.png", dpi=110)
     write_result(
         folder,
         {

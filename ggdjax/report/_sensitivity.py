@@ -28,8 +28,6 @@ def plot_sensitivity(evaluations: Mapping[str, Evaluation]) -> Figure:
     Raises:
         GgdjaxError: there are none, or they are of different networks.
     """
-    from matplotlib.figure import Figure
-
     if not isinstance(evaluations, Mapping) or not evaluations:
         raise refusal("evaluations", evaluations, "a dict of at least one Evaluation, by the name to show")
     for evaluation in evaluations.values():
@@ -37,14 +35,20 @@ def plot_sensitivity(evaluations: Mapping[str, Evaluation]) -> Figure:
     maps = {tuple(evaluation.sqnr_db) for evaluation in evaluations.values()}
     if len(maps) > 1:
         raise GgdjaxError("`evaluations` are of different networks: their feature maps differ")
-    (names,) = maps
+    return draw_sensitivity({label: (e.sqnr_db, e.accumulated_sqnr_db) for label, e in evaluations.items()})
+
+
+def draw_sensitivity(lines: Mapping[str, tuple[Mapping[str, float | None], Mapping[str, float | None]]]) -> Figure:
+    """Draw SQNR in dB by feature map, alone and accumulated, of every label; None where there is none."""
+    from matplotlib.figure import Figure
+
+    names = list(next(iter(lines.values()))[0])
     figure = Figure(figsize=(max(6.4, 0.32 * len(names) + 2.0), 4.4), layout="constrained")
     axes = figure.subplots()
     position = np.arange(len(names))
-    for index, (label, evaluation) in enumerate(evaluations.items()):
+    for index, (label, pair) in enumerate(lines.items()):
         colour = CYCLE[index % len(CYCLE)]
-        alone = [evaluation.sqnr_db[name] for name in names]
-        accumulated = [evaluation.accumulated_sqnr_db[name] for name in names]
+        alone, accumulated = (np.asarray([sqnr[name] for name in names], np.float64) for sqnr in pair)
         axes.plot(position, alone, "o-", color=colour, markersize=3, linewidth=1.4, label=f"{label}, alone")
         axes.plot(position, accumulated, "--", color=colour, linewidth=1.2, label=f"{label}, accumulated")
     axes.set_xticks(position, [_shortened(name) for name in names], rotation=60, ha="right", fontsize=7)

@@ -55,7 +55,7 @@ class Candidate:
         quantizers = self.fixed_point(quantizers)
         if (old := quantizers.activations.get(tensor)) is None:
             return quantizers
-        changed = replace(old, step=old.step * self.factor)
+        changed = replace(old, step=np.asarray(old.step) * np.float32(self.factor))
         return replace(quantizers, activations={**quantizers.activations, tensor: changed})
 
 

@@ -31,7 +31,7 @@ from ggdjax.quantization._batches import batches_of
 from ggdjax.quantization._record import DETAILS, image_hash
 from ggdjax.tune._gradient_config import OBJECTIVES, GradientConfig
 from ggdjax.tune._layerwise import tune_layers
-from ggdjax.tune._trainables import Pace, Start, Trainable, adam
+from ggdjax.tune._trainables import Pace, Start, Trainable, adam_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,7 +129,7 @@ def gradient(
     def measured(candidate: QuantizedNetwork) -> float:
         bare = dataclasses.replace(candidate, graph=graph, record=None)
         logits = _batchwise(partial(_logits, bare), images, config.batch_size)
-        losses = OBJECTIVES[config.objective](jnp.asarray(logits), jnp.asarray(targets))
+        losses = _losses(config.objective, logits, targets)
         return float(np.mean(np.asarray(losses, np.float64)))
 
     before = measured(q)
@@ -200,7 +200,7 @@ def _tune_jointly(
     progress: Callable[[int, float], None],
 ) -> tuple[Trainable, list[float]]:
     trainable = start.trainable(graph)
-    state = adam().init(trainable)
+    state = adam_state(trainable)
     losses = []
     for step, chosen in enumerate(order, start=1):
         pace = Pace.at(step, config.steps, config)
@@ -230,6 +230,11 @@ def _joint_step(
 
     loss, slope = jax.value_and_grad(loss_of)(trainable)
     return (*pace.descend(trainable, state, slope), loss)
+
+
+@partial(jax.jit, static_argnums=0)
+def _losses(objective: str, logits: Array, targets: Array) -> Array:
+    return OBJECTIVES[objective](logits, targets)
 
 
 def _batches(count: int, config: GradientConfig) -> Iterator[np.ndarray]:

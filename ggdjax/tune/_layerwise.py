@@ -16,7 +16,7 @@ import numpy as np
 
 from ggdjax.network import Float, run
 from ggdjax.quantization import FakeQuant
-from ggdjax.tune._trainables import Pace, Start, Trainable, adam
+from ggdjax.tune._trainables import Pace, Start, Trainable, adam_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,7 +54,7 @@ def tune_layers(
         }
         if not steps:
             continue
-        state = adam().init(own)
+        state = adam_state(own)
         end = _end_of_layer(graph, node)
         for step in range(1, steps + 1):
             pace, x = Pace.at(step, steps, config), images[next(order)]

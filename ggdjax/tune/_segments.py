@@ -101,8 +101,8 @@ class Segments:
 
     def take(self, state: State, index: np.ndarray) -> State:
         """Return the rows ``index`` of a state: images repeated for their candidates."""
-        program = self._program(("take", tuple(sorted(state))), _take, state, jnp.asarray(index))
-        return program(state, jax.device_put(jnp.asarray(index), self._replicated))
+        program = self._program(("take", tuple(sorted(state))), _take, state, index)
+        return program(state, jax.device_put(index, self._replicated))
 
     def head(self, q: QuantizedNetwork, quantizers: Quantizers, images: Array) -> State:
         """Return the state before the first unit."""
@@ -205,7 +205,7 @@ class Segments:
                 return self.place(leaf)
             known = self._on_devices.get(id(leaf))
             if known is None:
-                known = leaf, jax.device_put(jnp.asarray(leaf), self._replicated)
+                known = leaf, jax.device_put(leaf, self._replicated)
                 self._on_devices[id(leaf)] = known
             return known[1]
 
@@ -269,4 +269,4 @@ def _canonical(graph: Graph, start: int, stop: int) -> _Segment:
 
 def strong(quantizers: Quantizers) -> Quantizers:
     """Return the quantizers with arrays of one plain type, so that every layer's program has the same signature."""
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float32)), quantizers)
+    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf, np.float32)), quantizers)

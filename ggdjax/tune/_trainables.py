@@ -52,13 +52,15 @@ class Start:
     def trainable(self, graph: Graph) -> Trainable:
         """Return the point of departure: every group maps names to arrays."""
         quantizers = self.q.quantizers
-        steps = {f"x|{name}": jnp.log(x.step) for name, x in quantizers.activations.items()}
-        free = {f"w|{name}": jnp.log(w.step) for name, w in quantizers.weights.items() if w.frac_bits is None}
+        steps = {f"x|{name}": np.log(np.asarray(x.step)) for name, x in quantizers.activations.items()}
+        free = {
+            f"w|{name}": np.log(np.asarray(w.step)) for name, w in quantizers.weights.items() if w.frac_bits is None
+        }
         # What stays in float stays as it is.
         groups = {"offsets": ("kernel", quantizers.weights), "biases": ("bias", quantizers.biases)}
         return {"steps": steps | free} | {
             group: {
-                node.name: jnp.zeros_like(self.q.params[dict(node.params)[role]])
+                node.name: np.zeros_like(self.q.params[dict(node.params)[role]])
                 for node in graph.quantizable
                 if node.name in known
             }
@@ -88,18 +90,27 @@ class Start:
 
     def finished(self, graph: Graph, trainable: Trainable) -> tuple[Quantizers, dict[str, Array]]:
         """Return what was tuned: kernels on their grids, biases on their accumulators' or in the best fixed point."""
-        quantizers, params = self.moved(graph, trainable)
+        quantizers, params = _rounded(graph, self, trainable)
         activations = {
             name: dataclasses.replace(x, step=short_step(x.step)) for name, x in quantizers.activations.items()
         }
-        biases = {}
-        for node in graph.quantizable:
-            keys = dict(node.params)
-            if (w := quantizers.weights.get(node.name)) is not None:
-                params[keys["kernel"]] = w(params[keys["kernel"]])
-            if node.name in self.q.quantizers.biases:
-                biases[node.name] = changed_bias(node, params[keys["bias"]], self.q.quantizers)
+        biases = {
+            node.name: changed_bias(node, params[dict(node.params)["bias"]], self.q.quantizers)
+            for node in graph.quantizable
+            if node.name in self.q.quantizers.biases
+        }
         return dataclasses.replace(quantizers, activations=activations, biases=biases), params
+
+
+@partial(jax.jit, static_argnums=0)
+def _rounded(graph: Graph, start: Start, trainable: Trainable) -> tuple[Quantizers, dict[str, Array]]:
+    """Return `Start.moved` with kernels on their grids."""
+    quantizers, params = start.moved(graph, trainable)
+    for node in graph.quantizable:
+        if (w := quantizers.weights.get(node.name)) is not None:
+            key = dict(node.params)["kernel"]
+            params[key] = w(params[key])
+    return quantizers, params
 
 
 @jax.tree_util.register_dataclass
@@ -122,7 +133,7 @@ class Pace:
         """Return the trainables and the state of Adam after one step."""
         # Optax's bias correction raises a float to an integer count, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
-            direction, state = adam().update(slope, state)
+            direction, state = _adam().update(slope, state)
         moved = {
             group: jax.tree.map(lambda value, step: value - self.rates[group] * step, trainable[group], along)  # noqa: B023
             for group, along in direction.items()
@@ -132,11 +143,17 @@ class Pace:
         return moved | {"offsets": offsets}, state
 
 
-def adam() -> Any:
+def _adam() -> Any:
     """Return Adam without a rate: the pace has it."""
     import optax
 
     return optax.scale_by_adam()
+
+
+def adam_state(trainable: Trainable) -> Any:
+    """Return the state of Adam at the start: zeros, by NumPy, which compiles nothing."""
+    shapes = jax.eval_shape(_adam().init, trainable)
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 class _Deviation(Float):

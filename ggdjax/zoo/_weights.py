@@ -70,7 +70,7 @@ def load_weights(module: nnx.Module, path: str | PathLike[str]) -> dict[str, str
 
 
 def _load_own(module: nnx.Module, arrays: Mapping[str, np.ndarray], path: Path) -> None:
-    import jax.numpy as jnp
+    import jax
     from flax import nnx
 
     state, wanted = _stored_state(module)
@@ -84,5 +84,5 @@ def _load_own(module: nnx.Module, arrays: Mapping[str, np.ndarray], path: Path) 
                 f"`{name}` of `{path}` is {have.dtype}{list(have.shape)}, the network's is "
                 f"{want.dtype}{list(want.shape)}: give the network's own weights"
             )
-        variable.set_value(jnp.asarray(have))
+        variable.set_value(jax.device_put(have))  # `jnp.asarray` would compile a program per shape
     nnx.update(module, state)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from ggdjax._errors import DataError
-from ggdjax.data import Preprocessing, default_cache_dir, extract, open_images
+from ggdjax.data import Preprocessing, default_cache_dir, open_images
+from ggdjax.data._archive import extract
 
 RAW = Preprocessing(scale=1.0)
 

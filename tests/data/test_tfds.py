@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from ggdjax._errors import DataError
-from ggdjax.data import Preprocessing, check_labels, open_tfds, split, split_by_ids
+from ggdjax.data import Preprocessing, split, split_by_ids
+from ggdjax.data._image_set import check_labels
+from ggdjax.data._tfds import open_tfds
 
 NHWC = Preprocessing(layout="NHWC")
 

@@ -9,7 +9,8 @@ import pytest
 import scipy.integrate
 import scipy.stats
 
-from ggdjax.ggd import GeneralizedGamma, Hurdle, SymmetricGeneralizedGamma, TailWeighted, as_tail
+from ggdjax.ggd import GeneralizedGamma, Hurdle, SymmetricGeneralizedGamma, TailWeighted
+from ggdjax.ggd._tail import as_tail
 
 SYMMETRIC = {
     "normal": (SymmetricGeneralizedGamma.normal(1.3), scipy.stats.norm(scale=1.3)),

@@ -12,24 +12,7 @@ import pytest
 
 import ggdjax as gd
 from ggdjax import report
-
-_COMPILED = "/jax/core/compile/backend_compile_duration"
-
-
-class _Programs:
-    """Seconds of every compilation while it is open."""
-
-    def __enter__(self) -> list[float]:
-        self.seconds: list[float] = []
-        jax.monitoring.register_event_duration_secs_listener(self._note)
-        return self.seconds
-
-    def __exit__(self, *error: object) -> None:
-        jax.monitoring.unregister_event_duration_listener(self._note)
-
-    def _note(self, event: str, seconds: float, **_: object) -> None:
-        if event == _COMPILED:
-            self.seconds.append(seconds)
+from tests.programs import Programs
 
 
 def _network(widths: tuple[int, ...], seed: int) -> gd.Network:
@@ -58,15 +41,15 @@ def counted() -> tuple[gd.quantization.QuantizedNetwork, dict[str, int]]:
     jax.clear_caches()
     widths = tuple(range(8, 21))
     net, images = _network(widths, seed=0), _images(8)
-    with _Programs() as calibrate:
+    with Programs() as calibrate:
         calibration = gd.calibrate(net, [images, images[:7], images[:1]])
-    with _Programs() as quantize:
+    with Programs() as quantize:
         q = gd.quantize(net, calibration, gd.QuantConfig(activation_bits=4, weight_bits=4))
-    with _Programs() as again:
+    with Programs() as again:
         gd.quantize(net, calibration, gd.QuantConfig(activation_bits=5, weight_bits=3))
     other = _network(tuple(range(30, 45)), seed=1)
     calibration = gd.calibrate(other, [_images(30)])
-    with _Programs() as second:
+    with Programs() as second:
         gd.quantize(other, calibration, gd.QuantConfig(activation_bits=4, weight_bits=4))
     names = ("calibrate", "quantize", "again", "second")
     return q, dict(zip(names, map(len, (calibrate, quantize, again, second)), strict=True))
@@ -82,20 +65,17 @@ def test_programs_do_not_grow_with_the_layers(counted: tuple) -> None:
 
 def test_what_reads_a_quantized_network_compiles_next_to_nothing(counted: tuple, tmp_path: Path) -> None:
     q, _ = counted
-    with _Programs() as figures:
+    with Programs() as figures:
         assert len(q.weight_sqnr_db) == len(q.bias_sqnr_db) == len(q.predicted_sqnr_db) == 12
         q.integer_weights()
-    with _Programs() as program:
+    with Programs() as program:
         gd.datapath.compile(q)
-    with _Programs() as file:
+    with Programs() as file:
         q.save(tmp_path / "net.safetensors")
         gd.load(tmp_path / "net.safetensors")
-    with _Programs() as rows:
+    with Programs() as rows:
         report.feature_map_rows(q)
         report.weight_rows(q)
-    with _Programs() as drawn:
-        next(report.draw_feature_maps(q, tmp_path / "plots"))
     assert len(figures) == len(program) == 0
     assert max(file, default=0.0) < 0.5
     assert len(rows) <= 1
-    assert len(drawn) <= 1

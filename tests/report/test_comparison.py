@@ -76,15 +76,15 @@ def test_as_many_rows_as_histograms():
 
 
 def test_kept_in_the_folder_and_nothing_to_compare_without_histograms(tmp_path, monkeypatch):
-    assert report.compare_run(tmp_path, {}) is None
+    assert comparison.compare_run(tmp_path, {}) is None
     Histogram.stack([Histogram.from_samples(np.arange(9, dtype=np.float32))]).save(
         tmp_path / comparison.HISTOGRAMS_FILE
     )
     monkeypatch.setattr(schemes, "names", lambda: ("max-abs",))
     row = {"name": "m", "signed": False, "qmin": 0, "qmax": 255, "zero_point": 0, "step": 0.1}
-    found = report.compare_run(tmp_path, {"feature_maps": [row]})
+    found = comparison.compare_run(tmp_path, {"feature_maps": [row]})
     monkeypatch.setattr(comparison, "compare_schemes", lambda *_: pytest.fail("compared twice"))
-    assert report.compare_run(tmp_path, {"feature_maps": [row]}) == found
+    assert comparison.compare_run(tmp_path, {"feature_maps": [row]}) == found
 
 
 def test_a_dead_feature_map_is_drawn_and_left_out_of_the_losses(compared):

@@ -49,14 +49,6 @@ def test_rows_and_tables(q, images):
     assert all(row["name"] in console.export_text() for row in record["weights"][:1])
 
 
-def test_plots(q, tmp_path):
-    if q.record is None or q.record.calibration is None:
-        with pytest.raises(gd.GgdjaxError, match="no calibration"):
-            next(report.draw_feature_maps(q, str(tmp_path)))
-    else:
-        assert len(list(report.draw_feature_maps(q, str(tmp_path)))) == len(q.quantizers.activations)
-
-
 def test_plot_of_values():
     figure = report.plot_feature_map(np.array([0.0, 0.5, 1.0]), gd.fit(np.array([0.5, 1.0, 2.0])))
     assert figure.axes[0].get_title() == "33.3 % zeros"

@@ -19,7 +19,9 @@ def on_grid(q):
     for node in q.graph.quantizable:
         if node.name in q.quantizers.biases:
             bias, source = q.quantizers.bias(node), q.quantizers.activations[node.inputs[0]]
-            found.append(bias.bits == 32 and np.array_equal(bias.step, source.step * q.quantizers.weights[node.name].step))
+            found.append(
+                bias.bits == 32 and np.array_equal(bias.step, source.step * q.quantizers.weights[node.name].step)
+            )
     return found
 
 
