@@ -87,7 +87,10 @@ def _quantizer(node: Node, role: str, grid: Grid, params: dict[str, Array]) -> Q
         raise _misfit(node, role)
     if scale.size == 1:
         scale, zero = scale[0], zero[0]
-    return _on_grid(scale, zero, grid.low, grid.high)
+    # Unsigned codes around their middle (as our exporter writes them) are two's complement, shifted.
+    middle = (grid.low + grid.high + 1) // 2
+    shift = middle if np.all(zero == middle) else 0
+    return _on_grid(scale, zero - shift, grid.low - shift, grid.high - shift)
 
 
 def _misfit(node: Node, role: str) -> UnsupportedError:
