@@ -27,9 +27,10 @@ def export_onnx(program: Program, path: str | PathLike[str], *, form: str = "qdq
     ONNX Runtime lets happen. So weights are written as int8 where no pair of them can reach that (always with up to 7
     bits), else as uint8 with zero point 128, the same numbers, whose kernels sum exactly on every CPU. Where ONNX
     Runtime is installed, it then runs the file at its four levels of graph optimization on a few images over the range
-    of the input's codes; a level that computes something else is named in a warning. ``"integer"``: the program itself, ConvInteger and MatMulInteger with requantization in 64-bit
-    integers: any runtime must give the program's integers, bit by bit. Its output is int32, in units of
-    ``program.output_scale``.
+    of the input's codes; a level that computes something else is named in a warning.
+
+    ``"integer"``: the program itself, ConvInteger and MatMulInteger with requantization in 64-bit integers: any
+    runtime must give the program's integers, bit by bit. Its output is int32, in units of ``program.output_scale``.
 
     Args:
         program: what :func:`ggdjax.datapath.compile` returned.

@@ -10,6 +10,7 @@ import numpy as np
 
 from ggdjax.network._builder import Constant, View, common_order, stored_constant
 from ggdjax.network.onnx._convert import Call, handler
+from ggdjax.network.onnx._quantized import clip_codes
 
 _PLAIN = {
     "Abs": "abs",
@@ -56,6 +57,8 @@ def _clip(call: Call) -> View:
         return None if abs(number) >= np.finfo(np.float32).max else number
 
     low, high = limit(1, "min"), limit(2, "max")
+    if call.view().tensor in call.builder.quantized:
+        return clip_codes(call, low, high)
     return call.view() if low is None and high is None else call.same_order("clip", low=low, high=high)
 
 
