@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 #: Of the four levels the one that runs the file node by node, in float.
 REFERENCE = "ORT_DISABLE_ALL"
 LEVELS = ("ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
-#: What is nearer is not said. Codes that round the other way at a tie left 30 dB and more in MobileNets of 28 layers, 40
-#: in shallower networks; sums saturating at 16 bits 14 to 27 dB.
+#: What is nearer is not said. Codes that round the other way at a tie left 30 dB and more in MobileNets of 28 layers,
+#: 40 in shallower networks; sums saturating at 16 bits 14 to 27 dB.
 LEAST_DB = 25.0
 _IMAGES = 8
 

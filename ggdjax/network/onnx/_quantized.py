@@ -54,6 +54,8 @@ def _dequantize(call: Call) -> View | Constant:
 def clip_codes(call: Call, low: float | None, high: float | None) -> View:
     """Return the view with narrower limits of its codes: how other tools write widths that ONNX lacks."""
     view = call.view()
+    if view.tensor not in call.builder.quantized:
+        raise call.refuse("integer limits of what is not quantized")
     step, zero = call.builder.quantized[view.tensor]
     rounding = call.builder.producer(view.tensor)
     limits = dict(rounding.attrs)
