@@ -22,10 +22,15 @@ def export_onnx(program: Program, path: str | PathLike[str], *, form: str = "qdq
     """Write a compiled network as an ONNX file; input and output in the model's own layout, the batch size free.
 
     ``"qdq"``: the real network with QuantizeLinear and DequantizeLinear around every feature map, weight and bias.
-    Runtimes (ONNX Runtime, TensorRT) turn them into their own 8-bit kernels, whose requantization is theirs: codes can
-    differ by an LSB. ``"integer"``: the program itself, ConvInteger and MatMulInteger with requantization in 64-bit
-    integers: any runtime must give the program's integers, bit by bit. Its output is int32, in units of
-    ``program.output_scale``.
+    Runtimes turn them into their own 8-bit kernels, whose requantization is theirs: codes can differ by an LSB. x86
+    without VNNI adds the products of int8 weights and uint8 codes in pairs and saturates the sums at 16 bits, which
+    ONNX Runtime lets happen. So weights are written as int8 where no pair of them can reach that (always with up to 7
+    bits), else as uint8 with zero point 128, the same numbers, whose kernels sum exactly on every CPU. Where ONNX
+    Runtime is installed, it then runs the file at its four levels of graph optimization on a few images over the range
+    of the input's codes; a level that computes something else is named in a warning.
+
+    ``"integer"``: the program itself, ConvInteger and MatMulInteger with requantization in 64-bit integers: any
+    runtime must give the program's integers, bit by bit. Its output is int32, in units of ``program.output_scale``.
 
     Args:
         program: what :func:`ggdjax.datapath.compile` returned.
@@ -42,6 +47,7 @@ def export_onnx(program: Program, path: str | PathLike[str], *, form: str = "qdq
     program = as_program(program)
     from ggdjax.export._onnx_integer import write_integer
     from ggdjax.export._onnx_qdq import write_qdq
+    from ggdjax.export._onnx_runtime import warn_of_differences
 
     forms = {"qdq": write_qdq, "integer": write_integer}
     if form not in forms:
@@ -56,3 +62,5 @@ def export_onnx(program: Program, path: str | PathLike[str], *, form: str = "qdq
     inputs = [(name, real, program.network.graph.shape(name)) for name in program.graph.inputs]
     outputs = [(name, real if form == "qdq" else whole, shape) for name, shape in outputs]
     save_model(path, writer, nodes, inputs, outputs, opset=OPSET)
+    if form == "qdq":
+        warn_of_differences(path, program)

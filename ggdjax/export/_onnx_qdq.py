@@ -72,7 +72,10 @@ def _layer(program: Program, writer: Writer, node: Node, source: View) -> View:
     step = scales / layer.source.scale[0]
     kernel = layer.kernel if node.op == "dense" else np.moveaxis(layer.kernel, (-1, -2), (0, 1))
     channel = kernel.ndim - 1 if node.op == "dense" else 0
-    weights = _dequantized(writer, kernel, step, channel if per_channel else None, f"{node.name}/kernel")
+    zero = 0
+    if pairs_can_saturate(layer.kernel):
+        kernel, zero = (kernel.astype(np.int16) + 128).astype(np.uint8), 128
+    weights = _dequantized(writer, kernel, step, channel if per_channel else None, f"{node.name}/kernel", zero)
     bias = _dequantized(writer, layer.bias, scales, 0 if per_channel else None, f"{node.name}/bias")
     if node.op == "conv":
         return conv_node(writer, node, source, layer.kernel.shape[:-2], weights, bias)
@@ -99,8 +102,24 @@ def conv_node(writer: Writer, node: Node, source: View, window: tuple[int, ...],
     return View(output, axes)
 
 
-def _dequantized(writer: Writer, codes: np.ndarray, step: np.ndarray, axis: int | None, name: str) -> str:
+def pairs_can_saturate(kernel: np.ndarray) -> bool:
+    """Whether two products of int8 weights with uint8 codes can leave 16 bits, where x86 without VNNI saturates.
+
+    VPMADDUBSW adds the products of two neighbours; which weights of one output are neighbours depends on the kernel's
+    layout in memory, so the two largest and the two smallest count. Codes reach 255 as ONNX Runtime multiplies them:
+    it shifts int8 ones by 128.
+    """
+    rows = np.sort(kernel.reshape(-1, kernel.shape[-1]).astype(np.int32), axis=0)
+    highest, lowest = np.maximum(rows[-2:], 0).sum(0).max(), np.minimum(rows[:2], 0).sum(0).min()
+    return bool(255 * highest > 2**15 - 1 or 255 * lowest < -(2**15))
+
+
+def _dequantized(
+    writer: Writer, codes: np.ndarray, step: np.ndarray, axis: int | None, name: str, zero_point: int = 0
+) -> str:
     attributes = {} if axis is None else {"axis": axis}
-    step = step.astype(np.float32) if axis is not None else np.float32(step[0])
-    inputs = [writer.constant(codes, name), writer.constant(np.asarray(step), f"{name}.step")]
+    step = np.asarray(step.astype(np.float32) if axis is not None else np.float32(step[0]))
+    inputs = [writer.constant(codes, name), writer.constant(step, f"{name}.step")]
+    if zero_point:
+        inputs.append(writer.constant(np.full(step.shape, zero_point, codes.dtype), f"{name}.zero_point"))
     return writer.node("DequantizeLinear", inputs, f"{name}.dequantized", **attributes)

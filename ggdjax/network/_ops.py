@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ggdjax._division import divide
 from ggdjax.network._cpu_kernels import (
     FEW_INPUTS,
     FEW_OUTPUTS,
@@ -257,8 +258,13 @@ def silu(x: Array) -> Array:
 
 
 def round_to_grid(x: Array, *, step: float, low: float, high: float) -> Array:
-    """Return x rounded, half to even, to an integer of steps from ``low`` to ``high`` of them."""
-    return step * jnp.clip(jnp.round(x / step), low, high)
+    """Return x rounded, half to even, to an integer of steps from ``low`` to ``high`` of them.
+
+    Bit by bit what ONNX Runtime gives from a pair of QuantizeLinear and DequantizeLinear.
+    """
+    rounded = step * jnp.clip(jnp.round(divide(x, step)), low, high)
+    # Without a choice between them, compilers fuse this product and a sum behind it into one operation, rounded once.
+    return jnp.where(jnp.isnan(x), x, rounded)
 
 
 def power(x: Array, *, exponent: float) -> Array:

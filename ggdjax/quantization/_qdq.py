@@ -87,7 +87,10 @@ def _quantizer(node: Node, role: str, grid: Grid, params: dict[str, Array]) -> Q
         raise _misfit(node, role)
     if scale.size == 1:
         scale, zero = scale[0], zero[0]
-    return _on_grid(scale, zero, grid.low, grid.high)
+    # Unsigned codes around their middle (as our exporter writes them) are two's complement, shifted.
+    middle = (grid.low + grid.high + 1) // 2
+    shift = middle if np.all(zero == middle) else 0
+    return _on_grid(scale, zero - shift, grid.low - shift, grid.high - shift)
 
 
 def _misfit(node: Node, role: str) -> UnsupportedError:
@@ -103,6 +106,21 @@ def _on_grid(step: Any, zero_point: Any, low: int, high: int) -> Quantizer:
     return Quantizer(step=step, bits=(high - low + 1).bit_length() - 1, signed=low < 0, zero_point=zero)
 
 
+def _is_quantizer(node: Node) -> bool:
+    """Whether a node rounds to all codes of a width; narrower limits (−127 to 127) no quantizer has."""
+    return node.op == "round_to_grid" and (node.attr("high") - node.attr("low") + 1).bit_count() == 1
+
+
+def _around_zero(rounding: Node) -> Quantizer:
+    """Return the narrowest quantizer that holds a rounding's codes: two's complement if it does, else unsigned."""
+    low, high = min(rounding.attr("low"), 0), max(rounding.attr("high"), 0)
+    bits = (high - low).bit_length()
+    # Codes as stored count from the zero point.
+    qmin = -(1 << (bits - 1)) if -low <= 1 << (bits - 1) > high and low < 0 else 0
+    shift = 0 if qmin else -low
+    return _on_grid(rounding.attr("step"), shift, qmin, qmin + (1 << bits) - 1)
+
+
 def _lift(net: Network) -> tuple[Network, dict[str, Quantizer]]:
     """Take the roundings in front of convolutions and dense layers out of the graph, as quantizers by feature map."""
     graph = net.graph
@@ -112,11 +130,7 @@ def _lift(net: Network) -> tuple[Network, dict[str, Quantizer]]:
         while source is not None and source.op in _MOVES:
             source = graph.producer(source.inputs[0])
         if source is not None and source.op == "round_to_grid":
-            low, high = source.attr("low"), source.attr("high")
-            # Codes as stored count from the zero point; ours are unsigned, or two's complement where zero is in the
-            # middle.
-            qmin = low if high == -low - 1 else 0
-            activations[feature_map.tensor] = _on_grid(source.attr("step"), qmin - low, qmin, high + qmin - low)
+            activations[feature_map.tensor] = _around_zero(source)
 
     def only_rounds_for_layers(tensor: str) -> bool:
         if tensor in graph.outputs:
@@ -131,7 +145,7 @@ def _lift(net: Network) -> tuple[Network, dict[str, Quantizer]]:
     for node in graph.nodes:
         current = replace(node, inputs=tuple(renamed.get(tensor, tensor) for tensor in node.inputs))
         alone = graph.only_reader(node.inputs[0]) is not None
-        if node.op == "round_to_grid" and alone and only_rounds_for_layers(node.output):
+        if _is_quantizer(node) and alone and only_rounds_for_layers(node.output):
             if node.attr("low") != 0 or _never_negative(graph, node.inputs[0]):
                 renamed[node.output] = current.inputs[0]
                 continue

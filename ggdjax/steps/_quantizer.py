@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ggdjax._division import divide
 from ggdjax._errors import GgdjaxError
 from ggdjax._exported import serializable
 from ggdjax.ggd._arrays import is_concrete
@@ -109,7 +110,7 @@ class Quantizer:
         end code outside (Esser et al., LSQ, ICLR 2020, eq. 3). ``zero_point`` is a constant.
         """
         step, low, high = self._aligned(jnp.asarray(x))
-        code = jnp.clip(x / step, low, high)
+        code = jnp.clip(divide(x, step), low, high)
         return step * (code + jax.lax.stop_gradient(jnp.round(code) - code))
 
     def encode(self, x: ArrayLike) -> Int[Array, "..."]:
@@ -117,7 +118,7 @@ class Quantizer:
         x = x if isinstance(x, jax.Array) else np.asarray(x)
         xp = jnp if isinstance(x, jax.Array) else np
         step, low, high = self._aligned(x)
-        centred = xp.clip(xp.round(x / step), low, high)
+        centred = xp.clip(xp.round(divide(x, step) if xp is jnp else x / step), low, high)
         codes = centred + self._zero(x)
         # Beyond 24 bits float32 rounds the largest code up: the last step down is taken on the integer. (JAX saturates
         # when it converts; NumPy would wrap.)

@@ -94,6 +94,67 @@ def test_qdq_is_the_fake_quantized_network(network, tmp_path):
     np.testing.assert_allclose(logits, q(x), atol=0.02 * float(np.abs(logits).max()))
 
 
+def bright_network(bits):
+    """Return a network of positive weights, quantized, and bright images: sums of two products pass 16 bits."""
+    rng = np.random.default_rng(0)
+    first, second = (jnp.asarray(rng.uniform(0.5, 1, shape), jnp.float32) for shape in ((5, 5, 1, 8), (3, 3, 8, 8)))
+
+    def conv(v, kernel):
+        return jax.lax.conv_general_dilated(v, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    net = gd.trace(lambda v: conv(jax.nn.relu(conv(v, first)), second), jnp.zeros((1, 8, 8, 1)))
+    x = rng.uniform(0.7, 1, size=(8, 8, 8, 1)).astype(np.float32)
+    return gd.quantize(net, gd.calibrate(net, [x]), gd.QuantConfig(scheme="max-abs", weight_bits=bits)), x
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(8, np.uint8), (7, np.int8)])
+def test_qdq_weights_that_no_x86_saturates(tmp_path, bits, kind):
+    import onnx
+
+    q, x = bright_network(bits)
+    path = tmp_path / "qdq.onnx"
+    export.export_onnx(datapath.compile(q), path)
+    (got,) = run(path, x).values()
+    wanted = np.asarray(q(x))
+    assert np.square(got - wanted).sum() < 1e-4 * np.square(wanted).sum()
+    tensors = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    for name in q.quantizers.weights:
+        assert tensors[f"{name}/kernel"].dtype == kind
+        assert int(tensors.get(f"{name}/kernel.zero_point", 0)) == (128 if kind == np.uint8 else 0)
+    read = gd.quantization.load_qdq(path)
+    np.testing.assert_allclose(read(x), got, rtol=1e-2)
+    for ours, theirs in zip(q.integer_weights().values(), read.integer_weights().values(), strict=True):
+        np.testing.assert_array_equal(ours.codes, theirs.codes)
+
+
+@pytest.mark.parametrize("largest", [127, 64, 40])
+def test_the_bound_of_pairs_is_the_largest_sum_of_two_products(largest):
+    from ggdjax.export._onnx_qdq import pairs_can_saturate
+
+    rng = np.random.default_rng(largest)
+    for _ in range(50):
+        kernel = rng.integers(-largest, largest + 1, size=(6, 3)).astype(np.int8)
+        if largest == 127:  # one large weight, alone or in company
+            kernel = np.where(np.arange(6)[:, None] == 2, kernel, kernel // rng.integers(4, 200)).astype(np.int8)
+        ends = 255 * np.stack([np.minimum(kernel, 0), np.maximum(kernel, 0)]).astype(int)
+        sums = [ends[:, i] + ends[:, j] for i in range(6) for j in range(i)]
+        assert pairs_can_saturate(kernel) == (np.min(sums) < -(2**15) or np.max(sums) > 2**15 - 1)
+
+
+def test_a_level_that_computes_something_else_is_said(network, tmp_path, monkeypatch):
+    from ggdjax.export import _onnx_runtime
+
+    outputs = _onnx_runtime._outputs
+
+    def wrong(runtime, path, level, x):
+        found = outputs(runtime, path, level, x)
+        return [0.5 * y for y in found] if level == "ORT_ENABLE_ALL" else found
+
+    monkeypatch.setattr(_onnx_runtime, "_outputs", wrong)
+    with pytest.warns(UserWarning, match=r"computes something else .*\(ORT_ENABLE_ALL 6 dB from ORT_DISABLE_ALL\)"):
+        export.export_onnx(datapath.compile(network[0]), tmp_path / "qdq.onnx")
+
+
 def test_what_cannot_be_written_is_refused(network, tmp_path):
     q, _ = network
     path = tmp_path / "refused.onnx"

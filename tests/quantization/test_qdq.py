@@ -122,6 +122,114 @@ def test_written_and_read_again(float_file: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(_logits(tmp_path / "again.onnx", IMAGES), _logits(path, IMAGES), rtol=1e-4, atol=1e-4)
 
 
+CONSTANTS = {
+    "w1": RNG.standard_normal((8, 3, 3, 3)) / 5,
+    "b1": RNG.standard_normal(8) / 5,
+    "w2": RNG.standard_normal((8, 8, 3, 3)) / 8,
+    "wd": RNG.standard_normal((8, 1, 3, 3)) / 3,
+    "w3": RNG.standard_normal((8, 5)) / 3,
+    "w4": RNG.standard_normal((16, 5)) / 3,
+    "low": np.zeros(()),
+    "high": np.full((), 6.0),
+}
+STEM = [
+    make_node("Conv", ["x", "w1", "b1"], ["c1"], "conv1", pads=[1] * 4),
+    make_node("Relu", ["c1"], ["r1"], "relu1"),
+    make_node("Conv", ["r1", "w2"], ["c2"], "conv2", pads=[1] * 4),
+]
+HEAD = [
+    make_node("AveragePool", ["s"], ["p"], "pool", kernel_shape=[2, 2], strides=[2, 2]),
+    make_node("MaxPool", ["p"], ["m"], "most", kernel_shape=[4, 4]),
+    make_node("Flatten", ["m"], ["f"], "flatten"),
+]
+#: What lies between two convolutions and the output.
+BODIES = {
+    "residual": [make_node("Add", ["c2", "r1"], ["s"], "add"), *HEAD, make_node("MatMul", ["f", "w3"], ["y"], "mm")],
+    "concat": [
+        make_node("Concat", ["c2", "r1"], ["s"], "cat", axis=1),
+        *HEAD,
+        make_node("MatMul", ["f", "w4"], ["y"], "mm"),
+    ],
+    "depthwise": [
+        make_node("Conv", ["c2", "wd"], ["c3"], "conv3", group=8, pads=[1] * 4),
+        make_node("Clip", ["c3", "low", "high"], ["s"], "clip"),
+        *HEAD,
+        make_node("MatMul", ["f", "w3"], ["y"], "mm"),
+    ],
+}
+
+
+def _types() -> dict[str, dict[str, Any]]:
+    from onnxruntime.quantization import QuantType
+
+    return {
+        "default": {},
+        "per channel": {"per_channel": True},
+        "int8": {"activation_type": QuantType.QInt8},
+        "int8, symmetric": {"activation_type": QuantType.QInt8, "extra_options": {"ActivationSymmetric": True}},
+        "uint8 weights": {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QUInt8},
+        "int4 weights": {"weight_type": QuantType.QInt4},
+        "convolutions": {"op_types_to_quantize": ["Conv"]},
+    }
+
+
+@pytest.mark.parametrize("types", _types())
+@pytest.mark.parametrize("body", BODIES)
+def test_roundings_in_the_middle_equal_onnx_runtime(tmp_path: Path, body: str, types: str) -> None:
+    nodes = [*STEM, *BODIES[body]]
+    used = {name for node in nodes for name in node.input}
+    constants = {name: np.asarray(v, np.float32) for name, v in CONSTANTS.items() if name in used}
+    path = _quantized(_save(tmp_path / "float.onnx", nodes, constants), tmp_path, **_types()[types])
+    expected, q = _logits(path, IMAGES), load_qdq(path)
+    for actual in (np.asarray(load_onnx(path)(IMAGES)), np.asarray(q(IMAGES))):
+        # Sums of convolutions round in another order: a few values at the middle between two codes.
+        equal = np.abs(actual - expected) <= 1e-5 * np.ptp(expected)
+        assert equal.mean() >= 0.9
+        assert np.square(actual - expected).sum() <= 1e-4 * np.square(expected).sum()
+
+
+def _rounded(x: str, out: str, step: str, zero: str, limits: tuple[str, str] | None = None) -> list[Any]:
+    """Return QuantizeLinear, Clip of the codes if there are limits, DequantizeLinear."""
+    code, clipped = f"{out}.code", [make_node("Clip", [f"{out}.code", *limits], [f"{out}.clipped"])] if limits else []
+    read = f"{out}.clipped" if limits else code
+    return [
+        make_node("QuantizeLinear", [x, step, zero], [code]),
+        *clipped,
+        make_node("DequantizeLinear", [read, step, zero], [out]),
+    ]
+
+
+def test_averages_of_codes_round_as_onnx_runtime_rounds_them(tmp_path: Path) -> None:
+    """Means of four codes lie on the middle between two every fourth time: the quotient's last bit decides."""
+    pool = make_node("AveragePool", ["a"], ["p"], kernel_shape=[2, 2], strides=[2, 2])
+    nodes = [*_rounded("x", "a", "s", "z"), pool, *_rounded("p", "b", "s", "z"), make_node("Flatten", ["b"], ["y"])]
+    path = _save(tmp_path / "mean.onnx", nodes, {"s": np.float32(0.031), "z": np.uint8(37)})
+    net = load_onnx(path)
+    np.testing.assert_array_equal(net(2 * IMAGES), _logits(path, 2 * IMAGES))
+    attributes = [dict(node.attrs) for node in net.graph.nodes if node.op == "round_to_grid"]
+    assert attributes == [{"step": float(np.float32(0.031)), "low": -37, "high": 218}] * 2
+
+
+@pytest.mark.parametrize(("least", "most", "bits"), [(-127, 127, 8), (-8, 7, 4), (-7, 7, 4)])
+def test_codes_clipped_between_the_pair(tmp_path: Path, least: int, most: int, bits: int) -> None:
+    """Brevitas and PyTorch write widths that ONNX lacks as limits of the codes."""
+    nodes = [
+        *_rounded("x", "a", "s", "z", ("least", "most")),
+        *_rounded("k", "b", "ks", "z", ("least", "most")),
+        make_node("Conv", ["a", "b"], ["c"], "conv"),
+        make_node("GlobalAveragePool", ["c"], ["g"]),
+        make_node("Flatten", ["g"], ["y"]),
+    ]
+    constants = {"s": np.float32(0.3), "ks": np.float32(0.05), "z": np.int8(0), "k": WEIGHTS["w1"].astype(np.float32)}
+    constants |= {"least": np.int8(least), "most": np.int8(most)}
+    path = _save(tmp_path / "clipped.onnx", nodes, constants)
+    q = load_qdq(path)
+    for net in (load_onnx(path), q):
+        np.testing.assert_allclose(net(8 * IMAGES), _logits(path, 8 * IMAGES), rtol=1e-5, atol=1e-5)
+    (activation,) = q.quantizers.activations.values()
+    assert (activation.bits, activation.signed, activation.zero_point) == (bits, True, None)
+
+
 def _pairs(scale: float, kernel_scale: np.ndarray, axis: int) -> tuple[list[Any], dict[str, np.ndarray]]:
     kernel = RNG.integers(-128, 128, (4, 3, 3, 3)).astype(np.int8)
     nodes = [

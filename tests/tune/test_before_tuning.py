@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import ggdjax as gd
 from ggdjax._errors import GgdjaxError
 from ggdjax.network import trace
 from ggdjax.tune._bias_correction import correct_biases
@@ -57,6 +58,78 @@ def test_equalization_joins_what_commutes_with_a_scale_and_makes_ranges_equal(ch
         live = r1 > 0
         assert live.sum() == 7
         np.testing.assert_allclose(r1[live], r2[live], rtol=1e-2)
+
+
+def _sqnr_db(wanted, got):
+    wanted, got = np.asarray(wanted, np.float64), np.asarray(got, np.float64)
+    return 10 * np.log10(np.square(wanted).sum() / np.square(wanted - got).sum())
+
+
+def _dead(name):
+    """Return two kernels (in, out), biases and inputs of a chain in which a few channels are dead or nearly so."""
+    rng = np.random.default_rng(7)
+    k1, k2 = rng.normal(size=(24, 16)) / 5, rng.normal(size=(16, 8)) / 4
+    bias, x = np.full(16, 0.5), rng.normal(size=(64, 24))
+    changes = {
+        "weights of 1e-10": lambda: k1.__setitem__((slice(None), 3), 1e-10 * k1[:, 3]),
+        "weights of 1e-4": lambda: k1.__setitem__((slice(None), 3), 1e-4 * k1[:, 3]),
+        "no weights": lambda: k1.__setitem__((slice(None), 3), 0.0),
+        "nothing reads it": lambda: k2.__setitem__(3, 0.0),
+        "hardly read": lambda: k2.__setitem__(3, 1e-10 * k2[3]),
+        "read by 1e-4": lambda: k2.__setitem__(3, 1e-4 * k2[3]),
+        "large bias": lambda: (bias.__setitem__(3, 30.0), k1.__setitem__((slice(None), 3), 1e-3 * k1[:, 3])),
+        "large negative bias": lambda: bias.__setitem__(slice(0, 4), -40.0),
+        "dead and the next one ten times smaller": lambda: (
+            k1.__setitem__((slice(None), 3), 0.0),
+            k2.__imul__(0.01),
+        ),
+        "all of the first": lambda: k1.__imul__(0.0),
+        "first of 1e-10": lambda: k1.__imul__(1e-10),
+        "second of 1e-6, one channel dead": lambda: (k2.__imul__(1e-6), k1.__setitem__((slice(None), 3), 1e-10)),
+        "half of them": lambda: k1.__setitem__((slice(None), slice(0, 8)), 1e-9 * k1[:, :8]),
+    }
+    changes[name]()
+    return tuple(np.asarray(v, np.float32) for v in (k1, k2, bias, x))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "weights of 1e-10",
+        "weights of 1e-4",
+        "no weights",
+        "nothing reads it",
+        "hardly read",
+        "read by 1e-4",
+        "large bias",
+        "large negative bias",
+        "dead and the next one ten times smaller",
+        "all of the first",
+        "first of 1e-10",
+        "second of 1e-6, one channel dead",
+        "half of them",
+    ],
+)
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_equalization_costs_no_accuracy_where_channels_are_dead(name, depthwise):
+    k1, k2, bias, x = _dead(name)
+    k3 = np.random.default_rng(8).normal(size=(16, 4)).astype(np.float32)
+
+    def function(v):
+        v = jax.nn.relu(v @ k1 + bias[None])
+        if depthwise:
+            v = jax.nn.relu(_conv(v.reshape(-1, 1, 1, 16), jnp.asarray(k2.mean(1))[None, None, None], 16))
+            return v.reshape(-1, 16) @ k3
+        return v @ k2
+
+    net = trace(function, jnp.zeros((1, 24)))
+    wanted, equalized = np.asarray(net(x)), equalize(net)
+    np.testing.assert_allclose(equalized(x), wanted, atol=2e-5 * np.abs(wanted).max())
+
+    def distance(n):
+        return _sqnr_db(wanted, gd.quantize(n, gd.calibrate(n, [x]), gd.QuantConfig(scheme="mse-search"))(x))
+
+    assert distance(equalized) > distance(net) - 3
 
 
 def test_bias_correction_takes_the_mean_error(coarse, train):

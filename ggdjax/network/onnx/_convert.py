@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _SHAPE_OPERATORS = frozenset({"Shape", "Size"})
 #: Operators whose handlers take constants too: the reference evaluator lacks the older versions of these.
 _OWN_CONSTANTS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+#: ONNX Runtime's own forms of them, for integers that the standard's lack before operator set 21.
+_CONTRIBUTED = frozenset({"com.microsoft"})
 #: What is refused for a reason of its own.
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
@@ -196,7 +198,9 @@ def check_supported(graph: Any, nodes: Sequence[Any]) -> None:
             raise UnsupportedError(f"recurrent layer {what}: feed-forward convolutional networks are supported")
         if node.op_type in _SHAPE_OPERATORS or all(name in constant for name in node.input if name):
             constant.update(node.output)
-        elif node.domain not in {"", "ai.onnx"} or node.op_type not in HANDLERS:
+        elif node.op_type in HANDLERS and node.domain in {"", "ai.onnx"}:
+            continue
+        elif not (node.op_type in _OWN_CONSTANTS and node.domain in _CONTRIBUTED):
             operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             refused.append(f"`{operator}` (node `{node.name or builder_name(node)}`)")
     if refused:

@@ -51,6 +51,23 @@ def _dequantize(call: Call) -> View | Constant:
     return value
 
 
+def clip_codes(call: Call, low: float | None, high: float | None) -> View:
+    """Return the view with narrower limits of its codes: how other tools write widths that ONNX lacks."""
+    view = call.view()
+    if view.tensor not in call.builder.quantized:
+        raise call.refuse("integer limits of what is not quantized")
+    step, zero = call.builder.quantized[view.tensor]
+    rounding = call.builder.producer(view.tensor)
+    limits = dict(rounding.attrs)
+    if low is not None:
+        limits["low"] = max(limits["low"], int(low) - zero)
+    if high is not None:
+        limits["high"] = min(limits["high"], int(high) - zero)
+    narrow = call.emit("round_to_grid", rounding.inputs, view.axes, **limits)
+    call.builder.quantized[narrow.tensor] = (step, zero)
+    return narrow
+
+
 def _grid(call: Call, integers: np.ndarray) -> Grid:
     """Return the grid of a node whose codes have the type of ``integers``."""
     if call.attr("block_size", 0):

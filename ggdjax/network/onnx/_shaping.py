@@ -10,6 +10,7 @@ import numpy as np
 
 from ggdjax.network._builder import Constant, View, common_order, stored_constant
 from ggdjax.network.onnx._convert import Call, handler
+from ggdjax.network.onnx._quantized import clip_codes
 
 _PLAIN = {
     "Abs": "abs",
@@ -114,6 +115,9 @@ def _clip(call: Call) -> View:
         return None if abs(number) >= np.finfo(np.float32).max else number
 
     low, high = limit(1, "min"), limit(2, "max")
+    # Integers limit codes, between the two nodes of a pair.
+    if call.has(1 if call.has(1) else 2) and call.constant(1 if call.has(1) else 2).dtype.kind in "iu":
+        return clip_codes(call, low, high)
     return call.view() if low is None and high is None else call.same_order("clip", low=low, high=high)
 
 
