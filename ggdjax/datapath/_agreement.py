@@ -12,8 +12,7 @@ import numpy as np
 
 from ggdjax._errors import DataError, expect
 from ggdjax.datapath._simulate import Integer
-from ggdjax.network import Float, run
-from ggdjax.network._ops import QUANTIZABLE
+from ggdjax.network import run
 from ggdjax.quantization import FakeQuant, Stage
 from ggdjax.quantization._batches import image_batches
 from ggdjax.quantization._quantizers import short_step
@@ -72,7 +71,7 @@ def align(q: QuantizedNetwork) -> QuantizedNetwork:
     """Return the network with steps and biases in which fake quantization and an integer program round alike.
 
     What `ggdjax.quantize` returns by default is so; networks with fixed-point biases (``bias_bits``), from files, or
-    with steps that a search moved are not. Steps of feature maps keep 15 significant bits (`short_step`). Each bias is
+    with steps that a search moved are not. Steps of feature maps get 15 significant bits (`short_step`). Each bias is
     rounded to the grid of its accumulator, Δ_in · Δ_w, 32 bits: that is where an integer program must have it. A bias
     on its own finer grid differs by up to half a unit of the accumulator, which makes about one code in a thousand
     another one in every layer.
@@ -85,9 +84,7 @@ def align(q: QuantizedNetwork) -> QuantizedNetwork:
     )
 
 
-def agreement(
-    program: Program, q: QuantizedNetwork, batches: Iterable[Real[Array, "batch ..."]], *, exact_sums: bool = True
-) -> Agreement:
+def agreement(program: Program, q: QuantizedNetwork, batches: Iterable[Real[Array, "batch ..."]]) -> Agreement:
     """Compare an integer program with the fake-quantized network over images.
 
     Args:
@@ -95,8 +92,6 @@ def agreement(
         q: the fake-quantized network; see `align`.
         batches: input batches in the layout of the network's own input. Float64 ones (under `jax_enable_x64`) are
             compared with the fake-quantized network in float64, whose own rounding changes no codes.
-        exact_sums: whether the fake-quantized network sums codes exactly (`ExactSums`) or, as ``q(x)`` does, rounds
-            products and partial sums in float32, which by itself changes codes.
 
     Raises:
         DataError: no images.
@@ -109,7 +104,7 @@ def agreement(
     for x in image_batches(batches, len(q.network.input_shape)):
         q.network.check_input(x)
         agree, found = jax.device_get(
-            _compare(replace(q, record=None), program.graph, tensors, exact_sums, program.params, jnp.asarray(x))
+            _compare(replace(q, record=None), program.graph, tensors, program.params, jnp.asarray(x))
         )
         images, same = images + len(x), same + int(agree.sum())
         for name, row in found.items():
@@ -121,39 +116,6 @@ def agreement(
     names = ("values", "equal", "equal_given_inputs", "largest", "largest_given_inputs")
     maps = {k: MapAgreement(**dict(zip(names, map(int, totals[k]), strict=True))) for k in program.feature_maps}
     return Agreement(feature_maps=maps, same_top1=same / images, images=images)
-
-
-class ExactSums(FakeQuant):
-    """Fake quantization in which layers sum products of codes and scale the sum: equal to `FakeQuant` but for rounding.
-
-    ``step · Σ q_x q_w`` instead of ``Σ (step_x q_x)(step_w q_w)``: integers below 2^24 are exact in float32, so
-    the sum is, whatever its order. `FakeQuant` rounds every product and partial sum, by up to 1e-4 of a step in all,
-    and each value that lies so close to a threshold gets another code, which changes others in all layers after it.
-    """
-
-    def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
-        """Sum codes, then scale; compute the rest in float."""
-        if node.op not in QUANTIZABLE:
-            return super().apply(node, params, *inputs)
-        activation, weights = self.quantizers.activations[node.inputs[0]], self.quantizers.weights[node.name]
-        x, kernel = activation(inputs[0]), weights(params["kernel"])
-        self.feature_maps[node.inputs[0]] = x
-        dtype = inputs[0].dtype
-        scale = activation.step.astype(dtype) * weights.step.astype(dtype)
-        # Dividing gives back the integers that the quantizers multiplied, up to one rounding.
-        codes = {"kernel": jnp.round(kernel / _per_channel(weights.step.astype(dtype), kernel.ndim))}
-        if "bias" in params:
-            b = self.quantizers.bias(node)
-            codes["bias"] = (params["bias"] if b is None else b(params["bias"])) / scale
-            if b is not None and self.quantizers.biases[node.name] is None:  # an integer of the accumulator
-                codes["bias"] = jnp.round(codes["bias"])
-        y = Float().apply(node, codes, jnp.round(x / activation.step.astype(dtype)))
-        return y * _per_channel(scale, y.ndim)
-
-
-def _per_channel(value: Array, rank: int) -> Array:
-    """Return one number, or one per channel with as many axes in front as an array of that rank has."""
-    return value.reshape((1,) * (rank - 1) + value.shape) if value.ndim else value
 
 
 class _Forced(Integer):
@@ -173,16 +135,15 @@ class _Forced(Integer):
         return self._given[node.output]
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3))
+@partial(jax.jit, static_argnums=(1, 2))
 def _compare(
     q: QuantizedNetwork,
     graph: Graph,
     tensors: tuple[tuple[str, str], ...],
-    exact: bool,
     params: dict[str, Array],
     x: Array,
 ) -> tuple[Array, dict[str, tuple[Array, ...]]]:
-    fake = (ExactSums if exact else FakeQuant)(q.quantizers)
+    fake = FakeQuant(q.quantizers)
     # Float64 images, where x64 is on, make the reference double; the program's input is float32 all the same.
     real_params = {key: value.astype(x.dtype) for key, value in q.params.items()}
     real = run(q.graph, real_params, x, fake)

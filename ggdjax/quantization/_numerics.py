@@ -125,6 +125,11 @@ class Measure(Float):
 class FakeQuant(Float):
     """Real arithmetic on rounded values: the input, weight and bias of every convolution and dense layer.
 
+    A layer sums products of codes and scales the sum, Δ_in Δ_w · Σ q_x q_w: integers below 2^24 are exact in float32,
+    so the sum is, in whatever order a backend takes it, and it is the sum of the integer program. Σ (Δ_in q_x)(Δ_w q_w)
+    would round every product and partial sum; values that lie close to a threshold then get another code, which
+    changes others in all layers after it.
+
     Feature maps without an entry in ``quantizers`` stay in float, so that layers can be quantized one at a time.
     ``feature_maps`` holds what the layers received, after rounding.
     """
@@ -135,15 +140,31 @@ class FakeQuant(Float):
 
     def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
         """Round input, weight and bias of a quantizable node; compute the rest in float."""
-        if node.op in QUANTIZABLE:
-            quantized = dict(params)
-            if (x := self.quantizers.activations.get(node.inputs[0])) is not None:
-                inputs = (x(inputs[0]), *inputs[1:])
-            self.feature_maps[node.inputs[0]] = inputs[0]
-            if (w := self.quantizers.weights.get(node.name)) is not None:
-                quantized["kernel"] = w(params["kernel"])
-            if "bias" in params and (b := self.quantizers.bias(node)) is not None:
-                bias = params["bias"]
-                quantized["bias"] = b(bias.reshape((1,) * (jnp.ndim(b.step) - bias.ndim) + bias.shape))
-            params = quantized
-        return super().apply(node, params, *inputs)
+        if node.op not in QUANTIZABLE:
+            return super().apply(node, params, *inputs)
+        (source,), params = inputs, dict(params)
+        x, w = self.quantizers.activations.get(node.inputs[0]), self.quantizers.weights.get(node.name)
+        rounding = self.quantizers.bias(node) if "bias" in params else None
+        scale = self.quantizers.accumulator_step(node)
+        if scale is None:
+            self.feature_maps[node.inputs[0]] = source = source if x is None else x(source)
+            params["kernel"] = params["kernel"] if w is None else w(params["kernel"])
+            if rounding is not None:
+                params["bias"] = rounding(params["bias"])
+            return super().apply(node, params, source)
+        scale = _of_rank(scale, source.ndim).astype(source.dtype)
+        codes = x.centred(source)
+        self.feature_maps[node.inputs[0]] = _of_rank(x.step, source.ndim).astype(source.dtype) * codes
+        params["kernel"], bias = w.centred(params["kernel"]), params.pop("bias", None)
+        sums = super().apply(node, params, codes)
+        if bias is None:
+            return scale * sums
+        bias = _of_rank(bias, source.ndim)
+        if rounding is not None and self.quantizers.biases[node.name] is None:  # an integer of the accumulator
+            return scale * (sums + rounding.centred(bias))
+        return scale * sums + (bias if rounding is None else rounding(bias))
+
+
+def _of_rank(value: Array, rank: int) -> Array:
+    """Return an array with axes of size 1 in front; a scalar as it is."""
+    return value.reshape((1,) * (rank - value.ndim) + value.shape) if value.ndim else value

@@ -261,7 +261,7 @@ def _widths(quantizers: Mapping[str, Quantizer | None]) -> str:
 
 
 def _prediction(quantizer: Quantizer, choice: Any) -> float:
-    # Alignment keeps 15 significant bits of a step, a change below 2^-15 that no prediction notices.
-    if choice is None or np.ndim(quantizer.step) or not np.isclose(quantizer.step, choice.step, rtol=2.0**-14, atol=0):
+    # `short_step` changes a step by less than 2^-8, which no prediction notices.
+    if choice is None or np.ndim(quantizer.step) or not np.isclose(quantizer.step, choice.step, rtol=2.0**-8, atol=0):
         return float("nan")
     return float(choice.predicted_sqnr_db)

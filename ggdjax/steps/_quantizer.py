@@ -109,9 +109,13 @@ class Quantizer:
         ``x`` one inside the range and zero outside; with respect to ``step`` the code minus ``x / step`` inside, the
         end code outside (Esser et al., LSQ, ICLR 2020, eq. 3). ``zero_point`` is a constant.
         """
+        return self._aligned(jnp.asarray(x))[0] * self.centred(x)
+
+    def centred(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return the codes of ``x`` less the zero point, as real numbers with the gradients of fake quantization."""
         step, low, high = self._aligned(jnp.asarray(x))
         code = jnp.clip(divide(x, step), low, high)
-        return step * (code + jax.lax.stop_gradient(jnp.round(code) - code))
+        return code + jax.lax.stop_gradient(jnp.round(code) - code)
 
     def encode(self, x: ArrayLike) -> Int[Array, "..."]:
         """Return the codes of ``x``, int32, zero point included. NumPy arrays are computed by NumPy."""
