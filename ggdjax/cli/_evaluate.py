@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import tyro
@@ -15,6 +15,7 @@ from ggdjax.cli._runs import integer_program, opened
 
 if TYPE_CHECKING:
     from ggdjax.data import ImageSet
+    from ggdjax.datapath import Program
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,8 @@ class Evaluate:
             evaluation = evaluate(quantized, counted(images.batches(part, recipe.batch_size), advance))
         if program is not None:
             with progress_bar(screen, "Evaluating in integers", len(part)) as advance:
-                found = accuracy(program, counted(images.batches(part, recipe.batch_size), advance))
+                counting = _Counting(program)
+                found = accuracy(counting, counted(images.batches(part, recipe.batch_size), advance))
             screen.print(
                 "by fake quantization, biases on the accumulators' grids",
                 report.accuracy_lines(evaluation),
@@ -74,6 +76,8 @@ class Evaluate:
             )
             evaluation = dataclasses.replace(evaluation, quantized_accuracy=found)
         screen.print(report.accuracy_lines(evaluation))
+        if program is not None and (lines := counting.lines()):
+            screen.print(*lines, sep="\n")
 
     def _part(self, images: ImageSet, used: dict) -> np.ndarray:
         index_of = {id_: i for i, id_ in enumerate(images.ids)}
@@ -91,3 +95,28 @@ class Evaluate:
         if not part.size:
             raise GgdjaxError(f"`--data` {self.data} holds no image that RUN has not seen: give others")
         return part
+
+
+class _Counting:
+    """An integer program as a function of images that remembers which tensors left the range of their integers."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._beyond: dict[str, list[float]] = {}
+        self._batches = 0
+
+    def __call__(self, x: np.ndarray) -> Any:
+        """Return the outputs."""
+        found = self._program.run(x)
+        self._batches += 1
+        for tensor, share in found.beyond.items():
+            self._beyond.setdefault(tensor, []).append(share)
+        return found.logits
+
+    def lines(self) -> list[str]:
+        """Return one line per tensor that saturated, the most first."""
+        shares = {tensor: sum(found) / self._batches for tensor, found in self._beyond.items()}
+        return [
+            f"{share:.2g} of the values of `{tensor}` saturated beyond what calibration saw: calibrate on more images."
+            for tensor, share in sorted(shares.items(), key=lambda item: -item[1])
+        ]

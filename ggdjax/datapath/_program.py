@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,10 @@ class RunResult:
     """As ``program(x)`` returns them."""
     counts: dict[str, LayerCounts]
     """By the name of the integer graph's node; only those that can overflow or saturate."""
+    beyond: dict[str, float]
+    """Tensors that saturated though they are no codes (summands, factors, inputs of averages and of tables): tensor of
+    the network -> share of its values. They left the range that calibration measured, with the headroom that the
+    accelerator gives; empty as a rule. That codes saturate is the scheme's choice."""
 
     @property
     def overflows(self) -> int:
@@ -109,8 +114,16 @@ class Program:
 
     def run(self, x: ArrayLike) -> RunResult:
         """Return logits and, per node, the counts of overflows and saturations and the accumulator's range."""
-        outputs, counts = _counted(self.graph, self._width_limits, self.params, self._checked(x))
-        return RunResult(logits=self._scaled(outputs), counts=counts)
+        x = self._checked(x)
+        outputs, counts = _counted(self.graph, self._width_limits, self.params, x)
+        beyond: dict[str, float] = {}
+        for node in self.graph.nodes:
+            form = self.formats[node.output]
+            if node.name in counts and form.role != "code" and (lost := int(counts[node.name].saturations)):
+                values = len(x) * math.prod(size or 1 for size in self.graph.shape(node.output)[1:])
+                tensor = node.output.removesuffix(f".{form.role}").rsplit(f".{form.role}", 1)[0]
+                beyond[tensor] = max(beyond.get(tensor, 0.0), lost / values)
+        return RunResult(logits=self._scaled(outputs), counts=counts, beyond=beyond)
 
     def save(self, path: os.PathLike[str] | str) -> None:
         """Write the program and its float network as one file, which ``gd.load`` reads: the same integers.
