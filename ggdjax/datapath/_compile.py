@@ -432,7 +432,7 @@ class _Compiler:
                 name=node.name,
                 params=(("table", key),),
                 first=held.first,
-                shift=held.shift,
+                cell_bits=held.cell_bits,
             )
             self.sums[node.output] = _Sums(tensor=tensor, format=held.sums)
         return self.sums[node.output]

@@ -183,12 +183,12 @@ class Functions:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A function over the integers of ``index``: the values at the ends of 2^shift of them, in the format ``sums``."""
+    """A function over the integers of ``index``: its values at the ends of cells of them, in the format ``sums``."""
 
     values: Int[np.ndarray, " cells_and_one"]
     first: int
-    """Integer of the first value; a multiple of 2^shift."""
-    shift: int
+    """Integer of the first value; a multiple of 2^cell_bits."""
+    cell_bits: int
     index: Format
     sums: Format
 
@@ -247,7 +247,7 @@ def table(function: Function, expected: Bounds, proven: Bounds, *, lookup_bits: 
     return Table(
         values=values,
         first=first,
-        shift=shift,
+        cell_bits=shift,
         index=Format(scale=(step,), low=first, high=last, role="index", activation=flat),
         sums=Format(scale=(scale,), low=int(values.min()), high=int(values.max()), role="acc"),
     )

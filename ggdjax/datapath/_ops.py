@@ -82,13 +82,13 @@ def lookup(x: Int[Array, "..."], *, table: Int[Array, " entries"], first: int) -
     return jnp.take(table, x - first, mode="clip")
 
 
-def interpolate(x: Int[Array, "..."], *, table: Int[Array, " cells_and_one"], first: int, shift: int) -> Array:
-    """Return the table between its values at i = (x − first) >> shift and the next, by the bits of x below."""
+def interpolate(x: Int[Array, "..."], *, table: Int[Array, " cells_and_one"], first: int, cell_bits: int) -> Array:
+    """Return the table between its values at i = (x − first) >> cell_bits and the next, by the bits of x below."""
     away = x - first
-    cell = away >> shift
+    cell = away >> cell_bits
     here, there = (jnp.take(table, cell + k, mode="clip") for k in (0, 1))
-    half = (1 << shift) >> 1
-    return here + (((there - here) * (away - (cell << shift)) + half) >> shift)
+    half = (1 << cell_bits) >> 1
+    return here + (((there - here) * (away - (cell << cell_bits)) + half) >> cell_bits)
 
 
 def add(x: Int[Array, "..."], y: Int[Array, "..."]) -> Int[Array, "..."]:

@@ -64,12 +64,17 @@ def memories(program: Program) -> Iterator[Memory]:
             table = program.params[_key(node, "table")]
             bits = form.bits if form.zero_point == 0 else 32
             yield _memory(index, node, "table", table, bits, form.low < 0 or bits == 32, ("entry",))
+        else:  # of what is interpolated, and limits per channel
+            for role, key in node.params:
+                values = program.params[key]
+                axes = ("entry",) if role == "table" else tuple(f"axis{k}" for k in range(values.ndim))
+                yield _memory(index, node, role, values, 32, True, axes)
         attrs = dict(node.attrs)
         for role in (role for role in FACTORS if role in attrs):
             values = np.asarray(attrs[role])
-            widest = int(values.max()).bit_length()
-            bits = SHIFT_BITS if FACTORS[role] else max(spec.multiplier_bits, widest)
-            yield _memory(index, node, role, values, bits, False, ("factor",))
+            signed, widest = bool(values.min() < 0), int(np.abs(values).max()).bit_length()
+            bits = SHIFT_BITS if FACTORS[role] else max(spec.multiplier_bits, widest) + signed
+            yield _memory(index, node, role, values, bits, signed, ("factor",))
 
 
 def _key(node: Node, role: str) -> str:

@@ -246,7 +246,7 @@ class _Integers:
         return View(self.do("Gather", table, index, node.output, axis=0), view.axes)
 
     def interpolate(self, node: Node) -> View:
-        view, shift = self.writer.view(node), node.attr("shift")
+        view, shift = self.writer.view(node), node.attr("cell_bits")
         values = np.asarray(self.program.params[node.param("table")], np.int64)
         tables = (self.array(v, f"{node.name}/{k}") for k, v in (("table", values[:-1]), ("step", np.diff(values))))
         away = self.do("Sub", view.tensor, self.number(node.attr("first")), node.name)

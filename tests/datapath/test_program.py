@@ -15,8 +15,6 @@ from ggdjax import datapath
 from ggdjax._errors import DataError, GgdjaxError, UnsupportedError
 from ggdjax.datapath import Accelerator, Format
 from ggdjax.datapath._layers import integer_layer
-from ggdjax.datapath._ranges import bounds_of
-from ggdjax.network import Node
 from tests.partly_float import partly_float
 
 
@@ -51,7 +49,7 @@ def test_powers_of_two_are_equal(digits, images, spec):
 
 
 def test_exact_halves_are_rounded_alike():
-    """Equal steps behind ReLU6 make sums of halves; with aligned steps float32 finds them, with others it does not."""
+    """Equal steps behind ReLU6 make sums of halves; with short steps float32 finds them, with others it does not."""
     rng = np.random.default_rng(0)
     kernels = [np.rint(rng.normal(0, 2, (12, 12))).astype(np.float32) / 8 for _ in range(2)]
     x = (np.float32(6 / 255) * rng.integers(0, 256, (500, 12))).astype(np.float32)
@@ -62,7 +60,7 @@ def test_exact_halves_are_rounded_alike():
     q = replace(q, quantizers=replace(q.quantizers, activations=steps))
     aligned = datapath.align(q)
     for name, wanted in aligned.quantizers.activations.items():
-        assert abs(wanted.step / steps[name].step - 1) < 2**-15
+        assert abs(wanted.step / steps[name].step - 1) < 2**-8
     apart, alike = (datapath.agreement(datapath.compile(n), n, [x]).equal_given_inputs for n in (q, aligned))
     assert alike == 1.0
     assert apart < 0.999
@@ -157,17 +155,23 @@ def test_padding_counts_where_the_limits_leave_zero_out():
     assert layer.accumulator.high == ((255 * rows).clip(min=0).sum(0) + layer.bias).max()
 
 
-def test_magnitudes_are_not_negative():
-    assert bounds_of(Node(name="abs", op="abs", inputs=("x",), output="y"), [(-10.0, 1.0)], {}, 1) == (0.0, 10.0)
-
-
-def test_what_has_no_integer_form_is_refused(by_largest, images):
+def test_a_softmax_at_the_end_is_applied_to_the_logits(by_largest, images):
     def softmax(x):
         return jax.nn.softmax(x.reshape(x.shape[0], -1) @ jnp.eye(64)[:, :5])
 
-    net = gd.trace(softmax, jnp.zeros((1, 8, 8, 1)))
-    q = by_largest(net, images[0])
-    with pytest.raises(UnsupportedError, match=r"\(exp\) has no integer form: .* take the logits"):
+    q = by_largest(gd.trace(softmax, jnp.zeros((1, 8, 8, 1))), images[0])
+    program = datapath.compile(q)
+    np.testing.assert_allclose(program(images[1]), q(images[1]), rtol=1e-5)
+    np.testing.assert_array_equal(program.run(images[1]).logits, program(images[1]))
+
+
+def test_what_has_no_integer_form_is_refused(by_largest, images):
+    def attention(x):
+        x = x.reshape(x.shape[0], -1)
+        return jax.nn.softmax(x @ jnp.eye(64)[:, :5]) @ jnp.eye(5)
+
+    q = by_largest(gd.trace(attention, jnp.zeros((1, 8, 8, 1))), images[0])
+    with pytest.raises(UnsupportedError, match=r"\(softmax\) has no integer form: only one at the very end"):
         datapath.compile(q)
 
 
@@ -177,8 +181,8 @@ def test_slopes_by_row_are_not_taken_for_slopes_by_channel(by_largest, images):
         return jnp.where(x > 0, x, x * jnp.linspace(0.1, 0.8, 8).reshape(1, 8, 1, 1))
 
     q = by_largest(gd.trace(function, jnp.zeros((1, 8, 8, 1))), images[0])
-    with pytest.raises(UnsupportedError, match="slopes not per channel"):
-        datapath.compile(q)
+    program = datapath.compile(q)
+    np.testing.assert_allclose(program(images[1]), q(images[1]), atol=1e-5)
 
 
 def test_what_does_not_fit_is_refused(digits):
