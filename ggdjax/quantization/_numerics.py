@@ -160,6 +160,8 @@ class FakeQuant(Float):
         if bias is None:
             return scale * sums
         bias = _of_rank(bias, source.ndim)
+        if scale.ndim:  # searches have a step per row
+            bias = jnp.broadcast_to(bias, jnp.broadcast_shapes(bias.shape, scale.shape))
         if rounding is not None and self.quantizers.biases[node.name] is None:  # an integer of the accumulator
             return scale * (sums + rounding.centred(bias))
         return scale * sums + (bias if rounding is None else rounding(bias))

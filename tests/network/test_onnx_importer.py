@@ -121,9 +121,9 @@ def _branch(name: str) -> Any:
 SHAPED = ("batch", 3, 6, 6)
 REFUSALS: dict[str, tuple[list[Any], dict[str, np.ndarray], str]] = {
     "outside the set": (
-        [make_node("Mish", ["x"], ["y"], "m")],
+        [make_node("Atan", ["x"], ["y"], "m")],
         {},
-        r"unsupported operator `Mish` \(node `m`\); supported: ",
+        r"unsupported operator `Atan` \(node `m`\); supported: ",
     ),
     "another domain": (
         [make_node("Thing", ["x"], ["y"], domain="com.acme")],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,6 +136,8 @@ def test_equalization_costs_no_accuracy_where_channels_are_dead(name, depthwise)
 
 def test_bias_correction_takes_the_mean_error(coarse, train):
     images, _ = train
+    config = replace(coarse.record.config, bias_bits=16)
+    coarse = gd.quantize(coarse.float_network, coarse.record.calibration, config)
     corrected = correct_biases(coarse, images, batch_size=100)
     real = np.asarray(coarse.network(images)).mean(0)
     before, after = (np.abs(np.asarray(q(images)).mean(0) - real).max() for q in (coarse, corrected))
