@@ -82,13 +82,26 @@ def lookup(x: Int[Array, "..."], *, table: Int[Array, " entries"], first: int) -
     return jnp.take(table, x - first, mode="clip")
 
 
-def interpolate(x: Int[Array, "..."], *, table: Int[Array, " cells_and_one"], first: int, shift: int) -> Array:
-    """Return the table between its values at i = (x − first) >> shift and the next, by the bits of x below."""
+def interpolate(
+    x: Int[Array, "..."],
+    *,
+    table: Int[Array, " cells_and_one"],
+    curve: Int[Array, " cells"],
+    first: int,
+    shift: int,
+) -> Int[Array, "..."]:
+    """Return the parabola through the table's values at i = (x − first) >> shift and the next, by the bits of x below.
+
+    ``curve`` is four times how far each parabola lies above its chord in the middle.
+    """
     away = x - first
     cell = away >> shift
-    here, there = (jnp.take(table, cell + k, mode="clip") for k in (0, 1))
-    half = (1 << shift) >> 1
-    return here + (((there - here) * (away - (cell << shift)) + half) >> shift)
+    rest = away - (cell << shift)
+    here, there, bend = (
+        jnp.take(array, at, mode="clip") for array, at in ((table, cell), (table, cell + 1), (curve, cell))
+    )
+    part = partial(rules.rounding_product, shift=shift, rounding=Rounding.HALF_UP, low=-(2**31), high=2**31 - 1)
+    return here + part(there - here, rest) + part(part(bend, rest), (1 << shift) - rest)
 
 
 def add(x: Int[Array, "..."], y: Int[Array, "..."]) -> Int[Array, "..."]:
@@ -104,6 +117,13 @@ def sub(x: Int[Array, "..."], y: Int[Array, "..."]) -> Int[Array, "..."]:
 def mul(x: Int[Array, "..."], y: Int[Array, "..."]) -> Int[Array, "..."]:
     """Return x · y."""
     return x * y
+
+
+def wide_mul(
+    x: Int[Array, "..."], y: Int[Array, "..."], *, shift: int, low: int, high: int, rounding: Rounding
+) -> Int[Array, "..."]:
+    """Return clip(round(x · y · 2^(−shift)), low, high), of the exact product of up to 62 bits."""
+    return rules.rounding_product(x, y, shift, rounding, low, high)
 
 
 def offset(x: Int[Array, "..."], *, sign: Ints, constant: Ints, shape: Ints) -> Int[Array, "..."]:
