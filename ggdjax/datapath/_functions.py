@@ -54,10 +54,6 @@ def _hard_sigmoid(x: np.ndarray, *, alpha: float, beta: float) -> np.ndarray:
     return np.clip(alpha * x + beta, 0.0, 1.0)
 
 
-def _round_to_grid(x: np.ndarray, *, step: float, low: float, high: float) -> np.ndarray:
-    return step * np.clip(np.rint(x / step), low, high)
-
-
 def _select(
     x: np.ndarray,
     *branches: np.ndarray,
@@ -71,7 +67,8 @@ def _select(
     return np.where(x > threshold if strict else x >= threshold, first, second)
 
 
-#: The elementwise operations of `ggdjax.network._ops`, in float64: tables must not depend on a backend's functions.
+#: The elementwise operations of `ggdjax.network._ops`, in float64: tables must not depend on a backend's functions. No
+#: rounding is among them: a table would interpolate over its steps.
 _FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "abs": np.abs,
     "add": _binary(np.add),
@@ -90,7 +87,6 @@ _FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "power": lambda x, *, exponent: np.power(x, exponent),
     "prelu": lambda x, *, slope: np.where(x >= 0, x, slope * x),
     "relu": lambda x: np.maximum(x, 0.0),
-    "round_to_grid": _round_to_grid,
     "select": _select,
     "sigmoid": _sigmoid,
     "silu": lambda x: x * _sigmoid(x),
@@ -100,7 +96,7 @@ _FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 #: Of one tensor and numbers, exact without a table; they join the table of the function before them.
-_EXACT = LIMITS | {"add", "affine", "div", "leaky_relu", "maximum", "minimum", "mul", "prelu", "round_to_grid", "sub"}
+_EXACT = LIMITS | {"add", "affine", "div", "leaky_relu", "maximum", "minimum", "mul", "prelu", "sub"}
 
 
 @dataclass(frozen=True, kw_only=True)
