@@ -26,6 +26,7 @@ import numpy as np
 
 from ggdjax._errors import UnsupportedError
 from ggdjax.datapath._formats import Format
+from ggdjax.datapath._ops import MOST_SHIFT
 from ggdjax.network._ops import LIMITS
 
 if TYPE_CHECKING:
@@ -193,8 +194,8 @@ class Table:
     sums: Format
 
 
-#: Width of what is interpolated.
-_RESULT_BITS = 30
+#: Widths of what is interpolated, and of what is multiplied by the bits of an input below the index.
+_RESULT_BITS, _DIFFERENCE_BITS = 30, 27
 #: Points at which a function is looked at.
 _POINTS = 4097
 
@@ -221,7 +222,7 @@ def table(function: Function, expected: Bounds, proven: Bounds, *, lookup_bits: 
         )
     low, high, flat = _without_flat_ends(function, expected, proven)
     # The number of integers, and of cells, includes both ends.
-    lookup_bits = min(lookup_bits, bits)
+    lookup_bits, bits = min(lookup_bits, bits), min(bits, lookup_bits + MOST_SHIFT)
     span = max(high - low, abs(low), abs(high), 2.0**-100)
     exponent = math.ceil(math.log2(span / ((1 << bits) - (1 << (bits - lookup_bits + 1)))))
     step, shift = math.ldexp(1.0, exponent), bits - lookup_bits
@@ -236,9 +237,11 @@ def table(function: Function, expected: Bounds, proven: Bounds, *, lookup_bits: 
         )
     largest = float(np.abs(y).max())
     fine = _RESULT_BITS if largest == 0 else _RESULT_BITS - 1 - math.floor(math.log2(largest)) - 1
-    bend = np.ldexp(4 * middle - 2 * (y[:-1] + y[1:]), fine)
-    # A function that swings within a cell is none that a parabola follows.
-    curve = np.rint(np.clip(bend, -(2.0**29), 2.0**29)).astype(np.int32)
+    bend = 4 * middle - 2 * (y[:-1] + y[1:])
+    steepest = max(float(np.abs(np.diff(y)).max()), float(np.abs(bend).max()))
+    while math.ldexp(steepest, fine) >= (1 << _DIFFERENCE_BITS) - 1:
+        fine -= 1
+    curve = np.rint(np.ldexp(bend, fine)).astype(np.int32)
     values = np.rint(np.ldexp(y, fine)).astype(np.int32)
     # The parabola passes its ends by at most a quarter of its curve.
     beyond = int(np.abs(curve).max(initial=0)) // 4 + 2

@@ -82,6 +82,10 @@ def lookup(x: Int[Array, "..."], *, table: Int[Array, " entries"], first: int) -
     return jnp.take(table, x - first, mode="clip")
 
 
+#: Most bits of an input below a table's index.
+MOST_SHIFT = 18
+
+
 def interpolate(
     x: Int[Array, "..."],
     *,
@@ -100,8 +104,14 @@ def interpolate(
     here, there, bend = (
         jnp.take(array, at, mode="clip") for array, at in ((table, cell), (table, cell + 1), (curve, cell))
     )
-    part = partial(rules.rounding_product, shift=shift, rounding=Rounding.HALF_UP, low=-(2**31), high=2**31 - 1)
-    return here + part(there - here, rest) + part(part(bend, rest), (1 << shift) - rest)
+    rest = rest << (MOST_SHIFT - shift)
+
+    def part(d: Array, f: Array) -> Array:
+        """Return d · f / 2^18, halves up: of 27 and 18 bits, whose product's lower 14 bits are dropped first."""
+        low = lax.bitcast_convert_type(d & 0x3FFF, jnp.uint32) * lax.bitcast_convert_type(f, jnp.uint32)
+        return ((d >> 14) * f + lax.bitcast_convert_type(low >> 14, jnp.int32) + 8) >> 4
+
+    return here + part(there - here, rest) + part(part(bend, rest), (1 << MOST_SHIFT) - rest)
 
 
 def add(x: Int[Array, "..."], y: Int[Array, "..."]) -> Int[Array, "..."]:

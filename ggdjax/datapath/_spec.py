@@ -71,7 +71,7 @@ class Accelerator:
     make codes equal as above."""
     lookup_bits: int = 12
     """Width of the index of a table (swish, sigmoid, GELU and other activation functions), 4 to 16: it has
-    2^lookup_bits cells, interpolated by the further bits of its input, of ``residual_bits`` in all."""
+    2^lookup_bits cells, interpolated by up to 18 further bits of its input, of up to ``residual_bits`` in all."""
     factor_bits: int = 30
     """Width of each factor of a product of two tensors, such as a feature map and its gate, 4 to 30. A product of more
     than 32 bits is rounded to 30. Sixteen suffice for accuracy; 30 make codes equal as above."""
