@@ -16,7 +16,8 @@ request travels back to the tensor that produces the value:
   another code: an error of 2^(−k) of a step changes about 2^(−k−2) of the codes.
 - Averages are integer sums whose division by the window's size joins the multiplier; activation functions, in however
   many nodes, are tables (`ggdjax.datapath._functions`); the product of two tensors multiplies two numbers of
-  ``factor_bits``; a rounding in the middle of the network is a requantization to its grid.
+  ``factor_bits`` and is rounded to a wide number; a rounding in the middle of the network is a requantization to its
+  grid.
 - The output of the network stays in the units of the accumulator that makes it, as int32 with one scale: argmax needs
   no requantization. Weights with a step per channel have no common unit; their logits are carried.
 
@@ -34,11 +35,11 @@ import numpy as np
 
 from ggdjax._errors import UnsupportedError, expect, kinds_of
 from ggdjax.datapath._formats import Format, ratio_of, signed_bits
-from ggdjax.datapath._functions import Functions, exact_table, index_bits, range_of, table
+from ggdjax.datapath._functions import Functions, exact_table, range_of, table
 from ggdjax.datapath._layers import IntegerLayer, code_format, integer_layer
 from ggdjax.datapath._ops import method_of
 from ggdjax.datapath._program import Program
-from ggdjax.datapath._ranges import Ranges, bounds_of, grid, limits_of, window_of
+from ggdjax.datapath._ranges import Ranges, bounds_of, grid, headroom_of, limits_of, window_of
 from ggdjax.datapath._rounding import Overflow, Requantization
 from ggdjax.datapath._spec import Accelerator
 from ggdjax.network import Graph, Node
@@ -307,11 +308,25 @@ class _Compiler:
 
     def _product(self, node: Node) -> _Sums:
         bits = self.spec.factor_bits
-        forms = [self._natural(t, bits) or grid(self.ranges.magnitude(t), bits, "factor", t) for t in node.inputs]
+        forms = [
+            self._natural(t, bits) or grid(self.ranges.magnitude(t, headroom_of(bits)), bits, "factor", t)
+            for t in node.inputs
+        ]
         x, y = (self._as(tensor, form) for tensor, form in zip(node.inputs, forms, strict=True))
         ends = [a * b for a in _ends(self.formats[x]) for b in _ends(self.formats[y])]
-        wide = Format(scale=(forms[0].scale[0] * forms[1].scale[0],), low=min(ends), high=max(ends), role="acc")
-        return _Sums(tensor=self._emit(node.output, "mul", (x, y), wide, name=node.name), format=wide)
+        low, high, scale = min(ends), max(ends), forms[0].scale[0] * forms[1].scale[0]
+        if signed_bits(low, high) <= 32:
+            exact = Format(scale=(scale,), low=low, high=high, role="acc")
+            return _Sums(tensor=self._emit(node.output, "mul", (x, y), exact, name=node.name), format=exact)
+        # The product of the largest factors may be far more than the largest product.
+        needed = min(max(-low, high), self.ranges.magnitude(node.output, headroom_of(_WIDE_BITS)) / scale)
+        shift = max(1, math.ceil(needed).bit_length() - (_WIDE_BITS - 1))
+        largest = (1 << (_WIDE_BITS - 1)) - 1
+        low, high = max(low >> shift, -largest - 1), min(-(-high >> shift), largest)
+        wide = Format(scale=(math.ldexp(scale, shift),), low=low, high=high, role="acc")
+        limits = {"low": low, "high": high, "rounding": self.spec.rounding}
+        tensor = self._emit(node.output, "wide_mul", (x, y), wide, name=node.name, dropped_bits=shift, **limits)
+        return _Sums(tensor=tensor, format=wide)
 
     def _scaled(self, node: Node) -> _Sums:
         """Scale and shift per channel: ±x + constant in the units of |scale| · grid."""
@@ -422,15 +437,15 @@ class _Compiler:
         node = function.nodes[-1]
         if node.output not in self.sums:
             held = self._table_of(function)
-            key = f"{node.output}/table"
-            self.params[key] = held.values
+            keys = {role: f"{node.output}/{role}" for role in ("table", "curve")}
+            self.params |= {keys["table"]: held.values, keys["curve"]: held.curve}
             tensor = self._emit(
                 node.output,
                 "interpolate",
                 (self._as(function.root, held.index),),
                 held.sums,
                 name=node.name,
-                params=(("table", key),),
+                params=tuple(keys.items()),
                 first=held.first,
                 cell_bits=held.cell_bits,
             )
@@ -443,7 +458,7 @@ class _Compiler:
             self.ranges.expected(function.root),
             self.ranges.bounds[function.root],
             lookup_bits=self.spec.lookup_bits,
-            bits=index_bits(self.spec.lookup_bits, self.spec.residual_bits),
+            bits=self.spec.residual_bits,
         )
 
     def _by_sign(self, node: Node, form: Format) -> str:
@@ -536,6 +551,8 @@ def _grid_of(node: Node) -> Format:
     return Format(scale=(node.attr("step"),), low=int(node.attr("low")), high=int(node.attr("high")))
 
 
+#: Width of a rounded product.
+_WIDE_BITS = 30
 #: Operations that scale and shift each channel, where one operand is constant.
 _SCALINGS = frozenset({"affine", "add", "sub", "mul", "div"})
 

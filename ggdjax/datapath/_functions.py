@@ -5,13 +5,15 @@ in others. Both are a function y = f(t) of one number, and a table holds it what
 t: walking back from y, everything between is elementwise, with constants that are one number.
 
 A table has 2^lookup_bits cells over the range of t, and hardware interpolates within a cell by the bits of t below the
-index, as fixed-point libraries do (CMSIS-NN, TensorFlow Lite's 16-bit tables):
+index, by a parabola through the function's values at both ends of the cell and in its middle:
 
-    y = T[i] + ((T[i+1] − T[i]) · f + 2^(r−1)) >> r,        i = (t − first) >> r,   f = (t − first) mod 2^r.
+    y = T[i] + (T[i+1] − T[i]) · f / 2^r + C[i] · f / 2^r · (2^r − f) / 2^r,    i = (t − first) >> r,
+                                                                                f = (t − first) mod 2^r,
 
-The error of a cell of width h is at most h²/8 · max|f''|. Cells begin at multiples of a power of two, so that the kinks
-of the common functions (at 0, ±1, ±3) are ends of cells. Where t itself has few values, as codes have, r is 0 and the
-table holds the result for each: exact.
+each quotient rounded. The error of a cell of width h is at most about h³/125 · max|f'''|; a straight line's, h²/8 ·
+max|f''|, makes one code in 10⁵ another one, which changes others in all layers after it. Cells begin at multiples of a
+power of two, so that the kinks of the common functions (at 0, ±1, ±3) are ends of cells. Where t itself has few values,
+as codes have, r is 0 and the table holds the result for each: exact.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import numpy as np
 
 from ggdjax._errors import UnsupportedError
 from ggdjax.datapath._formats import Format
+from ggdjax.datapath._ops import MOST_SHIFT
 from ggdjax.network._ops import LIMITS
 
 if TYPE_CHECKING:
@@ -52,10 +55,6 @@ def _hard_sigmoid(x: np.ndarray, *, alpha: float, beta: float) -> np.ndarray:
     return np.clip(alpha * x + beta, 0.0, 1.0)
 
 
-def _round_to_grid(x: np.ndarray, *, step: float, low: float, high: float) -> np.ndarray:
-    return step * np.clip(np.rint(x / step), low, high)
-
-
 def _select(
     x: np.ndarray,
     *branches: np.ndarray,
@@ -69,7 +68,8 @@ def _select(
     return np.where(x > threshold if strict else x >= threshold, first, second)
 
 
-#: The elementwise operations of `ggdjax.network._ops`, in float64: tables must not depend on a backend's functions.
+#: The elementwise operations of `ggdjax.network._ops`, in float64: tables must not depend on a backend's functions. No
+#: rounding is among them: a table would interpolate over its steps.
 _FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "abs": np.abs,
     "add": _binary(np.add),
@@ -88,7 +88,6 @@ _FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "power": lambda x, *, exponent: np.power(x, exponent),
     "prelu": lambda x, *, slope: np.where(x >= 0, x, slope * x),
     "relu": lambda x: np.maximum(x, 0.0),
-    "round_to_grid": _round_to_grid,
     "select": _select,
     "sigmoid": _sigmoid,
     "silu": lambda x: x * _sigmoid(x),
@@ -98,7 +97,7 @@ _FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 #: Of one tensor and numbers, exact without a table; they join the table of the function before them.
-_EXACT = LIMITS | {"add", "affine", "div", "leaky_relu", "maximum", "minimum", "mul", "prelu", "round_to_grid", "sub"}
+_EXACT = LIMITS | {"add", "affine", "div", "leaky_relu", "maximum", "minimum", "mul", "prelu", "sub"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +185,8 @@ class Table:
     """A function over the integers of ``index``: its values at the ends of cells of them, in the format ``sums``."""
 
     values: Int[np.ndarray, " cells_and_one"]
+    curve: Int[np.ndarray, " cells"]
+    """Four times how far the function lies above the chord in the middle of each cell."""
     first: int
     """Integer of the first value; a multiple of 2^cell_bits."""
     cell_bits: int
@@ -193,15 +194,10 @@ class Table:
     sums: Format
 
 
-#: Width of what is interpolated, and the most bits of an input below the index: products of both fit in 32 bits.
-_RESULT_BITS, _MOST_SHIFT = 24, 15
+#: Widths of what is interpolated, and of what is multiplied by the bits of an input below the index.
+_RESULT_BITS, _DIFFERENCE_BITS = 30, 27
 #: Points at which a function is looked at.
 _POINTS = 4097
-
-
-def index_bits(lookup_bits: int, residual_bits: int) -> int:
-    """Return the width of a table's input: its index and what is interpolated by."""
-    return min(residual_bits, lookup_bits + _MOST_SHIFT)
 
 
 def table(function: Function, expected: Bounds, proven: Bounds, *, lookup_bits: int, bits: int) -> Table:
@@ -226,30 +222,37 @@ def table(function: Function, expected: Bounds, proven: Bounds, *, lookup_bits: 
         )
     low, high, flat = _without_flat_ends(function, expected, proven)
     # The number of integers, and of cells, includes both ends.
-    exponent = math.ceil(math.log2(max(high - low, 2.0**-100) / ((1 << bits) - (1 << (bits - lookup_bits + 1)))))
+    lookup_bits, bits = min(lookup_bits, bits), min(bits, lookup_bits + MOST_SHIFT)
+    span = max(high - low, abs(low), abs(high), 2.0**-100)
+    exponent = math.ceil(math.log2(span / ((1 << bits) - (1 << (bits - lookup_bits + 1)))))
     step, shift = math.ldexp(1.0, exponent), bits - lookup_bits
     first = (math.floor(low / step) >> shift) << shift
     last = math.ceil(high / step)
     ends = first + (np.arange(((last - first) >> shift) + 2, dtype=np.int64) << shift)
-    y = function(step * ends)
-    if not np.isfinite(y).all():
+    y, middle = function(step * ends), function(step * (ends[:-1] + (1 << shift) / 2))
+    if not (np.isfinite(y).all() and np.isfinite(middle).all()):
         raise UnsupportedError(
             f"`{what.name}` ({what.op}) is infinite or undefined within the range {low:.4g} to {high:.4g} of "
             f"`{function.root}`: clip the tensor before it"
         )
     largest = float(np.abs(y).max())
     fine = _RESULT_BITS if largest == 0 else _RESULT_BITS - 1 - math.floor(math.log2(largest)) - 1
-    # (T[i+1] − T[i]) · f must stay below 2^31.
-    while np.abs(np.diff(np.rint(np.ldexp(y, fine)))).max(initial=0) >= 1 << (30 - shift):
+    bend = 4 * middle - 2 * (y[:-1] + y[1:])
+    steepest = max(float(np.abs(np.diff(y)).max()), float(np.abs(bend).max()))
+    while math.ldexp(steepest, fine) >= (1 << _DIFFERENCE_BITS) - 1:
         fine -= 1
+    curve = np.rint(np.ldexp(bend, fine)).astype(np.int32)
     values = np.rint(np.ldexp(y, fine)).astype(np.int32)
+    # The parabola passes its ends by at most a quarter of its curve.
+    beyond = int(np.abs(curve).max(initial=0)) // 4 + 2
     scale = math.ldexp(1.0, -fine)
     return Table(
         values=values,
+        curve=curve,
         first=first,
         cell_bits=shift,
         index=Format(scale=(step,), low=first, high=last, role="index", activation=flat),
-        sums=Format(scale=(scale,), low=int(values.min()), high=int(values.max()), role="acc"),
+        sums=Format(scale=(scale,), low=int(values.min()) - beyond, high=int(values.max()) + beyond, role="acc"),
     )
 
 

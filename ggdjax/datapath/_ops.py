@@ -82,13 +82,36 @@ def lookup(x: Int[Array, "..."], *, table: Int[Array, " entries"], first: int) -
     return jnp.take(table, x - first, mode="clip")
 
 
-def interpolate(x: Int[Array, "..."], *, table: Int[Array, " cells_and_one"], first: int, cell_bits: int) -> Array:
-    """Return the table between its values at i = (x − first) >> cell_bits and the next, by the bits of x below."""
+#: Most bits of an input below a table's index.
+MOST_SHIFT = 18
+
+
+def interpolate(
+    x: Int[Array, "..."],
+    *,
+    table: Int[Array, " cells_and_one"],
+    curve: Int[Array, " cells"],
+    first: int,
+    cell_bits: int,
+) -> Int[Array, "..."]:
+    """Return the parabola through the table's values at i = (x − first) >> cell_bits and the next, by the bits of x below.
+
+    ``curve`` is four times how far each parabola lies above its chord in the middle.
+    """
     away = x - first
     cell = away >> cell_bits
-    here, there = (jnp.take(table, cell + k, mode="clip") for k in (0, 1))
-    half = (1 << cell_bits) >> 1
-    return here + (((there - here) * (away - (cell << cell_bits)) + half) >> cell_bits)
+    rest = away - (cell << cell_bits)
+    here, there, bend = (
+        jnp.take(array, at, mode="clip") for array, at in ((table, cell), (table, cell + 1), (curve, cell))
+    )
+    rest = rest << (MOST_SHIFT - cell_bits)
+
+    def part(d: Array, f: Array) -> Array:
+        """Return d · f / 2^18, halves up: of 27 and 18 bits, whose product's lower 14 bits are dropped first."""
+        low = lax.bitcast_convert_type(d & 0x3FFF, jnp.uint32) * lax.bitcast_convert_type(f, jnp.uint32)
+        return ((d >> 14) * f + lax.bitcast_convert_type(low >> 14, jnp.int32) + 8) >> 4
+
+    return here + part(there - here, rest) + part(part(bend, rest), (1 << MOST_SHIFT) - rest)
 
 
 def add(x: Int[Array, "..."], y: Int[Array, "..."]) -> Int[Array, "..."]:
@@ -104,6 +127,13 @@ def sub(x: Int[Array, "..."], y: Int[Array, "..."]) -> Int[Array, "..."]:
 def mul(x: Int[Array, "..."], y: Int[Array, "..."]) -> Int[Array, "..."]:
     """Return x · y."""
     return x * y
+
+
+def wide_mul(
+    x: Int[Array, "..."], y: Int[Array, "..."], *, dropped_bits: int, low: int, high: int, rounding: Rounding
+) -> Int[Array, "..."]:
+    """Return clip(round(x · y · 2^(−dropped_bits)), low, high), of the exact product of up to 62 bits."""
+    return rules.rounding_product(x, y, dropped_bits, rounding, low, high)
 
 
 def offset(x: Int[Array, "..."], *, sign: Ints, constant: Ints, shape: Ints) -> Int[Array, "..."]:

@@ -173,7 +173,7 @@ class Program:
         return x
 
 
-_LIMITED = frozenset({"quantize", "requantize", "requantize_by_sign", "saturate"})
+_LIMITED = frozenset({"quantize", "requantize", "requantize_by_sign", "saturate", "wide_mul"})
 
 
 @partial(jax.jit, static_argnums=0)

@@ -80,7 +80,7 @@ class Ranges:
         """Return the format in which ``tensor`` is kept; the ranges of all that shares it must be known."""
         root = self._root(tensor)
         if root not in self._formats:
-            headroom = max(HEADROOM, 2.0 ** (self._residual_bits - _ENOUGH_BITS))
+            headroom = headroom_of(self._residual_bits)
             members = self._members.get(root, [tensor])
             largest = max(self.magnitude(member, headroom) for member in members)
             self._formats[root] = grid(largest, self._residual_bits, "carry", tensor)
@@ -104,6 +104,11 @@ class Ranges:
     def magnitude(self, tensor: str, headroom: float = HEADROOM) -> float:
         """Return the largest magnitude that must be representable."""
         return max(map(abs, self.expected(tensor, headroom)))
+
+
+def headroom_of(bits: int) -> float:
+    """Return how many times what calibration measured a signed number of ``bits`` bits can hold."""
+    return max(HEADROOM, 2.0 ** (bits - _ENOUGH_BITS))
 
 
 def grid(magnitude: float, bits: int, role: str, what: str) -> Format:

@@ -128,6 +128,25 @@ def _scaled(acc: Array, multiplier: np.ndarray, shift: np.ndarray, rounding: Rou
     return _shift_pair(*_product_pair(acc, jnp.asarray(multiplier)), jnp.asarray(shift), rounding)
 
 
+def rounding_product(
+    x: Int[Array, "..."], y: Int[Array, "..."], shift: int, rounding: Rounding, low: int, high: int
+) -> Int[Array, "..."]:
+    """Return clip(round(x · y · 2^(−shift)), low, high), exactly.
+
+    Args:
+        x: int32, above −2^31.
+        y: int32 that broadcasts against x, above −2^31.
+        shift: 0 to 62.
+        rounding: the rule.
+        low: least result, int32.
+        high: largest result, int32.
+    """
+    pair = _product_pair(x * jnp.sign(y), jnp.abs(y))
+    if max(-low, high + 1) <= _NARROW and 2 < shift < 34:
+        return jnp.clip(_shift_narrow(*pair, np.int32(shift), rounding), low, high)
+    return jnp.clip(_shift_pair(*pair, jnp.int32(shift), rounding), low, high)
+
+
 def _requantize_short(acc: Array, multiplier: np.ndarray, shift: np.ndarray, rounding: Rounding) -> Array:
     """Do the same for multipliers of 16 bits: the product's upper 32 of 48 bits are one int32.
 

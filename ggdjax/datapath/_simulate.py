@@ -41,6 +41,7 @@ INTEGER_OPS = {name: OPS[name] for name in _SHARED} | {
         ops.sub,
         ops.sum_over,
         ops.sum_pool,
+        ops.wide_mul,
     )
 }
 

@@ -27,7 +27,7 @@ _WIDTHS = {
     "accumulator_bits": (4, 32),
     "residual_bits": (8, 30),
     "lookup_bits": (4, 16),
-    "factor_bits": (4, 16),
+    "factor_bits": (4, 30),
 }
 _ENUMS: dict[str, type[enum.StrEnum]] = {
     "rounding": Rounding,
@@ -71,9 +71,10 @@ class Accelerator:
     make codes equal as above."""
     lookup_bits: int = 12
     """Width of the index of a table (swish, sigmoid, GELU and other activation functions), 4 to 16: it has
-    2^lookup_bits cells, interpolated by up to 15 further bits of the input."""
-    factor_bits: int = 16
-    """Width of each factor of a product of two tensors, such as a feature map and its gate, 4 to 16."""
+    2^lookup_bits cells, interpolated by up to 18 further bits of its input, of up to ``residual_bits`` in all."""
+    factor_bits: int = 30
+    """Width of each factor of a product of two tensors, such as a feature map and its gate, 4 to 30. A product of more
+    than 32 bits is rounded to 30. Sixteen suffice for accuracy; 30 make codes equal as above."""
     rounding: Rounding = Rounding.HALF_EVEN
     """How requantization rounds. Half even is what fake quantization does, so that both see the same codes."""
     overflow: Overflow = Overflow.RAISE

@@ -76,6 +76,7 @@ class _Integers:
             "sub": self.binary,
             "sum_over": self.sum_over,
             "sum_pool": self.sum_pool,
+            "wide_mul": self.wide_mul,
         }
 
     def number(self, value: int) -> str:
@@ -130,12 +131,16 @@ class _Integers:
 
     def scaled(self, view: View, node: Node, multiplier: np.ndarray, shift: np.ndarray) -> str:
         """Return round(x · multiplier · 2^(−shift))."""
-        name, rule = node.name, node.attr("rounding")
+        name = node.name
         form = self.program.formats[node.inputs[0]]
         if max(-form.low, form.high) * int(np.abs(multiplier).max()) + (1 << int(shift.max())) >= _LIFT:
             raise UnsupportedError(f"`{name}` needs more than 64 bits: lower `multiplier_bits`")
         factor = self.array(stored_constant(multiplier, view), f"{name}/multiplier")
-        product = self.do("Mul", view.tensor, factor, name)
+        return self.shifted(self.do("Mul", view.tensor, factor, name), view, node, shift)
+
+    def shifted(self, product: str, view: View, node: Node, shift: np.ndarray) -> str:
+        """Return round(product · 2^(−shift)), the product in the layout of ``view``."""
+        name, rule = node.name, node.attr("rounding")
         power = self.array(stored_constant(np.int64(1) << shift, view), f"{name}/power")
         if rule is Rounding.TOWARD_ZERO:
             # ONNX's integer division truncates.
@@ -223,10 +228,15 @@ class _Integers:
         bias = stored_constant(self.program.layers[node.name].bias.astype(np.int64), view)
         return View(self.do("Add", wide, self.array(bias, f"{node.name}/bias"), node.output), view.axes)
 
-    def binary(self, node: Node) -> View:
+    def binary(self, node: Node, operator: str | None = None) -> View:
         first, second = (self.writer.view(node, k) for k in (0, 1))
         other = self.writer.stored(second, first.axes)
-        return View(self.do(node.op.capitalize(), first.tensor, other, node.output), first.axes)
+        return View(self.do(operator or node.op.capitalize(), first.tensor, other, node.output), first.axes)
+
+    def wide_mul(self, node: Node) -> View:
+        product = self.binary(node, "Mul")
+        rounded = self.shifted(product.tensor, product, node, np.asarray([node.attr("dropped_bits")], np.int64))
+        return View(self.clipped(rounded, node), product.axes)
 
     def offset(self, node: Node) -> View:
         view = self.writer.view(node)
@@ -248,16 +258,21 @@ class _Integers:
     def interpolate(self, node: Node) -> View:
         view, shift = self.writer.view(node), node.attr("cell_bits")
         values = np.asarray(self.program.params[node.param("table")], np.int64)
-        tables = (self.array(v, f"{node.name}/{k}") for k, v in (("table", values[:-1]), ("step", np.diff(values))))
+        curve = np.asarray(self.program.params[node.param("curve")], np.int64)
+        arrays = {"table": values[:-1], "step": np.diff(values), "curve": curve}
+        tables = (self.array(v, f"{node.name}/{k}") for k, v in arrays.items())
         away = self.do("Sub", view.tensor, self.number(node.attr("first")), node.name)
         cell = self.do("Div", away, self.number(1 << shift), node.name)
-        here, step = (self.do("Gather", table, cell, node.name, axis=0) for table in tables)
+        here, step, bend = (self.do("Gather", table, cell, node.name, axis=0) for table in tables)
         rest = self.do("Sub", away, self.do("Mul", cell, self.number(1 << shift), node.name), node.name)
-        product = self.do("Mul", step, rest, node.name)
-        lifted = self.do("Add", product, self.number(((1 << shift) >> 1) + _LIFT), node.name)
-        floor = self.do("Div", lifted, self.number(1 << shift), node.name)
-        between = self.do("Sub", floor, self.number(_LIFT >> shift), node.name)
-        return View(self.do("Add", here, between, node.output), view.axes)
+
+        def part(x: str, y: str) -> str:
+            lifted = self.do("Add", self.do("Mul", x, y, node.name), self.number(half + _LIFT), node.name)
+            return self.do("Sub", self.do("Div", lifted, power, node.name), self.number(_LIFT >> shift), node.name)
+
+        half, power = (1 << shift) >> 1, self.number(1 << shift)
+        above = part(part(bend, rest), self.do("Sub", power, rest, node.name))
+        return View(self.do("Add", self.do("Add", here, part(step, rest), node.name), above, node.output), view.axes)
 
     def sum_pool(self, node: Node) -> View:
         """Add the windows' elements one position after the other: runtimes pool no integers."""

@@ -45,6 +45,34 @@ QUANTIZABLE = frozenset({"conv", "dense"})
 MOVES = frozenset(
     {"reshape", "transpose", "slice", "pad", "concat", "broadcast", "max", "max_pool", "maximum", "minimum", "resize"}
 )
+#: Operations on each value by itself.
+ELEMENTWISE = frozenset(
+    {
+        "abs",
+        "add",
+        "affine",
+        "clip",
+        "div",
+        "erf",
+        "exp",
+        "hard_sigmoid",
+        "hard_swish",
+        "leaky_relu",
+        "log",
+        "maximum",
+        "minimum",
+        "mul",
+        "power",
+        "prelu",
+        "relu",
+        "select",
+        "sigmoid",
+        "silu",
+        "sqrt",
+        "sub",
+        "tanh",
+    }
+)
 #: Activation functions that are limits: they commute with rounding too.
 LIMITS = frozenset({"relu", "clip"})
 
@@ -260,9 +288,11 @@ def silu(x: Array) -> Array:
 def round_to_grid(x: Array, *, step: float, low: float, high: float) -> Array:
     """Return x rounded, half to even, to an integer of steps from ``low`` to ``high`` of them.
 
-    Bit by bit what ONNX Runtime gives from a pair of QuantizeLinear and DequantizeLinear.
+    Bit by bit what ONNX Runtime gives from a pair of QuantizeLinear and DequantizeLinear. The gradient is one inside
+    the limits and zero outside, as that of ``ggdjax.Quantizer``.
     """
-    rounded = step * jnp.clip(jnp.round(divide(x, step)), low, high)
+    code = jnp.clip(divide(x, step), low, high)
+    rounded = step * (code + lax.stop_gradient(jnp.round(code) - code))
     # Without a choice between them, compilers fuse this product and a sum behind it into one operation, rounded once.
     return jnp.where(jnp.isnan(x), x, rounded)
 

@@ -32,6 +32,10 @@ class QuantConfig:
     bias_bits: int | None = None
     """None: every bias lies on the grid of its layer's accumulator, Δ_in · Δ_w, where integer hardware adds it. Or the
     width of fixed point in bits, 2 to 32, with the fractional length of least squared error (the paper's rule)."""
+    factor_bits: int | None = None
+    """Width in bits, 4 to 16, to which both factors of every product of two tensors, such as a feature map and its
+    gate, are rounded: signed fixed point, as on an accelerator whose ``factor_bits`` are as many. None: not at all, as
+    on the default accelerator, whose products follow the real ones."""
     scheme: str = "ggd"
     """Name of the scheme that chooses the step of every feature map (see ``ggdjax.schemes.names()``)."""
     activations_per: str = "tensor"
@@ -49,7 +53,7 @@ class QuantConfig:
     """Widths of single feature maps that differ from ``activation_bits``, by tensor name."""
 
     def __post_init__(self) -> None:
-        for name in ("weight_bits", "activation_bits", "bias_bits"):
+        for name in ("weight_bits", "activation_bits", "bias_bits", "factor_bits"):
             object.__setattr__(self, name, _plain(getattr(self, name)))
         for name in ("weight_bits_of", "activation_bits_of"):
             object.__setattr__(self, name, {key: _plain(value) for key, value in getattr(self, name).items()})
@@ -60,6 +64,8 @@ class QuantConfig:
         for name, value, largest in widths:
             if not isinstance(value, int) or not 2 <= value <= largest:
                 raise GgdjaxError(f"`{name}` must be an integer number of bits from 2 to {largest}, got {value!r}")
+        if self.factor_bits is not None and not (isinstance(self.factor_bits, int) and 4 <= self.factor_bits <= 16):
+            raise GgdjaxError(f"`factor_bits` must be None or an integer number from 4 to 16, got {self.factor_bits!r}")
         schemes.get(self.scheme)
         if self.weight_scheme != "fixed-point":
             schemes.get(self.weight_scheme)

@@ -13,6 +13,7 @@ from ggdjax._errors import GgdjaxError, expect
 from ggdjax.ggd import Histogram
 from ggdjax.network import fold_batch_norm
 from ggdjax.quantization._config import QuantConfig, refuse_unknown
+from ggdjax.quantization._factors import round_factors
 from ggdjax.quantization._quantized_network import QuantizedNetwork
 from ggdjax.quantization._quantizers import Quantizers, short_step
 from ggdjax.quantization._record import Record, Stage
@@ -79,7 +80,7 @@ def quantize(net: Network, calibration: Calibration, config: QuantConfig | None 
         figures={"coarser_for_the_bias": coarser} if coarser else {},
     )
     return QuantizedNetwork(
-        graph=net.graph,
+        graph=net.graph if config.factor_bits is None else round_factors(net.graph, calibration, config.factor_bits),
         params=net.params,
         quantizers=Quantizers(activations=activations, weights=weights, biases=biases),
         record=Record(float_network=net, config=config, calibration=calibration, choices=choices, stages=(stage,)),

@@ -209,3 +209,27 @@ def test_wrong_input_is_refused(program):
         program(np.full_like(x, np.nan))
     with pytest.raises(DataError, match="the network expects"):
         program(x[..., 0])
+
+
+@pytest.mark.parametrize("bits", [6, 8])
+def test_rounded_factors_are_those_of_narrow_multipliers(bits):
+    """Fake quantization rounds a feature map and its gate; an accelerator of so many bits has the same codes."""
+    rng = np.random.default_rng(0)
+    first, gate, last = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((3, 8), (8, 8), (8, 4)))
+
+    def network(x):
+        h = jax.nn.silu(x @ first)
+        return (h * jax.nn.sigmoid(jnp.mean(h, axis=1) @ gate)[:, None]) @ last
+
+    x = rng.normal(size=(16, 6, 3)).astype(np.float32)
+    net = gd.trace(network, jnp.zeros((1, 6, 3)))
+    q = gd.quantize(net, gd.calibrate(net, [x]), gd.QuantConfig(scheme="max-abs", factor_bits=bits))
+    # The gate and its feature map; silu stays one function.
+    assert [node.op for node in q.graph.nodes].count("round_to_grid") == 2
+    program = datapath.compile(q, Accelerator(factor_bits=bits))
+    found = datapath.agreement(program, q, [x])
+    assert found.equal == found.equal_given_inputs == 1
+    np.testing.assert_allclose(program(x), q(x), atol=1e-5)
+    assert gd.quantize(net, q.record.calibration, gd.QuantConfig(scheme="max-abs")).graph == net.graph
+    slope = jax.grad(lambda p: jnp.sum(replace(q, params=p, record=None)(x)))(q.params)
+    assert all(np.abs(v).max() > 0 for v in slope.values())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ggdjax.datapath import Rounding, rounding_shift
-from ggdjax.datapath._rounding import exact_round, requantize, saturate, wrap
+from ggdjax.datapath._rounding import exact_round, requantize, rounding_product, saturate, wrap
 
 #: The truth table of the module, column by column.
 HALVED = (-7, -6, -5, -3, -2, -1, 1, 2, 3, 5, 6, 7)
@@ -74,6 +74,18 @@ def test_requantization_is_exact(rule, accumulators):
             low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
             limited = requantize(column, multiplier, shift, rule, low, high)
             np.testing.assert_array_equal(limited, want.clip(low, high), err_msg=f"{name}, {bits} bits")
+
+
+@pytest.mark.parametrize("rule", Rounding)
+def test_product_is_exact(rule, accumulators):
+    """Of two numbers of up to 31 bits and signs, each pair, by both ways to shift it."""
+    x = accumulators[accumulators > -(2**31)]
+    for shift in SHIFTS:
+        want = np.asarray([[exact(int(a), int(b), shift, rule) for b in x[::3]] for a in x])
+        for bits in (32, 30):
+            low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+            got = rounding_product(jnp.asarray(x)[:, None], jnp.asarray(x)[None, ::3], shift, rule, low, high)
+            np.testing.assert_array_equal(got, want.clip(low, high), err_msg=f"shift {shift}, {bits} bits")
 
 
 @pytest.mark.parametrize(("policy", "expected"), [(wrap, (-1, 7, -8, 7, -8, 0)), (saturate, (-8, -8, -8, 7, 7, 7))])

@@ -61,6 +61,27 @@ def test_integers_are_equal(network, tmp_path, rule):
         np.testing.assert_array_equal(outputs[f"{name}.codes"], codes, err_msg=name)
 
 
+@pytest.mark.parametrize("rule", Rounding)
+def test_products_of_64_bits_are_equal(by_largest, tmp_path, rule):
+    """A gate per channel: both factors are wide, and the product is rounded to 30 bits."""
+    rng = np.random.default_rng(0)
+    kernel, head = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 8), (8, 3)))
+
+    def network(x):
+        h = jnp.tanh(x @ kernel)
+        return (h * jnp.mean(h, axis=(1, 2), keepdims=True)) @ head
+
+    x = rng.normal(size=(8, 5, 5, 2)).astype(np.float32)
+    q = by_largest(gd.trace(network, jnp.zeros((1, 5, 5, 2))), x)
+    program = datapath.compile(q, Accelerator(rounding=rule, multiplier_bits=24))
+    assert any(node.op == "wide_mul" for node in program.graph.nodes)
+    export.export_onnx(program, tmp_path / "program.onnx", form="integer")
+    outputs = run(tmp_path / "program.onnx", x)
+    np.testing.assert_array_equal(outputs[q.network.graph.outputs[0]], program.integers(x))
+    if rule is Rounding.HALF_EVEN:
+        assert datapath.agreement(program, q, [x]).equal == 1
+
+
 def test_dilated_window_with_padding_as_wide_as_its_taps(by_largest, tmp_path):
     def function(x):
         window = {"window_dimensions": (1, 2, 3, 1), "window_strides": (1,) * 4, "window_dilation": (1, 2, 3, 1)}

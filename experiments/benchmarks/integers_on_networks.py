@@ -1,0 +1,256 @@
+"""Integer programs of many networks against their fake quantization: codes, logits, saturations, refusals.
+
+    python -m experiments.benchmarks.integers_on_networks                   all that are not in the results yet
+    python -m experiments.benchmarks.integers_on_networks --again gated-20  those whose names hold the text, again
+
+The networks: all of `ggdjax.zoo` with random kernels and normalizations at small inputs; gated ones (depthwise
+convolution, squeeze and excitation, 6 or 20 blocks); activation functions between two convolutions; the networks in
+files of installed packages (`onnx`, `onnxruntime`) that have a convolution or dense layer; the four real ones with
+their own images. Weights and feature maps of 8 bits, scheme `max-abs`, calibrated on the batch of 8 random images that
+is compared (real ones: scheme `ggd`, the conventional calibration images, 32 others compared).
+
+Expected: at least 40 dB everywhere, no saturation beyond what calibration saw on the images that were calibrated on,
+and equal codes given equal inputs for all but a few values of a million. Each row is appended to
+`experiments/results/integers_on_networks.jsonl` as soon as it is known; a refusal is a row with its message. Half an
+hour on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import math
+import re
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import ggdjax as gd
+from experiments.benchmarks.zoo_check import draw_normalizations
+from experiments.images import some
+from experiments.real_networks import NETWORKS
+from experiments.rows import Row, append_line, read_lines
+from ggdjax import datapath, zoo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jaxtyping import Array
+
+    from ggdjax import Network
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "integers_on_networks.jsonl"
+IMAGES = 8
+#: Height and width of the zoo's images, where the published one takes long.
+SMALL = 64
+#: (activation function, gate) of the gated networks.
+GATES = {"hard": (jax.nn.hard_swish, jax.nn.hard_sigmoid), "silu": (jax.nn.silu, jax.nn.sigmoid)}
+ACTIVATIONS = ("elu", "gelu", "hard_swish", "leaky_relu", "mish", "selu", "silu", "softplus", "tanh")
+
+Case = tuple["Network", np.ndarray, np.ndarray, str]
+"""Network, calibration images, images to compare on, scheme."""
+
+
+def case(net: Network, x: np.ndarray) -> Case:
+    """Return the case that is calibrated on what it is compared on."""
+    return net, x, x, "max-abs"
+
+
+def conv(x: Array, kernel: Array, groups: int = 1) -> Array:
+    """Convolve, channels last."""
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=numbers, feature_group_count=groups
+    )
+
+
+class Draw:
+    """Random arrays, one seed per network."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+
+    def kernel(self, *shape: int) -> Array:
+        """Return a kernel of He's variance."""
+        return jnp.asarray(self.rng.normal(0, math.sqrt(2 / math.prod(shape[:-1])), shape), jnp.float32)
+
+    def images(self, *shape: int) -> np.ndarray:
+        """Return a batch of normal values."""
+        return self.rng.standard_normal((IMAGES, *shape), np.float32)
+
+
+def of_zoo(name: str) -> Case:
+    """Draw a network of the zoo."""
+    known, draw = zoo.entry(name), Draw(0)
+    height, width, channels = known.input_shape
+    module = zoo.create(name)
+    draw_normalizations(module, draw.rng)
+    # What flattens its feature maps needs them at their published size.
+    for size in (min(SMALL, height), height):
+        try:
+            x = draw.images(size, min(width, size), channels)
+            return case(gd.trace(module, x[:1]), x)
+        except (gd.GgdjaxError, TypeError, ValueError, ZeroDivisionError):
+            if size == height:
+                raise
+    raise AssertionError
+
+
+def gated(blocks: int, kind: str, residual: bool) -> Case:
+    """Draw depthwise convolutions with squeeze and excitation."""
+    draw, (act, gate) = Draw(1), GATES[kind]
+    stem, head = draw.kernel(3, 3, 3, 16), draw.kernel(16, 10)
+    shapes = ((3, 3, 1, 16), (16, 4), (4, 16), (1, 1, 16, 16))
+    kernels = [[draw.kernel(*shape) for shape in shapes] for _ in range(blocks)]
+
+    def network(x: Array) -> Array:
+        h = act(conv(x, stem))
+        for depthwise, squeeze, excite, pointwise in kernels:
+            before, h = h, act(conv(h, depthwise, 16))
+            scale = gate(jax.nn.relu(h.mean((1, 2)) @ squeeze) @ excite)
+            h = conv(h * scale[:, None, None, :], pointwise)
+            h = before + h if residual else act(h)
+        return h.mean((1, 2)) @ head
+
+    return case(gd.trace(network, jnp.zeros((1, 16, 16, 3))), draw.images(16, 16, 3))
+
+
+def between(name: str) -> Case:
+    """Draw two convolutions with an activation function between them, and one after."""
+    draw, act = Draw(2), getattr(jax.nn, name)
+    kernels = [draw.kernel(3, 3, *channels) for channels in ((3, 16), (16, 16), (16, 8))]
+
+    def network(x: Array) -> Array:
+        return conv(act(conv(act(conv(x, kernels[0])), kernels[1])), kernels[2])
+
+    return case(gd.trace(network, jnp.zeros((1, 8, 8, 3))), draw.images(8, 8, 3))
+
+
+def of_file(path: Path) -> Case:
+    """Read a file of a package."""
+    net = gd.load_onnx(path)
+    return case(net, Draw(3).images(*net.input_shape[1:]))
+
+
+def real(name: str) -> Case:
+    """Read a real network and its images."""
+    known = NETWORKS[name]
+    net = known.load()
+    images = known.open_images(net)
+    parts = known.split(images)
+    seen, others = (
+        np.concatenate([np.asarray(x) for x, _ in images.batches(ids, known.batch_size)])
+        for ids in (parts.calibration, some(images, parts.held_out, 32))
+    )
+    return net, seen, others, "ggd"
+
+
+def files() -> dict[str, Path]:
+    """Return the ONNX files of installed packages."""
+    import onnx
+    import onnxruntime
+
+    found = {}
+    for package in (onnx, onnxruntime):
+        folder = Path(package.__file__).parent
+        for path in sorted(folder.rglob("*.onnx")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            name = parts[-2] if parts[-1] == "model" else parts[-1]
+            if any(node.op_type in {"Conv", "Gemm", "MatMul"} for node in onnx.load(path).graph.node):
+                found[f"file-{name}"] = path
+    return found
+
+
+def cases() -> dict[str, Callable[[], Case]]:
+    """Return what makes each network, by its name, quick ones first."""
+    found: dict[str, Callable[[], Case]] = {f"function-{name}": partial(between, name) for name in ACTIVATIONS}
+    for blocks in (6, 20):
+        for kind in GATES:
+            for residual in (False, True):
+                name = f"gated-{blocks}-{kind}{'-residual' if residual else ''}"
+                found[name] = partial(gated, blocks, kind, residual)
+    found |= {name: partial(of_file, path) for name, path in files().items()}
+    found |= {f"zoo-{name}": partial(of_zoo, name) for name in zoo.names()}
+    return found | {f"real-{name}": partial(real, name) for name in NETWORKS}
+
+
+def sqnr_db(wanted: np.ndarray, got: np.ndarray) -> float | None:
+    """Return the ratio of signal and difference in dB; None where there is no difference."""
+    wanted, got = (np.asarray(v, np.float64) for v in (wanted, got))
+    error = np.square(wanted - got).sum()
+    return None if error == 0 else float(10 * np.log10(np.square(wanted).sum() / error))
+
+
+def measure(make: Callable[[], Case]) -> Row:
+    """Return the figures of one network, or at which stage it was refused and why."""
+    stage = "read"
+    try:
+        net, seen, x, scheme = make()
+        stage = "calibrate"
+        batches = [seen[k : k + 64] for k in range(0, len(seen), 64)]
+        calibration = gd.calibrate(net, batches)
+        stage = "quantize"
+        q = gd.quantize(net, calibration, gd.QuantConfig(scheme=scheme))
+        stage = "compile"
+        program = datapath.compile(q)
+    except gd.GgdjaxError as error:
+        # Without the folder of this machine's packages.
+        return {"refused": stage, "message": re.sub(r"`/\S*/(\S+/\S+\.onnx)`", r"`\1`", str(error))}
+    found = datapath.agreement(program, q, [x])
+    run, first = program.run(x), jax.tree.leaves
+    fake = first(q(x))[0]
+    return {
+        "images": len(x),
+        "values": sum(m.values for m in found.feature_maps.values()),
+        "unequal_given_inputs": sum(m.values - m.equal_given_inputs for m in found.feature_maps.values()),
+        "largest_given_inputs": max(m.largest_given_inputs for m in found.feature_maps.values()),
+        "equal": found.equal,
+        "sqnr_db": sqnr_db(fake, first(run.logits)[0]),
+        "fake_quantization_db": sqnr_db(first(net(x))[0], fake),
+        "same_top1": found.same_top1,
+        "beyond": run.beyond,
+        "overflows": run.overflows,
+    }
+
+
+def line(row: Row) -> str:
+    """Return a row as text."""
+    if "refused" in row:
+        return f"{row['network']:32} refused ({row['refused']}): {row['message']}"
+    db = "equal" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f} dB"
+    differ = f"{row['unequal_given_inputs']} of {row['values']}"
+    return (
+        f"{row['network']:32} {db:>9}, given equal inputs {differ} codes differ "
+        f"(by {row['largest_given_inputs']}), {row['equal']:.4%} equal alone, same class {row['same_top1']:.0%}, "
+        f"beyond {row['beyond'] or 'nothing'}, {row['seconds']:.0f} s"
+    )
+
+
+def main() -> None:
+    """Measure what is missing, say how far, summarize."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--again", help="measure those whose names hold this text again")
+    again = parser.parse_args().again
+    todo, rows = cases(), {row["network"]: row for row in read_lines(RESULTS)}
+    names = [name for name in todo if (again in name if again is not None else name not in rows)]
+    for count, name in enumerate(names, 1):
+        start = time.perf_counter()
+        row: dict[str, Any] = {"network": name} | measure(todo[name])
+        row["seconds"] = time.perf_counter() - start
+        append_line(RESULTS, row)
+        rows[name] = row
+        print(f"[{count}/{len(names)}] {line(row)}", flush=True)
+        jax.clear_caches()
+        gc.collect()
+    ran = [row for row in rows.values() if "refused" not in row]
+    below = [row["network"] for row in ran if row["sqnr_db"] is not None and row["sqnr_db"] < 40]
+    print(f"{len(ran)} networks, {len(rows) - len(ran)} refused, below 40 dB: {', '.join(below) or 'none'}")
+
+
+if __name__ == "__main__":
+    main()
