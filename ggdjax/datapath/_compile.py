@@ -167,8 +167,7 @@ class _Compiler:
             if node.op in QUANTIZABLE:
                 layer = integer_layer(self.q, node, self._codes(node.inputs[0]), self.spec)
                 self.layers[node.name] = layer
-                scales = np.asarray(layer.accumulator.scale)
-                bounds[node.output] = (layer.accumulator.low * scales.max(), layer.accumulator.high * scales.max())
+                bounds[node.output] = layer.bounds if self.spec.overflow is Overflow.RAISE else self._held(layer)
                 continue
             params = {role: np.asarray(self.q.params[key]) for role, key in node.params}
             if (function := self.functions.of(node.output)) is not None:
@@ -181,6 +180,13 @@ class _Compiler:
             else:
                 window = window_of(self.source, node) if node.op in {"mean", "sum"} else 1
                 bounds[node.output] = bounds_of(node, [bounds[t] for t in node.inputs], params, window)
+
+    def _held(self, layer: IntegerLayer) -> tuple[float, float]:
+        """Return the real range that an accumulator's width leaves, which may overflow."""
+        largest = max(layer.accumulator.scale)
+        half = 1 << (self.spec.accumulator_bits - 1)
+        low, high = max(layer.accumulator.low, -half), min(layer.accumulator.high, half - 1)
+        return low * largest, high * largest
 
     def _is_scaling(self, node: Node) -> bool:
         """Return whether a node scales and shifts each channel of its one input."""
