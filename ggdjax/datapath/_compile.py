@@ -34,7 +34,7 @@ import numpy as np
 
 from ggdjax._errors import UnsupportedError, expect, kinds_of
 from ggdjax.datapath._formats import Format, ratio_of, signed_bits
-from ggdjax.datapath._functions import Functions, exact_table, index_bits, range_of, table
+from ggdjax.datapath._functions import Functions, exact_table, index_bits, range_of, tables
 from ggdjax.datapath._layers import IntegerLayer, code_format, integer_layer
 from ggdjax.datapath._ops import method_of
 from ggdjax.datapath._program import Program
@@ -427,29 +427,34 @@ class _Compiler:
     def _interpolated(self, function: Function) -> _Sums:
         node = function.nodes[-1]
         if node.output not in self.sums:
-            held = self._table_of(function)
-            key = f"{node.output}/table"
-            self.params[key] = held.values
-            tensor = self._emit(
-                node.output,
-                "interpolate",
-                (self._as(function.root, held.index),),
-                held.sums,
-                name=node.name,
-                params=(("table", key),),
-                first=held.first,
-                shift=held.shift,
+            first, *corrections = tables(
+                function,
+                self.ranges.expected(function.root),
+                self.ranges.bounds[function.root],
+                lookup_bits=self.spec.lookup_bits,
+                bits=index_bits(self.spec.lookup_bits, self.spec.residual_bits),
             )
-            self.sums[node.output] = _Sums(tensor=tensor, format=held.sums)
+            tensor, held = self._interpolate(function, first, name=node.name), first.sums
+            for held_too in corrections:
+                other = held_too.sums
+                held = replace(held, low=held.low + other.low, high=held.high + other.high)
+                tensor = self._emit(node.output, "add", (tensor, self._interpolate(function, held_too)), held)
+            self.sums[node.output] = _Sums(tensor=tensor, format=held)
         return self.sums[node.output]
 
-    def _table_of(self, function: Function) -> Table:
-        return table(
-            function,
-            self.ranges.expected(function.root),
-            self.ranges.bounds[function.root],
-            lookup_bits=self.spec.lookup_bits,
-            bits=index_bits(self.spec.lookup_bits, self.spec.residual_bits),
+    def _interpolate(self, function: Function, held: Table, name: str | None = None) -> str:
+        tensor = function.nodes[-1].output
+        key = f"{tensor}/table{'' if name else len(self.params)}"
+        self.params[key] = held.values
+        return self._emit(
+            tensor,
+            "interpolate",
+            (self._as(function.root, held.index),),
+            held.sums,
+            name=name,
+            params=(("table", key),),
+            first=held.first,
+            shift=held.shift,
         )
 
     def _by_sign(self, node: Node, form: Format) -> str:

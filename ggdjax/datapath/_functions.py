@@ -195,6 +195,10 @@ class Table:
 
 #: Width of what is interpolated, and the most bits of an input below the index: products of both fit in 32 bits.
 _RESULT_BITS, _MOST_SHIFT = 24, 15
+#: A table is corrected where it is wrong by more than 2^(−15) of its largest value, at any of 7 points of a cell.
+_EXACT_BITS, _LOOKS = 15, 7
+#: Two corrections narrow a jump down from the range to less than 2^(−24) of it.
+_MOST_TABLES = 3
 #: Points at which a function is looked at.
 _POINTS = 4097
 
@@ -204,8 +208,11 @@ def index_bits(lookup_bits: int, residual_bits: int) -> int:
     return min(residual_bits, lookup_bits + _MOST_SHIFT)
 
 
-def table(function: Function, expected: Bounds, proven: Bounds, *, lookup_bits: int, bits: int) -> Table:
-    """Return the interpolated table of a function.
+def tables(function: Function, expected: Bounds, proven: Bounds, *, lookup_bits: int, bits: int) -> tuple[Table, ...]:
+    """Return interpolated tables on one grid whose sum is a function: one, where its cells are fine enough.
+
+    A further one corrects the sum of those before it in the part of the range where they are inexact: functions that
+    bend within little of a wide range, and jumps.
 
     Args:
         function: what it holds.
@@ -225,32 +232,87 @@ def table(function: Function, expected: Bounds, proven: Bounds, *, lookup_bits: 
             "calibrate the network with images (`gd.calibrate`), or clip the tensor"
         )
     low, high, flat = _without_flat_ends(function, expected, proven)
-    # The number of integers, and of cells, includes both ends.
-    exponent = math.ceil(math.log2(max(high - low, 2.0**-100) / ((1 << bits) - (1 << (bits - lookup_bits + 1)))))
-    step, shift = math.ldexp(1.0, exponent), bits - lookup_bits
+    step, shift = _cells(low, high, lookup_bits, bits)
     first = (math.floor(low / step) >> shift) << shift
-    last = math.ceil(high / step)
-    ends = first + (np.arange(((last - first) >> shift) + 2, dtype=np.int64) << shift)
-    y = function(step * ends)
-    if not np.isfinite(y).all():
+    index = Format(scale=(step,), low=first, high=math.ceil(high / step), role="index", activation=flat)
+    pieces = [_Piece(index=index, shift=shift, values=function(_ends_of(index, shift)))]
+    if not np.isfinite(pieces[0].values).all():
         raise UnsupportedError(
             f"`{what.name}` ({what.op}) is infinite or undefined within the range {low:.4g} to {high:.4g} of "
             f"`{function.root}`: clip the tensor before it"
         )
-    largest = float(np.abs(y).max())
+    while len(pieces) < _MOST_TABLES and (finer := _correction(function, pieces, lookup_bits, bits)) is not None:
+        pieces.append(finer)
+    largest = max(float(np.abs(piece.values).max()) for piece in pieces)
     fine = _RESULT_BITS if largest == 0 else _RESULT_BITS - 1 - math.floor(math.log2(largest)) - 1
     # (T[i+1] − T[i]) · f must stay below 2^31.
-    while np.abs(np.diff(np.rint(np.ldexp(y, fine)))).max(initial=0) >= 1 << (30 - shift):
+    while any(
+        np.abs(np.diff(np.rint(np.ldexp(piece.values, fine)))).max(initial=0) >= 1 << (30 - piece.shift)
+        for piece in pieces
+    ):
         fine -= 1
-    values = np.rint(np.ldexp(y, fine)).astype(np.int32)
-    scale = math.ldexp(1.0, -fine)
-    return Table(
-        values=values,
-        first=first,
-        shift=shift,
-        index=Format(scale=(step,), low=first, high=last, role="index", activation=flat),
-        sums=Format(scale=(scale,), low=int(values.min()), high=int(values.max()), role="acc"),
-    )
+    return tuple(piece.table(fine) for piece in pieces)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """A table in real numbers."""
+
+    index: Format
+    shift: int
+    values: Float[np.ndarray, " cells_and_one"]
+
+    def __call__(self, t: Float[np.ndarray, " point"]) -> Float[np.ndarray, " point"]:
+        """Return what interpolation gives; beyond the ends, what stands there."""
+        return np.interp(t, _ends_of(self.index, self.shift), self.values)
+
+    def table(self, fine: int) -> Table:
+        values = np.rint(np.ldexp(self.values, fine)).astype(np.int32)
+        sums = Format(scale=(math.ldexp(1.0, -fine),), low=int(values.min()), high=int(values.max()), role="acc")
+        return Table(values=values, first=self.index.low, shift=self.shift, index=self.index, sums=sums)
+
+
+def _ends_of(index: Format, shift: int) -> Float[np.ndarray, " cells_and_one"]:
+    """Return the real numbers at which cells begin and end."""
+    return index.scale[0] * (index.low + (np.arange(((index.high - index.low) >> shift) + 2, dtype=np.int64) << shift))
+
+
+def _cells(low: float, high: float, lookup_bits: int, bits: int) -> tuple[float, int]:
+    """Return the step of an index that 31 bits hold, and the shift by which at most 2^lookup_bits cells cover a range.
+
+    The number of cells includes both ends.
+    """
+    least, cells = 2.0**-100, (1 << lookup_bits) - 2
+    by_width = max(high - low, least) / (cells << (bits - lookup_bits))
+    by_size = max(abs(low), abs(high), least) / (1 << 29)
+    step = math.ldexp(1.0, math.ceil(math.log2(max(by_width, by_size))))
+    return step, max(0, math.ceil(math.log2(max(high - low, step) / (step * cells))))
+
+
+def _correction(function: Function, pieces: list[_Piece], lookup_bits: int, bits: int) -> _Piece | None:
+    """Return a finer table of what the tables lack, where they are inexact; None where they are exact enough.
+
+    They are exact at the ends of the last one's cells. So is 0 at both ends of the correction, and beyond them.
+    """
+    last = pieces[-1]
+    ends = _ends_of(last.index, last.shift)
+    # Not beyond the first index and the last.
+    inside = np.linspace(0, 1, _LOOKS + 2)[1:-1]
+    t = np.minimum(ends[:-1, None] + np.diff(ends)[:, None] * inside, last.index.scale[0] * last.index.high)
+    lacking = np.abs(function(t) - sum(piece(t) for piece in pieces)).max(axis=1)
+    (cells,) = np.nonzero(~(lacking <= math.ldexp(float(np.abs(pieces[0].values).max()), -_EXACT_BITS)))
+    if not cells.size or 2 * (cells[-1] + 1 - cells[0]) > len(ends):
+        return None
+    low, high = ends[cells[0]], ends[cells[-1] + 1]
+    step, shift = _cells(low, high, lookup_bits, bits)
+    if math.ldexp(step, shift) >= math.ldexp(last.index.scale[0], last.shift):
+        return None
+    index = Format(scale=(step,), low=int(low / step), high=int(high / step), role="index", activation=(True, True))
+    t = _ends_of(index, shift)[:-1]
+    values = function(t) - sum(piece(t) for piece in pieces)
+    values[[0, -1]] = 0.0
+    # The end is the last index, and begins a cell that nothing else lies in.
+    return _Piece(index=index, shift=shift, values=np.append(values, 0.0)) if np.isfinite(values).all() else None
 
 
 def exact_table(function: Function, source: Format, form: Format) -> Int[np.ndarray, " entries"]:
