@@ -290,7 +290,8 @@ def random_network(seed: int) -> RandomNetwork | None:
     rng = np.random.default_rng([seed, 1])
     shape = tuple(int(v) for v in (*rng.integers(1, 8, 2), rng.choice([1, 2, 3, 5])))
     drawn = _Drawn(seed)
-    net = gd.trace(drawn, jnp.zeros((1, *shape)))
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        net = gd.trace(drawn, jnp.zeros((1, *shape)))
     if "preprocessing" in drawn.said:
         x = rng.integers(0, 256, (48, *shape)).astype(np.float32)
     else:
