@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnxruntime
+from flax import linen
 from jax import lax, nn
 
 import ggdjax as gd
@@ -174,8 +176,6 @@ class _Drawn:
         kind = str(self.pick(("max", "average", "average_inside")))
         pads = tuple(tuple(int(self.rng.integers(w)) for _ in range(2)) for w in window)
         self.said.append(f"{kind} pool {window}/{strides} {pads}")
-        from flax import linen  # noqa: PLC0415
-
         if kind == "max":
             return linen.max_pool(x, window, strides, pads)
         return linen.avg_pool(x, window, strides, pads, count_include_pad=kind == "average")
@@ -323,6 +323,8 @@ class Outcome:
     largest: int = 0
     """Largest difference of codes given equal inputs."""
     logits_db: float = float("inf")
+    remedy: str = ""
+    """Of a refusal: whether its remedy worked."""
     onnx: str = "not written"
     verilog: int = 0
     """Comparisons in Verilog."""
@@ -339,7 +341,7 @@ def check(seed: int, *, verilog: bool = False) -> Outcome:
         q = gd.quantize(drawn.net, gd.calibrate(drawn.net, [drawn.calibration]), drawn.config)
         program = datapath.compile(q)
     except GgdjaxError as error:
-        return replace(out, state="refused", said=str(error))
+        return replace(out, state="refused", said=str(error), remedy=followed(drawn, str(error)))
     x = drawn.images
     found = compared(program, q, x)
     if not all(np.isfinite(v).all() and np.abs(v).max() < 1e30 for v in found.real):
@@ -355,6 +357,10 @@ def check(seed: int, *, verilog: bool = False) -> Outcome:
         beyond = program.run(x).beyond
         out.state, out.said = ("beyond", str(beyond)) if beyond else ("different", "against fake quantization")
     out.onnx = onnx_equal(program, x, found.integers)
+    if "lower `multiplier_bits`" in out.onnx:
+        narrow = datapath.compile(q, datapath.Accelerator(multiplier_bits=16))
+        out.onnx = onnx_equal(narrow, x, jax.tree.leaves(narrow.integers(x)))
+        out.onnx += " with `multiplier_bits` 16"
     if out.onnx.startswith("DIFFERENT"):
         out.state, out.said = "different", out.onnx
     if verilog and shutil.which("iverilog") and export.rtl_layers(program):
@@ -363,6 +369,27 @@ def check(seed: int, *, verilog: bool = False) -> Outcome:
         if result.wrong:
             out.state, out.said = "different", f"{result.wrong} wrong in Verilog"
     return out
+
+
+#: What a message advises -> the accelerator or configuration that follows it.
+_REMEDIES: dict[str, tuple[dict, dict]] = {
+    "narrow weights or feature maps": ({"weight_bits": 2, "activation_bits": 2}, {}),
+    "'saturate' or 'wrap'": ({}, {"overflow": "saturate"}),
+}
+
+
+def followed(drawn: RandomNetwork, message: str) -> str:
+    """Follow the remedy of a refusal; return whether it worked, or that none is known."""
+    for advice, (config, accelerator) in _REMEDIES.items():
+        if advice in message:
+            calibration = gd.calibrate(drawn.net, [drawn.calibration])
+            q = gd.quantize(drawn.net, calibration, replace(drawn.config, **config))
+            try:
+                datapath.compile(q, datapath.Accelerator(**accelerator))
+            except GgdjaxError as error:
+                return f"does not work: {error}"
+            return "works"
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -431,8 +458,6 @@ def _db(wanted: np.ndarray, found: np.ndarray) -> float:
 
 def onnx_equal(program: datapath.Program, x: np.ndarray, wanted: list[np.ndarray]) -> str:
     """Write the integer form; return ``equal``, ``DIFFERENT …``, or why it was refused."""
-    import onnxruntime  # noqa: PLC0415
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "integer.onnx"
         try:

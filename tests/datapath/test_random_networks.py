@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import ggdjax as gd
-from experiments.random_networks import check
 from ggdjax import datapath, export
 from ggdjax.datapath._formats import Ratio, ratio_of
 from ggdjax.datapath._functions import Functions, tables
 from ggdjax.datapath._rounding import Requantization
 
 runtime = pytest.importorskip("onnxruntime")
+from experiments.random_networks import check  # noqa: E402  (it needs ONNX Runtime)
 
 
 @pytest.fixture(scope="module", autouse=True)
