@@ -45,7 +45,7 @@ def _binary(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 0.5 * (1.0 + np.tanh(0.5 * x))
+    return 1.0 / (1.0 + np.exp(-x))
 
 
 def _hard_sigmoid(x: np.ndarray, *, alpha: float, beta: float) -> np.ndarray:
@@ -365,4 +365,6 @@ def _without_flat_ends(function: Function, expected: Bounds, proven: Bounds) -> 
     (from_high,) = np.nonzero(np.abs(y - y[-1]) > tolerance)
     first = max(from_low[0] - 1, 0) if from_low.size and lossless[0] else 0
     last = min(from_high[-1] + 1, len(t) - 1) if from_high.size and lossless[1] else len(t) - 1
+    # Where the whole changes by hardly more than the tolerance, the flat ends overlap.
+    first, last = min(first, last), max(first, last)
     return float(t[first]), float(t[last]), lossless  # type: ignore[return-value]

@@ -67,6 +67,14 @@ def test_ordinary_functions_take_one_table():
         assert sum(node.op == "interpolate" for node in program.graph.nodes) == 1
 
 
+def test_flat_ends_of_a_nearly_constant_function_may_overlap():
+    net = gd.trace(lambda x: jnp.tanh(x * 1e-9) + 1, jnp.zeros((1, 3)))
+    function = Functions(net.graph, net.params).of(net.graph.outputs[0])
+    for width in np.geomspace(1, 1e4, 33):
+        for table in tables(function, (-width, width), (-width, width), lookup_bits=12, bits=27):
+            assert table.index.low <= table.index.high
+
+
 def test_index_of_a_narrow_range_far_from_zero_fits_32_bits():
     net = gd.trace(lambda x: jnp.tanh(x) * 2, jnp.zeros((1, 3)))
     function = Functions(net.graph, net.params).of(net.graph.outputs[0])
