@@ -431,6 +431,7 @@ class _Compiler:
                 function,
                 self.ranges.expected(function.root),
                 self.ranges.bounds[function.root],
+                self.ranges.measured.get(function.root, (0.0, 0.0)),
                 lookup_bits=self.spec.lookup_bits,
                 bits=index_bits(self.spec.lookup_bits, self.spec.residual_bits),
             )

@@ -199,6 +199,8 @@ _RESULT_BITS, _MOST_SHIFT = 24, 15
 _EXACT_BITS, _LOOKS = 15, 7
 #: Two corrections narrow a jump down from the range to less than 2^(−24) of it.
 _MOST_TABLES = 3
+#: How many times the largest result within the measured range a table holds.
+_MOST_GROWTH = 4.0
 #: Points at which a function is looked at.
 _POINTS = 4097
 
@@ -208,7 +210,9 @@ def index_bits(lookup_bits: int, residual_bits: int) -> int:
     return min(residual_bits, lookup_bits + _MOST_SHIFT)
 
 
-def tables(function: Function, expected: Bounds, proven: Bounds, *, lookup_bits: int, bits: int) -> tuple[Table, ...]:
+def tables(
+    function: Function, expected: Bounds, proven: Bounds, measured: Bounds, *, lookup_bits: int, bits: int
+) -> tuple[Table, ...]:
     """Return interpolated tables on one grid whose sum is a function: one, where its cells are fine enough.
 
     A further one corrects the sum of those before it in the part of the range where they are inexact: functions that
@@ -218,11 +222,12 @@ def tables(function: Function, expected: Bounds, proven: Bounds, *, lookup_bits:
         function: what it holds.
         expected: the range of its input that the table is made for; less is taken where the function is flat.
         proven: the range that its input cannot leave.
+        measured: the least and largest input that calibration saw.
         lookup_bits: of the index.
         bits: of the index and what is interpolated by.
 
     Raises:
-        UnsupportedError: the function has no finite value somewhere in the range.
+        UnsupportedError: the function has no finite value somewhere in the measured range.
     """
     what = function.nodes[-1]
     low, high = expected
@@ -231,17 +236,24 @@ def tables(function: Function, expected: Bounds, proven: Bounds, *, lookup_bits:
             f"the input `{function.root}` of `{what.name}` ({what.op}) has no known range: "
             "calibrate the network with images (`gd.calibrate`), or clip the tensor"
         )
-    low, high, flat = _without_flat_ends(function, expected, proven)
+    low, high = _tame(function, expected, measured)
+    # What lies beyond an end that was moved has the value at it.
+    ends = (low if low > expected[0] else -math.inf, high if high < expected[1] else math.inf)
+    low, high, flat = _without_flat_ends(function, (low, high), proven)
+
+    def tamed(t: Float[np.ndarray, "*batch"]) -> Float[np.ndarray, "*batch"]:
+        return function(np.clip(t, *ends))
+
     step, shift = _cells(low, high, lookup_bits, bits)
     first = (math.floor(low / step) >> shift) << shift
     index = Format(scale=(step,), low=first, high=math.ceil(high / step), role="index", activation=flat)
-    pieces = [_Piece(index=index, shift=shift, values=function(_ends_of(index, shift)))]
+    pieces = [_Piece(index=index, shift=shift, values=tamed(_ends_of(index, shift)))]
     if not np.isfinite(pieces[0].values).all():
         raise UnsupportedError(
             f"`{what.name}` ({what.op}) is infinite or undefined within the range {low:.4g} to {high:.4g} of "
             f"`{function.root}`: clip the tensor before it"
         )
-    while len(pieces) < _MOST_TABLES and (finer := _correction(function, pieces, lookup_bits, bits)) is not None:
+    while len(pieces) < _MOST_TABLES and (finer := _correction(tamed, pieces, lookup_bits, bits)) is not None:
         pieces.append(finer)
     largest = max(float(np.abs(piece.values).max()) for piece in pieces)
     fine = _RESULT_BITS if largest == 0 else _RESULT_BITS - 1 - math.floor(math.log2(largest)) - 1
@@ -289,7 +301,7 @@ def _cells(low: float, high: float, lookup_bits: int, bits: int) -> tuple[float,
     return step, max(0, math.ceil(math.log2(max(high - low, step) / (step * cells))))
 
 
-def _correction(function: Function, pieces: list[_Piece], lookup_bits: int, bits: int) -> _Piece | None:
+def _correction(function: Callable, pieces: list[_Piece], lookup_bits: int, bits: int) -> _Piece | None:
     """Return a finer table of what the tables lack, where they are inexact; None where they are exact enough.
 
     They are exact at the ends of the last one's cells. So is 0 at both ends of the correction, and beyond them.
@@ -343,6 +355,25 @@ def _points(low: float, high: float) -> Float[np.ndarray, " point"]:
     even = np.linspace(low, high, _POINTS)
     size = np.geomspace(2.0**-40, 1.0, _POINTS) * max(abs(low), abs(high), 2.0**-100)
     return np.unique(np.concatenate([even, np.clip(size, low, high), np.clip(-size, low, high)]))
+
+
+def _tame(function: Function, expected: Bounds, measured: Bounds) -> Bounds:
+    """Return the expected range without undefined parts, poles and steep rises beside the measured.
+
+    Headroom that makes the result more than `_MOST_GROWTH` times what was measured costs the bits of what was.
+    """
+    least, most = (min(max(end, expected[0]), expected[1]) for end in measured)
+    if not least < most:
+        return expected
+    seen = np.abs(function(_points(least, most)))
+    if not np.isfinite(seen).all() or seen.max() == 0:
+        return expected
+    t = np.union1d(_points(*expected), [v for v in (0.0, least, most) if expected[0] <= v <= expected[1]])
+    wild = ~(np.abs(function(t)) <= _MOST_GROWTH * seen.max())
+    below, above = t[wild & (t < least)], t[wild & (t > most)]
+    low = t[t > below[-1]][0] if below.size else expected[0]
+    high = t[t < above[0]][-1] if above.size else expected[1]
+    return float(low), float(high)
 
 
 def _without_flat_ends(function: Function, expected: Bounds, proven: Bounds) -> tuple[float, float, tuple[bool, bool]]:

@@ -67,11 +67,29 @@ def test_ordinary_functions_take_one_table():
         assert sum(node.op == "interpolate" for node in program.graph.nodes) == 1
 
 
+WITH_POLES = {
+    "root of a mean": lambda x: jnp.sqrt(jnp.mean(jnp.square(x), axis=1) + 1e-5),
+    "log of a mean": lambda x: jnp.log(jnp.mean(jnp.exp(x), axis=1)),
+    "reciprocal": lambda x: 1 / jnp.mean(jnp.exp(x), axis=1),
+    "exponential": lambda x: jnp.exp(jnp.mean(x, axis=1) * 12),
+}
+
+
+@pytest.mark.parametrize("function", WITH_POLES.values(), ids=WITH_POLES)
+def test_headroom_ends_before_a_pole(function):
+    """Twice the measured range reaches where these are undefined, or so large that nothing else has bits."""
+    x, w, v = normal(64, 5, 4), normal(4, 8, seed=1), normal(8, 3, seed=2)
+    q = quantized(lambda x: function(x @ w) @ v, x)
+    found = datapath.agreement(datapath.compile(q), q, [x])
+    assert found.equal_given_inputs > 0.97
+    assert max(tensor.largest_given_inputs for tensor in found.feature_maps.values()) <= 1
+
+
 def test_flat_ends_of_a_nearly_constant_function_may_overlap():
     net = gd.trace(lambda x: jnp.tanh(x * 1e-9) + 1, jnp.zeros((1, 3)))
     function = Functions(net.graph, net.params).of(net.graph.outputs[0])
     for width in np.geomspace(1, 1e4, 33):
-        for table in tables(function, (-width, width), (-width, width), lookup_bits=12, bits=27):
+        for table in tables(function, *[(-width, width)] * 3, lookup_bits=12, bits=27):
             assert table.index.low <= table.index.high
 
 
@@ -79,7 +97,7 @@ def test_index_of_a_narrow_range_far_from_zero_fits_32_bits():
     net = gd.trace(lambda x: jnp.tanh(x) * 2, jnp.zeros((1, 3)))
     function = Functions(net.graph, net.params).of(net.graph.outputs[0])
     for low, high in ((0.9, 0.9 + 1e-9), (0.0, 0.0), (-1e-30, 0.0)):
-        for table in tables(function, (low, high), (low, high), lookup_bits=12, bits=27):
+        for table in tables(function, *[(low, high)] * 3, lookup_bits=12, bits=27):
             assert -(2**31) <= table.index.low <= table.index.high < 2**31
 
 
