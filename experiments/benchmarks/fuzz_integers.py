@@ -56,7 +56,7 @@ def main() -> None:
     found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     counts = {name: Counter(found.get(name, {})) for name in ("states", "refused", "onnx", "parts")}
     rows, first, verilog = found.get("rows", []), found.get("networks", 0), found.get("verilog_comparisons", 0)
-    start = time.monotonic()
+    start, version = time.monotonic(), code_version()
     with progress_bar(Console(), args.networks) as show:
         for seed in range(first, args.networks):
             out = checked(seed)
@@ -71,7 +71,7 @@ def main() -> None:
             done = seed + 1
             if done % WRITES == 0 or done == args.networks:
                 figures = {"networks": done, "verilog_comparisons": verilog, **counts, "rows": rows}
-                figures |= {"code": code_version()} | report.environment()
+                figures |= {"code": version} | report.environment()
                 RESULTS.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
             if done % PURGES == 0:
                 jax.clear_caches()

@@ -10,8 +10,8 @@ index, as fixed-point libraries do (CMSIS-NN, TensorFlow Lite's 16-bit tables):
     y = T[i] + ((T[i+1] − T[i]) · f + 2^(r−1)) >> r,        i = (t − first) >> r,   f = (t − first) mod 2^r.
 
 The error of a cell of width h is at most h²/8 · max|f''|. Cells begin at multiples of a power of two, so that the kinks
-of the common functions (at 0, ±1, ±3) are ends of cells. Where a function jumps, or bends within little of its range, up
-to two finer tables of what is lacking there are added. Where t itself has few values, as codes have, r is 0 and the
+of the common functions (at 0, ±1, ±3) are ends of cells. Where a function jumps, or bends within little of its range,
+up to two finer tables of what is lacking there are added. Where t itself has few values, as codes have, r is 0 and the
 table holds the result for each: exact.
 """
 
