@@ -35,7 +35,7 @@ import numpy as np
 
 from ggdjax._errors import UnsupportedError, expect, kinds_of
 from ggdjax.datapath._formats import Format, ratio_of, signed_bits
-from ggdjax.datapath._functions import Functions, exact_table, range_of, table
+from ggdjax.datapath._functions import Functions, exact_table, range_of, tables
 from ggdjax.datapath._layers import IntegerLayer, code_format, integer_layer
 from ggdjax.datapath._ops import method_of
 from ggdjax.datapath._program import Program
@@ -168,8 +168,7 @@ class _Compiler:
             if node.op in QUANTIZABLE:
                 layer = integer_layer(self.q, node, self._codes(node.inputs[0]), self.spec)
                 self.layers[node.name] = layer
-                scales = np.asarray(layer.accumulator.scale)
-                bounds[node.output] = (layer.accumulator.low * scales.max(), layer.accumulator.high * scales.max())
+                bounds[node.output] = layer.bounds if self.spec.overflow is Overflow.RAISE else self._held(layer)
                 continue
             params = {role: np.asarray(self.q.params[key]) for role, key in node.params}
             if (function := self.functions.of(node.output)) is not None:
@@ -182,6 +181,13 @@ class _Compiler:
             else:
                 window = window_of(self.source, node) if node.op in {"mean", "sum"} else 1
                 bounds[node.output] = bounds_of(node, [bounds[t] for t in node.inputs], params, window)
+
+    def _held(self, layer: IntegerLayer) -> tuple[float, float]:
+        """Return the real range that an accumulator's width leaves, which may overflow."""
+        largest = max(layer.accumulator.scale)
+        half = 1 << (self.spec.accumulator_bits - 1)
+        low, high = max(layer.accumulator.low, -half), min(layer.accumulator.high, half - 1)
+        return low * largest, high * largest
 
     def _is_scaling(self, node: Node) -> bool:
         """Return whether a node scales and shifts each channel of its one input."""
@@ -436,29 +442,35 @@ class _Compiler:
     def _interpolated(self, function: Function) -> _Sums:
         node = function.nodes[-1]
         if node.output not in self.sums:
-            held = self._table_of(function)
-            keys = {role: f"{node.output}/{role}" for role in ("table", "curve")}
-            self.params |= {keys["table"]: held.values, keys["curve"]: held.curve}
-            tensor = self._emit(
-                node.output,
-                "interpolate",
-                (self._as(function.root, held.index),),
-                held.sums,
-                name=node.name,
-                params=tuple(keys.items()),
-                first=held.first,
-                cell_bits=held.cell_bits,
+            first, *corrections = tables(
+                function,
+                self.ranges.expected(function.root),
+                self.ranges.bounds[function.root],
+                self.ranges.measured.get(function.root, (0.0, 0.0)),
+                lookup_bits=self.spec.lookup_bits,
+                bits=self.spec.residual_bits,
             )
-            self.sums[node.output] = _Sums(tensor=tensor, format=held.sums)
+            tensor, held = self._interpolate(function, first, name=node.name), first.sums
+            for held_too in corrections:
+                other = held_too.sums
+                held = replace(held, low=held.low + other.low, high=held.high + other.high)
+                tensor = self._emit(node.output, "add", (tensor, self._interpolate(function, held_too)), held)
+            self.sums[node.output] = _Sums(tensor=tensor, format=held)
         return self.sums[node.output]
 
-    def _table_of(self, function: Function) -> Table:
-        return table(
-            function,
-            self.ranges.expected(function.root),
-            self.ranges.bounds[function.root],
-            lookup_bits=self.spec.lookup_bits,
-            bits=self.spec.residual_bits,
+    def _interpolate(self, function: Function, held: Table, name: str | None = None) -> str:
+        tensor = function.nodes[-1].output
+        keys = {role: f"{tensor}/{role}{'' if name else len(self.params)}" for role in ("table", "curve")}
+        self.params |= {keys["table"]: held.values, keys["curve"]: held.curve}
+        return self._emit(
+            tensor,
+            "interpolate",
+            (self._as(function.root, held.index),),
+            held.sums,
+            name=name,
+            params=tuple(keys.items()),
+            first=held.first,
+            cell_bits=held.cell_bits,
         )
 
     def _by_sign(self, node: Node, form: Format) -> str:

@@ -86,19 +86,19 @@ def ratio_of(value: float, bits: int, kind: Requantization, what: str) -> Ratio:
     """Return m and r with m · 2^(−r) ≈ value: m has ``bits`` significant bits, its relative error is at most 2^(−bits).
 
     A power of two has m = 1. Where the value is too large for r ≥ 0, m is shifted left instead, which takes no wider
-    multiplier in hardware.
+    multiplier in hardware. Of 2^31 and more, 2^31 − 1 is enough: every integer but 0 saturates.
 
     Raises:
-        GgdjaxError: the value is no power of two where only shifts are allowed, or not below 2^31.
+        GgdjaxError: the value is no power of two where only shifts are allowed.
     """
     mantissa, exponent = math.frexp(value)
-    if exponent > 31:
-        raise GgdjaxError(f"{what}: the ratio of scales {value:.6g} is not below 2^31: raise the step that it leads to")
     if mantissa != 0.5 and kind is Requantization.SHIFT:
         raise GgdjaxError(
             f"{what}: the ratio of scales {value:.6g} is no power of two, but `requantization` is 'shift'; "
             "take steps that are powers of two or 'multiplier_and_shift'"
         )
+    if exponent > 31:
+        return Ratio(multiplier=(1 << 31) - 1, shift=0)
     multiplier, shift = round(math.ldexp(mantissa, bits)), bits - exponent
     if shift > _LARGEST_SHIFT:
         multiplier, shift = multiplier >> (shift - _LARGEST_SHIFT), _LARGEST_SHIFT

@@ -12,8 +12,9 @@ index, by a parabola through the function's values at both ends of the cell and 
 
 each quotient rounded. The error of a cell of width h is at most about h³/125 · max|f'''|; a straight line's, h²/8 ·
 max|f''|, makes one code in 10⁵ another one, which changes others in all layers after it. Cells begin at multiples of a
-power of two, so that the kinks of the common functions (at 0, ±1, ±3) are ends of cells. Where t itself has few values,
-as codes have, r is 0 and the table holds the result for each: exact.
+power of two, so that the kinks of the common functions (at 0, ±1, ±3) are ends of cells. Where a function jumps, or
+bends within little of its range, up to two finer tables of what is lacking there are added. Where t itself has few
+values, as codes have, r is 0 and the table holds the result for each: exact.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def _binary(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 0.5 * (1.0 + np.tanh(0.5 * x))
+    return 1.0 / (1.0 + np.exp(-x))
 
 
 def _hard_sigmoid(x: np.ndarray, *, alpha: float, beta: float) -> np.ndarray:
@@ -196,22 +197,34 @@ class Table:
 
 #: Widths of what is interpolated, and of what is multiplied by the bits of an input below the index.
 _RESULT_BITS, _DIFFERENCE_BITS = 30, 27
+#: A table is corrected where it is wrong by more than 2^(−15) of its largest value, at any of 7 points of a cell.
+_EXACT_BITS, _LOOKS = 15, 7
+#: Two corrections narrow a jump down from the range to less than 2^(−24) of it.
+_MOST_TABLES = 3
+#: How many times the largest result within the measured range a table holds.
+_MOST_GROWTH = 4.0
 #: Points at which a function is looked at.
 _POINTS = 4097
 
 
-def table(function: Function, expected: Bounds, proven: Bounds, *, lookup_bits: int, bits: int) -> Table:
-    """Return the interpolated table of a function.
+def tables(
+    function: Function, expected: Bounds, proven: Bounds, measured: Bounds, *, lookup_bits: int, bits: int
+) -> tuple[Table, ...]:
+    """Return interpolated tables on one grid whose sum is a function: one, where its cells are fine enough.
+
+    A further one corrects the sum of those before it in the part of the range where they are inexact: functions that
+    bend within little of a wide range, and jumps.
 
     Args:
         function: what it holds.
         expected: the range of its input that the table is made for; less is taken where the function is flat.
         proven: the range that its input cannot leave.
+        measured: the least and largest input that calibration saw.
         lookup_bits: of the index.
         bits: of the index and what is interpolated by.
 
     Raises:
-        UnsupportedError: the function has no finite value somewhere in the range.
+        UnsupportedError: the function has no finite value somewhere in the measured range.
     """
     what = function.nodes[-1]
     low, high = expected
@@ -220,40 +233,121 @@ def table(function: Function, expected: Bounds, proven: Bounds, *, lookup_bits: 
             f"the input `{function.root}` of `{what.name}` ({what.op}) has no known range: "
             "calibrate the network with images (`gd.calibrate`), or clip the tensor"
         )
-    low, high, flat = _without_flat_ends(function, expected, proven)
-    # The number of integers, and of cells, includes both ends.
+    low, high = _tame(function, expected, measured)
+    # What lies beyond an end that was moved has the value at it.
+    ends = (low if low > expected[0] else -math.inf, high if high < expected[1] else math.inf)
+    low, high, flat = _without_flat_ends(function, (low, high), proven)
+
+    def tamed(t: Float[np.ndarray, "*batch"]) -> Float[np.ndarray, "*batch"]:
+        return function(np.clip(t, *ends))
+
     lookup_bits, bits = min(lookup_bits, bits), min(bits, lookup_bits + MOST_SHIFT)
-    span = max(high - low, abs(low), abs(high), 2.0**-100)
-    exponent = math.ceil(math.log2(span / ((1 << bits) - (1 << (bits - lookup_bits + 1)))))
-    step, shift = math.ldexp(1.0, exponent), bits - lookup_bits
+    step, shift = _cells(low, high, lookup_bits, bits)
     first = (math.floor(low / step) >> shift) << shift
-    last = math.ceil(high / step)
-    ends = first + (np.arange(((last - first) >> shift) + 2, dtype=np.int64) << shift)
-    y, middle = function(step * ends), function(step * (ends[:-1] + (1 << shift) / 2))
-    if not (np.isfinite(y).all() and np.isfinite(middle).all()):
+    index = Format(scale=(step,), low=first, high=math.ceil(high / step), role="index", activation=flat)
+    pieces = [_Piece.of(tamed, index, shift)]
+    if not (np.isfinite(pieces[0].values).all() and np.isfinite(pieces[0].bend).all()):
         raise UnsupportedError(
             f"`{what.name}` ({what.op}) is infinite or undefined within the range {low:.4g} to {high:.4g} of "
             f"`{function.root}`: clip the tensor before it"
         )
-    largest = float(np.abs(y).max())
+    while len(pieces) < _MOST_TABLES and (finer := _correction(tamed, pieces, lookup_bits, bits)) is not None:
+        pieces.append(finer)
+    largest = max(float(np.abs(piece.values).max()) for piece in pieces)
     fine = _RESULT_BITS if largest == 0 else _RESULT_BITS - 1 - math.floor(math.log2(largest)) - 1
-    bend = 4 * middle - 2 * (y[:-1] + y[1:])
-    steepest = max(float(np.abs(np.diff(y)).max()), float(np.abs(bend).max()))
+    steepest = max(float(np.abs(rise).max(initial=0)) for p in pieces for rise in (np.diff(p.values), p.bend))
     while math.ldexp(steepest, fine) >= (1 << _DIFFERENCE_BITS) - 1:
         fine -= 1
-    curve = np.rint(np.ldexp(bend, fine)).astype(np.int32)
-    values = np.rint(np.ldexp(y, fine)).astype(np.int32)
-    # The parabola passes its ends by at most a quarter of its curve.
-    beyond = int(np.abs(curve).max(initial=0)) // 4 + 2
-    scale = math.ldexp(1.0, -fine)
-    return Table(
-        values=values,
-        curve=curve,
-        first=first,
-        cell_bits=shift,
-        index=Format(scale=(step,), low=first, high=last, role="index", activation=flat),
-        sums=Format(scale=(scale,), low=int(values.min()) - beyond, high=int(values.max()) + beyond, role="acc"),
-    )
+    return tuple(piece.table(fine) for piece in pieces)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """A table in real numbers."""
+
+    index: Format
+    shift: int
+    values: Float[np.ndarray, " cells_and_one"]
+    bend: Float[np.ndarray, " cells"]
+    """Four times how far the middle of each cell lies above its chord."""
+
+    @classmethod
+    def of(cls, function: Callable, index: Format, shift: int, *, correction: bool = False) -> _Piece:
+        """Return the table of a function; a correction is 0 at its first end and over its last cell."""
+        ends = _ends_of(index, shift)
+        values, middle = function(ends), function((ends[:-1] + ends[1:]) / 2)
+        if correction:
+            values[[0, -2, -1]], middle[-1] = 0.0, 0.0
+        return cls(index=index, shift=shift, values=values, bend=4 * middle - 2 * (values[:-1] + values[1:]))
+
+    def __call__(self, t: Float[np.ndarray, "*point"]) -> Float[np.ndarray, "*point"]:
+        """Return what interpolation gives; beyond the ends, what stands there."""
+        ends = _ends_of(self.index, self.shift)
+        place = np.clip((t - ends[0]) / (ends[1] - ends[0]), 0, len(self.bend))
+        cell = np.minimum(place.astype(int), len(self.bend) - 1)
+        rest = place - cell
+        chord = self.values[cell] + rest * (self.values[cell + 1] - self.values[cell])
+        return chord + self.bend[cell] * rest * (1 - rest)
+
+    def table(self, fine: int) -> Table:
+        """Return its integers, of 2^(−fine)."""
+        values, curve = (np.rint(np.ldexp(v, fine)).astype(np.int32) for v in (self.values, self.bend))
+        # The parabola passes its ends by at most a quarter of its curve.
+        beyond = int(np.abs(curve).max(initial=0)) // 4 + 2
+        low, high = int(values.min()) - beyond, int(values.max()) + beyond
+        return Table(
+            values=values,
+            curve=curve,
+            first=self.index.low,
+            cell_bits=self.shift,
+            index=self.index,
+            sums=Format(scale=(math.ldexp(1.0, -fine),), low=low, high=high, role="acc"),
+        )
+
+
+def _ends_of(index: Format, shift: int) -> Float[np.ndarray, " cells_and_one"]:
+    """Return the real numbers at which cells begin and end."""
+    return index.scale[0] * (index.low + (np.arange(((index.high - index.low) >> shift) + 2, dtype=np.int64) << shift))
+
+
+def _cells(low: float, high: float, lookup_bits: int, bits: int) -> tuple[float, int]:
+    """Return the step of an index that 31 bits hold, and the shift by which at most 2^lookup_bits cells cover a range.
+
+    The number of cells includes both ends.
+    """
+    least, cells = 2.0**-100, (1 << lookup_bits) - 2
+    by_width = max(high - low, least) / (cells << (bits - lookup_bits))
+    by_size = max(abs(low), abs(high), least) / (1 << 29)
+    step = math.ldexp(1.0, math.ceil(math.log2(max(by_width, by_size))))
+    return step, max(0, math.ceil(math.log2(max(high - low, step) / (step * cells))))
+
+
+def _correction(function: Callable, pieces: list[_Piece], lookup_bits: int, bits: int) -> _Piece | None:
+    """Return a finer table of what the tables lack, where they are inexact; None where they are exact enough.
+
+    They are exact at the ends of the last one's cells. So is 0 at both ends of the correction, and beyond them.
+    """
+    last = pieces[-1]
+    ends = _ends_of(last.index, last.shift)
+
+    def lacking(t: Float[np.ndarray, "*point"]) -> Float[np.ndarray, "*point"]:
+        return function(t) - sum(piece(t) for piece in pieces)
+
+    # Not beyond the first index and the last.
+    inside = np.linspace(0, 1, _LOOKS + 2)[1:-1]
+    t = np.minimum(ends[:-1, None] + np.diff(ends)[:, None] * inside, last.index.scale[0] * last.index.high)
+    worst = np.abs(lacking(t)).max(axis=1)
+    (cells,) = np.nonzero(~(worst <= math.ldexp(float(np.abs(pieces[0].values).max()), -_EXACT_BITS)))
+    if not cells.size or 2 * (cells[-1] + 1 - cells[0]) > len(ends):
+        return None
+    low, high = ends[cells[0]], ends[cells[-1] + 1]
+    step, shift = _cells(low, high, lookup_bits, bits)
+    if math.ldexp(step, shift) >= math.ldexp(last.index.scale[0], last.shift):
+        return None
+    index = Format(scale=(step,), low=int(low / step), high=int(high / step), role="index", activation=(True, True))
+    # The end is the last index, and begins a cell that nothing else lies in.
+    found = _Piece.of(lacking, index, shift, correction=True)
+    return found if np.isfinite(found.values).all() and np.isfinite(found.bend).all() else None
 
 
 def exact_table(function: Function, source: Format, form: Format) -> Int[np.ndarray, " entries"]:
@@ -286,6 +380,25 @@ def _points(low: float, high: float) -> Float[np.ndarray, " point"]:
     return np.unique(np.concatenate([even, np.clip(size, low, high), np.clip(-size, low, high)]))
 
 
+def _tame(function: Function, expected: Bounds, measured: Bounds) -> Bounds:
+    """Return the expected range without undefined parts, poles and steep rises beside the measured.
+
+    Headroom that makes the result more than `_MOST_GROWTH` times what was measured costs the bits of what was.
+    """
+    least, most = (min(max(end, expected[0]), expected[1]) for end in measured)
+    if not least < most:
+        return expected
+    seen = np.abs(function(_points(least, most)))
+    if not np.isfinite(seen).all() or seen.max() == 0:
+        return expected
+    t = np.union1d(_points(*expected), [v for v in (0.0, least, most) if expected[0] <= v <= expected[1]])
+    wild = ~(np.abs(function(t)) <= _MOST_GROWTH * seen.max())
+    below, above = t[wild & (t < least)], t[wild & (t > most)]
+    low = t[t > below[-1]][0] if below.size else expected[0]
+    high = t[t < above[0]][-1] if above.size else expected[1]
+    return float(low), float(high)
+
+
 def _without_flat_ends(function: Function, expected: Bounds, proven: Bounds) -> tuple[float, float, tuple[bool, bool]]:
     """Return the range without the ends in which the function does not change, and at which ends nothing is lost.
 
@@ -306,4 +419,6 @@ def _without_flat_ends(function: Function, expected: Bounds, proven: Bounds) -> 
     (from_high,) = np.nonzero(np.abs(y - y[-1]) > tolerance)
     first = max(from_low[0] - 1, 0) if from_low.size and lossless[0] else 0
     last = min(from_high[-1] + 1, len(t) - 1) if from_high.size and lossless[1] else len(t) - 1
+    # Where the whole changes by hardly more than the tolerance, the flat ends overlap.
+    first, last = min(first, last), max(first, last)
     return float(t[first]), float(t[last]), lossless  # type: ignore[return-value]

@@ -34,6 +34,13 @@ class IntegerLayer:
     magnitude: int
     """Largest ``Σ |x| |kernel|`` over the output channels: no partial sum in any order exceeds it, bias left out."""
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Real range of the output, before any overflow: channels have scales of their own."""
+        low, high = _ends(self.kernel, self.bias.astype(np.int64), self.source)
+        scale = np.asarray(self.accumulator.scale)
+        return float((low * scale).min()), float((high * scale).max())
+
 
 def code_format(q: QuantizedNetwork, tensor: str, accelerator: Accelerator) -> Format:
     """Return the format of a feature map's codes.
@@ -70,11 +77,7 @@ def integer_layer(q: QuantizedNetwork, node: Node, source: Format, accelerator: 
     scale = step * source.scale[0]
     channels = kernel.shape[-1]
     bias = _bias(q, node, np.broadcast_to(scale, (channels,)), accelerator)
-    rows = kernel.reshape(-1, channels).astype(np.int64)
-    # Padding is code 0, whether or not the limits hold it; so every partial sum lies in the range of the whole.
-    least, most = min(source.low, 0), max(source.high, 0)
-    low = np.minimum(rows * least, rows * most).sum(axis=0) + bias
-    high = np.maximum(rows * least, rows * most).sum(axis=0) + bias
+    low, high = _ends(kernel, bias, source)
     lowest, highest = min(int(low.min()), 0), max(int(high.max()), 0)
     _refuse_overflow(node, lowest, highest, accelerator)
     if accelerator.overflow is Overflow.WRAP:
@@ -84,8 +87,18 @@ def integer_layer(q: QuantizedNetwork, node: Node, source: Format, accelerator: 
         kernel=kernel,
         bias=bias.astype(np.int32),
         accumulator=Format(scale=tuple(scale.tolist()), low=lowest, high=highest, role="acc"),
-        magnitude=int(np.abs(rows).sum(axis=0).max()) * max(-least, most),
+        magnitude=int(np.abs(kernel.reshape(-1, channels).astype(np.int64)).sum(axis=0).max())
+        * max(-source.low, source.high),
     )
+
+
+def _ends(kernel: np.ndarray, bias: np.ndarray, source: Format) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least and largest accumulator of each output channel over all inputs."""
+    rows = kernel.reshape(-1, kernel.shape[-1]).astype(np.int64)
+    # Padding is code 0, whether or not the limits hold it; so every partial sum lies in the range of the whole.
+    least, most = min(source.low, 0), max(source.high, 0)
+    products = rows * least, rows * most
+    return np.minimum(*products).sum(axis=0) + bias, np.maximum(*products).sum(axis=0) + bias
 
 
 def _kernel(q: QuantizedNetwork, node: Node, accelerator: Accelerator) -> tuple[np.ndarray, np.ndarray]:

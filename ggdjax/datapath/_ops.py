@@ -94,7 +94,7 @@ def interpolate(
     first: int,
     cell_bits: int,
 ) -> Int[Array, "..."]:
-    """Return the parabola through the table's values at i = (x − first) >> cell_bits and the next, by the bits of x below.
+    """Return the parabola through the table at i = (x − first) >> cell_bits and at i + 1, by the bits of x below.
 
     ``curve`` is four times how far each parabola lies above its chord in the middle.
     """

@@ -59,7 +59,8 @@ class Ranges:
         self.bounds: dict[str, Bounds] = {}
         """What a tensor cannot leave, whatever the input."""
         self._residual_bits = residual_bits
-        self._measured = _measured(q)
+        self.measured = _measured(q)
+        """The least and largest value that calibration saw, of every tensor that it looked at."""
         self._parent: dict[str, str] = {}
         for node in self.graph.nodes:
             joined = [t for t in node.inputs if self.graph.shape(t)] if _joins(node) else []
@@ -96,7 +97,7 @@ class Ranges:
     def expected(self, tensor: str, headroom: float = HEADROOM) -> Bounds:
         """Return the range that must be representable: what was measured, with headroom, within what is proven."""
         low, high = self.bounds[tensor]
-        least, most = self._measured.get(tensor, (0.0, 0.0))
+        least, most = self.measured.get(tensor, (0.0, 0.0))
         # A tensor of zeros says nothing of other images.
         spare = (headroom - 1) * max(-least, most) or math.inf
         return max(low, least - spare), min(high, most + spare)

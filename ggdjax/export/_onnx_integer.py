@@ -12,7 +12,7 @@ from ggdjax.datapath._rounding import Rounding
 from ggdjax.network._builder import View, stored_constant
 from ggdjax.network.onnx._model import import_onnx
 from ggdjax.network.onnx._model_writer import Writer, channels_first, stored_attributes
-from ggdjax.network.onnx._writer_ops import max_pool_node, write_node
+from ggdjax.network.onnx._writer_ops import max_pool_node, reduce_node, write_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +65,7 @@ class _Integers:
             "dense": self.dense,
             "interpolate": self.interpolate,
             "lookup": self.lookup,
+            "max": self.reduced,
             "max_pool": self.max_pool,
             "mul": self.binary,
             "offset": self.offset,
@@ -74,7 +75,7 @@ class _Integers:
             "requantize_by_sign": self.requantize_by_sign,
             "saturate": self.saturate,
             "sub": self.binary,
-            "sum_over": self.sum_over,
+            "sum_over": self.reduced,
             "sum_pool": self.sum_pool,
             "wide_mul": self.wide_mul,
         }
@@ -133,7 +134,11 @@ class _Integers:
         """Return round(x · multiplier · 2^(−shift))."""
         name = node.name
         form = self.program.formats[node.inputs[0]]
-        if max(-form.low, form.high) * int(np.abs(multiplier).max()) + (1 << int(shift.max())) >= _LIFT:
+        largest = max(-form.low, form.high) * np.abs(multiplier).astype(object)
+        # What is less than half of 2^r has the same result under every larger r, in every rounding.
+        widths = np.frompyfunc(lambda v: int(v).bit_length() + 1, 1, 1)(largest)
+        shift = np.minimum(shift, widths.astype(np.int64))
+        if int(np.max(largest)) + ((1 << int(shift.max())) >> 1) >= _LIFT:
             raise UnsupportedError(f"`{name}` needs more than 64 bits: lower `multiplier_bits`")
         factor = self.array(stored_constant(multiplier, view), f"{name}/multiplier")
         return self.shifted(self.do("Mul", view.tensor, factor, name), view, node, shift)
@@ -303,10 +308,11 @@ class _Integers:
         pooled = max_pool_node(self.writer, node, real, f"{node.name}/maxpool", least)
         return View(self.do("Cast", pooled, node.output, to=self.kinds.INT64), axes)
 
-    def sum_over(self, node: Node) -> View:
-        source = self.writer.native(self.writer.view(node))
-        axes = self.array(np.asarray(sorted(node.attr("axes")), np.int64), f"{node.name}/axes")
-        total = self.do("ReduceSum", source, axes, node.output, keepdims=int(node.attr("keepdims")))
+    def reduced(self, node: Node) -> View:
+        source, op = self.writer.native(self.writer.view(node)), "max" if node.op == "max" else "sum"
+        # A tensor of the network may have the node's own name.
+        name = f"{node.output}/reduce{op}"
+        total = reduce_node(self.writer, op, source, node.attr("axes"), name, keepdims=node.attr("keepdims"))
         return View(total, tuple(range(len(self.program.graph.shape(node.output)))))
 
     def pad(self, node: Node) -> View:

@@ -146,7 +146,7 @@ def pool(
     def general(x: Array) -> Array:
         return lax.reduce_window(
             x,
-            start,
+            np.asarray(start, x.dtype),
             combine,
             (1, *window, 1),
             (1, *strides, 1),

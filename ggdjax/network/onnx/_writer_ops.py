@@ -300,14 +300,15 @@ def _softmax(writer: Writer, node: Node) -> View:
     if len(axes) == 1:
         return _same_order(writer, node, "Softmax", axis=axes[0])
     # `Softmax` has one axis: over several it is spelled out.
-    largest = _reduce_node(writer, "max", view.tensor, axes, f"{node.name}.max", keepdims=True)
+    largest = reduce_node(writer, "max", view.tensor, axes, f"{node.name}.max", keepdims=True)
     shifted = writer.node("Sub", [view.tensor, largest], f"{node.name}.shifted")
     powers = writer.node("Exp", [shifted], f"{node.name}.exp")
-    total = _reduce_node(writer, "sum", powers, axes, f"{node.name}.sum", keepdims=True)
+    total = reduce_node(writer, "sum", powers, axes, f"{node.name}.sum", keepdims=True)
     return View(writer.node("Div", [powers, total], node.name), view.axes)
 
 
-def _reduce_node(writer: Writer, op: str, source: str, axes: Sequence[int], name: str, *, keepdims: bool) -> str:
+def reduce_node(writer: Writer, op: str, source: str, axes: Sequence[int], name: str, *, keepdims: bool) -> str:
+    """Write the mean, sum or max over ``axes`` of a stored tensor and return its output."""
     axes = sorted(axes)
     if writer.opset >= _AXES_AS_INPUT[op]:
         return writer.node(_REDUCTIONS[op], [source, writer.integers(axes)], name, keepdims=int(keepdims))
@@ -322,7 +323,7 @@ def _reduction(writer: Writer, node: Node) -> View:
     if node.op in {"mean", "max"} and spatial and keepdims:
         return _spatial(writer, node, "GlobalAveragePool" if node.op == "mean" else "GlobalMaxPool")
     stored = [view.axes[axis] for axis in axes]
-    output = _reduce_node(writer, node.op, view.tensor, stored, node.name, keepdims=keepdims)
+    output = reduce_node(writer, node.op, view.tensor, stored, node.name, keepdims=keepdims)
     if keepdims:
         return View(output, view.axes)
     kept = [view.axes[axis] for axis in range(rank) if axis not in axes]

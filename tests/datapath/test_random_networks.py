@@ -1,0 +1,131 @@
+"""Random networks: fake quantization, the integer program, the integer ONNX file; and what they once found."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ggdjax as gd
+from ggdjax import datapath, export
+from ggdjax.datapath._formats import Ratio, ratio_of
+from ggdjax.datapath._functions import Functions, tables
+from ggdjax.datapath._rounding import Requantization
+
+runtime = pytest.importorskip("onnxruntime")
+from experiments.random_networks import check  # noqa: E402  (it needs ONNX Runtime)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly_compiled():
+    """Compile without optimizations: each program runs once."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.parametrize("seed", [1, 13, 14])
+def test_programs_compute_what_fake_quantization_does(seed):
+    outcome = check(seed, verilog=seed == 0)
+    assert (outcome.state, outcome.onnx) == ("equal", "equal"), outcome.said
+
+
+def quantized(function, x, **config):
+    net = gd.trace(function, x[:1])
+    return gd.quantize(net, gd.calibrate(net, [x]), gd.QuantConfig(scheme="max-abs", **config))
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+FUNCTIONS = {
+    "jump": lambda x: jnp.where(x > 0.37, x, 0.0),
+    "jump at the end of a cell": lambda x: jnp.where(x >= 0.5, 1.0, -1.0),
+    "steep": lambda x: jax.nn.soft_sign(1000 * x),
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+def test_jumps_and_steep_functions_are_exact(function):
+    """What lies within one cell of an evenly spaced table was up to 13 LSB off."""
+    x, w, v = normal(512, 4), normal(4, 8, seed=1), normal(8, 3, seed=2)
+    q = quantized(lambda x: function(x @ w) @ v, x)
+    program = datapath.compile(q)
+    found = datapath.agreement(program, q, [x])
+    assert found.equal_given_inputs > 0.999
+    assert max(tensor.largest_given_inputs for tensor in found.feature_maps.values()) <= 1
+    assert sum(node.op == "interpolate" for node in program.graph.nodes) > 1
+
+
+def test_ordinary_functions_take_one_table():
+    x, w, v = normal(64, 4), normal(4, 8, seed=1), normal(8, 3, seed=2)
+    for function in (jax.nn.silu, jax.nn.gelu, jnp.tanh):
+        program = datapath.compile(quantized(lambda x, f=function: f(4 * (x @ w)) @ v, x))
+        assert sum(node.op == "interpolate" for node in program.graph.nodes) == 1
+
+
+WITH_POLES = {
+    "root of a mean": lambda x: jnp.sqrt(jnp.mean(jnp.square(x), axis=1) + 1e-5),
+    "log of a mean": lambda x: jnp.log(jnp.mean(jnp.exp(x), axis=1)),
+    "reciprocal": lambda x: 1 / jnp.mean(jnp.exp(x / 4), axis=1),
+    "exponential": lambda x: jnp.exp(jnp.mean(x, axis=1) * 12),
+}
+
+
+@pytest.mark.parametrize("function", WITH_POLES.values(), ids=WITH_POLES)
+def test_headroom_ends_before_a_pole(function):
+    """Twice the measured range reaches where these are undefined, or so large that nothing else has bits."""
+    x, w, v = normal(64, 5, 4), normal(4, 8, seed=1), normal(8, 3, seed=2)
+    q = quantized(lambda x: function(x @ w) @ v, x)
+    found = datapath.agreement(datapath.compile(q), q, [x])
+    assert found.equal_given_inputs > 0.97
+    assert max(tensor.largest_given_inputs for tensor in found.feature_maps.values()) <= 1
+
+
+def test_flat_ends_of_a_nearly_constant_function_may_overlap():
+    net = gd.trace(lambda x: jnp.tanh(x * 1e-9) + 1, jnp.zeros((1, 3)))
+    function = Functions(net.graph, net.params).of(net.graph.outputs[0])
+    for width in np.geomspace(1, 1e4, 33):
+        for table in tables(function, *[(-width, width)] * 3, lookup_bits=12, bits=27):
+            assert table.index.low <= table.index.high
+
+
+def test_index_of_a_narrow_range_far_from_zero_fits_32_bits():
+    net = gd.trace(lambda x: jnp.tanh(x) * 2, jnp.zeros((1, 3)))
+    function = Functions(net.graph, net.params).of(net.graph.outputs[0])
+    for low, high in ((0.9, 0.9 + 1e-9), (0.0, 0.0), (-1e-30, 0.0)):
+        for table in tables(function, *[(low, high)] * 3, lookup_bits=12, bits=27):
+            assert -(2**31) <= table.index.low <= table.index.high < 2**31
+
+
+@pytest.mark.parametrize("kind", Requantization)
+def test_ratios_of_2_to_the_31_and_more_saturate(kind):
+    """They were refused, with the advice to raise a step that nobody had set."""
+    assert ratio_of(2.0**40, 31, kind, "a ratio") == Ratio(multiplier=2**31 - 1, shift=0)
+
+
+def test_channels_of_very_different_scales_have_bounds_of_their_own():
+    x, w = normal(64, 4), normal(4, 2, seed=1) * np.float32([[1, 1e-6]])
+    b = np.float32([[0, 1e-3]])
+    program = datapath.compile(quantized(lambda x: jax.nn.relu(x @ w + b) @ w.T, x, weights_per="channel"))
+    layer = next(iter(program.layers.values()))
+    low, high = layer.bounds
+    assert max(-low, high) < 2 * np.abs(x).max() * np.abs(w).sum(0).max()
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+def test_integer_onnx_has_maxima_and_small_slopes(bits, tmp_path):
+    """A maximum over space had no integer form; a slope of 0.01 into codes of 2 bits needed more than 64 bits."""
+    x, w, v = normal(32, 5, 4, 3), normal(3, 8, seed=1), normal(8, 3, seed=2)
+
+    def function(x):
+        y = jax.nn.leaky_relu(x @ w, 0.01)
+        return jnp.max(y @ v, axis=(1, 2)) + jnp.max(x @ w @ v, axis=(1, 2), keepdims=True)[:, 0, 0]
+
+    program = datapath.compile(quantized(function, x, activation_bits=bits))
+    export.export_onnx(program, tmp_path / "program.onnx", form="integer")
+    session = runtime.InferenceSession(tmp_path / "program.onnx", providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(session.run(None, {session.get_inputs()[0].name: x})[0], program.integers(x))
