@@ -168,7 +168,10 @@ class _Compiler:
             if node.op in QUANTIZABLE:
                 layer = integer_layer(self.q, node, self._codes(node.inputs[0]), self.spec)
                 self.layers[node.name] = layer
-                bounds[node.output] = layer.bounds if self.spec.overflow is Overflow.RAISE else self._held(layer)
+                bounds[node.output] = layer.bounds
+                if self.spec.overflow is not Overflow.RAISE:  # what the width leaves
+                    held, largest = self._held(layer), max(layer.accumulator.scale)
+                    bounds[node.output] = (held.low * largest, held.high * largest)
                 continue
             params = {role: np.asarray(self.q.params[key]) for role, key in node.params}
             if (function := self.functions.of(node.output)) is not None:
@@ -182,12 +185,11 @@ class _Compiler:
                 window = window_of(self.source, node) if node.op in {"mean", "sum"} else 1
                 bounds[node.output] = bounds_of(node, [bounds[t] for t in node.inputs], params, window)
 
-    def _held(self, layer: IntegerLayer) -> tuple[float, float]:
-        """Return the real range that an accumulator's width leaves, which may overflow."""
-        largest = max(layer.accumulator.scale)
+    def _held(self, layer: IntegerLayer) -> Format:
+        """Return the format of an accumulator within its width, which its sums may pass."""
         half = 1 << (self.spec.accumulator_bits - 1)
         low, high = max(layer.accumulator.low, -half), min(layer.accumulator.high, half - 1)
-        return low * largest, high * largest
+        return replace(layer.accumulator, low=low, high=high)
 
     def _is_scaling(self, node: Node) -> bool:
         """Return whether a node scales and shifts each channel of its one input."""
@@ -249,8 +251,7 @@ class _Compiler:
         node = self.source.producer(tensor)
         while node is not None and node.op in LIMITS | {"reshape", "transpose", "slice"}:
             node = self.source.producer(node.inputs[0])
-        makes_sums = QUANTIZABLE | {"add", "sub", "mul", "mean", "sum", "average_pool", "round_to_grid"}
-        if node is not None and node.op in makes_sums and self.functions.of(node.output) is None:
+        if node is not None and node.op in QUANTIZABLE | self._makers.keys() and self.functions.of(node.output) is None:
             sums = self._sums_of(node)
             if len(sums.format.scale) == 1 and sums.weights is None:
                 return self._as(tensor, replace(sums.format, role="logit"))
@@ -274,9 +275,7 @@ class _Compiler:
         layer, spec = self.layers[node.name], self.spec
         kernel, codes = layer.kernel, layer.source
         groups = node.attr("groups") if node.op == "conv" else 1
-        half = 1 << (spec.accumulator_bits - 1)
-        held = replace(layer.accumulator, low=max(layer.accumulator.low, -half))
-        held = replace(held, high=min(layer.accumulator.high, half - 1))
+        held = self._held(layer)
         self.params[f"{node.name}/kernel"], self.params[f"{node.name}/bias"] = kernel, layer.bias
         tensor = self._emit(
             node.output,
@@ -378,7 +377,9 @@ class _Compiler:
 
     def _pooled(self, node: Node) -> _Sums:
         window = window_of(self.source, node)
-        form = self._natural(node.inputs[0], 16) or self.ranges.summand(node.inputs[0], window)
+        # The sum of the whole window must fit in 32 bits.
+        bits = 32 - math.ceil(math.log2(window))
+        form = self._natural(node.inputs[0], bits) or self.ranges.summand(node.inputs[0], window)
         x = self._as(node.inputs[0], form)
         low, high = (end * window for end in _ends(self.formats[x]))
         weights, divisor = None, float(window)

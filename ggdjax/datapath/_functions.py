@@ -127,7 +127,6 @@ class Functions:
 
     def __init__(self, graph: Graph, params: Mapping[str, np.ndarray]) -> None:
         self._graph, self._params = graph, params
-        self._order = {node.output: k for k, node in enumerate(graph.nodes)}
         self._known: dict[str, Function | None] = {}
 
     def of(self, tensor: str) -> Function | None:
@@ -144,24 +143,12 @@ class Functions:
         if len(node.inputs) == 1 and node.op in _EXACT and not reciprocal:
             before = self.of(node.inputs[0])
             return None if before is None else self._joined(before, (node,))
-        found = self._common_root(node)
+        found = self._graph.common_root(node, self._elementwise)
         if found is None:
             return None
         root, nodes = found
         before = self.of(root)
         return self._function(root, nodes) if before is None else self._joined(before, nodes)
-
-    def _common_root(self, node: Node) -> tuple[str, tuple[Node, ...]] | None:
-        """Return the tensor that all inputs of ``node`` are functions of, the nearest, and the nodes in between."""
-        nodes, inputs = [node], set(node.inputs)
-        while len(inputs) > 1:
-            latest = max(inputs, key=lambda tensor: self._order.get(tensor, -1))
-            between = self._graph.producer(latest)
-            if between is None or not self._elementwise(between):
-                return None
-            nodes.append(between)
-            inputs = (inputs - {latest}) | set(between.inputs)
-        return inputs.pop(), tuple(reversed(nodes))
 
     def _elementwise(self, node: Node) -> bool:
         """Return whether a node is elementwise with constants that are one number."""

@@ -14,7 +14,7 @@ from ggdjax._errors import DataError, summary
 from ggdjax.network._ops import OPS, QUANTIZABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 Shape = tuple[int | None, ...]
 
@@ -132,6 +132,10 @@ class Graph:
         return {node.output: node for node in self.nodes}
 
     @cached_property
+    def _order_of(self) -> dict[str, int]:
+        return {node.output: k for k, node in enumerate(self.nodes)}
+
+    @cached_property
     def _readers(self) -> dict[str, tuple[Node, ...]]:
         readers: dict[str, tuple[Node, ...]] = {}
         for node in self.nodes:
@@ -162,6 +166,21 @@ class Graph:
                 elif node.output not in reached:
                     reached.append(node.output)
         return found
+
+    def common_root(self, node: Node, elementwise: Callable[[Node], bool]) -> tuple[str, tuple[Node, ...]] | None:
+        """Return the nearest tensor that all inputs of ``node`` are functions of, and the nodes from it to ``node``.
+
+        None where they are of several: walking back, nodes that are not ``elementwise`` are not passed.
+        """
+        nodes, inputs = [node], set(node.inputs)
+        while len(inputs) > 1:
+            latest = max(inputs, key=lambda tensor: self._order_of.get(tensor, -1))
+            between = self.producer(latest)
+            if between is None or not elementwise(between):
+                return None
+            nodes.append(between)
+            inputs = (inputs - {latest}) | set(between.inputs)
+        return inputs.pop(), tuple(reversed(nodes))
 
     def without_dead_nodes(self) -> Graph:
         """Return the graph without the nodes and shapes that no output needs."""

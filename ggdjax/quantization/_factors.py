@@ -47,14 +47,9 @@ def round_factors(graph: Graph, calibration: Calibration, bits: int) -> Graph:
 
 def _is_function(graph: Graph, node: Node) -> bool:
     """Return whether a product is an elementwise function of one tensor, both factors being so."""
-    order = {other.output: k for k, other in enumerate(graph.nodes)}
-    inputs = set(node.inputs)
-    while len(inputs) > 1:
-        latest = max(inputs, key=lambda tensor: order.get(tensor, -1))
-        between = graph.producer(latest)
-        if between is None or between.op not in ELEMENTWISE:
-            return False
-        if any(graph.shape(tensor) != graph.shape(latest) for tensor in between.inputs):
-            return False
-        inputs = (inputs - {latest}) | set(between.inputs)
-    return True
+
+    def elementwise(other: Node) -> bool:
+        shape = graph.shape(other.output)
+        return other.op in ELEMENTWISE and all(graph.shape(tensor) == shape for tensor in other.inputs)
+
+    return graph.common_root(node, elementwise) is not None
