@@ -36,7 +36,7 @@ _POINTS, _BEYOND = 96, 1.5
 def compare_schemes(
     histograms: Histogram, rows: Sequence[dict[str, Any]], progress: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
-    """Return the choice of every registered scheme for every feature map, judged on the histograms.
+    """Return the choice of every registered scheme for every feature map, measured on the histograms.
 
     The first call compiles every scheme: about a minute on two cores.
 
@@ -62,7 +62,7 @@ def compare_schemes(
     low, high = (np.asarray([row[key] - row["zero_point"] for row in rows]) for key in ("qmin", "qmax"))
     own_bits = np.asarray([(row["qmax"] - row["qmin"]).bit_length() for row in rows])
     bits = np.stack([own_bits, *(np.full_like(own_bits, width) for width in WIDTHS)])
-    judge = _Judge(histograms)
+    sqnr_of = _Sqnr(histograms)
     names = schemes.names()
     steps, sqnr = {}, {}
     for number, name in enumerate(names, start=1):
@@ -70,11 +70,11 @@ def compare_schemes(
         chosen = replace(schemes.choose(name, histograms, bits, signed), evidence=None)
         step, *codes = jax.device_get(_step_and_codes(chosen))
         steps[name] = step[0]
-        sqnr[name] = judge(*(value.T for value in (step, *codes)))
+        sqnr[name] = sqnr_of(*(value.T for value in (step, *codes)))
     own = np.asarray([row["step"] for row in rows], np.float32)
     outermost = np.stack([own, *steps.values()])
     grid = np.geomspace(outermost.min(0) / _BEYOND, outermost.max(0) * _BEYOND, _POINTS, axis=1).astype(np.float32)
-    curve = judge(np.concatenate([own[:, None], grid], axis=1), high[:, None], -low[:, None])
+    curve = sqnr_of(np.concatenate([own[:, None], grid], axis=1), high[:, None], -low[:, None])
     return {
         "feature_maps": [
             {
@@ -124,7 +124,7 @@ def _step_and_codes(chosen: Choice) -> tuple[Array, Array, Array]:
     return chosen.step, chosen.qmax.astype(jnp.float32) - zero, zero - chosen.qmin.astype(jnp.float32)
 
 
-class _Judge:
+class _Sqnr:
     """SQNR in dB of steps and largest codes, ``[tensor, candidate]``, on the histograms."""
 
     def __init__(self, histograms: Histogram) -> None:

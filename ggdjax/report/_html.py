@@ -34,7 +34,7 @@ def search_field(selector: str, what: str) -> str:
     return f'<input type="search" aria-label="filter {what}" placeholder="filter {what}" data-filters="{selector}">'
 
 
-def picture(data: bytes, name: str, *, kind: str = "png") -> str:
+def plot_tag(data: bytes, name: str, *, kind: str = "png") -> str:
     """Return a PNG or SVG with its caption."""
     name = html.escape(name, quote=True)
     coded = base64.b64encode(data).decode()
@@ -52,7 +52,7 @@ def drawing(figure: Figure, name: str) -> str:
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ggdjax"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return picture(buffer.getvalue(), name, kind="svg")
+    return plot_tag(buffer.getvalue(), name, kind="svg")
 
 
 def table(

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a run: figures, tables that sort and filter, every picture, provenance."""
+"""One self-contained HTML page of a run: figures, tables that sort and filter, every plot, provenance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ggdjax.report._comparison import compare_run
 from ggdjax.report._comparisons import cost_section, scheme_sections
 from ggdjax.report._distortion import plot_distortion
 from ggdjax.report._drawn import drawn_curves, drawn_feature_maps
-from ggdjax.report._html import drawing, number, picture, search_field, section, shade_rules, table
+from ggdjax.report._html import drawing, number, plot_tag, search_field, section, shade_rules, table
 from ggdjax.report._run_folder import load_run
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
         ),
         *([] if compared is None else scheme_sections(compared, options["scheme"])),
         section("Weights and biases", search_field("tr.layer", "layers"), _weights(result["weights"])),
-        section("Where the signal is lost", picture(sensitivity, "Where the signal is lost")) if sensitivity else "",
+        section("Where the signal is lost", plot_tag(sensitivity, "Where the signal is lost")) if sensitivity else "",
         _tuning(result, search),
         cost_section(result, compared),
     ]
@@ -134,7 +134,7 @@ def _tuning(result: dict[str, Any], search: bytes | None) -> str:
         f"<p>On {len(tuning['images'])} images of their own. On the held-out images {tuning['gained']} were gained and "
         f"{tuning['lost']} lost (McNemar, p = {tuning['mcnemar_p_value']:.2g}).</p>"
     )
-    return section("Tuning", text, picture(search, "tuning") if search else "")
+    return section("Tuning", text, plot_tag(search, "tuning") if search else "")
 
 
 def _pictures(
@@ -147,7 +147,7 @@ def _pictures(
     plots = drawn_feature_maps(folder, result, progress)
     for index, row in enumerate(rows):
         progress(f"Drawing distortion: {index + 1} of {len(rows)}, {row['name']}")
-        inside = picture(plots[index], "values, fit and range") if index in plots else ""
+        inside = plot_tag(plots[index], "values, fit and range") if index in plots else ""
         if compared is not None:
             inside += drawing(plot_distortion(compared["feature_maps"][index]), "distortion against step")
         if inside:

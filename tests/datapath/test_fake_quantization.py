@@ -249,3 +249,17 @@ def test_what_leaves_the_calibrated_range_is_said(tmp_path):
     assert not program.run(X).beyond
     far = program.run(np.float32(X / np.abs(X).max() * 4)).beyond | program.run(100 * X).beyond
     assert all(0 < share <= 1 for share in far.values())
+
+
+def test_the_mean_of_many_codes_of_16_bits(tmp_path):
+    """Summed as they are, 2^18 of them would leave 32 bits."""
+    x = rng.uniform(0.5, 1, size=(2, 1, 512, 512)).astype(np.float32)
+    nodes = [
+        N("QuantizeLinear", ["x", "s", "z"], ["c"]),
+        N("DequantizeLinear", ["c", "s", "z"], ["d"]),
+        N("GlobalAveragePool", ["d"], ["p"]),
+        N("Conv", ["p", "w"], ["y"]),
+    ]
+    constants = {"s": np.float32(1 / 32767), "z": np.int16(0), "w": np.float32([[[[0.7]]], [[[-0.4]]]])}
+    net = gd.load_onnx(save(tmp_path / "m.onnx", nodes, ("n", 1, 512, 512), constants, opset=21))
+    agrees(by_largest(net, x), x, 60)
