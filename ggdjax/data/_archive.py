@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ggdjax._atomic import replaced
@@ -74,10 +74,6 @@ def extract(
             if not target.is_dir():
                 with replaced(target) as partial:
                     _unpack(archive, partial, stat.st_size, progress)
-    except tarfile.FilterError as error:
-        raise DataError(
-            f"`{archive}` holds `{error.tarinfo.name}`, which leads outside: pack relative names"
-        ) from error
     except GgdjaxError:
         raise
     except Exception as error:  # of many kinds, by the compression
@@ -92,11 +88,24 @@ def extract(
 
 
 def _unpack(archive: Path, folder: Path, total: int, progress: Callable[[int, int], None] | None) -> None:
+    made: set[Path] = set()
     with archive.open("rb") as raw, tarfile.open(fileobj=raw, mode="r:*") as tar:
         for number, member in enumerate(tar):
-            if not (member.isfile() or member.isdir()):
+            name = PurePosixPath(member.name.lstrip("/"))
+            if ".." in name.parts:
+                raise DataError(f"`{archive}` holds `{member.name}`, which leads outside: pack relative names")
+            if member.isdir():
+                continue
+            content = tar.extractfile(member) if member.isfile() else None
+            if content is None:
                 raise DataError(f"`{archive}` holds `{member.name}`, which is no plain file: pack plain files only")
-            tar.extract(member, folder, filter="data")
+            # Without links nothing leads outside by any other way; `tar.extract` asks the disk that of every part of
+            # every name, and takes twice as long for a data set of small files.
+            file = folder / name
+            if file.parent not in made:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                made.add(file.parent)
+            file.write_bytes(content.read())
             if progress is not None and number % _REPORT_EVERY == 0:
                 progress(raw.tell(), total)
         if progress is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from ggdjax.data._image_set import UNREADABLE_SHARE, StreamedImages, output_labe
 from ggdjax.data._pixels import decode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from os import PathLike
 
     from ggdjax.data._preprocessing import Preprocessing
@@ -77,7 +79,8 @@ def class_folders(
             files = _image_files(class_folder)
             if part:
                 parts.setdefault(part, []).extend(range(len(ids), len(ids) + len(files)))
-            ids.extend(file.relative_to(root).as_posix() for file in files)
+            inside = class_folder.relative_to(root).as_posix()
+            ids.extend(f"{inside}/{file}" for file in files)
             labels.extend([number[class_folder.name]] * len(files))
     if not ids:
         raise DataError(f"`{root}` holds no images: expected <class>/<image> ({', '.join(sorted(_IMAGE_SUFFIXES))})")
@@ -159,7 +162,8 @@ def _root(root: str | PathLike[str], preprocessing: Preprocessing) -> Path:
 
 def holds_images(folder: Path) -> bool:
     """Return whether image files lie in ``folder`` itself (not below)."""
-    return any(_is_image(file) for file in folder.iterdir())
+    with os.scandir(folder) as entries:
+        return any(map(_is_image, entries))
 
 
 def _column(path: Path, columns: list[str], wanted: tuple[str, ...], meaning: str) -> str:
@@ -176,9 +180,21 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted((f for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")), key=lambda f: f.name)
 
 
-def _image_files(folder: Path) -> list[Path]:
-    return sorted((f for f in folder.rglob("*") if _is_image(f)), key=lambda f: f.relative_to(folder).as_posix())
+def _image_files(folder: Path) -> list[str]:
+    """Return the paths of the images below ``folder``, relative to it, with `/`, sorted."""
+
+    # Strings, and what the directory already says of each entry: a million paths as objects take a minute.
+    def below(path: str, prefix: str) -> Iterator[str]:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    yield from below(entry.path, f"{prefix}{entry.name}/")
+                elif _is_image(entry):
+                    yield prefix + entry.name
+
+    return sorted(below(str(folder), ""))
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in _IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _is_image(file: os.DirEntry[str]) -> bool:
+    suffix = os.path.splitext(file.name)[1].lower()
+    return suffix in _IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
