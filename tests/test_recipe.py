@@ -66,7 +66,8 @@ def test_every_field_is_documented():
         RECIPE,
         gd.Recipe(
             quantization=gd.QuantConfig(weight_bits_of={'a "b".c/é\x7f': 4}, activation_bits_of={"x": 2}),
-            rounding=gd.tune.RoundingConfig(),
+            rounding="nearest",
+            output_rounding=gd.tune.RoundingConfig(damping=0.02, frac_bits_offsets=(0,)),
             calibration_ids=("a/ü.png", "b\\c.png"),
             held_out_images=3,
         ),
@@ -129,7 +130,12 @@ def test_the_same_bits_from_python_file_and_command(small, run_folder, tmp_path)
     main(["quantize", str(small[0]), "--data", str(small[1]), *again])
     assert (tmp_path / "again" / "network.safetensors").read_bytes() == whole
     names = [stage.name for stage in outcome.network.record.stages]
-    assert names == ["equalize", "quantize", "widths", "bias_correction", "backward_forward", "gradient"]
+    assert names == [
+        "equalize",
+        "quantize",
+        "widths",
+        *("round_weights", "bias_correction", "backward_forward", "gradient"),
+    ]
     assert {stage for stage, *_ in told} == set(outcome.seconds)
     assert all(0 <= done <= total for _, done, total, _ in told)
     assert not set(outcome.ids["tune"]) & {*outcome.ids["calibration"], *outcome.ids["held_out"]}
@@ -142,7 +148,7 @@ def test_resumes_after_every_stage(small, run_folder, tmp_path, monkeypatch):
     kept = tmp_path / "kept"
     gd.recipe.run(net, images, RECIPE, folder=kept)
     stages = sorted(path for path in kept.iterdir() if path.name[:2].isdigit())
-    assert len(stages) == 9
+    assert len(stages) == 10
     for number in reversed(range(len(stages))):
         stages[number].unlink()
         notes: list[str] = []

@@ -17,7 +17,7 @@ from ggdjax._fields import field_docs
 from ggdjax.data import Preprocessing
 from ggdjax.quantization import QuantConfig
 from ggdjax.recipe import Recipe
-from ggdjax.tune import GradientConfig, RoundingConfig, TuneConfig
+from ggdjax.tune import GradientConfig, TuneConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,11 +41,11 @@ def option(cls: type, field: str, name: str = "", kind: Any = None, also: str = 
     return name or field, wanted, dataclasses.field(default=False if flag else None)
 
 
-def _flags(name: str, field: str) -> list[tuple[str, Any, Any]]:
+def _flags(name: str) -> list[tuple[str, Any, Any]]:
     """Return the options that turn a field of a recipe on, and off again where the recipe of a file has it on."""
-    off = tyro.conf.arg(help=f"Turn `{field}` of the file that `--recipe` names off.", help_behavior_hint="")
+    off = tyro.conf.arg(help=f"Turn `{name}` of the file that `--recipe` names off.", help_behavior_hint="")
     no = (f"no_{name}", Annotated[bool, off, tyro.conf.FlagCreatePairsOff], dataclasses.field(default=False))
-    return [option(Recipe, field, name, bool), no]
+    return [option(Recipe, name, name, bool), no]
 
 
 def _metavar(kind: Any) -> str | None:
@@ -60,8 +60,8 @@ def _metavar(kind: Any) -> str | None:
     return "|".join(str(_metavar(one)) for one in inner)
 
 
-#: Flags, and the fields of a recipe that they turn on.
-_FLAGS = {"equalize": "equalize", "bias_correction": "bias_correction", "round_weights": "rounding"}
+#: Flags: fields of a recipe that they turn on.
+_FLAGS = ("equalize", "bias_correction")
 _TUNING: Any = dataclasses.make_dataclass(
     "_TUNING",
     [
@@ -79,7 +79,8 @@ _FIELDS: Any = dataclasses.make_dataclass(
     [
         *(option(QuantConfig, name) for name in _WIDTHS_AND_SCHEMES),
         option(Recipe, "mean_bits", also=" With a recipe that has it, either width given takes its place."),
-        *(one for name, field in _FLAGS.items() for one in _flags(name, field)),
+        option(Recipe, "rounding"),
+        *(one for name in _FLAGS for one in _flags(name)),
         *(option(Recipe, name) for name in ("calibration_images", "held_out_images", "seed", "batch_size")),
         *(option(Preprocessing, name) for name in PREPROCESSING),
     ],
@@ -151,12 +152,9 @@ class RecipeOptions(_FIELDS, TuningOptions):
             changes = {name: given[name] for name in names} | {"quantization": config}
             if self.preset is not None or given.keys() & set(PREPROCESSING):
                 changes["preprocessing"] = self._preprocessing(recipe, given)
-            off = {field for name, field in _FLAGS.items() if f"no_{name}" in given}
-            changes |= {f.name: f.default for f in dataclasses.fields(Recipe) if f.name in off}
+            changes |= {name: False for name in _FLAGS if f"no_{name}" in given}
             if given.keys() & {"weight_bits", "activation_bits"}:
                 changes["mean_bits"] = None
-            if "round_weights" in given:
-                changes["rounding"] = RoundingConfig(batch_size=changes.get("batch_size", recipe.batch_size))
             if self.calibration_ids is not None:
                 changes["calibration_ids"] = _ids_of(self.calibration_ids)
             return self.tuned(recipe, changes)

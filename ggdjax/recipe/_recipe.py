@@ -8,7 +8,7 @@ import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ggdjax._atomic import atomic_write
 from ggdjax._errors import GgdjaxError, expect_path
@@ -21,7 +21,7 @@ from ggdjax.tune import GradientConfig, RoundingConfig, TuneConfig
 _TABLES = {
     "preprocessing": Preprocessing,
     "quantization": QuantConfig,
-    "rounding": RoundingConfig,
+    "output_rounding": RoundingConfig,
     "search": TuneConfig,
     "gradient": GradientConfig,
 }
@@ -54,8 +54,11 @@ class Recipe:
     mean_bits: float | None = None
     """Widths per layer, 2 to 16 bits, at most this on average over all weights and over all values of feature maps: in
     place of both widths, and chosen by what each layer's rounding does to the logits of calibration images."""
-    rounding: RoundingConfig | None = None
-    """Rounds weights for the output of their layers, on the calibration images, and corrects biases."""
+    rounding: Literal["output", "nearest"] = "output"
+    """How weights are rounded: "output", for the output of their layer, in closed form on the calibration images,
+    biases corrected (no labels, no gradients); or "nearest", each weight by itself, the paper's rule."""
+    output_rounding: RoundingConfig = field(default_factory=RoundingConfig)
+    """Settings of rounding for the output."""
     bias_correction: bool = False
     """Take the mean error of every output channel, on calibration images, out of its bias."""
     search: TuneConfig | None = None

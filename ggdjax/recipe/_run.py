@@ -52,7 +52,8 @@ def run(
     """Quantize, correct, tune and evaluate a network as a recipe says.
 
     All stages: ``equalize``, ``calibrate``, ``quantize``, ``widths``, ``round_weights``, ``bias_correction``,
-    ``search``, ``gradient``, ``evaluate``. A quantized network is corrected, where it was not, tuned and evaluated.
+    ``search``, ``gradient``, ``evaluate``. Of a quantized network the biases are corrected, where they were not, and it
+    is tuned and evaluated.
 
     Args:
         network: from a file or a function; or a quantized network, to tune it.
@@ -72,7 +73,7 @@ def run(
         >>> recipe = gd.Recipe(quantization=gd.QuantConfig(scheme="max-abs"), calibration_images=64)
         >>> outcome = gd.recipe.run(net, gd.data.digits(), recipe)
         >>> outcome.evaluation.quantized_accuracy.images, [stage.name for stage in outcome.network.record.stages]
-        (500, ['quantize'])
+        (500, ['quantize', 'round_weights'])
     """
     recipe = Recipe() if recipe is None else recipe
     parts = choose_parts(images, recipe)
@@ -96,9 +97,6 @@ class _Run:
 
     def outcome(self) -> Outcome:
         q = self.network if isinstance(self.network, QuantizedNetwork) else self._quantized(self.network)
-        if self.recipe.rounding is not None and not _has(q, "round_weights"):
-            settings = [self._ids(self.parts.calibration), dataclasses.asdict(self.recipe.rounding)]
-            q = self._stage("round_weights", settings, lambda: self._rounded(q))
         if self.recipe.bias_correction and not _has(q, "bias_correction"):
             q = self._stage("bias_correction", self._few_ids(), lambda: self._corrected(q))
         untuned, before = (None, None)
@@ -146,6 +144,9 @@ class _Run:
         if recipe.mean_bits is not None:
             settings = [recipe.mean_bits, recipe.seed, self._few_ids()]
             q = all_channels(self._stage("widths", settings, lambda: self._with_widths(q)))
+        if recipe.rounding == "output":
+            settings = [self._ids(self.parts.calibration), dataclasses.asdict(recipe.output_rounding)]
+            q = all_channels(self._stage("round_weights", settings, lambda: self._rounded(q)))
         return q
 
     def _calibrated(self, net: Network) -> Calibration:
@@ -180,9 +181,10 @@ class _Run:
         return replace(again, record=replace(again.record, stages=stages))
 
     def _rounded(self, q: QuantizedNetwork) -> QuantizedNetwork:
-        x = self._load(self.parts.calibration)[0]
+        x, config = self._load(self.parts.calibration)[0], self.recipe.output_rounding
+        config = replace(config, batch_size=min(config.batch_size, self.recipe.batch_size))
         return tune.round_weights(
-            q, x, self.recipe.rounding, progress=lambda done, total: self.progress("round_weights", done, total, "")
+            q, x, config, progress=lambda done, total: self.progress("round_weights", done, total, "")
         )
 
     def _corrected(self, q: QuantizedNetwork) -> QuantizedNetwork:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -20,16 +21,16 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, expect_record
 from ggdjax.network._ops import OPS, QUANTIZABLE
 from ggdjax.quantization import Stage
-from ggdjax.quantization._batches import batches_of
-from ggdjax.quantization._quantize import changed_bias
+from ggdjax.quantization._batches import pad_batch
+from ggdjax.quantization._quantize import beside_bias, changed_bias
 from ggdjax.quantization._record import DETAILS, image_hash
 from ggdjax.steps import Quantizer
-from ggdjax.tune._rounding_core import float_target, round_rows
+from ggdjax.tune._rounding_core import round_layer
+from ggdjax.tune._rounding_rows import Layer, Moments, Positions, chunks, of_columns, output_energies
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,6 +147,7 @@ def round_weights(
 
     Raises:
         DataError: no images, or images that do not fit the network.
+        GgdjaxError: no room for tensors beyond ``memory_bytes``.
     """
     expect("q", q, "QuantizedNetwork")
     config = RoundingConfig() if config is None else config
@@ -203,35 +205,33 @@ class _Walk:
                     self._bytes -= values.pop(tensor).nbytes
         return done
 
-    def _pass(self, node: Node) -> None:
-        """Run a node in both walks; what is not rounded yet is quantized as the network says."""
-        both = []
-        for values, params in ((self.float, self.real), (self.quantized, self.params)):
-            inputs = [values[tensor] for tensor in node.inputs]
-            roles = {role: params[key] for role, key in node.params}
-            if values is self.quantized and node.op in QUANTIZABLE:
-                roles |= {"kernel": self._kernel(node)} if node.name in self.weights else {}
-                x = self.q.quantizers.activations.get(node.inputs[0])
-                both.append(self._run(node, roles, inputs, x))
-            else:
-                both.append(self._run(node, roles, inputs, None))
-        self.float[node.output], self.quantized[node.output] = both
-
-    def _kernel(self, node: Node) -> Array:
-        return self.weights[node.name](jnp.asarray(self.params[node.param("kernel")]))
-
-    def _run(self, node: Node, roles: dict[str, Any], inputs: list[np.ndarray], x: Quantizer | None) -> np.ndarray:
-        """Return a node's output for all images."""
-        shaped = _anonymous(node)
-        size, result = min(self.config.batch_size, self.count), None
+    def _pass(self, node: Node) -> np.ndarray:
+        """Run a node in both walks; return the mean over all positions and images that build of float − quantized."""
+        shaped, size, x = _anonymous(node), min(self.config.batch_size, self.count), self._quantizer_of(node)
+        real, rounded = ({role: params[key] for role, key in node.params} for params in (self.real, self.params))
+        results: list[np.ndarray] = []
+        differences, positions = np.zeros(()), 0
         for first in range(0, self.count, size):
-            parts = [next(batches_of(values[first : first + size], size)) for values in inputs]
-            y = np.asarray(_apply(shaped, roles, x, *(part for part, _ in parts)))
-            filled = parts[0][1]
-            if result is None:
-                result = self._array((self.count, *y.shape[1:]))
-            result[first : first + filled] = y[:filled]
-        return result
+            pairs = []
+            for values in (self.float, self.quantized):
+                parts = [pad_batch(values[tensor][first : first + size], size) for tensor in node.inputs]
+                pairs.append(tuple(parts))
+            filled = min(size, self.count - first)
+            builds = _pad_mask(self.builds[first : first + filled], size)
+            *both, difference = _run_both(shaped, real, rounded, x, builds, *pairs)
+            both = [np.asarray(y) for y in both]
+            if not results:
+                results = [self._array((self.count, *y.shape[1:])) for y in both]
+            for result, y in zip(results, both, strict=True):
+                result[first : first + filled] = y[:filled]
+            differences = differences + np.asarray(difference, np.float64)
+            positions += int(builds.sum()) * math.prod(both[0].shape[1:-1])
+        self.float[node.output], self.quantized[node.output] = results
+        return differences / positions
+
+    def _quantizer_of(self, node: Node) -> Quantizer | None:
+        """Return the quantizer of a layer's input."""
+        return self.q.quantizers.activations.get(node.inputs[0]) if node.op in QUANTIZABLE else None
 
     def _array(self, shape: tuple[int, ...]) -> np.ndarray:
         """Return room for a tensor of all images, in a file where memory is used up."""
@@ -240,215 +240,135 @@ class _Walk:
         if self._bytes <= self.config.memory_bytes:
             return np.empty(shape, np.float32)
         with tempfile.TemporaryFile(dir=self.folder) as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)  # a full disk would end the process later
+            except OSError as error:
+                raise GgdjaxError(
+                    f"no room for tensors of {self.count} images in temporary files ({error.strerror}): free space, "
+                    "set TMPDIR, raise `memory_bytes`, or round on fewer images"
+                ) from error
             return np.memmap(file, np.float32, "w+", shape=shape)  # stays when the file is closed
 
     def _round(self, node: Node) -> LayerRounding:
         key, quantizer = node.param("kernel"), self.weights[node.name]
         kernel = np.asarray(self.params[key], np.float32)
-        groups = node.attr("groups") if node.op == "conv" else 1
-        rows = _rows_of(kernel, groups)
+        layer = Layer.of(node, kernel.shape)
+        tensors = tuple(values[node.inputs[0]] for values in (self.float, self.quantized))
+        plan = Positions.of(node, tensors[0].shape, kernel.shape)
+        x = of_columns(layer, self._quantizer_of(node), tensors[0].shape[-1])
+        wanted = max(self.config.least_rows, self.config.rows_per_column * layer.columns)
+        build = np.flatnonzero(self.builds)
+        each = min(len(plan.corners), -(-wanted // len(build)))
+        moments = Moments()
+        for pair, count in chunks(layer, plan, build, each, tensors):
+            moments.add(x, *pair, count)
         bias_key = node.param("bias")
         corrected = bias_key is not None and node.name in self.biases
-        moments = self._moments(node, kernel.shape, groups)
-        gram, cross = moments.centred(corrected)
-        target = jnp.asarray(rows)
-        if self.config.float_target and moments.count >= 4 * rows.shape[-1]:
-            target = float_target(target, gram, cross)
-        best, chosen = self._choose(target, gram, quantizer)
-        self.params[key] = jnp.asarray(_kernel_of(best, kernel.shape))
-        self.weights[node.name] = chosen
-        self._pass(node)
-        nearest = self._error_of(node, quantizer(jnp.asarray(kernel)))
+        aim = self.config.float_target and moments.count >= 4 * layer.columns
+        grids = self._grids(node, quantizer)
+        best, chosen = self._choose(layer, layer.rows_of(kernel), *moments.centred(corrected), aim, grids)
+        self.params[key], self.weights[node.name] = jax.device_put(layer.kernel_of(best, kernel.shape)), chosen
+        before = None if bias_key is None else np.asarray(self.params[bias_key], np.float32)
+        difference = self._pass(node)
         if corrected:
-            self._correct(node)
+            self._correct(node, difference)
+        # Errors on sampled rows of the images that are held back.
+        held = np.flatnonzero(self.builds if self.builds.all() else ~self.builds)
+        each = min(len(plan.corners), -(-self.config.least_rows // (8 * len(held))))
+        none = np.zeros(layer.groups * layer.rows, np.float32)
+        after = none if bias_key is None else self._bias(node)
+        real = none if bias_key is None else np.asarray(self.real[bias_key], np.float32)
+        nearest = quantizer.decode(quantizer.encode(kernel))
+        three = (
+            (layer.rows_of(np.asarray(self.real[key], np.float32)), layer.per_row(real, 0.0)),
+            (best, layer.per_row(after, 0.0)),
+            (layer.rows_of(nearest), layer.per_row(none if before is None else before, 0.0)),
+        )
+        energies = np.zeros(3)
+        for pair, count in chunks(layer, plan, held, each, tensors):
+            energies += np.asarray(jax.device_get(output_energies(x, *pair, np.int32(count), *three)), np.float64)
+        energy, error, nearest_error = energies
         return LayerRounding(
             name=node.name,
-            columns=rows.shape[-1],
+            columns=layer.columns,
             rows=moments.count,
-            nearest_error=nearest,
-            error=_relative(self.float[node.output][self._held_back], self.quantized[node.output][self._held_back]),
+            nearest_error=float(nearest_error / energy) if energy > 0 else 0.0,
+            error=float(error / energy) if energy > 0 else 0.0,
         )
 
-    def _error_of(self, node: Node, kernel: Array) -> float:
-        """Return the relative output error of another kernel, with the present bias, on the images held back."""
-        rounded, chosen = self.quantized[node.inputs[0]][self._held_back], []
-        roles = {role: self.params[key] for role, key in node.params} | {"kernel": kernel}
-        x = self.q.quantizers.activations.get(node.inputs[0])
-        for batch, filled in batches_of(rounded, min(self.config.batch_size, self.count)):
-            chosen.append(np.asarray(_apply(_anonymous(node), roles, x, batch))[:filled])
-        return _relative(self.float[node.output][self._held_back], np.concatenate(chosen))
+    def _grids(self, node: Node, quantizer: Quantizer) -> list[Quantizer]:
+        """Return the candidates for a layer's weights, the present one first, the nearest ones next."""
+        if quantizer.frac_bits is None:
+            return [quantizer]
+        offsets = sorted(self.config.frac_bits_offsets, key=abs)
+        grids = [replace(quantizer, step=np.ldexp(np.asarray(quantizer.step), -offset)) for offset in offsets]
+        source = self._quantizer_of(node)
+        if node.name not in self.biases or self.biases[node.name] is not None or source is None:
+            return grids
+        return [beside_bias(grid, self.params[node.param("bias")], source) for grid in grids]
 
-    @property
-    def _held_back(self) -> np.ndarray:
-        """The images that measure errors."""
-        return self.builds if self.builds.all() else ~self.builds
-
-    def _choose(self, target: Array, gram: Array, quantizer: Quantizer) -> tuple[np.ndarray, Quantizer]:
+    def _choose(
+        self, layer: Layer, rows: np.ndarray, gram: np.ndarray, cross: np.ndarray, aim: bool, grids: list[Quantizer]
+    ) -> tuple[np.ndarray, Quantizer]:
         """Return the rounded rows and the quantizer on whose grid they lie."""
-        frac_bits = quantizer.frac_bits
-        offsets = self.config.frac_bits_offsets if frac_bits is not None else (0,)
-        factors = np.float32([2.0**-offset for offset in offsets])
-        step = np.broadcast_to(np.asarray(quantizer.step), (math.prod(target.shape[:2]),)).reshape(target.shape[:2])
-        steps = factors[:, None, None] * step
-        found = jax.device_get(
-            round_rows(target, gram, steps, low=quantizer.qmin, high=quantizer.qmax, damping=self.config.damping)
-        )
-        per_row = np.ndim(quantizer.step) > 0
+        steps = np.stack([layer.per_row(np.asarray(grid.step), 1.0) for grid in grids])
+        low, high, damping = grids[0].qmin, grids[0].qmax, self.config.damping
+        found = jax.device_get(round_layer(rows, gram, cross, steps, low=low, high=high, aim=aim, damping=damping))
+        per_row = np.ndim(grids[0].step) > 0
         error = found.error if per_row else found.error.sum((1, 2), keepdims=True)
-        # Of equals the present one.
-        order = np.argsort(np.abs(np.asarray(offsets)), kind="stable")
-        which = order[np.argmin(error[order], axis=0)]
+        which = np.argmin(error, axis=0)  # of equals the first
         rows = np.take_along_axis(found.values, np.broadcast_to(which, found.values.shape[1:3])[None, ..., None], 0)[0]
-        new = np.take_along_axis(steps, np.broadcast_to(which, steps.shape[1:])[None], 0)[0]
+        new = layer.own(np.take_along_axis(steps, np.broadcast_to(which, steps.shape[1:])[None], 0)[0])
         new = new.reshape(-1) if per_row else new.reshape(-1)[0]
-        return rows, replace(quantizer, step=jnp.asarray(new))
+        return rows, replace(grids[0], step=jax.device_put(new))
 
-    def _correct(self, node: Node) -> None:
+    def _correct(self, node: Node, difference: np.ndarray) -> None:
         """Take the mean error of each output channel from the bias, which keeps its width or the accumulator's grid."""
-        key, old = node.param("bias"), self.q.quantizers
-        real, rounded = (
-            values[node.output][self.builds].reshape(-1, values[node.output].shape[-1]).mean(0, dtype=np.float64)
-            for values in (self.float, self.quantized)
-        )
+        key = node.param("bias")
         before = np.asarray(self.params[key], np.float32)
-        bias = (before + (real - rounded)).astype(np.float32)
-        self.params[key], self.biases[node.name] = jnp.asarray(bias), changed_bias(node, bias, old)
-        new = replace(old, weights=self.weights, biases=self.biases).bias(node)
+        bias = (before + difference).astype(np.float32)
+        self.params[key], self.biases[node.name] = jax.device_put(bias), changed_bias(node, bias, self.q.quantizers)
         # The walk so far added the bias unrounded.
-        self.quantized[node.output] += (bias if new is None else new.decode(new.encode(bias))) - before
+        self.quantized[node.output] += self._bias(node) - before
 
-    def _moments(self, node: Node, shape: tuple[int, ...], groups: int) -> _Moments:
-        """Return the moments of sampled input rows, all groups in one batch."""
-        real, rounded = (values[node.inputs[0]] for values in (self.float, self.quantized))
-        columns = math.prod(shape[:-1])
-        plan = _Positions.of(node, real.shape, shape)
-        images = np.flatnonzero(self.builds)
-        wanted = max(self.config.least_rows, self.config.rows_per_column * columns)
-        each = min(plan.outputs, -(-wanted // len(images)))
-        x, moments = self.q.quantizers.activations.get(node.inputs[0]), _Moments()
-        size = min(self.config.batch_size, len(images))
-        for first in range(0, len(images), size):
-            some = images[first : first + size]
-            index = np.stack([plan.sample(int(i), each) for i in some])
-            index = np.concatenate([index, np.repeat(index[:1], size - len(some), axis=0)])
-            valid = (np.arange(size) < len(some)).astype(np.float32)
-            pair = [next(batches_of(np.asarray(v[some]), size))[0] for v in (real, rounded)]
-            moments.add(_row_moments(plan.padding, groups, x, *pair, index, valid), len(some) * each)
-        return moments
-
-
-class _Moments:
-    """Sums over sampled rows: float32 within a batch, float64 across batches."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._sums: list[np.ndarray] | None = None
-
-    def add(self, sums: Any, count: int) -> None:
-        """Add the sums of a batch of ``count`` rows."""
-        new = [np.asarray(value, np.float64) for value in sums]
-        self._sums = new if self._sums is None else [a + b for a, b in zip(self._sums, new, strict=True)]
-        self.count += count
-
-    def centred(self, by_means: bool) -> tuple[Array, Array]:
-        """Return ``Σ x xᵀ`` and ``Σ x_f xᵀ`` over the count, float32, less their means where a bias carries those."""
-        gram, cross, mean, mean_float = (value / self.count for value in self._sums)
-        if by_means:
-            gram = gram - mean[..., :, None] * mean[..., None, :]
-            cross = cross - mean_float[..., :, None] * mean[..., None, :]
-        return jnp.asarray(gram, jnp.float32), jnp.asarray(cross, jnp.float32)
-
-
-@dataclass(frozen=True)
-class _Positions:
-    """Where the window of each output position lies in the padded, flattened input."""
-
-    padding: tuple[tuple[int, int], ...]
-    corners: np.ndarray
-    window: np.ndarray
-
-    @classmethod
-    def of(cls, node: Node, x: tuple[int, ...], kernel: tuple[int, ...]) -> _Positions:
-        space, window = x[1:-1], kernel[:-2]
-        ones = (1,) * len(space)
-        padding, strides, dilation, window = ((0, 0),) * len(space), ones, ones, window or ones
-        if node.op == "conv":
-            padding, strides, dilation = (node.attr(name) for name in ("padding", "strides", "dilation"))
-        padded = [n + sum(pads) for n, pads in zip(space, padding, strict=True)]
-        extents = [(w - 1) * d + 1 for w, d in zip(window, dilation, strict=True)]
-        outputs = [(n - e) // s + 1 for n, e, s in zip(padded, extents, strides, strict=True)]
-        corners, offsets = np.zeros(1, np.int64), np.zeros(1, np.int64)
-        for size, count, stride, width, spread in zip(padded, outputs, strides, window, dilation, strict=True):
-            corners = (corners[:, None] * size + np.arange(count) * stride).reshape(-1)
-            offsets = (offsets[:, None] * size + np.arange(width) * spread).reshape(-1)
-        return cls(tuple(map(tuple, padding)), corners.astype(np.int32), offsets.astype(np.int32))
-
-    @property
-    def outputs(self) -> int:
-        """Positions of the output."""
-        return len(self.corners)
-
-    def sample(self, image: int, count: int) -> np.ndarray:
-        """Return the flat indices of ``count`` windows of an image, spread evenly, others for every image."""
-        total = self.outputs
-        # A stride that shares no factor with the outputs visits rows and columns alike.
-        stride = max(1, total // count)
-        while math.gcd(stride, total) != 1:
-            stride += 1
-        chosen = (image * 7919 + np.arange(count, dtype=np.int64) * stride) % total
-        return self.corners[chosen][:, None] + self.window[None]
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _row_moments(
-    padding: tuple[tuple[int, int], ...],
-    groups: int,
-    quantizer: Quantizer | None,
-    real: Array,
-    rounded: Array,
-    index: Array,
-    valid: Array,
-) -> tuple[Array, Array, Array, Array]:
-    """Return Σ x xᵀ, Σ x_f xᵀ, Σ x, Σ x_f over the rows at ``index``, group by group."""
-
-    def rows(x: Array) -> Array:
-        x = lax.pad(x, np.float32(0), ((0, 0, 0), *((a, b, 0) for a, b in padding), (0, 0, 0)))
-        flat = x.reshape(len(x), -1, x.shape[-1])
-        taken = jax.vmap(lambda image, where: image[where])(flat, index)  # image position window channel
-        taken = taken * valid.reshape(-1, 1, 1, 1)
-        by_group = taken.reshape(-1, taken.shape[2], groups, x.shape[-1] // groups)
-        return by_group.transpose(2, 0, 1, 3).reshape(groups, by_group.shape[0], -1)
-
-    x, x_float = rows(rounded if quantizer is None else quantizer(rounded)), rows(real)
-    product = partial(jnp.einsum, "gni,gnj->gij", precision=lax.Precision.HIGHEST)
-    return product(x, x), product(x_float, x), x.sum(1), x_float.sum(1)
+    def _bias(self, node: Node) -> np.ndarray:
+        """Return the present bias of a layer as integers add it."""
+        bias = np.asarray(self.params[node.param("bias")], np.float32)
+        quantizer = replace(self.q.quantizers, weights=self.weights, biases=self.biases).bias(node)
+        return bias if quantizer is None else quantizer.decode(quantizer.encode(bias))
 
 
 @partial(jax.jit, static_argnums=0)
-def _apply(node: Node, roles: dict[str, Array], quantizer: Quantizer | None, *inputs: Array) -> Array:
-    """Run one node; its first input is rounded first where a quantizer is given."""
+def _run_both(
+    node: Node,
+    real: dict[str, Array],
+    rounded: dict[str, Array],
+    quantizer: Quantizer | None,
+    builds: Array,
+    real_inputs: tuple[Array, ...],
+    inputs: tuple[Array, ...],
+) -> tuple[Array, Array, Array]:
+    """Run one node in float and quantized; return both outputs, and Σ float − quantized per channel where ``builds``.
+
+    The first input of the quantized one is rounded first where a quantizer is given.
+    """
     if quantizer is not None:
         inputs = (quantizer(inputs[0]), *inputs[1:])
-    return OPS[node.op](*inputs, **roles, **dict(node.attrs))
+    one, other = (
+        OPS[node.op](*xs, **roles, **dict(node.attrs)) for xs, roles in ((real_inputs, real), (inputs, rounded))
+    )
+    if node.op not in QUANTIZABLE:
+        return one, other, jnp.float32(0)
+    shown = builds.reshape(-1, *(1,) * (one.ndim - 1))
+    return one, other, jnp.where(shown, one - other, 0.0).sum(tuple(range(one.ndim - 1)))
+
+
+def _pad_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """Return a mask of ``size`` rows, those added False."""
+    return np.concatenate([mask, np.zeros(size - len(mask), bool)])
 
 
 def _anonymous(node: Node) -> Node:
     """Return the node without names, so that equal ones share a compiled program."""
     roles = tuple((role, role) for role, _ in node.params)
     return replace(node, name="", inputs=("",) * len(node.inputs), output="", params=roles)
-
-
-def _rows_of(kernel: np.ndarray, groups: int) -> np.ndarray:
-    """Return a kernel ``(*window, cin, cout)`` as ``(group, row, col)``; columns in the order of `_row_moments`."""
-    flat = kernel.reshape(-1, groups, kernel.shape[-1] // groups)
-    return flat.transpose(1, 2, 0)
-
-
-def _kernel_of(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Undo `_rows_of`."""
-    return rows.transpose(2, 0, 1).reshape(shape)
-
-
-def _relative(wanted: np.ndarray, found: np.ndarray) -> float:
-    energy = float(np.sum(np.square(wanted, dtype=np.float64)))
-    return float(np.sum(np.square(wanted - found, dtype=np.float64))) / energy if energy > 0 else 0.0

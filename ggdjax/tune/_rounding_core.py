@@ -26,6 +26,8 @@ from jaxtyping import Float
 
 #: Columns rounded before the rest of the matrix is updated by one product.
 _BLOCK = 128
+#: Columns up to which matrices are factored all at once, by loops over columns: kernels of depthwise convolutions.
+_SMALL = 32
 
 
 class Rounded(NamedTuple):
@@ -71,11 +73,26 @@ def float_target(
         cross: ``Σ x_f xᵀ``, likewise.
         damping: λ over the mean diagonal of ``gram``.
     """
-    matrix = regularized(gram, damping)
-    shift = jnp.matmul(weights, cross - gram, precision=lax.Precision.HIGHEST)
-    factor = jax.scipy.linalg.cho_factor(matrix, lower=True)
-    moved = jax.scipy.linalg.cho_solve(factor, jnp.swapaxes(shift, -1, -2))
-    return weights + jnp.swapaxes(moved, -1, -2)
+    factor = _inverse_factor(regularized(gram, damping))
+    shift = _product(weights, cross - gram)
+    return weights + _product(_product(shift, jnp.swapaxes(factor, -1, -2)), factor)
+
+
+@partial(jax.jit, static_argnames=("low", "high", "aim", "damping"))
+def round_layer(
+    weights: Float[Array, "*group row col"],
+    gram: Float[Array, "*group col col"],
+    cross: Float[Array, "*group col col"],
+    steps: Float[Array, "cand *group row"],
+    *,
+    low: int,
+    high: int,
+    aim: bool,
+    damping: float = 0.01,
+) -> Rounded:
+    """Return what `round_rows` makes of the weights, or of their `float_target` where ``aim`` is true: one program."""
+    target = float_target(weights, gram, cross) if aim else weights
+    return round_rows(target, gram, steps, low=low, high=high, damping=damping)
 
 
 @partial(jax.jit, static_argnames=("low", "high"))
@@ -101,25 +118,64 @@ def round_rows(
     group = target.shape[:-2]
     flat = [a.reshape(-1, *a.shape[len(group) :]) for a in (target, gram)]
     per_group = steps.reshape(steps.shape[0], -1, steps.shape[-1]).swapaxes(0, 1)
-    rounded = jax.vmap(partial(_round_group, low=low, high=high, damping=damping))(*flat, per_group)
+    factor = _inverse_factor(regularized(flat[1], damping))
+    rounded = jax.vmap(partial(_round_group, low=low, high=high))(*flat, factor, per_group)
     return Rounded(*(a.swapaxes(0, 1).reshape(a.shape[1], *group, *a.shape[2:]) for a in rounded))
 
 
-def _round_group(target: Array, gram: Array, steps: Array, *, low: int, high: int, damping: float) -> Rounded:
-    factor = _inverse_factor(regularized(gram, damping))
+def _round_group(target: Array, gram: Array, factor: Array, steps: Array, *, low: int, high: int) -> Rounded:
     values = jax.vmap(partial(_columns, target, factor, low=low, high=high))(steps)
     width = steps[..., None]
     plain = jnp.clip(jnp.round(target[None] / width), low, high) * width
     return Rounded(values, *(_output_error(target, gram, q) for q in (values, plain)))
 
 
-def _inverse_factor(matrix: Float[Array, "col col"]) -> Float[Array, "col col"]:
-    """Return the upper triangular U with ``UᵀU = matrix⁻¹``, without forming the inverse.
+def _inverse_factor(matrix: Float[Array, "*group col col"]) -> Float[Array, "*group col col"]:
+    """Return the upper triangular U with ``UᵀU = matrix⁻¹``.
 
     ``matrix = M Mᵀ`` with M upper triangular (the Cholesky factor of the matrix turned around); ``U = M⁻¹``.
+
+    LAPACK takes one matrix at a time, never a batch: jaxlib 0.10's kernels for a CPU spread a batch over its threads
+    and wait for them, and two of them at once in a program wait for ever on a machine of two cores.
     """
-    upper = jnp.linalg.cholesky(matrix[::-1, ::-1])[::-1, ::-1]
-    return jax.scipy.linalg.solve_triangular(upper, jnp.eye(matrix.shape[0], dtype=matrix.dtype), lower=False)
+    turned, columns = matrix[..., ::-1, ::-1], matrix.shape[-1]
+    if columns <= _SMALL:
+        inverse = _small_inverse(turned)
+    else:
+        unit = jnp.eye(columns, dtype=matrix.dtype)
+        inverse = lax.map(
+            lambda one: jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(one), unit, lower=True),
+            turned.reshape(-1, columns, columns),
+        ).reshape(matrix.shape)
+    return inverse[..., ::-1, ::-1]
+
+
+def _small_inverse(matrix: Float[Array, "*group col col"]) -> Float[Array, "*group col col"]:
+    """Return the inverse of the lower Cholesky factor, all groups in step."""
+    columns = matrix.shape[-1]
+    axis = jnp.arange(columns).reshape((1,) * (matrix.ndim - 2) + (columns,))
+
+    def factor(j: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        left, lower = state
+        column = lax.dynamic_index_in_dim(left, j, axis=-1, keepdims=False)
+        pivot = lax.dynamic_index_in_dim(column, j, axis=-1)
+        column = jnp.where(axis >= j, column / jnp.sqrt(pivot), 0.0)
+        left = left - column[..., :, None] * column[..., None, :]
+        return left, lax.dynamic_update_index_in_dim(lower, column, j, axis=matrix.ndim - 1)
+
+    def invert(i: Array, inverse: Array) -> Array:
+        row = lax.dynamic_index_in_dim(lower, i, axis=-2, keepdims=False)
+        pivot = lax.dynamic_index_in_dim(row, i, axis=-1)
+        # Rows of the inverse from i on are still zero.
+        known = jnp.sum(row[..., :, None] * inverse, axis=-2)
+        return lax.dynamic_update_index_in_dim(inverse, ((axis == i).astype(known.dtype) - known) / pivot, i, axis=matrix.ndim - 2)
+
+    _, lower = lax.fori_loop(0, columns, factor, (matrix, jnp.zeros_like(matrix)))
+    return lax.fori_loop(0, columns, invert, jnp.zeros_like(matrix))
+
+
+def _product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
 def _columns(target: Array, factor: Array, step: Array, *, low: int, high: int) -> Array:
@@ -149,7 +205,7 @@ def _columns(target: Array, factor: Array, step: Array, *, low: int, high: int) 
         start = (own, jnp.zeros_like(own), jnp.zeros_like(own))
         _, found, errors = lax.fori_loop(0, size, lambda j, s: column(j, s, inner), start)
         # U is zero to the left of the block: what is rounded already does not move.
-        work = work - jnp.matmul(errors, strip, precision=lax.Precision.HIGHEST)
+        work = work - _product(errors, strip)
         return work, lax.dynamic_update_slice(values, found, (0, i * size))
 
     _, values = lax.fori_loop(0, padded // size, block, (work, jnp.zeros_like(work)))
@@ -158,5 +214,4 @@ def _columns(target: Array, factor: Array, step: Array, *, low: int, high: int) 
 
 def _output_error(target: Array, gram: Array, values: Float[Array, "cand row col"]) -> Float[Array, "cand row"]:
     error = target[None] - values
-    through = jnp.matmul(error, gram, precision=lax.Precision.HIGHEST)
-    return jnp.maximum(jnp.sum(through * error, axis=-1), 0.0)
+    return jnp.maximum(jnp.sum(_product(error, gram) * error, axis=-1), 0.0)

@@ -12,8 +12,8 @@ import ggdjax as gd
 from ggdjax._errors import GgdjaxError
 from ggdjax.network._ops import OPS
 from ggdjax.tune import RoundingConfig, round_weights
-from ggdjax.tune._rounding import _Positions, _row_moments, _rows_of
-from ggdjax.tune._rounding_core import float_target, round_rows
+from ggdjax.tune._rounding_core import _inverse_factor, float_target, round_layer, round_rows
+from ggdjax.tune._rounding_rows import Layer, Moments, Positions, chunks, of_columns
 
 
 def reference(target, gram, step, low, high, damping):
@@ -73,20 +73,27 @@ def test_rows_are_what_the_convolution_multiplies(name):
     kernel = rng.normal(size=(3, 2, 4 // groups, 8)).astype(np.float32)
     node = gd.network.Node(name="c", op="conv", inputs=("x",), output="y", attrs=tuple(sorted(attrs.items())))
     y = np.asarray(OPS["conv"](jnp.asarray(x), kernel=jnp.asarray(kernel), **attrs))
-    plan = _Positions.of(node, x.shape, kernel.shape)
-    assert plan.outputs == y.shape[1] * y.shape[2]
-    index = np.stack([plan.sample(i, plan.outputs) for i in range(3)])
-    gram, cross, mean, _ = _row_moments(plan.padding, groups, None, x, x, index, np.ones(3, np.float32))
-    rows = _rows_of(kernel, groups)
-    energy = np.einsum("grc,gcd,grd->gr", rows, gram, rows).reshape(-1)
-    np.testing.assert_allclose(energy, np.square(y).sum((0, 1, 2)), rtol=1e-4)
-    np.testing.assert_allclose(np.einsum("grc,gc->gr", rows, mean).reshape(-1), y.sum((0, 1, 2)), atol=1e-3)
-    np.testing.assert_array_equal(gram, cross)
+    layer, plan, moments = Layer.of(node, kernel.shape), Positions.of(node, x.shape, kernel.shape), Moments()
+    assert len(plan.corners) == y.shape[1] * y.shape[2]
+    # A step per channel, each of which leaves every value as it is.
+    quantizer = gd.Quantizer(step=jnp.float32([2.0**-20, 2.0**-21, 2.0**-20, 2.0**-19]), bits=28)
+    for pair, count in chunks(layer, plan, np.arange(3), len(plan.corners), (x, x)):
+        moments.add(of_columns(layer, quantizer, 4), *pair, count)
+    assert moments.count == 3 * len(plan.corners)
+    rows = layer.rows_of(kernel)
+    np.testing.assert_array_equal(layer.kernel_of(rows, kernel.shape), kernel)
+    gram, cross = moments.centred(False)
+    energy = layer.own(np.einsum("grc,gcd,grd->gr", rows, gram, rows)).reshape(-1)
+    np.testing.assert_allclose(energy, np.square(y).mean((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(gram, cross, atol=1e-5)
+    centred, _ = moments.centred(True)
+    spread = layer.own(np.einsum("grc,gcd,grd->gr", rows, centred, rows)).reshape(-1)
+    np.testing.assert_allclose(spread, y.var((0, 1, 2)), rtol=1e-3)
 
 
 def test_samples_are_spread_and_differ_between_images():
     node = gd.network.Node(name="d", op="dense", inputs=("x",), output="y")
-    plan = _Positions.of(node, (2, 8, 8, 3), (3, 5))
+    plan = Positions.of(node, (2, 8, 8, 3), (3, 5))
     first, second = (plan.sample(i, 16)[:, 0] for i in (0, 1))
     assert len(set(first)) == len(set(second)) == 16
     assert len(set(first % 8)) == len(set(first // 8)) == 8
@@ -173,3 +180,24 @@ def test_what_cannot_be_rounded_is_an_error(network):
         RoundingConfig(batch_size=0)
     with pytest.raises(GgdjaxError, match="`frac_bits_offsets` must hold 0"):
         RoundingConfig(frac_bits_offsets=(1,))
+
+
+@pytest.mark.parametrize("columns", [9, 20, 40])
+def test_the_inverse_factor_of_all_groups(columns):
+    x = np.random.default_rng(0).normal(size=(3, 2 * columns, columns)).astype(np.float32)
+    matrix = np.einsum("gnc,gnd->gcd", x, x)
+    factor = np.asarray(_inverse_factor(jnp.asarray(matrix)))
+    np.testing.assert_array_equal(factor, np.triu(factor))
+    unit = np.einsum("gji,gjk,gkl->gil", factor, factor, matrix)
+    np.testing.assert_allclose(unit, np.broadcast_to(np.eye(columns), unit.shape), atol=2e-4)
+
+
+@pytest.mark.parametrize("columns", [9, 128])
+def test_lapack_gets_one_matrix_at_a_time(columns):
+    """Two batched calls at once in one program wait for each other's threads for ever, on two cores."""
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((4, 3, columns), (4, columns, columns))]
+    steps = jax.ShapeDtypeStruct((3, 4, 3), jnp.float32)
+    text = round_layer.lower(shapes[0], shapes[1], shapes[1], steps, low=-8, high=7, aim=True).as_text()
+    calls = [line for line in text.splitlines() if "custom_call @" in line or "stablehlo.cholesky" in line]
+    assert bool(calls) == (columns > 32)
+    assert not [line for line in calls if f"4x{columns}x{columns}" in line]

@@ -1,0 +1,220 @@
+"""The rows that a convolution or dense layer multiplies: sampled, group by group, and their moments.
+
+A row is the window of the input at one position of the output, its columns ordered as the kernel's: positions of the
+window, then input channels of the group. Rows are taken on the host, where the tensors of all images lie, padded to few
+shapes, and multiplied on the device.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jaxtyping import Array, Float, Int
+
+    from ggdjax.network import Node
+    from ggdjax.steps import Quantizer
+
+#: Rows that are multiplied at once, as float32: 32 MiB.
+_CHUNK_VALUES = 1 << 23
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Shapes of a layer's kernel as rows, and what they are padded to, so that programs serve many layers."""
+
+    groups: int
+    rows: int
+    """Output channels of a group."""
+    columns: int
+
+    @classmethod
+    def of(cls, node: Node, kernel: tuple[int, ...]) -> Layer:
+        """Return the shapes of a kernel ``(*window, cin of a group, cout)``."""
+        groups = node.attr("groups") if node.op == "conv" else 1
+        return cls(groups, kernel[-1] // groups, math.prod(kernel[:-1]))
+
+    @property
+    def padded(self) -> tuple[int, int, int]:
+        """Groups, rows and columns with padding."""
+        small = next((n for n in (16, 32) if self.columns <= n), None)
+        columns = small or -(-self.columns // 128) * 128
+        groups = 1 if self.groups == 1 else max(16, 1 << (self.groups - 1).bit_length())
+        rows = max(128 if self.groups == 1 else 1, 1 << (self.rows - 1).bit_length())
+        return groups, rows, columns
+
+    def rows_of(self, kernel: np.ndarray) -> Float[np.ndarray, "group row col"]:
+        """Return a kernel ``(*window, cin, cout)`` as padded rows."""
+        flat = kernel.reshape(self.columns, self.groups, self.rows).transpose(1, 2, 0)
+        return _pad(flat, self.padded)
+
+    def kernel_of(self, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Undo `rows_of`."""
+        return self.own(rows).transpose(2, 0, 1).reshape(shape)
+
+    def own(self, rows: np.ndarray) -> np.ndarray:
+        """Return padded rows, or a value of each, without the padding."""
+        return rows[: self.groups, : self.rows, : self.columns] if rows.ndim > 2 else rows[: self.groups, : self.rows]
+
+    def per_row(self, values: np.ndarray, fill: float) -> Float[np.ndarray, "group row"]:
+        """Return a scalar, or a value per output channel, for all padded rows."""
+        values = np.broadcast_to(np.asarray(values, np.float32), (self.groups * self.rows,))
+        return _pad(values.reshape(self.groups, self.rows), self.padded[:2], fill)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where the window of each output position lies in the input."""
+
+    corners: Int[np.ndarray, "position axis"]
+    window: Int[np.ndarray, "element axis"]
+    space: tuple[int, ...]
+
+    @classmethod
+    def of(cls, node: Node, x: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
+        """Return the positions of a layer with input ``(image, *space, channel)``."""
+        space, window = x[1:-1], kernel[:-2]
+        ones = (1,) * len(space)
+        padding, strides, dilation, window = ((0, 0),) * len(space), ones, ones, window or ones
+        if node.op == "conv":
+            padding, strides, dilation = (node.attr(name) for name in ("padding", "strides", "dilation"))
+        extents = [(w - 1) * d + 1 for w, d in zip(window, dilation, strict=True)]
+        outputs = [(n + sum(pads) - e) // s + 1 for n, pads, e, s in zip(space, padding, extents, strides, strict=True)]
+        corners = _grid([np.arange(n) * s - pads[0] for n, s, pads in zip(outputs, strides, padding, strict=True)])
+        return cls(corners, _grid([np.arange(w) * d for w, d in zip(window, dilation, strict=True)]), space)
+
+    def sample(self, image: int, count: int) -> Int[np.ndarray, "{count} element"]:
+        """Return the flat indices of ``count`` windows of an image, spread evenly, others for every image; −1: padding.
+
+        A stride that shares no factor with the outputs visits rows and columns alike.
+        """
+        total = len(self.corners)
+        stride = max(1, total // count)
+        while math.gcd(stride, total) != 1:
+            stride += 1
+        chosen = (image * 7919 + np.arange(count, dtype=np.int64) * stride) % total
+        at = self.corners[chosen][:, None] + self.window[None]
+        size = np.asarray(self.space, np.int64)
+        strides = np.asarray([math.prod(self.space[axis + 1 :]) for axis in range(len(self.space))], np.int64)
+        inside = ((at >= 0) & (at < size)).all(-1)
+        return np.where(inside, (at * strides).sum(-1), -1)
+
+
+def chunks(
+    layer: Layer, plan: Positions, images: np.ndarray, each: int, tensors: tuple[np.ndarray, ...]
+) -> Iterator[tuple[list[Float[np.ndarray, "group row col"]], int]]:
+    """Yield ``each`` sampled rows of every image, of all tensors alike: padded arrays of one shape, and their rows."""
+    groups, _, columns = layer.padded
+    size = max(1, _CHUNK_VALUES // (groups * columns * each))  # images
+    flat = [values.reshape(len(values), -1, values.shape[-1]) for values in tensors]
+    for first in range(0, len(images), size):
+        some = images[first : first + size]
+        index = np.concatenate([plan.sample(int(i), each) for i in some])
+        owner = np.repeat(some, each)[:, None]
+        shape = (min(size, len(images)) * each, groups, columns)
+        taken = []
+        for values in flat:
+            rows = values[owner, index]  # row element channel
+            rows[index < 0] = 0
+            rows = rows.reshape(len(index), -1, layer.groups, values.shape[-1] // layer.groups)
+            rows = rows.transpose(0, 2, 1, 3).reshape(len(index), layer.groups, -1)
+            taken.append(_pad(rows, shape).transpose(1, 0, 2))
+        yield taken, len(index)
+
+
+class Moments:
+    """Means of products over sampled rows: float32 within a chunk, float64 across chunks."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sums: list[np.ndarray] | None = None
+
+    def add(self, quantizer: Quantizer | None, real: np.ndarray, rounded: np.ndarray, count: int) -> None:
+        """Add a chunk with ``count`` rows; the others are zero."""
+        new = [np.asarray(value, np.float64) for value in jax.device_get(_sums(quantizer, real, rounded))]
+        self._sums = new if self._sums is None else [a + b for a, b in zip(self._sums, new, strict=True)]
+        self.count += count
+
+    def centred(self, by_means: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``Σ x xᵀ`` and ``Σ x_f xᵀ`` over the count, float32, less their means where a bias carries those."""
+        assert self._sums is not None
+        gram, cross, mean, mean_float = (value / self.count for value in self._sums)
+        if by_means:
+            gram = gram - mean[..., :, None] * mean[..., None, :]
+            cross = cross - mean_float[..., :, None] * mean[..., None, :]
+        return gram.astype(np.float32), cross.astype(np.float32)
+
+
+def of_columns(layer: Layer, quantizer: Quantizer | None, channels: int) -> Quantizer | None:
+    """Return the quantizer of a layer's input for its padded rows: a step per channel becomes one per column."""
+    if quantizer is None or np.ndim(quantizer.step) == 0:
+        return quantizer
+    window = layer.columns * layer.groups // channels
+
+    def spread(value: Array) -> Array:
+        values = np.broadcast_to(np.asarray(value), (window, channels)).reshape(window, layer.groups, -1)
+        values = values.transpose(1, 0, 2).reshape(layer.groups, 1, -1)
+        groups, _, columns = layer.padded
+        return jax.device_put(_pad(values, (groups, 1, columns), 1.0))
+
+    zero_point = None if quantizer.zero_point is None else spread(quantizer.zero_point)
+    return replace(quantizer, step=spread(quantizer.step), zero_point=zero_point)
+
+
+@jax.jit
+def _sums(quantizer: Quantizer | None, real: Array, rounded: Array) -> tuple[Array, Array, Array, Array]:
+    """Return Σ x xᵀ, Σ x_f xᵀ, Σ x, Σ x_f of a chunk, group by group."""
+    x = rounded if quantizer is None else quantizer(rounded)
+    product = partial(jnp.einsum, "gni,gnj->gij", precision=lax.Precision.HIGHEST)
+    return product(x, x), product(real, x), x.sum(1), real.sum(1)
+
+
+@jax.jit
+def output_energies(
+    quantizer: Quantizer | None,
+    real: Float[Array, "group n col"],
+    rounded: Float[Array, "group n col"],
+    count: Array,
+    wanted: tuple[Array, Array],
+    found: tuple[Array, Array],
+    nearest: tuple[Array, Array],
+) -> tuple[Array, Array, Array]:
+    """Return Σ y² of the float layer, and Σ of the squared error of two other ones, over the first ``count`` rows.
+
+    Layers are rows and biases, ``(group, row, col)`` and ``(group, row)``.
+    """
+    x = rounded if quantizer is None else quantizer(rounded)
+    valid = (jnp.arange(real.shape[1]) < count)[:, None]
+
+    def output(x: Array, layer: tuple[Array, Array]) -> Array:
+        return jnp.einsum("gnc,grc->gnr", x, layer[0], precision=lax.Precision.HIGHEST) + layer[1][:, None]
+
+    y = output(real, wanted)
+    return tuple(
+        jnp.sum(jnp.where(valid, error, 0.0) ** 2) for error in (y, y - output(x, found), y - output(x, nearest))
+    )
+
+
+def _grid(axes: list[np.ndarray]) -> np.ndarray:
+    """Return all points of a grid, the last axis fastest; one point without axes."""
+    if not axes:
+        return np.zeros((1, 0), np.int64)
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes)).astype(np.int64)
+
+
+def _pad(values: np.ndarray, shape: tuple[int, ...], fill: float = 0.0) -> np.ndarray:
+    if values.shape == shape:
+        return values
+    padded = np.full(shape, fill, np.float32)
+    padded[tuple(map(slice, values.shape))] = values
+    return padded
