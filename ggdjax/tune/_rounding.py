@@ -19,18 +19,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, expect_record
-from ggdjax.network._ops import OPS, QUANTIZABLE
-from ggdjax.quantization import Stage
+from ggdjax.network import Float, run
+from ggdjax.quantization import FakeQuant, Quantizers, Stage
 from ggdjax.quantization._batches import pad_batch
 from ggdjax.quantization._quantize import beside_bias, changed_bias
 from ggdjax.quantization._record import DETAILS, image_hash
 from ggdjax.steps import Quantizer
 from ggdjax.tune._rounding_core import round_layer
 from ggdjax.tune._rounding_rows import Layer, Moments, Positions, chunks, of_columns, output_energies
+from ggdjax.tune._segments import canonical, renamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from jax.typing import ArrayLike
     from jaxtyping import Array, Float
 
-    from ggdjax.network import Node
+    from ggdjax.network import Graph, Node
     from ggdjax.quantization import QuantizedNetwork
 
 
@@ -191,47 +191,47 @@ class _Walk:
         """Round every layer in order; return what became of each."""
         graph, done = self.q.graph, []
         layers = [node for node in graph.quantizable if node.name in self.weights]
-        last = graph.index(layers[-1].name) if layers else -1
-        for index, node in enumerate(graph.nodes[: last + 1]):
-            if node.name in self.weights:
-                done.append(self._round(node))
-                if progress is not None:
-                    progress(len(done), len(layers))
-            else:
-                self._pass(node)
-            live = set(graph.live(index + 1))
-            for values in (self.float, self.quantized):
-                for tensor in set(values) - live:
-                    self._bytes -= values.pop(tensor).nbytes
+        reached = 0
+        for node in layers:
+            cut = graph.index(node.name)
+            self._advance(reached, cut)
+            reached = cut
+            done.append(self._round(node))
+            if progress is not None:
+                progress(len(done), len(layers))
         return done
 
-    def _pass(self, node: Node) -> np.ndarray:
-        """Run a node in both walks; return the mean over all positions and images that build of float − quantized."""
-        shaped, size, x = _anonymous(node), min(self.config.batch_size, self.count), self._quantizer_of(node)
-        real, rounded = ({role: params[key] for role, key in node.params} for params in (self.real, self.params))
-        results: list[np.ndarray] = []
-        differences, positions = np.zeros(()), 0
-        for first in range(0, self.count, size):
-            pairs = []
-            for values in (self.float, self.quantized):
-                parts = [pad_batch(values[tensor][first : first + size], size) for tensor in node.inputs]
-                pairs.append(tuple(parts))
-            filled = min(size, self.count - first)
-            builds = _pad_mask(self.builds[first : first + filled], size)
-            *both, difference = _run_both(shaped, real, rounded, x, builds, *pairs)
-            both = [np.asarray(y) for y in both]
+    def _advance(self, start: int, stop: int) -> None:
+        """Run both walks from one cut of the graph to the next; keep what is read later."""
+        graph, size = self.q.graph, min(self.config.batch_size, self.count)
+        segment = canonical(graph, start, stop)
+        new = tuple(name for name in segment.graph.outputs if name not in segment.graph.inputs)
+        cut = replace(segment.graph, outputs=new)
+        quantizers = Quantizers(
+            activations=renamed(self.q.quantizers.activations, segment.tensors),
+            weights=renamed(self.weights, segment.nodes),
+            biases=renamed(self.biases, segment.nodes),
+        )
+        params = [{key: own[name] for key, name in segment.params.items()} for own in (self.real, self.params)]
+        walks = (self.float, self.quantized)
+        results: list[list[np.ndarray]] = []
+        for first in range(0, self.count if new else 0, size):
+            values = [
+                {name: pad_batch(walk[segment.tensors[name]][first : first + size], size) for name in cut.inputs}
+                for walk in walks
+            ]
+            both = _run_both(cut, *params, quantizers, *values)
             if not results:
-                results = [self._array((self.count, *y.shape[1:])) for y in both]
-            for result, y in zip(results, both, strict=True):
-                result[first : first + filled] = y[:filled]
-            differences = differences + np.asarray(difference, np.float64)
-            positions += int(builds.sum()) * math.prod(both[0].shape[1:-1])
-        self.float[node.output], self.quantized[node.output] = results
-        return differences / positions
-
-    def _quantizer_of(self, node: Node) -> Quantizer | None:
-        """Return the quantizer of a layer's input."""
-        return self.q.quantizers.activations.get(node.inputs[0]) if node.op in QUANTIZABLE else None
+                results = [[self._array((self.count, *y.shape[1:])) for y in one] for one in both]
+            for kept, one in zip(results, both, strict=True):
+                for array, y in zip(kept, one, strict=True):
+                    array[first : first + size] = np.asarray(y)[: self.count - first]
+        live = set(graph.live(stop))
+        for walk, kept in zip(walks, results, strict=bool(new)):
+            walk |= {segment.tensors[name]: array for name, array in zip(new, kept, strict=True)}
+        for walk in walks:
+            for tensor in set(walk) - live:
+                self._bytes -= walk.pop(tensor).nbytes
 
     def _array(self, shape: tuple[int, ...]) -> np.ndarray:
         """Return room for a tensor of all images, in a file where memory is used up."""
@@ -255,7 +255,7 @@ class _Walk:
         layer = Layer.of(node, kernel.shape)
         tensors = tuple(values[node.inputs[0]] for values in (self.float, self.quantized))
         plan = Positions.of(node, tensors[0].shape, kernel.shape)
-        x = of_columns(layer, self._quantizer_of(node), tensors[0].shape[-1])
+        x = of_columns(layer, self.q.quantizers.activations.get(node.inputs[0]), tensors[0].shape[-1])
         wanted = max(self.config.least_rows, self.config.rows_per_column * layer.columns)
         build = np.flatnonzero(self.builds)
         each = min(len(plan.corners), -(-wanted // len(build)))
@@ -268,10 +268,15 @@ class _Walk:
         grids = self._grids(node, quantizer)
         best, chosen = self._choose(layer, layer.rows_of(kernel), *moments.centred(corrected), aim, grids)
         self.params[key], self.weights[node.name] = jax.device_put(layer.kernel_of(best, kernel.shape)), chosen
-        before = None if bias_key is None else np.asarray(self.params[bias_key], np.float32)
-        difference = self._pass(node)
+        wanted_rows = layer.rows_of(np.asarray(self.real[key], np.float32))
+        before = None if bias_key is None else self._bias(node)
         if corrected:
-            self._correct(node, difference)
+            # The mean of the output is then the float layer's.
+            of_float, mean = moments.means
+            shift = np.einsum("grc,gc->gr", wanted_rows, of_float) - np.einsum("grc,gc->gr", best, mean)
+            bias = np.asarray(self.real[bias_key], np.float32) + layer.own(shift).reshape(-1)
+            self.params[bias_key] = jax.device_put(bias.astype(np.float32))
+            self.biases[node.name] = changed_bias(node, bias.astype(np.float32), self.q.quantizers)
         # Errors on sampled rows of the images that are held back.
         held = np.flatnonzero(self.builds if self.builds.all() else ~self.builds)
         each = min(len(plan.corners), -(-self.config.least_rows // (8 * len(held))))
@@ -280,13 +285,13 @@ class _Walk:
         real = none if bias_key is None else np.asarray(self.real[bias_key], np.float32)
         nearest = quantizer.decode(quantizer.encode(kernel))
         three = (
-            (layer.rows_of(np.asarray(self.real[key], np.float32)), layer.per_row(real, 0.0)),
+            (wanted_rows, layer.per_row(real, 0.0)),
             (best, layer.per_row(after, 0.0)),
             (layer.rows_of(nearest), layer.per_row(none if before is None else before, 0.0)),
         )
         energies = np.zeros(3)
         for pair, count in chunks(layer, plan, held, each, tensors):
-            energies += np.asarray(jax.device_get(output_energies(x, *pair, np.int32(count), *three)), np.float64)
+            energies += output_energies(x, *(rows[:, :count] for rows in pair), *three)
         energy, error, nearest_error = energies
         return LayerRounding(
             name=node.name,
@@ -302,7 +307,7 @@ class _Walk:
             return [quantizer]
         offsets = sorted(self.config.frac_bits_offsets, key=abs)
         grids = [replace(quantizer, step=np.ldexp(np.asarray(quantizer.step), -offset)) for offset in offsets]
-        source = self._quantizer_of(node)
+        source = self.q.quantizers.activations.get(node.inputs[0])
         if node.name not in self.biases or self.biases[node.name] is not None or source is None:
             return grids
         return [beside_bias(grid, self.params[node.param("bias")], source) for grid in grids]
@@ -322,15 +327,6 @@ class _Walk:
         new = new.reshape(-1) if per_row else new.reshape(-1)[0]
         return rows, replace(grids[0], step=jax.device_put(new))
 
-    def _correct(self, node: Node, difference: np.ndarray) -> None:
-        """Take the mean error of each output channel from the bias, which keeps its width or the accumulator's grid."""
-        key = node.param("bias")
-        before = np.asarray(self.params[key], np.float32)
-        bias = (before + difference).astype(np.float32)
-        self.params[key], self.biases[node.name] = jax.device_put(bias), changed_bias(node, bias, self.q.quantizers)
-        # The walk so far added the bias unrounded.
-        self.quantized[node.output] += self._bias(node) - before
-
     def _bias(self, node: Node) -> np.ndarray:
         """Return the present bias of a layer as integers add it."""
         bias = np.asarray(self.params[node.param("bias")], np.float32)
@@ -340,35 +336,14 @@ class _Walk:
 
 @partial(jax.jit, static_argnums=0)
 def _run_both(
-    node: Node,
+    graph: Graph,
     real: dict[str, Array],
     rounded: dict[str, Array],
-    quantizer: Quantizer | None,
-    builds: Array,
-    real_inputs: tuple[Array, ...],
-    inputs: tuple[Array, ...],
-) -> tuple[Array, Array, Array]:
-    """Run one node in float and quantized; return both outputs, and Σ float − quantized per channel where ``builds``.
-
-    The first input of the quantized one is rounded first where a quantizer is given.
-    """
-    if quantizer is not None:
-        inputs = (quantizer(inputs[0]), *inputs[1:])
-    one, other = (
-        OPS[node.op](*xs, **roles, **dict(node.attrs)) for xs, roles in ((real_inputs, real), (inputs, rounded))
-    )
-    if node.op not in QUANTIZABLE:
-        return one, other, jnp.float32(0)
-    shown = builds.reshape(-1, *(1,) * (one.ndim - 1))
-    return one, other, jnp.where(shown, one - other, 0.0).sum(tuple(range(one.ndim - 1)))
-
-
-def _pad_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """Return a mask of ``size`` rows, those added False."""
-    return np.concatenate([mask, np.zeros(size - len(mask), bool)])
-
-
-def _anonymous(node: Node) -> Node:
-    """Return the node without names, so that equal ones share a compiled program."""
-    roles = tuple((role, role) for role, _ in node.params)
-    return replace(node, name="", inputs=("",) * len(node.inputs), output="", params=roles)
+    quantizers: Quantizers,
+    real_values: dict[str, Array],
+    values: dict[str, Array],
+) -> list[tuple[Array, ...]]:
+    """Run a stretch of the graph in float and quantized."""
+    walks = ((real, real_values, Float()), (rounded, values, FakeQuant(quantizers)))
+    outputs = [run(graph, *walk) for walk in walks]
+    return [one if isinstance(one, tuple) else (one,) for one in outputs]

@@ -167,8 +167,9 @@ def _small_inverse(matrix: Float[Array, "*group col col"]) -> Float[Array, "*gro
         row = lax.dynamic_index_in_dim(lower, i, axis=-2, keepdims=False)
         pivot = lax.dynamic_index_in_dim(row, i, axis=-1)
         # Rows of the inverse from i on are still zero.
-        known = jnp.sum(row[..., :, None] * inverse, axis=-2)
-        return lax.dynamic_update_index_in_dim(inverse, ((axis == i).astype(known.dtype) - known) / pivot, i, axis=matrix.ndim - 2)
+        unit = (axis == i).astype(matrix.dtype)
+        row = (unit - jnp.sum(row[..., :, None] * inverse, axis=-2)) / pivot
+        return lax.dynamic_update_index_in_dim(inverse, row, i, axis=matrix.ndim - 2)
 
     _, lower = lax.fori_loop(0, columns, factor, (matrix, jnp.zeros_like(matrix)))
     return lax.fori_loop(0, columns, invert, jnp.zeros_like(matrix))

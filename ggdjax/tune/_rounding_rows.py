@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from ggdjax.network import Node
     from ggdjax.steps import Quantizer
 
-#: Rows that are multiplied at once, as float32: 32 MiB.
-_CHUNK_VALUES = 1 << 23
+#: Rows that are multiplied at once, as float32: 16 MiB.
+_CHUNK_VALUES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -115,21 +115,20 @@ def chunks(
 ) -> Iterator[tuple[list[Float[np.ndarray, "group row col"]], int]]:
     """Yield ``each`` sampled rows of every image, of all tensors alike: padded arrays of one shape, and their rows."""
     groups, _, columns = layer.padded
-    size = max(1, _CHUNK_VALUES // (groups * columns * each))  # images
+    size = max(64, min(4096, _CHUNK_VALUES // (groups * columns)))
+    index = np.concatenate([plan.sample(int(i), each) for i in images])
+    owner = np.repeat(images, each)[:, None]
     flat = [values.reshape(len(values), -1, values.shape[-1]) for values in tensors]
-    for first in range(0, len(images), size):
-        some = images[first : first + size]
-        index = np.concatenate([plan.sample(int(i), each) for i in some])
-        owner = np.repeat(some, each)[:, None]
-        shape = (min(size, len(images)) * each, groups, columns)
+    for first in range(0, len(index), size):
+        where, of = index[first : first + size], owner[first : first + size]
         taken = []
         for values in flat:
-            rows = values[owner, index]  # row element channel
-            rows[index < 0] = 0
-            rows = rows.reshape(len(index), -1, layer.groups, values.shape[-1] // layer.groups)
-            rows = rows.transpose(0, 2, 1, 3).reshape(len(index), layer.groups, -1)
-            taken.append(_pad(rows, shape).transpose(1, 0, 2))
-        yield taken, len(index)
+            rows = values[of, where]  # row element channel
+            rows[where < 0] = 0
+            rows = rows.reshape(len(where), -1, layer.groups, values.shape[-1] // layer.groups)
+            rows = rows.transpose(2, 0, 1, 3).reshape(layer.groups, len(where), -1)
+            taken.append(_pad(rows, (groups, size, columns)))
+        yield taken, len(where)
 
 
 class Moments:
@@ -144,6 +143,12 @@ class Moments:
         new = [np.asarray(value, np.float64) for value in jax.device_get(_sums(quantizer, real, rounded))]
         self._sums = new if self._sums is None else [a + b for a, b in zip(self._sums, new, strict=True)]
         self.count += count
+
+    @property
+    def means(self) -> tuple[np.ndarray, np.ndarray]:
+        """Means of x_f and of x, ``(group, col)``."""
+        assert self._sums is not None
+        return self._sums[3] / self.count, self._sums[2] / self.count
 
     def centred(self, by_means: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return ``Σ x xᵀ`` and ``Σ x_f xᵀ`` over the count, float32, less their means where a bias carries those."""
@@ -179,29 +184,26 @@ def _sums(quantizer: Quantizer | None, real: Array, rounded: Array) -> tuple[Arr
     return product(x, x), product(real, x), x.sum(1), real.sum(1)
 
 
-@jax.jit
 def output_energies(
     quantizer: Quantizer | None,
-    real: Float[Array, "group n col"],
-    rounded: Float[Array, "group n col"],
-    count: Array,
-    wanted: tuple[Array, Array],
-    found: tuple[Array, Array],
-    nearest: tuple[Array, Array],
-) -> tuple[Array, Array, Array]:
-    """Return Σ y² of the float layer, and Σ of the squared error of two other ones, over the first ``count`` rows.
+    real: Float[np.ndarray, "group n col"],
+    rounded: Float[np.ndarray, "group n col"],
+    wanted: tuple[np.ndarray, np.ndarray],
+    found: tuple[np.ndarray, np.ndarray],
+    nearest: tuple[np.ndarray, np.ndarray],
+) -> np.ndarray:
+    """Return Σ y² of the float layer, and Σ of the squared error of two other ones, on a few rows.
 
     Layers are rows and biases, ``(group, row, col)`` and ``(group, row)``.
     """
-    x = rounded if quantizer is None else quantizer(rounded)
-    valid = (jnp.arange(real.shape[1]) < count)[:, None]
+    x = rounded if quantizer is None else quantizer.decode(quantizer.encode(rounded))
 
-    def output(x: Array, layer: tuple[Array, Array]) -> Array:
-        return jnp.einsum("gnc,grc->gnr", x, layer[0], precision=lax.Precision.HIGHEST) + layer[1][:, None]
+    def output(x: np.ndarray, layer: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        return x @ layer[0].swapaxes(-1, -2) + layer[1][:, None]
 
     y = output(real, wanted)
-    return tuple(
-        jnp.sum(jnp.where(valid, error, 0.0) ** 2) for error in (y, y - output(x, found), y - output(x, nearest))
+    return np.asarray(
+        [np.sum(np.square(e), dtype=np.float64) for e in (y, y - output(x, found), y - output(x, nearest))]
     )
 
 

@@ -47,7 +47,7 @@ class Unit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Segment:
+class Segment:
     """A stretch of the graph by position, and its own names: tensors, nodes, parameter keys by canonical name."""
 
     graph: Graph
@@ -65,8 +65,8 @@ class Segments:
         self.units = tuple(Unit(tensor=fm.tensor, readers=fm.readers) for fm in graph.feature_maps())
         self.cuts = [graph.index(unit.readers[0]) for unit in self.units]
         ends = [*self.cuts[1:], len(graph.nodes)]
-        self._segments = [_canonical(graph, a, b) for a, b in zip(self.cuts, ends, strict=True)]
-        self._head = _canonical(graph, 0, self.cuts[0])
+        self._segments = [canonical(graph, a, b) for a, b in zip(self.cuts, ends, strict=True)]
+        self._head = canonical(graph, 0, self.cuts[0])
         self._sharding = NamedSharding(mesh, PartitionSpec(AXES))
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self._programs: dict[Any, Any] = {}
@@ -139,7 +139,7 @@ class Segments:
 
     def _run(
         self,
-        segment: _Segment,
+        segment: Segment,
         q: QuantizedNetwork,
         quantizers: Quantizers,
         factors: Mapping[str, np.ndarray],
@@ -158,8 +158,8 @@ class Segments:
                 activations[feature_map.tensor] = self._by_row(quantizer, factors.get(name), rank)
         own_quantizers = Quantizers(
             activations=activations,
-            weights=_renamed(quantizers.weights, segment.nodes),
-            biases=_renamed(quantizers.biases, segment.nodes),
+            weights=renamed(quantizers.weights, segment.nodes),
+            biases=renamed(quantizers.biases, segment.nodes),
         )
         program = self._program(graph, _run_segment, own, own_quantizers, values)
         outputs = program(own, own_quantizers, values)
@@ -221,7 +221,8 @@ def _take(state: State, index: Array) -> State:
     return {name: jnp.take(value, index, axis=0) for name, value in state.items()}
 
 
-def _renamed(quantizers: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def renamed(quantizers: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return what there is under the names, by their canonical ones."""
     return {short: quantizers[name] for short, name in names.items() if name in quantizers}
 
 
@@ -230,7 +231,7 @@ def values_of(shape: Shape) -> int:
     return math.prod(size for size in shape if size is not None)
 
 
-def _canonical(graph: Graph, start: int, stop: int) -> _Segment:
+def canonical(graph: Graph, start: int, stop: int) -> Segment:
     """Return the nodes ``start`` to ``stop`` with names by position, so that equal stretches compare equal."""
     inputs = graph.live(start)
     outputs = graph.live(stop) if stop < len(graph.nodes) else graph.outputs
@@ -259,7 +260,7 @@ def _canonical(graph: Graph, start: int, stop: int) -> _Segment:
         outputs=tuple(short(tensors, "t", name) for name in outputs),
         shapes=tuple((new, graph.shape(old)) for old, new in tensors.items()),
     )
-    return _Segment(
+    return Segment(
         graph=canonical,
         tensors={new: old for old, new in tensors.items()},
         nodes={f"n{k}": node.name for k, node in enumerate(graph.nodes[start:stop])},
