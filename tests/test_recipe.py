@@ -111,6 +111,21 @@ def test_a_wrong_file_gives_one_line(text, says, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_recipes_with_names(tmp_path):
+    """The paper's has nothing that is ours; all of them go through files."""
+    paper = gd.recipe.named("paper")
+    assert paper.rounding == "nearest"
+    assert paper.quantization.scheme == "ggd-plain"
+    assert paper.search.objective == "top1"
+    assert (paper.gradient, paper.mean_bits, paper.bias_correction, paper.equalize) == (None, None, False, False)
+    assert gd.recipe.named("default") == gd.Recipe()
+    for name in ("paper", "default", "best"):
+        gd.recipe.named(name).save(tmp_path / "recipe.toml")
+        assert gd.Recipe.load(tmp_path / "recipe.toml") == gd.recipe.named(name)
+    with pytest.raises(GgdjaxError, match="no recipe is called `papr`: did you mean `paper`"):
+        gd.recipe.named("papr")
+
+
 def test_a_file_of_another_kind(tmp_path):
     with pytest.raises(GgdjaxError, match=r"must end in \.toml or \.json"):
         gd.Recipe.load(tmp_path / "recipe.yaml")

@@ -24,7 +24,7 @@ class Quantize(RecipeOptions):
     """Quantize a network after training, and measure what it costs in accuracy.
 
     One pass over calibration images fills a histogram per feature map; a generalized gamma distribution is fitted to
-    each; the steps follow in closed form; weights and biases get the fractional length of least squared error; the
+    each; the steps follow in closed form; weights are rounded for the output of their layer, in closed form too; the
     quantized network is evaluated on held-out images. A command that was stopped resumes where it was, if it had
     `--out`.
 
@@ -32,7 +32,8 @@ class Quantize(RecipeOptions):
         ggdjax quantize
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --activation-bits 6 --out runs/r20
         ggdjax quantize squeezenet.onnx --data imagenet/ --preset imagenet-caffe --calibration-ids ids.txt
-        ggdjax quantize mobilenet.onnx --data imagenet/ --preset imagenet-tf --mean-bits 8 --bias-correction
+        ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --recipe paper
+        ggdjax quantize mobilenet.onnx --data imagenet/ --preset imagenet-tf --mean-bits 8
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --weight-bits 4 --activation-bits 4
             --tune-images 2000 --gradient-steps auto
     """
@@ -45,9 +46,10 @@ class Quantize(RecipeOptions):
     out: Path | None = None
     """Run folder to write: network.safetensors, recipe.toml, result.json. `ggdjax tune`, `evaluate`, `export`, `report`
     (which draws a plot per feature map) and `inspect` read it."""
-    recipe: Path | None = None
-    """TOML or JSON file of a recipe, such as the recipe.toml of a run; the other options change single fields, `--no-…`
-    turns off what it has on."""
+    recipe: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE")] = None
+    """paper (the paper's method and nothing else), default or best (a fractional length per channel, gradient tuning);
+    or a TOML or JSON file of a recipe, such as the recipe.toml of a run. The other options change single fields,
+    `--no-…` turns off what it has on."""
     preset: str | None = None
     """Preprocessing: cifar10, mnist, imagenet, imagenet-caffe or imagenet-tf; options below change single fields."""
     calibration_ids: Path | None = None
@@ -61,8 +63,9 @@ class Quantize(RecipeOptions):
         """
         from ggdjax import recipe as pipeline
         from ggdjax.cli._console import console, stages
+        from ggdjax.recipe._named import recipe_of
 
-        recipe = self.changed(Recipe() if self.recipe is None else Recipe.load(self.recipe))
+        recipe = self.changed(Recipe() if self.recipe is None else recipe_of(self.recipe))
         screen = console()
         with run_folder(self.out) as (folder, unfinished):
             net, images = self._open(recipe, screen, folder)
