@@ -51,9 +51,9 @@ def stages(console: Console) -> Iterator[Callable[[str, int, int, str], None]]:
 
         def progress(stage: str, done: int, total: int, note: str) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(_TITLES.get(stage, stage), total=total)
+                tasks[stage] = bars.add_task(_title(stage), total=total)
             if note and done in (0, total) and note != "timing one step":
-                bars.console.print(f"{_TITLES.get(stage, stage)}: {note}", markup=False)
+                bars.console.print(f"{_title(stage)}: {note}", markup=False)
             bars.update(tasks[stage], completed=done, total=total)
 
         def finished(stage: str, done: int, total: int, note: str) -> None:
@@ -64,6 +64,13 @@ def stages(console: Console) -> Iterator[Callable[[str, int, int, str], None]]:
             progress(stage, done, total, note)
 
         yield finished
+
+
+def _title(stage: str) -> str:
+    """Return what people read: of a ladder's stages the rung comes first."""
+    rung, _, own = stage.rpartition(": ")
+    title = _TITLES.get(own, own)
+    return f"{rung}: {title}" if rung else title
 
 
 def counted(batches: Iterable[tuple[Any, Any]], advance: Callable[[int], None]) -> Iterator[tuple[Any, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,6 +34,7 @@ class Quantize(RecipeOptions):
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --activation-bits 6 --out runs/r20
         ggdjax quantize squeezenet.onnx --data imagenet/ --preset imagenet-caffe --calibration-ids ids.txt
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --recipe paper
+        ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --weight-bits 4 --max-drop 1
         ggdjax quantize mobilenet.onnx --data imagenet/ --preset imagenet-tf --mean-bits 8
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --weight-bits 4 --activation-bits 4
             --tune-images 2000 --gradient-steps auto
@@ -50,6 +52,10 @@ class Quantize(RecipeOptions):
     """paper (the paper's method and nothing else), default or best (a fractional length per channel, gradient tuning);
     or a TOML or JSON file of a recipe, such as the recipe.toml of a run. The other options change single fields,
     `--no-…` turns off what it has on."""
+    max_drop: Annotated[float | None, tyro.conf.arg(metavar="POINTS")] = None
+    """Climb until top-1 falls by at most so many percentage points: nearest rounding, rounding for the output, a
+    fractional length per channel, widths per layer, gradient tuning. 500 images that do nothing else choose; every rung
+    is printed with its time and what hardware it needs."""
     preset: str | None = None
     """Preprocessing: cifar10, mnist, imagenet, imagenet-caffe or imagenet-tf; options below change single fields."""
     calibration_ids: Path | None = None
@@ -65,20 +71,33 @@ class Quantize(RecipeOptions):
         from ggdjax.cli._console import console, stages
         from ggdjax.recipe._named import recipe_of
 
+        if self.max_drop is not None and not 0 <= self.max_drop < 100:
+            raise GgdjaxError(f"`--max-drop` must be from 0 to 100 percentage points, got {self.max_drop:g}")
         recipe = self.changed(Recipe() if self.recipe is None else recipe_of(self.recipe))
         screen = console()
         with run_folder(self.out) as (folder, unfinished):
             net, images = self._open(recipe, screen, folder)
-            beside = None
+            beside = climbed = None
             with stages(screen) as progress:
-                outcome = pipeline.run(net, images, recipe, folder=unfinished, progress=progress)
+                if self.max_drop is None:
+                    outcome = pipeline.run(net, images, recipe, folder=unfinished, progress=progress)
+                else:
+                    limit = self.max_drop / 100
+                    climbed = pipeline.ladder(net, images, recipe, max_drop=limit, folder=unfinished, progress=progress)
+                    outcome = climbed.outcome
                 if recipe.quantization.activations_per == "channel":
                     per_tensor = dataclasses.replace(recipe.quantization, activations_per="tensor")
-                    again = dataclasses.replace(recipe, quantization=per_tensor)
+                    again = dataclasses.replace(outcome.recipe, quantization=per_tensor)
                     counted = dataclasses.replace(outcome.network.record.calibration, channels=None)
                     beside = pipeline.run(net, images, again, calibration=counted, folder=unfinished, progress=progress)
             model = str(self.model) if self.model else "digits (embedded)"
             finish(outcome, images, screen, self.out, folder, model=model, data=self.data, beside=beside)
+            if climbed is not None:
+                screen.print(str(climbed), markup=False, soft_wrap=True)
+                if folder is not None:
+                    rungs = [dataclasses.asdict(rung) | {"recipe": rung.recipe.to_dict()} for rung in climbed.rungs]
+                    record = {"max_drop": climbed.max_drop, "reached": climbed.reached, "rungs": rungs}
+                    (folder / "ladder.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
     def _open(self, recipe: Recipe, screen, folder: Path | None) -> tuple[Network, ImageSet]:
         from ggdjax.report._run_folder import check_space

@@ -1,0 +1,204 @@
+"""`ladder`: from the simplest recipe upwards, until the accuracy that is asked for is there."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ggdjax import data
+from ggdjax._errors import GgdjaxError
+from ggdjax.recipe._parts import Parts, check_images, choose_parts
+from ggdjax.recipe._recipe import Recipe
+from ggdjax.recipe._run import _Run
+from ggdjax.tune import GradientConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ggdjax.data import ImageSet
+    from ggdjax.network import Network
+    from ggdjax.recipe._outcome import Outcome
+
+#: Rung -> what the hardware must be able to do, beyond the rung below.
+RUNGS = {
+    "nearest": "one power of two per layer",
+    "output": "the same",
+    "channel": "a power of two per output channel",
+    "widths": "another width in every layer",
+    "gradient": "the same",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """One recipe of a ladder, measured on the images that choose."""
+
+    name: str
+    needs: str
+    """What the hardware must be able to do, beyond the rung below."""
+    recipe: Recipe
+    images: int
+    float_top1: float
+    top1: float
+    drop: float
+    """Float top-1 less top-1."""
+    drop_interval: tuple[float, float]
+    """95 % interval of the drop, both networks on the same images (Agresti and Min 2005)."""
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ladder:
+    """The rungs that were climbed, and the outcome of the one that was kept, on the held-out images."""
+
+    max_drop: float
+    rungs: tuple[Rung, ...]
+    outcome: Outcome
+    reached: bool
+    """Whether the last rung's drop is at most ``max_drop`` on the images that choose."""
+
+    def __str__(self) -> str:
+        lines = [f"{'rung':9} {'top-1':>7} {'drop':>7}  {'95 %':>14} {'seconds':>8}  hardware"]
+        for rung in self.rungs:
+            low, high = (f"{100 * end:.1f}" for end in rung.drop_interval)
+            lines.append(
+                f"{rung.name:9} {100 * rung.top1:6.2f}% {100 * rung.drop:7.2f}  {f'[{low}, {high}]':>14} "
+                f"{rung.seconds:8.1f}  {rung.needs}"
+            )
+        said = "reached" if self.reached else "not reached; the best rung is kept"
+        images, limit = self.rungs[0].images, 100 * self.max_drop
+        return "\n".join([*lines, f"{images} images that choose; a drop of at most {limit:g} points: {said}."])
+
+
+def ladder(
+    network: Network,
+    images: ImageSet,
+    recipe: Recipe | None = None,
+    *,
+    max_drop: float,
+    choose_images: int = 500,
+    rungs: tuple[str, ...] = tuple(RUNGS),
+    folder: Path | str | None = None,
+    progress: Callable[[str, int, int, str], None] | None = None,
+) -> Ladder:
+    """Climb from nearest rounding until top-1 falls by at most ``max_drop``: the least that hardware and time allow.
+
+    The rungs: rounding to nearest; rounding for the layer's output; a fractional length per output channel; a width for
+    every layer, the mean of both as the recipe's; gradient tuning of all that. Each is measured on images that neither
+    calibrate, tune nor evaluate; the first that holds is evaluated on the held-out images, where none does the best.
+
+    Args:
+        network: from a file or a function.
+        images: labelled images.
+        recipe: widths, scheme, images; `Recipe()` where None. Its tuning is that of the last rung.
+        max_drop: of top-1, as a fraction: 0.005 is half a point. The measured drop decides; its interval is recorded.
+        choose_images: images to choose on, and as many to tune on where the recipe has no number; a third of the
+            held-out ones each where no others are there.
+        rungs: names of those to climb, of "nearest", "output", "channel", "widths", "gradient". "widths" is left out
+            where weights and feature maps differ in width.
+        folder: where stages are kept: a ladder that was stopped resumes.
+        progress: as that of `ggdjax.recipe.run`; its stage is the rung and the stage.
+
+    Raises:
+        GgdjaxError: a value out of range, or images or a recipe that do not fit the network.
+
+    Example:
+        >>> net = gd.trace(gd.zoo.digits_net(), jnp.zeros((1, 8, 8, 1)))
+        >>> recipe = gd.Recipe(quantization=gd.QuantConfig(scheme="max-abs"), calibration_images=64)
+        >>> climbed = gd.recipe.ladder(net, gd.data.digits(), recipe, max_drop=0.05)
+        >>> [rung.name for rung in climbed.rungs], climbed.reached
+        (['nearest'], True)
+    """
+    recipe = Recipe() if recipe is None else recipe
+    if not 0 <= max_drop < 1:
+        raise GgdjaxError(f"`max_drop` must be a fraction from 0 to 1, got {max_drop!r}")
+    if choose_images < 1:
+        raise GgdjaxError(f"`choose_images` must be at least 1, got {choose_images!r}")
+    if unknown := [name for name in rungs if name not in RUNGS]:
+        raise GgdjaxError(f"no rung is called `{unknown[0]}`: {', '.join(RUNGS)}")
+    parts, choosing = _parts(images, recipe, choose_images)
+    recipes = _recipes(recipe, rungs, len(parts.tune))
+    if not recipes:
+        raise GgdjaxError("`rungs` leaves none to climb: name at least one that the recipe allows")
+    for own in recipes.values():
+        check_images(network, images, parts, own)
+    with tempfile.TemporaryDirectory(prefix="ggdjax-") as temporary:
+        kept = Path(folder or temporary)
+        climbed: list[Rung] = []
+        for name, own in recipes.items():
+            began = time.perf_counter()
+            told = None if progress is None else _named(progress, name)
+            outcome = _Run(network, images, own, replace(parts, held_out=choosing), None, kept, told).outcome()
+            climbed.append(_rung(name, own, outcome, time.perf_counter() - began))
+            if climbed[-1].drop <= max_drop:
+                break
+        reached = climbed[-1].drop <= max_drop
+        best = climbed[-1] if reached else min(climbed, key=lambda rung: rung.drop)
+        outcome = _Run(network, images, best.recipe, parts, None, kept, progress).outcome()
+    return Ladder(max_drop=max_drop, rungs=tuple(climbed), outcome=outcome, reached=reached)
+
+
+def _recipes(recipe: Recipe, rungs: tuple[str, ...], count: int) -> dict[str, Recipe]:
+    """Return the recipe of every rung; ``count`` images tune."""
+    config, untuned = recipe.quantization, replace(recipe, search=None, gradient=None, tune_images=0)
+    found = {}
+    for name in (name for name in RUNGS if name in rungs):
+        if name == "widths":
+            if config.weight_bits != config.activation_bits or recipe.mean_bits is not None:
+                continue
+            untuned = replace(untuned, mean_bits=float(config.weight_bits))
+        elif name == "channel":
+            untuned = replace(untuned, quantization=replace(config, weights_per="channel"))
+        elif name != "gradient":
+            untuned = replace(untuned, rounding=name)
+        found[name] = untuned
+        if name == "gradient":
+            slopes = recipe.gradient if recipe.tunes else GradientConfig(seed=recipe.seed)
+            if slopes is not None:
+                slopes = replace(slopes, batch_size=min(slopes.batch_size, count))
+            found[name] = replace(untuned, tune_images=count, search=recipe.search, gradient=slopes)
+    return found
+
+
+def _parts(images: ImageSet, recipe: Recipe, count: int) -> tuple[Parts, np.ndarray]:
+    """Return the parts of the recipe with images to tune on, and the images that choose."""
+    own = choose_parts(images, replace(recipe, search=None, gradient=None, tune_images=0))
+    free = np.setdiff1d(np.arange(len(images)), np.concatenate([own.calibration, own.held_out]))
+    wanted = [recipe.tune_images or count, count]
+    source = free if len(free) >= sum(wanted) else own.held_out
+    if source is own.held_out:
+        wanted = [max(1, min(number, len(source) // 3)) for number in wanted]
+        if len(source) < 3:
+            raise GgdjaxError(f"{len(source)} held-out images are too few to tune, choose and evaluate on: give more")
+    order = source[data.hash_order([images.ids[i] for i in source], recipe.seed + 1)]
+    tune, choosing = np.sort(order[: wanted[0]]), np.sort(order[wanted[0] : sum(wanted)])
+    held_out = np.setdiff1d(own.held_out, order[: sum(wanted)])
+    return Parts(calibration=own.calibration, tune=tune, held_out=held_out), choosing
+
+
+def _rung(name: str, recipe: Recipe, outcome: Outcome, seconds: float) -> Rung:
+    real, rounded = outcome.evaluation.float_correct, outcome.evaluation.quantized_correct
+    lost, gained, count = int((real & ~rounded).sum()), int((~real & rounded).sum()), len(real)
+    centre = (lost - gained) / (count + 2)
+    half = 1.959964 * math.sqrt(lost + gained + 1 - (lost - gained) ** 2 / (count + 2)) / (count + 2)
+    return Rung(
+        name=name,
+        needs=RUNGS[name],
+        recipe=outcome.recipe,
+        images=count,
+        float_top1=float(real.mean()),
+        top1=float(rounded.mean()),
+        drop=(lost - gained) / count,
+        drop_interval=(centre - half, centre + half),
+        seconds=round(seconds, 1),
+    )
+
+
+def _named(progress: Callable[[str, int, int, str], None], rung: str) -> Callable[[str, int, int, str], None]:
+    return lambda stage, done, total, note: progress(f"{rung}: {stage}", done, total, note)
