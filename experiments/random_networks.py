@@ -20,6 +20,7 @@ import ggdjax as gd
 from ggdjax import GgdjaxError, datapath, export
 from ggdjax.datapath._agreement import _Forced
 from ggdjax.datapath._simulate import Integer
+from ggdjax.export._rtl import rtl_layers
 from ggdjax.network import run
 from ggdjax.quantization import FakeQuant
 
@@ -363,7 +364,7 @@ def check(seed: int, *, verilog: bool = False) -> Outcome:
         out.onnx += " with `multiplier_bits` 16"
     if out.onnx.startswith("DIFFERENT"):
         out.state, out.said = "different", out.onnx
-    if verilog and shutil.which("iverilog") and export.rtl_layers(program):
+    if verilog and shutil.which("iverilog") and rtl_layers(program):
         result = export.verify_rtl(program, x[:1])
         out.verilog = result.checks
         if result.wrong:

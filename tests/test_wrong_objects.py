@@ -19,7 +19,6 @@ from ggdjax.steps import Quantizer
 PACKAGES = ["ggdjax", *(f"ggdjax.{m.name}" for m in pkgutil.iter_modules(gd.__path__) if m.ispkg and m.name != "cli")]
 #: Functions of arrays and numbers alone, which convert them as NumPy and JAX do.
 OF_ARRAYS = {
-    "ggdjax.ggd.fit_weighted",
     "ggdjax.steps.power_of_two",
     "ggdjax.steps.saturated_step",
     "ggdjax.datapath.rounding_shift",

@@ -29,7 +29,8 @@ from experiments.real_networks import NETWORKS
 from experiments.rows import read_lines
 from experiments.tables.plots import STYLE, save
 from ggdjax import cost, quantization, report
-from ggdjax.cost import FIXED16, FLOAT32, Dataflow, EnergyTable, HardwareModel, Widths
+from ggdjax.cost import Dataflow, EnergyTable, HardwareModel, Widths
+from ggdjax.cost._hardware_model import FIXED16, FLOAT32
 from ggdjax.network import fold_batch_norm
 
 if TYPE_CHECKING:

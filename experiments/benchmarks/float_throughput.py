@@ -28,7 +28,7 @@ import numpy as np
 from experiments.real_networks import NETWORKS, RealNetwork, data_folder
 from ggdjax import network, report
 from ggdjax.ggd import Counter
-from ggdjax.quantization import Observe
+from ggdjax.quantization._numerics import Observe
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "float_throughput.json"
 #: Images per batch: so many that a pass takes tens of milliseconds, and so few that feature maps stay below the size

@@ -22,6 +22,7 @@ from pathlib import Path
 from experiments.benchmarks.datapath_agreement import quantized
 from experiments.images import some
 from ggdjax import datapath, export, report
+from ggdjax.export._rtl import rtl_layers
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "rtl_agreement.json"
 NARROW = {"accumulator_bits": 14, "bias_bits": 14}
@@ -51,7 +52,7 @@ def main() -> None:
     for case in cases:
         accelerator, few = CASES[case]
         program = datapath.compile(q, accelerator)
-        layers = export.rtl_layers(program)
+        layers = rtl_layers(program)
         for layer in layers[:FIRST] if few else layers:
             start = time.perf_counter()
             found = export.verify_rtl(

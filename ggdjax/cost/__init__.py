@@ -5,13 +5,11 @@ from __future__ import annotations
 from ggdjax.cost._cost import CostRatios, CostReport, LayerCost, estimate
 from ggdjax.cost._dataflow import LayerWidths, Tile, Traffic
 from ggdjax.cost._energy import EnergyTable
-from ggdjax.cost._hardware_model import FIXED16, FLOAT32, Dataflow, HardwareModel, Widths
+from ggdjax.cost._hardware_model import Dataflow, HardwareModel, Widths
 from ggdjax.cost._scale_sim import export_scale_sim
 from ggdjax.network._layer_shapes import LayerShape
 
 __all__ = [
-    "FIXED16",
-    "FLOAT32",
     "CostRatios",
     "CostReport",
     "Dataflow",

@@ -5,8 +5,7 @@ from __future__ import annotations
 from ggdjax.export._bundle import export_bundle, load_bundle
 from ggdjax.export._onnx import export_onnx
 from ggdjax.export._qonnx import export_qonnx
-from ggdjax.export._rtl import RtlCheck, RtlResult, rtl_layers, verify_rtl, write_testbenches
-from ggdjax.export._testbench import verilog_parameters
+from ggdjax.export._rtl import RtlCheck, RtlResult, verify_rtl, write_testbenches
 
 __all__ = [
     "RtlCheck",
@@ -15,8 +14,6 @@ __all__ = [
     "export_onnx",
     "export_qonnx",
     "load_bundle",
-    "rtl_layers",
     "verify_rtl",
-    "verilog_parameters",
     "write_testbenches",
 ]

@@ -5,13 +5,13 @@ from ._symmetric import SymmetricGeneralizedGamma as SymmetricGeneralizedGamma
 from ._hurdle import Hurdle as Hurdle
 from ._tail import TailWeighted as TailWeighted
 from ._numpyro_distribution import GeneralizedGammaDistribution as GeneralizedGammaDistribution
-from ._histogram import Histogram as Histogram, histogram_counts as histogram_counts
+from ._histogram import Histogram as Histogram
 from ._counting import Counter as Counter
 from ._bins import Bins as Bins
 from ._saturation import Saturation as Saturation, split_saturation as split_saturation
 from ._empirical import empirical_distortion as empirical_distortion
 from ._fitting import fit as fit, fit_sides as fit_sides
-from ._weighted_fit import fit_weighted as fit_weighted, FitResult as FitResult, FitCode as FitCode
+from ._weighted_fit import FitResult as FitResult, FitCode as FitCode
 from ._order import choose_order as choose_order
 from ._likelihood import fit_likelihood as fit_likelihood
 from ._families import Family as Family, FAMILIES as FAMILIES, FittedFamily as FittedFamily, fit_family as fit_family

@@ -7,7 +7,7 @@ from ggdjax.network._graph import FeatureMap, Graph, Node
 from ggdjax.network._interpreter import Float, Numerics, run
 from ggdjax.network._network import Network
 from ggdjax.network._ops import supported_ops
-from ggdjax.network._rewrites import fold_batch_norm, simplify
+from ggdjax.network._rewrites import fold_batch_norm
 from ggdjax.network.jaxpr import trace
 from ggdjax.network.onnx import export_onnx, load_onnx
 
@@ -26,7 +26,6 @@ __all__ = [
     "load_onnx",
     "node_counts",
     "run",
-    "simplify",
     "supported_ops",
     "trace",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ggdjax.quantization._calibration import Calibration, calibrate
 from ggdjax.quantization._config import QuantConfig
 from ggdjax.quantization._evaluation import Accuracy, Evaluation, accuracy, evaluate
-from ggdjax.quantization._numerics import FakeQuant, Measure, Observe
+from ggdjax.quantization._numerics import FakeQuant, Measure
 from ggdjax.quantization._qdq import load_qdq
 from ggdjax.quantization._quantize import quantize
 from ggdjax.quantization._quantized_network import IntegerWeights, QuantizedNetwork
@@ -20,7 +20,6 @@ __all__ = [
     "FakeQuant",
     "IntegerWeights",
     "Measure",
-    "Observe",
     "QuantConfig",
     "QuantizedNetwork",
     "Quantizers",

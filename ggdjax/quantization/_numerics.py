@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
-from ggdjax.ggd import histogram_counts
+from ggdjax.ggd._histogram import histogram_counts
 from ggdjax.network import Float
 from ggdjax.network._ops import LIMITS, MOVES, QUANTIZABLE
 

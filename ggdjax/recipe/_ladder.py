@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggdjax import data
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import GgdjaxError, expect
 from ggdjax.recipe._parts import Parts, check_images, choose_parts
 from ggdjax.recipe._recipe import Recipe
 from ggdjax.recipe._run import _Run
@@ -115,7 +115,9 @@ def ladder(
         >>> [rung.name for rung in climbed.rungs], climbed.reached
         (['nearest'], True)
     """
+    expect("network", network, "Network")
     recipe = Recipe() if recipe is None else recipe
+    expect("recipe", recipe, "Recipe")
     if not 0 <= max_drop < 1:
         raise GgdjaxError(f"`max_drop` must be a fraction from 0 to 1, got {max_drop!r}")
     if choose_images < 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ggdjax._errors import GgdjaxError, near_matches
+from ggdjax._errors import GgdjaxError, near_matches, refusal
 from ggdjax.quantization import QuantConfig
 from ggdjax.recipe._recipe import Recipe
 from ggdjax.tune import GradientConfig, TuneConfig
@@ -38,6 +38,8 @@ def named(name: str) -> Recipe:
         >>> gd.recipe.named("paper").rounding, gd.recipe.named("default").rounding
         ('nearest', 'output')
     """
+    if not isinstance(name, str):
+        raise refusal("name", name, "the name of a recipe", ", ".join(NAMED))
     if name not in NAMED:
         raise GgdjaxError(f"no recipe is called `{name}`: {near_matches(name, NAMED)}")
     return NAMED[name]

@@ -8,7 +8,7 @@ from ggdjax.report._distortion import plot_distortion, plot_losses
 from ggdjax.report._page import html_page
 from ggdjax.report._plots import plot_feature_map
 from ggdjax.report._record import environment, feature_map_rows, result_record, weight_rows
-from ggdjax.report._run_folder import SavedRun, check_run_folder, load_run, write_run
+from ggdjax.report._run_folder import SavedRun, load_run, write_run
 from ggdjax.report._sensitivity import plot_sensitivity
 from ggdjax.report._several import comparison_page
 from ggdjax.report._tables import accuracy_lines, feature_map_table, layer_table, weight_table
@@ -17,7 +17,6 @@ from ggdjax.report._trajectory import plot_trajectory
 __all__ = [
     "SavedRun",
     "accuracy_lines",
-    "check_run_folder",
     "compare_schemes",
     "comparison_page",
     "cost_record",

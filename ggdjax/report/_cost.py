@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ggdjax import cost
 from ggdjax._errors import GgdjaxError, expect, expect_record
-from ggdjax.cost import FIXED16, FLOAT32, Widths
+from ggdjax.cost import Widths
+from ggdjax.cost._hardware_model import FIXED16, FLOAT32
 from ggdjax.report._colours import BLUE, GREEN, ORANGE
 from ggdjax.report._comparison import WIDTHS
 from ggdjax.report._distortion import plain_log_scale

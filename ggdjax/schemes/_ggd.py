@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from ggdjax.ggd import Saturation, fit, fit_weighted, split_saturation
+from ggdjax.ggd import Saturation, fit, split_saturation
+from ggdjax.ggd._weighted_fit import fit_weighted
 from ggdjax.schemes._choice import Fitted
 from ggdjax.schemes._magnitudes import magnitudes
 from ggdjax.schemes._prediction import predict

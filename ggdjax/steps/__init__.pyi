@@ -24,4 +24,3 @@ from ._fixed_point import (
     FractionalLength as FractionalLength,
     FixedPointCode as FixedPointCode,
 )
-from ._weights import weight_step as weight_step

@@ -10,7 +10,8 @@ import pytest
 
 from ggdjax import cost
 from ggdjax._errors import GgdjaxError, UnsupportedError
-from ggdjax.cost import FIXED16, FLOAT32, Dataflow, EnergyTable, HardwareModel, Widths
+from ggdjax.cost import Dataflow, EnergyTable, HardwareModel, Widths
+from ggdjax.cost._hardware_model import FIXED16, FLOAT32
 from ggdjax.network import Graph, Network, Node
 from ggdjax.quantization import QuantizedNetwork, Quantizers
 from ggdjax.steps import Quantizer

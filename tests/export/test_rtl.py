@@ -15,7 +15,8 @@ from ggdjax import datapath, export, zoo
 from ggdjax._errors import GgdjaxError
 from ggdjax.datapath import Accelerator, Rounding
 from ggdjax.export._hex import hex_lines, parse_hex
-from ggdjax.export._testbench import parts
+from ggdjax.export._rtl import rtl_layers
+from ggdjax.export._testbench import parts, verilog_parameters
 from tests.datapath.mixed_network import mixed_program
 
 needs_icarus = pytest.mark.skipif(
@@ -36,7 +37,7 @@ def program(q):
 @needs_icarus
 def test_every_layer(program, images):
     found = export.verify_rtl(program, images[1][:1])
-    assert [part.layer for part in found.parts] == list(export.rtl_layers(program))
+    assert [part.layer for part in found.parts] == list(rtl_layers(program))
     assert {part.op for part in found.parts} == {"conv", "dense", "add", "max_pool", "sum_over"}
     assert found.values == 4834
     assert found.wrong == 0
@@ -101,7 +102,7 @@ def test_vectors_are_written_without_icarus(program, images, tmp_path):
 
 def test_shipped_parameters_are_those_of_the_default_accelerator():
     shipped = resources.files("ggdjax.export") / "rtl" / "parameters.vh"
-    assert shipped.read_text(encoding="utf-8") == export.verilog_parameters(Accelerator())
+    assert shipped.read_text(encoding="utf-8") == verilog_parameters(Accelerator())
 
 
 def test_wrong_arguments_are_refused(program, images, tmp_path, monkeypatch):

@@ -9,7 +9,8 @@ import pytest
 import scipy.stats
 
 from ggdjax._errors import GgdjaxError
-from ggdjax.ggd import FitCode, GeneralizedGamma, Histogram, choose_order, fit, fit_sides, fit_weighted
+from ggdjax.ggd import FitCode, GeneralizedGamma, Histogram, choose_order, fit, fit_sides
+from ggdjax.ggd._weighted_fit import fit_weighted
 
 SHAPES = [(0.3, 2.0), (1.0, 1.0), (1.0, 2.0), (2.0, 0.7), (3.0, 3.0), (0.7, 0.5), (2.5, 1.3), (4.0, 0.9)]
 SIZE = 40_000

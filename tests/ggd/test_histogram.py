@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from ggdjax._errors import GgdjaxError
-from ggdjax.ggd import Histogram, empirical_distortion, histogram_counts, split_saturation
+from ggdjax.ggd import Histogram, empirical_distortion, split_saturation
+from ggdjax.ggd._histogram import histogram_counts
 
 SIZE = 20_000
 

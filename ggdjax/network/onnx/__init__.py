@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ggdjax.network.onnx._reader import load_onnx, load_with_grids
+from ggdjax.network.onnx._reader import load_onnx
 from ggdjax.network.onnx._writer import export_onnx
 
-__all__ = ["export_onnx", "load_onnx", "load_with_grids"]
+__all__ = ["export_onnx", "load_onnx"]
