@@ -1,10 +1,11 @@
 """The integer program against the fake-quantized network, code by code, on the real networks.
 
     python -m experiments.benchmarks.datapath_agreement                  the default accelerator, 1,000 images
-    python -m experiments.benchmarks.datapath_agreement --network resnet20 --images 10000
+    python -m experiments.benchmarks.datapath_agreement --network resnet20 --images 10000 --bits 8 --bits 6 --bits 4
     python -m experiments.benchmarks.datapath_agreement --network resnet20 --variant multiplier-16 --variant carry-24
 
-Weights and feature maps of 8 bits, scheme `ggd`, all defaults (`own-biases`: biases of 16 bits in fixed point;
+Weights and feature maps of 8 bits (`--bits`), scheme `ggd`, all defaults (`nearest`: weights rounded to nearest, as
+`gd.quantize` alone does; `own-biases`: biases of 16 bits in fixed point;
 `power-of-two`: steps rounded to powers of two, where all must be equal). Expected with the default accelerator: never
 more than one LSB apart in a layer given equal inputs, and apart in fewer than ten values of a million, the last bit of
 a float; ResNet-20 and SqueezeNet: equal codes on at least 99.9 % of all values, the same class for at least 99.8 % of
@@ -18,6 +19,7 @@ Each finished row goes into `experiments/results/datapath_agreement.json`. Three
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from dataclasses import replace
@@ -31,10 +33,10 @@ import ggdjax as gd
 from experiments.images import some
 from experiments.real_networks import NETWORKS
 from experiments.rows import merged
-from ggdjax import data, datapath, quantization, report
+from ggdjax import data, datapath, quantization, report, tune
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "datapath_agreement.json"
-DEFAULT = ("default", "own-biases", "power-of-two")
+DEFAULT = ("default", "nearest", "own-biases", "power-of-two")
 #: Other variants: what each changes in the default accelerator.
 WIDTHS = {
     "multiplier-24": {"multiplier_bits": 24},
@@ -51,7 +53,7 @@ WIDTHS = {
 
 
 def quantized(name: str, bits: int = 8) -> tuple[quantization.QuantizedNetwork, data.ImageSet, np.ndarray, int]:
-    """Return a calibrated and quantized real network, its images, the held-out ones and the batch size."""
+    """Return a real network, rounded to nearest, its images, the held-out ones and the batch size."""
     real = NETWORKS[name]
     net = real.load()
     images = real.open_images(net)
@@ -72,14 +74,16 @@ def power_of_two(q: quantization.QuantizedNetwork) -> quantization.QuantizedNetw
 
 def run(args: argparse.Namespace) -> None:
     """Compare every variant on every network."""
-    for name in args.network or NETWORKS:
+    for name, bits in itertools.product(args.network or NETWORKS, args.bits or [8]):
         jax.config.update("jax_enable_x64", False)
-        q, images, part, size = quantized(name)
+        nearest, images, part, size = quantized(name, bits)
+        seen = [x for x, _ in images.batches(NETWORKS[name].split(images).calibration, size)]
+        q = tune.round_weights(nearest, np.concatenate(seen))
         chosen = some(images, part, args.images)
         batches = [x for x, _ in images.batches(chosen, size)]
-        own = gd.quantize(q.float_network, q.record.calibration, replace(q.record.config, bias_bits=16))
+        own = gd.quantize(nearest.float_network, q.record.calibration, replace(nearest.record.config, bias_bits=16))
         jax.config.update("jax_enable_x64", args.double)
-        networks = {"own-biases": own, "power-of-two": datapath.align(power_of_two(q))}
+        networks = {"nearest": nearest, "own-biases": own, "power-of-two": datapath.align(power_of_two(q))}
         for variant in args.variant or DEFAULT:
             network, spec = networks.get(variant, q), WIDTHS.get(variant, {})
             start = time.perf_counter()
@@ -91,6 +95,7 @@ def run(args: argparse.Namespace) -> None:
             maps = found.feature_maps
             row = {
                 "network": name,
+                "bits": bits,
                 "variant": variant,
                 "reference": "float64" if args.double else "float32",
                 "images": found.images,
@@ -104,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
             }
             keep(row)
             print(
-                f"{name:20} {variant:14} equal {row['equal']:.5%} (up to {row['largest']} LSB), given inputs "
+                f"{name:20} {bits:2} {variant:14} equal {row['equal']:.5%} (up to {row['largest']} LSB), given inputs "
                 f"{row['equal_given_inputs']:.5%} (up to {row['largest_given_inputs']} LSB), same class "
                 f"{row['same_top1']:.2%} of {found.images}",
                 flush=True,
@@ -112,8 +117,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def keep(row: dict) -> None:
-    """Put a row into the results file, in place of an older one of the same network, variant and reference."""
-    rows = merged(RESULTS, [row], "network", "variant", "reference")
+    """Put a row into the results file, in place of an older one of the same network, width, variant and reference."""
+    rows = merged(RESULTS, [row], "network", "bits", "variant", "reference")
     RESULTS.write_text(json.dumps({**report.environment(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
@@ -121,6 +126,7 @@ def main() -> None:
     """Read the command line, run, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", action="append", choices=list(NETWORKS), help="only this network (repeatable)")
+    parser.add_argument("--bits", action="append", type=int, help="width of weights and feature maps (repeatable)")
     parser.add_argument("--images", type=int, default=1000, help="at most so many held-out images")
     parser.add_argument(
         "--variant",
