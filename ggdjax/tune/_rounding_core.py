@@ -92,6 +92,7 @@ def round_layer(
 ) -> Rounded:
     """Return what `round_rows` makes of the weights, or of their `float_target` where ``aim`` is true: one program."""
     target = float_target(weights, gram, cross) if aim else weights
+    target = jnp.where(jnp.isfinite(target).all(axis=-1, keepdims=True), target, weights)
     return round_rows(target, gram, steps, low=low, high=high, damping=damping)
 
 
@@ -124,9 +125,11 @@ def round_rows(
 
 
 def _round_group(target: Array, gram: Array, factor: Array, steps: Array, *, low: int, high: int) -> Rounded:
-    values = jax.vmap(partial(_columns, target, factor, low=low, high=high))(steps)
     width = steps[..., None]
     plain = jnp.clip(jnp.round(target[None] / width), low, high) * width
+    values = jax.vmap(partial(_columns, target, factor, low=low, high=high))(steps)
+    # A matrix that float32 cannot factor leaves every weight rounded by itself.
+    values = jnp.where(jnp.isfinite(values).all(axis=-1, keepdims=True), values, plain)
     return Rounded(values, *(_output_error(target, gram, q) for q in (values, plain)))
 
 

@@ -132,31 +132,45 @@ def chunks(
 
 
 class Moments:
-    """Means of products over sampled rows: float32 within a chunk, float64 across chunks."""
+    """Moments of sampled rows about a point near their means: float32 within a chunk, float64 across chunks.
+
+    About zero, products of inputs that hardly vary would leave nothing of their variance in float32.
+    """
 
     def __init__(self) -> None:
         self.count = 0
-        self._sums: list[np.ndarray] | None = None
+        self._sums: list[np.ndarray] = []
+        self._origins: tuple[np.ndarray, np.ndarray] | None = None
 
     def add(self, quantizer: Quantizer | None, real: np.ndarray, rounded: np.ndarray, count: int) -> None:
-        """Add a chunk with ``count`` rows; the others are zero."""
-        new = [np.asarray(value, np.float64) for value in jax.device_get(_sums(quantizer, real, rounded))]
-        self._sums = new if self._sums is None else [a + b for a, b in zip(self._sums, new, strict=True)]
+        """Add a chunk with ``count`` rows; the others are left out."""
+        if self._origins is None:
+            about = rounded if quantizer is None else quantizer.decode(quantizer.encode(rounded))
+            # The means of the first chunk.
+            self._origins = tuple(
+                x[:, :count].mean(1, keepdims=True, dtype=np.float64).astype(np.float32) for x in (about, real)
+            )
+        found = jax.device_get(_sums(quantizer, real, rounded, *self._origins, np.int32(count)))
+        new = [np.asarray(value, np.float64) for value in found]
+        self._sums = [a + b for a, b in zip(self._sums, new, strict=True)] if self._sums else new
         self.count += count
 
     @property
     def means(self) -> tuple[np.ndarray, np.ndarray]:
-        """Means of x_f and of x, ``(group, col)``."""
-        assert self._sums is not None
-        return self._sums[3] / self.count, self._sums[2] / self.count
+        """Means of x_f and of x, ``(group, col)``, float64."""
+        assert self._origins is not None
+        origin, of_float = (np.asarray(point[:, 0], np.float64) for point in self._origins)
+        return of_float + self._sums[3] / self.count, origin + self._sums[2] / self.count
 
     def centred(self, by_means: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return ``Σ x xᵀ`` and ``Σ x_f xᵀ`` over the count, float32, less their means where a bias carries those."""
-        assert self._sums is not None
         gram, cross, mean, mean_float = (value / self.count for value in self._sums)
-        if by_means:
-            gram = gram - mean[..., :, None] * mean[..., None, :]
-            cross = cross - mean_float[..., :, None] * mean[..., None, :]
+        gram = gram - mean[..., :, None] * mean[..., None, :]
+        cross = cross - mean_float[..., :, None] * mean[..., None, :]
+        if not by_means:
+            mean_float, mean = self.means
+            gram = gram + mean[..., :, None] * mean[..., None, :]
+            cross = cross + mean_float[..., :, None] * mean[..., None, :]
         return gram.astype(np.float32), cross.astype(np.float32)
 
 
@@ -177,11 +191,15 @@ def of_columns(layer: Layer, quantizer: Quantizer | None, channels: int) -> Quan
 
 
 @jax.jit
-def _sums(quantizer: Quantizer | None, real: Array, rounded: Array) -> tuple[Array, Array, Array, Array]:
-    """Return Σ x xᵀ, Σ x_f xᵀ, Σ x, Σ x_f of a chunk, group by group."""
+def _sums(
+    quantizer: Quantizer | None, real: Array, rounded: Array, origin: Array, origin_float: Array, count: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Return Σ x xᵀ, Σ x_f xᵀ, Σ x, Σ x_f about the origins, group by group, over the first ``count`` rows."""
+    valid = (jnp.arange(real.shape[1]) < count)[None, :, None]
     x = rounded if quantizer is None else quantizer(rounded)
+    x, x_float = (jnp.where(valid, rows - about, 0.0) for rows, about in ((x, origin), (real, origin_float)))
     product = partial(jnp.einsum, "gni,gnj->gij", precision=lax.Precision.HIGHEST)
-    return product(x, x), product(real, x), x.sum(1), real.sum(1)
+    return product(x, x), product(x_float, x), x.sum(1), x_float.sum(1)
 
 
 def output_energies(

@@ -192,6 +192,27 @@ def test_the_inverse_factor_of_all_groups(columns):
     np.testing.assert_allclose(unit, np.broadcast_to(np.eye(columns), unit.shape), atol=2e-4)
 
 
+def test_inputs_that_hardly_vary():
+    """About zero their products leave nothing of the variance in float32: the matrix would not be positive."""
+    rng = np.random.default_rng(4)
+    node = gd.network.Node(name="d", op="dense", inputs=("x",), output="y")
+    x = (1 + 1e-4 * rng.normal(size=(500, 3))).astype(np.float32)
+    layer, plan, moments = Layer.of(node, (3, 4)), Positions.of(node, x.shape, (3, 4)), Moments()
+    for pair, count in chunks(layer, plan, np.arange(500), 1, (x, x)):
+        moments.add(None, *pair, count)
+    gram, _ = moments.centred(True)
+    np.testing.assert_allclose(gram[0, :3, :3], np.cov(x.astype(np.float64).T, bias=True), rtol=1e-3, atol=1e-12)
+    with_means, _ = moments.centred(False)
+    np.testing.assert_allclose(with_means[0, :3, :3], x.astype(np.float64).T @ x / 500, rtol=1e-5)
+
+
+def test_a_matrix_that_cannot_be_factored_leaves_nearest_rounding():
+    gram = -np.eye(4, dtype=np.float32)[None]
+    weights = np.float32([[[0.3, 0.8, -0.4, 1.2]]])
+    found = round_layer(weights, gram, gram, np.ones((1, 1, 1), np.float32), low=-2, high=1, aim=True)
+    np.testing.assert_array_equal(found.values[0, 0, 0], [0, 1, 0, 1])
+
+
 @pytest.mark.parametrize("columns", [9, 128])
 def test_lapack_gets_one_matrix_at_a_time(columns):
     """Two batched calls at once in one program wait for each other's threads for ever, on two cores."""
