@@ -17,7 +17,7 @@ from flax import linen
 from jax import lax, nn
 
 import ggdjax as gd
-from ggdjax import GgdjaxError, datapath, export
+from ggdjax import GgdjaxError, datapath, export, tune
 from ggdjax.datapath._agreement import _Forced
 from ggdjax.datapath._simulate import Integer
 from ggdjax.export._rtl import rtl_layers
@@ -333,13 +333,18 @@ class Outcome:
 
 
 def check(seed: int, *, verilog: bool = False) -> Outcome:
-    """Quantize the network of a seed, compile it, and compare every form of it with every other."""
+    """Quantize the network of a seed, compile it, and compare every form of it with every other.
+
+    Odd seeds round weights for the output of their layer, even ones to nearest.
+    """
     drawn = random_network(seed)
     if drawn is None:
         return Outcome(seed=seed, state="skipped", said="no layer, or outputs not finite")
     out = Outcome(seed=seed, state="equal", parts=drawn.parts)
     try:
         q = gd.quantize(drawn.net, gd.calibrate(drawn.net, [drawn.calibration]), drawn.config)
+        if seed % 2:
+            q = tune.round_weights(q, drawn.calibration)
         program = datapath.compile(q)
     except GgdjaxError as error:
         return replace(out, state="refused", said=str(error), remedy=followed(drawn, str(error)))

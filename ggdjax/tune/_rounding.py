@@ -22,7 +22,8 @@ import jax
 import numpy as np
 
 from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, expect_record
-from ggdjax.network import Float, run
+from ggdjax.network import Float as FloatNumerics
+from ggdjax.network import run
 from ggdjax.quantization import FakeQuant, Quantizers, Stage
 from ggdjax.quantization._batches import pad_batch
 from ggdjax.quantization._quantize import beside_bias, changed_bias
@@ -250,55 +251,48 @@ class _Walk:
             return np.memmap(file, np.float32, "w+", shape=shape)  # stays when the file is closed
 
     def _round(self, node: Node) -> LayerRounding:
-        key, quantizer = node.param("kernel"), self.weights[node.name]
-        kernel = np.asarray(self.params[key], np.float32)
+        """Round the weights of a layer, and take the mean error of its output from its bias."""
+        key, bias_key, quantizer = node.param("kernel"), node.param("bias"), self.weights[node.name]
+        kernel, real = (np.asarray(params[key], np.float32) for params in (self.params, self.real))
         layer = Layer.of(node, kernel.shape)
         tensors = tuple(values[node.inputs[0]] for values in (self.float, self.quantized))
-        plan = Positions.of(node, tensors[0].shape, kernel.shape)
+        sampled = partial(chunks, layer, Positions.of(node, tensors[0].shape, kernel.shape), tensors=tensors)
         x = of_columns(layer, self.q.quantizers.activations.get(node.inputs[0]), tensors[0].shape[-1])
-        wanted = max(self.config.least_rows, self.config.rows_per_column * layer.columns)
-        build = np.flatnonzero(self.builds)
-        each = min(len(plan.corners), -(-wanted // len(build)))
         moments = Moments()
-        for pair, count in chunks(layer, plan, build, each, tensors):
+        wanted = max(self.config.least_rows, self.config.rows_per_column * layer.columns)
+        for pair, count in sampled(np.flatnonzero(self.builds), wanted):
             moments.add(x, *pair, count)
-        bias_key = node.param("bias")
         corrected = bias_key is not None and node.name in self.biases
         aim = self.config.float_target and moments.count >= 4 * layer.columns
         grids = self._grids(node, quantizer)
         best, chosen = self._choose(layer, layer.rows_of(kernel), *moments.centred(corrected), aim, grids)
+        real_rows, before = layer.rows_of(real), self._bias(node, layer)
         self.params[key], self.weights[node.name] = jax.device_put(layer.kernel_of(best, kernel.shape)), chosen
-        wanted_rows = layer.rows_of(np.asarray(self.real[key], np.float32))
-        before = None if bias_key is None else self._bias(node)
         if corrected:
             # The mean of the output is then the float layer's.
             of_float, mean = moments.means
-            shift = np.einsum("grc,gc->gr", wanted_rows, of_float) - np.einsum("grc,gc->gr", best, mean)
-            bias = np.asarray(self.real[bias_key], np.float32) + layer.own(shift).reshape(-1)
-            self.params[bias_key] = jax.device_put(bias.astype(np.float32))
-            self.biases[node.name] = changed_bias(node, bias.astype(np.float32), self.q.quantizers)
-        # Errors on sampled rows of the images that are held back.
-        held = np.flatnonzero(self.builds if self.builds.all() else ~self.builds)
-        each = min(len(plan.corners), -(-self.config.least_rows // (8 * len(held))))
-        none = np.zeros(layer.groups * layer.rows, np.float32)
-        after = none if bias_key is None else self._bias(node)
-        real = none if bias_key is None else np.asarray(self.real[bias_key], np.float32)
-        nearest = quantizer.decode(quantizer.encode(kernel))
+            shift = np.einsum("grc,gc->gr", real_rows, of_float) - np.einsum("grc,gc->gr", best, mean)
+            bias = (np.asarray(self.real[bias_key]) + layer.own(shift).reshape(-1)).astype(np.float32)
+            self.params[bias_key] = jax.device_put(bias)
+            self.biases[node.name] = changed_bias(node, bias, self.q.quantizers)
+        of_real = 0.0 if bias_key is None else np.asarray(self.real[bias_key])
         three = (
-            (wanted_rows, layer.per_row(real, 0.0)),
-            (best, layer.per_row(after, 0.0)),
-            (layer.rows_of(nearest), layer.per_row(none if before is None else before, 0.0)),
+            (real_rows, layer.per_row(of_real, 0.0)),
+            (best, self._bias(node, layer)),
+            (layer.rows_of(quantizer.decode(quantizer.encode(kernel))), before),
         )
-        energies = np.zeros(3)
-        for pair, count in chunks(layer, plan, held, each, tensors):
-            energies += output_energies(x, *(rows[:, :count] for rows in pair), *three)
-        energy, error, nearest_error = energies
+        held = np.flatnonzero(self.builds if self.builds.all() else ~self.builds)
+        energies = sum(
+            output_energies(x, *(rows[:, :count] for rows in pair), *three)
+            for pair, count in sampled(held, self.config.least_rows // 8)
+        )
+        energy, error, nearest = (float(value) for value in energies)
         return LayerRounding(
             name=node.name,
             columns=layer.columns,
             rows=moments.count,
-            nearest_error=float(nearest_error / energy) if energy > 0 else 0.0,
-            error=float(error / energy) if energy > 0 else 0.0,
+            nearest_error=nearest / energy if energy > 0 else 0.0,
+            error=error / energy if energy > 0 else 0.0,
         )
 
     def _grids(self, node: Node, quantizer: Quantizer) -> list[Quantizer]:
@@ -327,11 +321,13 @@ class _Walk:
         new = new.reshape(-1) if per_row else new.reshape(-1)[0]
         return rows, replace(grids[0], step=jax.device_put(new))
 
-    def _bias(self, node: Node) -> np.ndarray:
-        """Return the present bias of a layer as integers add it."""
-        bias = np.asarray(self.params[node.param("bias")], np.float32)
+    def _bias(self, node: Node, layer: Layer) -> Float[np.ndarray, "group row"]:
+        """Return the present bias of a layer's rows, as integers add it; 0 without."""
+        if (key := node.param("bias")) is None:
+            return layer.per_row(0.0, 0.0)
+        bias = np.asarray(self.params[key], np.float32)
         quantizer = replace(self.q.quantizers, weights=self.weights, biases=self.biases).bias(node)
-        return bias if quantizer is None else quantizer.decode(quantizer.encode(bias))
+        return layer.per_row(bias if quantizer is None else quantizer.decode(quantizer.encode(bias)), 0.0)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -344,6 +340,6 @@ def _run_both(
     values: dict[str, Array],
 ) -> list[tuple[Array, ...]]:
     """Run a stretch of the graph in float and quantized."""
-    walks = ((real, real_values, Float()), (rounded, values, FakeQuant(quantizers)))
+    walks = ((real, real_values, FloatNumerics()), (rounded, values, FakeQuant(quantizers)))
     outputs = [run(graph, *walk) for walk in walks]
     return [one if isinstance(one, tuple) else (one,) for one in outputs]

@@ -111,10 +111,14 @@ class Positions:
 
 
 def chunks(
-    layer: Layer, plan: Positions, images: np.ndarray, each: int, tensors: tuple[np.ndarray, ...]
+    layer: Layer, plan: Positions, images: np.ndarray, wanted: int, *, tensors: tuple[np.ndarray, ...]
 ) -> Iterator[tuple[list[Float[np.ndarray, "group row col"]], int]]:
-    """Yield ``each`` sampled rows of every image, of all tensors alike: padded arrays of one shape, and their rows."""
+    """Yield about ``wanted`` sampled rows of the images, as many of each and of all tensors alike.
+
+    They come as padded arrays of one shape, with how many rows of each are rows.
+    """
     groups, _, columns = layer.padded
+    each = min(len(plan.corners), -(-wanted // len(images)))
     size = max(64, min(4096, _CHUNK_VALUES // (groups * columns)))
     index = np.concatenate([plan.sample(int(i), each) for i in images])
     owner = np.repeat(images, each)[:, None]

@@ -77,7 +77,7 @@ def test_rows_are_what_the_convolution_multiplies(name):
     assert len(plan.corners) == y.shape[1] * y.shape[2]
     # A step per channel, each of which leaves every value as it is.
     quantizer = gd.Quantizer(step=jnp.float32([2.0**-20, 2.0**-21, 2.0**-20, 2.0**-19]), bits=28)
-    for pair, count in chunks(layer, plan, np.arange(3), len(plan.corners), (x, x)):
+    for pair, count in chunks(layer, plan, np.arange(3), 3 * len(plan.corners), tensors=(x, x)):
         moments.add(of_columns(layer, quantizer, 4), *pair, count)
     assert moments.count == 3 * len(plan.corners)
     rows = layer.rows_of(kernel)
@@ -198,7 +198,7 @@ def test_inputs_that_hardly_vary():
     node = gd.network.Node(name="d", op="dense", inputs=("x",), output="y")
     x = (1 + 1e-4 * rng.normal(size=(500, 3))).astype(np.float32)
     layer, plan, moments = Layer.of(node, (3, 4)), Positions.of(node, x.shape, (3, 4)), Moments()
-    for pair, count in chunks(layer, plan, np.arange(500), 1, (x, x)):
+    for pair, count in chunks(layer, plan, np.arange(500), 500, tensors=(x, x)):
         moments.add(None, *pair, count)
     gram, _ = moments.centred(True)
     np.testing.assert_allclose(gram[0, :3, :3], np.cov(x.astype(np.float64).T, bias=True), rtol=1e-3, atol=1e-12)
