@@ -108,9 +108,9 @@ class Quantize(RecipeOptions):
                     raise GgdjaxError(
                         f"`--{name.replace('_', '-')}` needs a MODEL: the embedded network comes with its own images"
                     )
-        elif self.data is None:
-            raise GgdjaxError("`--data` is missing: name the images to calibrate and evaluate on")
         net = load_network(self.model)
+        if self.model is not None and self.data is None:
+            raise GgdjaxError("`--data` is missing: name the images to calibrate and evaluate on")
         if self.model is not None and recipe.preprocessing is None:
             from ggdjax import data
 

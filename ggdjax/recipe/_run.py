@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: Calibration images that choose widths and correct biases: both need means alone, and hold their images in memory.
 _FEW_HUNDRED = 256
+#: Calibration images that round weights: more gain nothing, and all of them are held in memory.
+_MOST_ROUNDING = 512
 
 
 def run(
@@ -145,7 +147,7 @@ class _Run:
             settings = [recipe.mean_bits, recipe.seed, self._few_ids()]
             q = all_channels(self._stage("widths", settings, lambda: self._with_widths(q)))
         if recipe.rounding == "output":
-            settings = [self._ids(self.parts.calibration), dataclasses.asdict(recipe.output_rounding)]
+            settings = [self._ids(self._rounding_part()), dataclasses.asdict(recipe.output_rounding)]
             q = all_channels(self._stage("round_weights", settings, lambda: self._rounded(q)))
         return q
 
@@ -181,7 +183,7 @@ class _Run:
         return replace(again, record=replace(again.record, stages=stages))
 
     def _rounded(self, q: QuantizedNetwork) -> QuantizedNetwork:
-        x, config = self._load(self.parts.calibration)[0], self.recipe.output_rounding
+        x, config = self._load(self._rounding_part())[0], self.recipe.output_rounding
         config = replace(config, batch_size=min(config.batch_size, self.recipe.batch_size))
         return tune.round_weights(
             q, x, config, progress=lambda done, total: self.progress("round_weights", done, total, "")
@@ -267,6 +269,9 @@ class _Run:
 
     def _ids(self, part: np.ndarray) -> list[Any]:
         return [[self.images.ids[i], int(self.images.labels[i])] for i in part]
+
+    def _rounding_part(self) -> np.ndarray:
+        return some(self.images, self.parts.calibration, _MOST_ROUNDING, self.recipe.seed)
 
     def _few_ids(self) -> list[Any]:
         return self._ids(some(self.images, self.parts.calibration, _FEW_HUNDRED, self.recipe.seed))
