@@ -3,8 +3,8 @@
 The network is walked once, in float and quantized side by side, with the tensors of all images. At each convolution or
 dense layer the inputs of both walks give the Gram matrices of `ggdjax.tune._rounding_core`; kernels are rounded on the
 grids of a few fractional lengths around the present one, and the one that leaves the least output error is taken, per
-layer or per output channel as the quantizer has it. Biases then take the mean error of their channel exactly, as in
-bias correction, and the walk goes on with what the layer now computes.
+layer or per output channel as the quantizer has it. Biases then take the mean error of their channel over the same
+rows, as in bias correction, and the layers after it read what the layer now computes.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,9 +27,15 @@ EXPECTED_CODES = {
 every_scheme = pytest.mark.parametrize("name", schemes.names())
 
 
+@pytest.fixture(scope="module")
+def choose_all(histograms):
+    """Return a function that chooses for every tensor and width, once per scheme."""
+    return functools.cache(lambda name: schemes.choose(name, histograms, WIDTHS[:, None]))
+
+
 @every_scheme
-def test_every_tensor_and_width_gets_a_usable_quantizer(name, histograms, tensors):
-    chosen = schemes.choose(name, histograms, WIDTHS[:, None])
+def test_every_tensor_and_width_gets_a_usable_quantizer(name, choose_all, tensors):
+    chosen = choose_all(name)
     step = np.asarray(chosen.step)
     assert step.shape == (len(WIDTHS), len(tensors))
     assert step.dtype == np.float32
@@ -80,9 +88,9 @@ def _check_evidence(name, chosen):
 
 
 @every_scheme
-def test_ordinary_tensors_get_the_schemes_own_step(name, histograms, tensors):
+def test_ordinary_tensors_get_the_schemes_own_step(name, choose_all, tensors):
     ordinary = [list(tensors).index(t) for t in ("rectified", "two-sided", "bounded", "heavy", "negative")]
-    chosen = schemes.choose(name, histograms[np.array(ordinary)], WIDTHS[:, None])
+    chosen = choose_all(name)[:, np.array(ordinary)]
     assert (np.asarray(chosen.code) == ChoiceCode.OK).all()
     step = np.asarray(chosen.step)
     if name == "kl":  # compares shapes of histograms, not errors: finer on the whole, not from each width to the next
