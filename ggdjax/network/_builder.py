@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from ggdjax._errors import GgdjaxError, ModelError
+from ggdjax._errors import GgdjaxError, ModelError, UnsupportedError
 from ggdjax.network._graph import Graph, Node, infer_shape, merge_probes
 from ggdjax.network._network import Network
 
@@ -141,6 +141,8 @@ class GraphBuilder:
             params=tuple(keys.items()),
         )
         self._shapes[output] = self._infer(node)
+        if merge_probes(*self._shapes[output]).count(None) > 1:
+            raise UnsupportedError(f"unsupported: node `{node.name}` ({op}) mixes the images of a batch with each other")
         self._names.add(name)
         self._nodes[output] = node
         return output

@@ -340,6 +340,8 @@ def _pool(call: Call) -> View:
 def _reduce(call: Call) -> View:
     view = call.view()
     axes = _ints(call.param("axes"))
+    if not axes:
+        return view
     call.refuse_batch(view, axes, "a reduction over the batch (batch normalization in training mode?)")
     stored = tuple(sorted(view.axes[axis] for axis in axes))
     kept = [position for axis, position in enumerate(view.axes) if axis not in axes]

@@ -11,6 +11,7 @@ import numpy as np
 
 from ggdjax._errors import GgdjaxError, UnsupportedError
 from ggdjax.network._builder import Constant, View
+from ggdjax.network._graph import PROBE_BATCHES
 from ggdjax.network.jaxpr._call import Call, Trace
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 #: Reductions by any function: theirs is a body of two numbers, no call.
 _REDUCTIONS = frozenset({"reduce", "reduce_window"})
 _CONTROL_FLOW = frozenset({"cond", "scan", "while"})
+
+#: Shapes alone are looked at for this batch: no slice or limit that a function writes down holds that many images.
+LARGE_BATCH = 1009
+#: What gives fewer images than it is given.
+_PICKING = frozenset({"slice", "dynamic_slice", "gather", "split"})
 
 TRAINING_MODE = (
     "the module is in training mode: call `module.eval()` first (NNX), or give a function that calls it with "
@@ -50,8 +56,6 @@ class _Walk:
                 return Constant(np.asarray(variable.val), np.asarray(other.val))
             return env[variable]
 
-        if _structure(first) != _structure(second):
-            raise GgdjaxError("`function` does something else at another batch size: it must do the same at each")
         needed = _needed(first)
         for pair in zip(first.eqns, second.eqns, strict=True):
             if needed.isdisjoint(pair[0].outvars):
@@ -97,6 +101,39 @@ class _Walk:
             f"control flow (`{name}`{self._trace.where(pair[0])}): a network is one fixed sequence of operations; "
             "unroll the loop in Python, or choose the branch before tracing"
         )
+
+
+def check_batch(*jaxprs: Any) -> None:
+    """Refuse a function that takes a given number of images: sizes that do not grow as its batch does.
+
+    ``jaxprs`` are its traces at the two probed batch sizes and at `LARGE_BATCH`.
+    """
+    first, second, large = jaxprs
+    slope = (LARGE_BATCH - PROBE_BATCHES[0]) // (PROBE_BATCHES[1] - PROBE_BATCHES[0])
+    if not _structure(first) == _structure(second) == _structure(large):
+        names = {eqn.primitive.name for jaxpr in jaxprs for eqn in jaxpr.eqns}
+        what = " (a slice of the batch?)" if names & _PICKING else ""
+        raise GgdjaxError(f"`function` does something else at another batch size{what}: it must do the same at each")
+    for equations in zip(first.eqns, second.eqns, large.eqns, strict=True):
+        name = equations[0].primitive.name
+        for bodies in _bodies(equations):
+            check_batch(*(getattr(body, "jaxpr", body) for body in bodies))
+        for a, b, c in zip(*(eqn.outvars for eqn in equations), strict=True):
+            shapes = a.aval.shape, b.aval.shape, c.aval.shape
+            if any(z != x + (y - x) * slope for x, y, z in zip(*shapes, strict=True)):
+                what = "a slice of the batch" if name in _PICKING else "a size that does not grow as the batch does"
+                where = str(equations[0].source_info.name_stack)
+                raise UnsupportedError(
+                    f"unsupported: {what} (`{name}`{f' in {where}' if where else ''}): each image is computed by itself"
+                )
+
+
+def _bodies(equations: Sequence[Any]) -> list[tuple]:
+    """Return the bodies of one call, or of the branches of one choice, at every batch size."""
+    if equations[0].primitive.name in _REDUCTIONS:
+        return []
+    bodies = [tuple(eqn.params[key] for eqn in equations) for key in _BODIES if key in equations[0].params]
+    return bodies + list(zip(*(eqn.params.get("branches", ()) for eqn in equations), strict=True))
 
 
 def _structure(jaxpr: Any) -> list[tuple]:
