@@ -142,7 +142,9 @@ class GraphBuilder:
         )
         self._shapes[output] = self._infer(node)
         if merge_probes(*self._shapes[output]).count(None) > 1:
-            raise UnsupportedError(f"unsupported: node `{node.name}` ({op}) mixes the images of a batch with each other")
+            raise UnsupportedError(
+                f"unsupported: node `{node.name}` ({op}) mixes the images of a batch with each other"
+            )
         self._names.add(name)
         self._nodes[output] = node
         return output

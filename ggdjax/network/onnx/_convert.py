@@ -169,7 +169,7 @@ class Call:
         return self.builder.shaped(view, (tuple(first), tuple(second)), name=self.name, output=self.node.output[0])
 
     def regroup(self, view: View, target: Sequence[int], batch: int | None = None) -> View:
-        """Return ``view`` reshaped to ``target``, its shape at ``batch`` images (see `own_shape`); the batch stays free.
+        """Return ``view`` reshaped to ``target``, its shape at ``batch`` images (see `own_shape`), of any batch.
 
         The axis that holds the images afterwards has as many elements before it as the one that held them, so that no
         two images mix; where that leaves a choice, it is the same axis, or the first.

@@ -188,7 +188,8 @@ def _concat(call: Call) -> View:
     views = [value for value in values if isinstance(value, View)]
     rank = len(views[0].axes)
     axis = call.attr("axis", 1) % rank
-    call.refuse_batch(views[0], [axis], "a concatenation along the batch")
+    if len(values) > 1:
+        call.refuse_batch(views[0], [axis], "a concatenation along the batch")
     if len(views) < len(values):
         return _concat_with_constants(call, values, axis)
     return _joined(call, views, axis)

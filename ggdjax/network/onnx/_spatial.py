@@ -188,6 +188,7 @@ def _resize(call: Call) -> View:
             if (int(size), int(other)) != whole:
                 if size != other:
                     raise call.refuse("a size that depends on the batch size")
+                call.refuse_batch(view, [axis], "resizing of the batch dimension")
                 targets[axis] = int(size), int(size) / first[axis]
     for axis, (size, scale) in targets.items():
         if size != first[axis] or scale != 1.0:
