@@ -69,12 +69,21 @@ class Evaluation:
         return float(np.mean(finite)) if finite else math.nan
 
 
-def count_classes(shape: Sequence[int | None]) -> int:
-    """Return how many classes an output of that shape scores; its first axis is the batch.
+def count_classes(net: Network) -> int:
+    """Return how many classes a network scores.
 
     Raises:
-        DataError: it is a map, or another output of several values per class.
+        DataError: its output is a map, or holds several values per class.
     """
+    shape = net.output_shape
+    if len(shape) == 1:
+        # The axes of batch and classes may be merged: see what one image adds.
+        one, two = (jax.eval_shape(net, jax.ShapeDtypeStruct((n, *net.input_shape[1:]), jnp.float32)) for n in (1, 2))
+        shape = (None, jax.tree.leaves(two)[0].shape[0] - jax.tree.leaves(one)[0].shape[0])
+    return _classes(shape)
+
+
+def _classes(shape: Sequence[int | None]) -> int:
     found = [size for size in shape[1:] if size != 1]
     if len(found) > 1 or None in found:
         sizes = " × ".join("?" if size is None else str(size) for size in shape[1:])
@@ -112,7 +121,7 @@ def evaluate(
     """
     expect("quantized", quantized, "QuantizedNetwork")
     net, bare = quantized.float_network, replace(quantized, record=None)
-    count_classes(net.output_shape)
+    count_classes(net)
     ranks: dict[str, list[np.ndarray]] = {"float": [], "quantized": []}
     energy: dict[str, float] = {}
     error: dict[str, float] = {}
@@ -185,11 +194,10 @@ def _pad(x: Array, labels: Array, size: int) -> Array | np.ndarray:
 
 
 def _scores(outputs: np.ndarray, size: int) -> Float[np.ndarray, "batch class"]:
-    count_classes(outputs.shape)
-    if outputs.shape[:1] != (size,):
-        raise DataError(
-            f"the network gives an output of shape {outputs.shape} for {size} images: expected one row each"
-        )
+    _classes(outputs.shape)
+    # Of one axis, the axes of batch and classes may be merged.
+    if outputs.shape[:1] != (size,) and (outputs.ndim != 1 or outputs.size % size):
+        raise DataError(f"the network gives an output of shape {outputs.shape} for {size} images, not a row of each")
     return outputs.reshape(size, -1)
 
 

@@ -50,7 +50,7 @@ def open_images(path: str | Path, network: Network | QuantizedNetwork, recipe: R
         presets = ", ".join(data.PRESETS)
         raise GgdjaxError(f"say how images become inputs: `preprocessing` is missing (presets: {presets})")
     images = data.open_images(path, recipe.preprocessing.for_input(net.input_shape))
-    check_labels(images, count_classes(net.output_shape))
+    check_labels(images, count_classes(net))
     return images
 
 
@@ -100,7 +100,7 @@ def check_images(network: Network, images: ImageSet, parts: Parts, recipe: Recip
                 f"`images` are preprocessed in another way than the recipe says ({', '.join(names)} differ): open them "
                 "with `recipe.open_images`, or leave `preprocessing` out"
             )
-    classes = count_classes(network.output_shape)
+    classes = count_classes(network)
     check_labels(images, classes)
     if recipe.search is not None:
         labels, few = images.labels[parts.tune], recipe.search.allow_few_images

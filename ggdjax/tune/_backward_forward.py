@@ -158,7 +158,7 @@ def backward_forward(
         raise DataError("`images` is empty: give some to tune on")
     labels = None if labels is None else np.asarray(labels)
     labelled = OBJECTIVES.get(config.objective, False)
-    classes = (count_classes if labelled else values_of)(q.network.output_shape)
+    classes = count_classes(q.network) if labelled else values_of(q.network.output_shape)
     check_objective(config.objective, labels, len(images), classes, few=config.allow_few_images)
     q.network.check_input(images[:1])
     search = _Search(q, images, labels, config, mesh or _local_mesh())

@@ -125,7 +125,7 @@ def gradient(
         config = dataclasses.replace(config, steps=gradient_steps(q, images, labels, config))
     graph = q.graph.up_to_logits()
     if config.objective == "cross_entropy":
-        count_classes(q.network.output_shape)
+        count_classes(q.network)
     real = _batchwise(partial(_float_logits, graph, q.float_network.params), images, config.batch_size)
     targets = _checked_labels(labels, len(images), real.shape[1]) if config.objective == "cross_entropy" else real
 
