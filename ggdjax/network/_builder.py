@@ -54,7 +54,7 @@ class Constant:
     """A value that depends at most on the batch size; held at both probed batch sizes.
 
     ``label`` names where it comes from (the path of a module's parameter), for the names of nodes; ``grid`` the
-    integers that it was dequantized from.
+    integers that it was dequantized from; ``positional`` says that it was computed from positions in the batch.
     """
 
     def __init__(
@@ -63,11 +63,13 @@ class Constant:
         second: np.ndarray | None = None,
         label: str | None = None,
         grid: Grid | None = None,
+        positional: bool = False,
     ) -> None:
         same = second is None or (first.shape == second.shape and np.array_equal(first, second))
         self.probes = (first, first if same else second)
         self.label = label
         self.grid = grid
+        self.positional = positional
 
     @property
     def is_static(self) -> bool:

@@ -89,7 +89,7 @@ def _classes(shape: Sequence[int | None]) -> int:
         sizes = " × ".join("?" if size is None else str(size) for size in shape[1:])
         raise DataError(
             f"the network gives a map of {sizes} values per image, no score per class, which accuracy needs: choose an "
-            "output that scores classes (`output` of `gd.load_onnx`), or do without accuracy"
+            "output that scores classes (`output` of `gd.load_onnx`); `gd.calibrate` and `gd.quantize` take it as it is"
         )
     return found[0] if found else 1
 

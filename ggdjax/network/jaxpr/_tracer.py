@@ -49,7 +49,7 @@ def trace(function: Callable[..., Any] | tuple[Any, Any], example: Any) -> Netwo
     if len(shape) < 2:
         raise GgdjaxError(f"`example` has shape {shape}; a batch of images or vectors is expected, batch first")
     first, second, large = (_jaxpr(call, (batch, *shape[1:])) for batch in (*PROBE_BATCHES, LARGE_BATCH))
-    check_batch(first.jaxpr, second.jaxpr, large.jaxpr)
+    check_batch(first, second, large)
     return simplify(walk(first, second, paths, RULES))
 
 

@@ -106,9 +106,11 @@ class _Walk:
 def check_batch(*jaxprs: Any) -> None:
     """Refuse a function that takes a given number of images: sizes that do not grow as its batch does.
 
-    ``jaxprs`` are its traces at the two probed batch sizes and at `LARGE_BATCH`.
+    ``jaxprs`` are its traces, closed or not, at the two probed batch sizes and at `LARGE_BATCH`.
     """
-    first, second, large = jaxprs
+    for values in zip(*(getattr(jaxpr, "consts", ()) for jaxpr in jaxprs), strict=False):
+        _check_constant(values)
+    first, second, large = jaxprs = [getattr(jaxpr, "jaxpr", jaxpr) for jaxpr in jaxprs]
     slope = (LARGE_BATCH - PROBE_BATCHES[0]) // (PROBE_BATCHES[1] - PROBE_BATCHES[0])
     if not _structure(first) == _structure(second) == _structure(large):
         names = {eqn.primitive.name for jaxpr in jaxprs for eqn in jaxpr.eqns}
@@ -117,7 +119,10 @@ def check_batch(*jaxprs: Any) -> None:
     for equations in zip(first.eqns, second.eqns, large.eqns, strict=True):
         name = equations[0].primitive.name
         for bodies in _bodies(equations):
-            check_batch(*(getattr(body, "jaxpr", body) for body in bodies))
+            check_batch(*bodies)
+        for values in zip(*(eqn.invars for eqn in equations), strict=True):
+            if all(isinstance(value, jax.extend.core.Literal) for value in values):
+                _check_constant([value.val for value in values])
         for a, b, c in zip(*(eqn.outvars for eqn in equations), strict=True):
             shapes = a.aval.shape, b.aval.shape, c.aval.shape
             if any(z != x + (y - x) * slope for x, y, z in zip(*shapes, strict=True)):
@@ -126,6 +131,17 @@ def check_batch(*jaxprs: Any) -> None:
                 raise UnsupportedError(
                     f"unsupported: {what} (`{name}`{f' in {where}' if where else ''}): each image is computed by itself"
                 )
+
+
+def _check_constant(values: Sequence[Any]) -> None:
+    """Refuse a constant that is one for every image of a small batch, and is not of a large one."""
+    if all(value is values[0] for value in values):
+        return
+    first, second, large = map(np.asarray, values)
+    one = first[tuple(slice(0, 1) if a != b else slice(None) for a, b in zip(first.shape, second.shape, strict=True))]
+    uniform = all((value == one).all() for value in (first, second))
+    if uniform and not (large == one).all():
+        raise UnsupportedError("unsupported: a constant whose values depend on the batch size, in a large batch")
 
 
 def _bodies(equations: Sequence[Any]) -> list[tuple]:
@@ -160,15 +176,22 @@ def constants(first: Sequence[Any], second: Sequence[Any], label: Callable[[Any]
 def _evaluate(pair: tuple[Any, Any], inputs: Sequence[Constant]) -> list[Constant]:
     """Evaluate an equation that does not depend on the network's input, at both probes if it differs between them."""
     label = next((value.label for value in inputs if value.label), None)
-    same_shapes = [v.aval.shape for v in pair[0].outvars] == [v.aval.shape for v in pair[1].outvars]
-    once = same_shapes and all(value.is_static for value in inputs)
+    shapes = [[v.aval.shape for v in eqn.outvars] for eqn in pair]
+    positional = any(value.positional for value in inputs)
+    if pair[0].primitive.name == "iota":
+        axis = pair[0].params["dimension"]
+        positional = shapes[0][0][axis] != shapes[1][0][axis]
+    once = shapes[0] == shapes[1] and all(value.is_static for value in inputs)
     results = []
     for probe in (0,) if once else (0, 1):
         # Calls are inlined before; the parameters of every other primitive bind as they are.
         primitive, arrays = pair[probe].primitive, [jnp.asarray(value.probes[probe]) for value in inputs]
         values = primitive.bind(*arrays, **pair[probe].params)
         results.append(values if primitive.multiple_results else [values])
-    return [Constant(*(np.asarray(v) for v in versions), label=label) for versions in zip(*results, strict=True)]
+    return [
+        Constant(*(np.asarray(v) for v in versions), label=label, positional=positional)
+        for versions in zip(*results, strict=True)
+    ]
 
 
 def walk(first: Any, second: Any, paths: Mapping[int, str], rules: Mapping[str, Callable[[Call], Any]]) -> Network:
