@@ -85,8 +85,13 @@ class _Walk:
                 f"unsupported operation `{name}`{self._trace.where(pair[0])}; "
                 f"supported: {', '.join(sorted(self._rules))}"
             )
-        result = self._rules[name](Call(self._trace, pair, inputs))
-        return result if isinstance(result, list) else [result]
+        call = Call(self._trace, pair, inputs)
+        result = self._rules[name](call)
+        results = result if isinstance(result, list) else [result]
+        for value, *variables in zip(results, *(eqn.outvars for eqn in pair), strict=True):
+            if isinstance(value, View) and call.shape(value) != tuple(tuple(v.aval.shape) for v in variables):
+                raise call.refuse("operands that are broadcast to each other")
+        return results
 
     def _control_flow(self, pair: tuple[Any, Any], inputs: Sequence[Value]) -> Sequence[Value]:
         """Evaluate a loop over constants, take the branch that a constant chooses; refuse all else."""
