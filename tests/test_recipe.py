@@ -301,6 +301,25 @@ def test_images_of_different_sizes_are_found_before_any_work(small, tmp_path, mo
     assert "different sizes" in capsys.readouterr().err
 
 
+def test_a_map_is_refused_before_any_work(small, tmp_path, monkeypatch, capsys):
+    import onnx
+
+    model = onnx.load(small[0])
+    name = next(node.output[0] for node in model.graph.node if node.op_type == "Conv")
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    onnx.save(model, tmp_path / "map.onnx")
+    monkeypatch.setattr("ggdjax.recipe._run.calibrate", lambda *_, **__: pytest.fail("calibrated"))
+    words = ["--data", str(small[1]), "--size", "8", "--calibration-images", "12", "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as stop:
+        main(["quantize", str(tmp_path / "map.onnx"), *words])
+    line = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "the network gives a map of" in line
+    assert line.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_space_is_asked_for(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     words = ["--data", str(small[1]), "--size", "8", "--calibration-images", "12", "--out", str(tmp_path / "run")]

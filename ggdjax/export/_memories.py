@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 #: Static arguments of requantizers that are memories -> whether they are shifts.
 FACTORS = {"multiplier": False, "shift": True, "negative_multiplier": False, "negative_shift": True}
 SHIFT_BITS = 6
+#: Characters of a network's name in those of files, which file systems and C limit.
+_LONGEST = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +111,8 @@ def read_memory(entry: dict[str, Any], content: bytes) -> Int[np.ndarray, "..."]
 
 
 def slug(name: str) -> str:
-    """Return a name that files and C identifiers can have."""
-    return re.sub(r"\W", "_", name, flags=re.ASCII)
+    """Return a name that files and C identifiers can have: the end of a long one, where names differ most."""
+    return re.sub(r"\W", "_", name, flags=re.ASCII)[-_LONGEST:]
 
 
 def c_header(found: list[Memory]) -> str:

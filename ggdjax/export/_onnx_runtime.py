@@ -52,12 +52,14 @@ def probe_images(program: Program) -> np.ndarray:
     net = program.network
     low, high = _input_range(program)
     rng = np.random.default_rng(0)
-    shape = net.graph.shape(net.graph.inputs[0])[1:]
+    own, *shape = net.graph.shape(net.graph.inputs[0])
+    count = max(_IMAGES, own or 0)
     ones = (1,) * len(shape)
-    mean = rng.uniform(low, high, (_IMAGES, *ones))
-    contrast = np.linspace(0, 1, _IMAGES).reshape(-1, *ones)
-    noise = rng.uniform(low, high, (_IMAGES, *shape))
-    return (mean + contrast * (noise - mean)).astype(np.float32)
+    mean = rng.uniform(low, high, (count, *ones))
+    contrast = np.linspace(0, 1, count).reshape(-1, *ones)
+    noise = rng.uniform(low, high, (count, *shape))
+    images = (mean + contrast * (noise - mean)).astype(np.float32)
+    return images if own is None else images[-own:]
 
 
 def _input_range(program: Program) -> tuple[float, float]:

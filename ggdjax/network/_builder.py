@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from ggdjax._errors import GgdjaxError, ModelError
+from ggdjax._errors import GgdjaxError, ModelError, UnsupportedError
 from ggdjax.network._graph import Graph, Node, infer_shape, merge_probes
 from ggdjax.network._network import Network
 
@@ -54,7 +54,7 @@ class Constant:
     """A value that depends at most on the batch size; held at both probed batch sizes.
 
     ``label`` names where it comes from (the path of a module's parameter), for the names of nodes; ``grid`` the
-    integers that it was dequantized from.
+    integers that it was dequantized from; ``positional`` says that it was computed from positions in the batch.
     """
 
     def __init__(
@@ -63,11 +63,13 @@ class Constant:
         second: np.ndarray | None = None,
         label: str | None = None,
         grid: Grid | None = None,
+        positional: bool = False,
     ) -> None:
         same = second is None or (first.shape == second.shape and np.array_equal(first, second))
         self.probes = (first, first if same else second)
         self.label = label
         self.grid = grid
+        self.positional = positional
 
     @property
     def is_static(self) -> bool:
@@ -141,6 +143,10 @@ class GraphBuilder:
             params=tuple(keys.items()),
         )
         self._shapes[output] = self._infer(node)
+        if merge_probes(*self._shapes[output]).count(None) > 1:
+            raise UnsupportedError(
+                f"unsupported: node `{node.name}` ({op}) mixes the images of a batch with each other"
+            )
         self._names.add(name)
         self._nodes[output] = node
         return output

@@ -55,7 +55,7 @@ class Network:
 
     @property
     def input_shape(self) -> Shape:
-        """Shape of the model's own input; the batch dimension is None."""
+        """Shape of the model's own input; the batch dimension is None unless its operations work along it."""
         return self.graph.shape(self.graph.inputs[0])
 
     @property
@@ -70,6 +70,11 @@ class Network:
         if len(x.shape) != len(expected) or any(
             e is not None and n != e for n, e in zip(x.shape, expected, strict=True)
         ):
+            if expected[0] is not None and tuple(x.shape[1:]) == expected[1:]:
+                raise DataError(
+                    f"`x` holds {x.shape[0]} images; the network computes batches of {expected[0]} together: give as "
+                    "many, or load a file without operations along the batch"
+                )
             wanted = ", ".join("batch" if e is None else str(e) for e in expected)
             raise DataError(
                 f"`x` has shape {tuple(x.shape)}; the network expects ({wanted}): give images of that shape (`size` in "

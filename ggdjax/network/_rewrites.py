@@ -96,7 +96,7 @@ def _as_affine(edit: _Edit, node: Node) -> tuple[np.ndarray, np.ndarray] | None:
     if node.op == "affine":
         return edit.value(node, "scale"), edit.value(node, "offset")
     constant = edit.value(node, "constant")
-    channels = edit.graph.shape(node.output)[-1]
+    channels = next(iter(edit.graph.shape(node.output)[-1:]), None)
     if node.op not in {"add", "sub", "mul", "div"} or constant is None or channels is None:
         return None
     if constant.size != 1 and constant.shape[-1] != constant.size:

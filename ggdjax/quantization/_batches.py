@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from jaxtyping import Shaped
+
+
+_NO_MAPPING = "take out of each batch what it holds: `((b['image'], b['label']) for b in batches)`"
 
 
 def pad_batch(rows: Shaped[np.ndarray, "row ..."], size: int) -> Shaped[np.ndarray, "{size} ..."]:
@@ -37,7 +40,7 @@ def batches_of(
 
 
 def image_batches(batches: Any, rank: int) -> Iterator[Any]:
-    """Yield the images of every batch: arrays, or pairs of (images, labels), whose labels are left out.
+    """Yield the images of every batch: arrays, or pairs of (images, labels), whose labels, of any kind, are left out.
 
     Args:
         batches: an iterable of batches, one batch by itself, or an image set, which gives all its images.
@@ -47,7 +50,10 @@ def image_batches(batches: Any, rank: int) -> Iterator[Any]:
         DataError: it is none of these.
     """
     for batch in _iterated(batches, rank, "an iterable of image batches"):
-        yield expect_array("batches", batch[0] if _is_pair(batch) else batch, "batches of images", error=DataError)
+        if isinstance(batch, Mapping):
+            raise refusal("batches", batch, "batches of images", _NO_MAPPING, DataError)
+        pair = isinstance(batch, tuple | list) and len(batch) == 2 and _rank(batch[0]) == rank
+        yield expect_array("batches", batch[0] if pair else batch, "batches of images", error=DataError)
 
 
 def labelled_batches(batches: Any, rank: int | None = None) -> Iterator[tuple[Any, np.ndarray]]:
@@ -59,7 +65,8 @@ def labelled_batches(batches: Any, rank: int | None = None) -> Iterator[tuple[An
     wanted = "batches of (images, labels)"
     for batch in _iterated(batches, rank, wanted):
         if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise refusal("batches", batch, wanted, "each batch is a pair", DataError)
+            hint = _NO_MAPPING if isinstance(batch, Mapping) else "each batch is a pair"
+            raise refusal("batches", batch, wanted, hint, DataError)
         images, labels = (expect_array("batches", part, wanted, least_rank=1, error=DataError) for part in batch)
         labels = np.asarray(labels)
         if labels.size and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
@@ -81,3 +88,11 @@ def _is_pair(batch: Any) -> bool:
     """Whether ``batch`` is (images, labels) and not two batches of images: labels have one axis."""
     ranks = [getattr(part, "ndim", 0) for part in batch] if isinstance(batch, tuple | list) and len(batch) == 2 else [0]
     return len(ranks) == 2 and ranks[0] > 1 and ranks[1] == 1
+
+
+def _rank(images: Any) -> int | None:
+    """Return the number of axes of an array, or of nested lists of numbers; None for anything else."""
+    try:
+        return images.ndim if hasattr(images, "ndim") else np.ndim(images)
+    except Exception:  # ragged lists, and whatever an object's own conversion raises
+        return None

@@ -17,7 +17,7 @@ from ggdjax.quantization._numerics import FakeQuant, Measure
 from ggdjax.quantization._sqnr import sqnr_db
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from jaxtyping import Array, Float, Int
 
@@ -69,6 +69,31 @@ class Evaluation:
         return float(np.mean(finite)) if finite else math.nan
 
 
+def count_classes(net: Network) -> int:
+    """Return how many classes a network scores.
+
+    Raises:
+        DataError: its output is a map, or holds several values per class.
+    """
+    shape = net.output_shape
+    if len(shape) == 1:
+        # The axes of batch and classes may be merged: see what one image adds.
+        one, two = (jax.eval_shape(net, jax.ShapeDtypeStruct((n, *net.input_shape[1:]), jnp.float32)) for n in (1, 2))
+        shape = (None, jax.tree.leaves(two)[0].shape[0] - jax.tree.leaves(one)[0].shape[0])
+    return _classes(shape)
+
+
+def _classes(shape: Sequence[int | None]) -> int:
+    found = [size for size in shape[1:] if size != 1]
+    if len(found) > 1 or None in found:
+        sizes = " × ".join("?" if size is None else str(size) for size in shape[1:])
+        raise DataError(
+            f"the network gives a map of {sizes} values per image, no score per class, which accuracy needs: choose an "
+            "output that scores classes (`output` of `gd.load_onnx`); `gd.calibrate` and `gd.quantize` take it as it is"
+        )
+    return found[0] if found else 1
+
+
 def evaluate(
     quantized: QuantizedNetwork,
     batches: Iterable[tuple[Float[Array, "batch ..."], Int[Array, " batch"]]],
@@ -83,8 +108,8 @@ def evaluate(
             set, which gives all its images.
 
     Raises:
-        DataError: no images, images that do not fit the network, another number of labels than images, or a label that
-            is no class of the network.
+        DataError: no images, images that do not fit the network, another number of labels than images, a label that
+            is no class of the network, or a network that does not score classes.
 
     Example:
         >>> x = jax.random.normal(jax.random.key(0), (256, 4))
@@ -96,6 +121,7 @@ def evaluate(
     """
     expect("quantized", quantized, "QuantizedNetwork")
     net, bare = quantized.float_network, replace(quantized, record=None)
+    count_classes(net)
     ranks: dict[str, list[np.ndarray]] = {"float": [], "quantized": []}
     energy: dict[str, float] = {}
     error: dict[str, float] = {}
@@ -109,7 +135,7 @@ def evaluate(
         size = size or count
         real, rounded, *sums = jax.device_get(_run_both(bare, net, _pad(x, labels, size), np.arange(size) < count))
         for which, logits in (("float", real), ("quantized", rounded)):
-            ranks[which].append(_rank_of_label(logits.reshape(size, -1)[:count], np.asarray(labels)))
+            ranks[which].append(_rank_of_label(_scores(logits, size)[:count], np.asarray(labels)))
         for total, part in zip((energy, error, accumulated), sums, strict=True):
             for name, value in part.items():
                 total[name] = total.get(name, 0.0) + float(value)
@@ -134,7 +160,8 @@ def accuracy(
     """Return top-1 and top-5 of any network over labelled images; batches are padded to the size of the first.
 
     Raises:
-        DataError: no images, another number of labels than images, or a label that is no class of the network.
+        DataError: no images, another number of labels than images, a label that is no class of the network, or
+            outputs that are no scores of classes.
     """
     ranks, size = [], 0
     expect_callable("forward", forward, "a network or function")
@@ -143,7 +170,7 @@ def accuracy(
             continue
         size = size or len(labels)
         logits = np.asarray(forward(_pad(x, labels, size)))
-        ranks.append(_rank_of_label(logits.reshape(size, -1)[: len(labels)], np.asarray(labels)))
+        ranks.append(_rank_of_label(_scores(logits, size)[: len(labels)], np.asarray(labels)))
     if not ranks:
         raise DataError("no images to evaluate on: `batches` is empty")
     return _accuracy(np.concatenate(ranks))
@@ -164,6 +191,14 @@ def _pad(x: Array, labels: Array, size: int) -> Array | np.ndarray:
     if len(x) > size:
         raise DataError(f"a batch of {len(x)} images follows one of {size}: the first batch must be the largest")
     return pad_batch(x, size)
+
+
+def _scores(outputs: np.ndarray, size: int) -> Float[np.ndarray, "batch class"]:
+    _classes(outputs.shape)
+    # Of one axis, the axes of batch and classes may be merged.
+    if outputs.shape[:1] != (size,) and (outputs.ndim != 1 or outputs.size % size):
+        raise DataError(f"the network gives an output of shape {outputs.shape} for {size} images, not a row of each")
+    return outputs.reshape(size, -1)
 
 
 def _rank_of_label(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from ggdjax import data
 from ggdjax._errors import GgdjaxError, expect, is_image_set, refusal
 from ggdjax.data._image_set import check_labels
 from ggdjax.data._sizes import check_sizes
+from ggdjax.quantization._evaluation import count_classes
 from ggdjax.tune._objectives import check_objective
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def open_images(path: str | Path, network: Network | QuantizedNetwork, recipe: R
 
     Raises:
         GgdjaxError: the recipe has no preprocessing, or one that does not fit the network.
-        DataError: no images there, or labels that are no classes of the network.
+        DataError: no images there, labels that are no classes of the network, or a network that scores no classes.
     """
     expect("network", network, "Network", "QuantizedNetwork")
     expect("recipe", recipe, "Recipe")
@@ -50,7 +50,7 @@ def open_images(path: str | Path, network: Network | QuantizedNetwork, recipe: R
         presets = ", ".join(data.PRESETS)
         raise GgdjaxError(f"say how images become inputs: `preprocessing` is missing (presets: {presets})")
     images = data.open_images(path, recipe.preprocessing.for_input(net.input_shape))
-    check_labels(images, math.prod(net.output_shape[1:]))
+    check_labels(images, count_classes(net))
     return images
 
 
@@ -86,7 +86,7 @@ def check_images(network: Network, images: ImageSet, parts: Parts, recipe: Recip
 
     Raises:
         GgdjaxError: the images are preprocessed in another way than the recipe says.
-        DataError: labels or sizes that the network does not have.
+        DataError: labels or sizes that the network does not have, or a network that scores no classes.
     """
     if recipe.preprocessing is not None:
         wanted = recipe.preprocessing.for_input(network.input_shape)
@@ -100,7 +100,7 @@ def check_images(network: Network, images: ImageSet, parts: Parts, recipe: Recip
                 f"`images` are preprocessed in another way than the recipe says ({', '.join(names)} differ): open them "
                 "with `recipe.open_images`, or leave `preprocessing` out"
             )
-    classes = math.prod(network.output_shape[1:])
+    classes = count_classes(network)
     check_labels(images, classes)
     if recipe.search is not None:
         labels, few = images.labels[parts.tune], recipe.search.allow_few_images

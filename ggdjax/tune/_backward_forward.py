@@ -24,13 +24,14 @@ from ggdjax._lock import exclusive
 from ggdjax.quantization import Stage
 from ggdjax.quantization._batches import pad_batch
 from ggdjax.quantization._config import refuse_unknown
+from ggdjax.quantization._evaluation import count_classes
 from ggdjax.quantization._record import image_hash
 from ggdjax.tune import _checkpoint as checkpoints
 from ggdjax.tune._candidates import Candidate, candidates_of
 from ggdjax.tune._checkpoint import SearchState
 from ggdjax.tune._config import TuneConfig
 from ggdjax.tune._history import Decision, History
-from ggdjax.tune._objectives import check_objective, score_and_loss
+from ggdjax.tune._objectives import OBJECTIVES, check_objective, score_and_loss
 from ggdjax.tune._prefix import Prefix
 from ggdjax.tune._segments import AXES, Segments, strong, values_of
 
@@ -156,7 +157,8 @@ def backward_forward(
     if len(images) == 0:
         raise DataError("`images` is empty: give some to tune on")
     labels = None if labels is None else np.asarray(labels)
-    classes = values_of(q.network.output_shape)
+    labelled = OBJECTIVES.get(config.objective, False)
+    classes = count_classes(q.network) if labelled else values_of(q.network.output_shape)
     check_objective(config.objective, labels, len(images), classes, few=config.allow_few_images)
     q.network.check_input(images[:1])
     search = _Search(q, images, labels, config, mesh or _local_mesh())

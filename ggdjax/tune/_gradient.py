@@ -28,6 +28,7 @@ from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, expect_
 from ggdjax.network import Float, run
 from ggdjax.quantization import FakeQuant, Stage
 from ggdjax.quantization._batches import batches_of
+from ggdjax.quantization._evaluation import count_classes
 from ggdjax.quantization._record import DETAILS, image_hash
 from ggdjax.tune._gradient_config import OBJECTIVES, GradientConfig
 from ggdjax.tune._layerwise import tune_layers
@@ -123,6 +124,8 @@ def gradient(
     if config.steps is None:
         config = dataclasses.replace(config, steps=gradient_steps(q, images, labels, config))
     graph = q.graph.up_to_logits()
+    if config.objective == "cross_entropy":
+        count_classes(q.network)
     real = _batchwise(partial(_float_logits, graph, q.float_network.params), images, config.batch_size)
     targets = _checked_labels(labels, len(images), real.shape[1]) if config.objective == "cross_entropy" else real
 

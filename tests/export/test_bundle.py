@@ -11,6 +11,7 @@ import subprocess
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnx
 import pytest
 
 import ggdjax as gd
@@ -149,3 +150,28 @@ def test_only_bundles_are_replaced(program, copy, tmp_path):
         export.export_bundle(program, mine / "thesis.txt" / "below")
     assert {p.name for p in tmp_path.iterdir()} == {"copy", "mine"}
     assert [p.name for p in mine.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("name", ["expanded_conv/depthwise/batch_norm;" * 10, "层/卷积" * 100, "a" * 300])
+def test_names_of_any_length(name, tmp_path):
+    from tests.small_onnx import write_network
+
+    model = onnx.load(write_network(tmp_path / "net.onnx"))
+    renamed = {out: f"{name}/{out}" for node in model.graph.node[:-1] for out in node.output}
+    for node in model.graph.node:
+        node.name = f"{name}/{node.output[0]}"
+        node.input[:] = [renamed.get(key, key) for key in node.input]
+        node.output[:] = [renamed.get(key, key) for key in node.output]
+    onnx.save(model, tmp_path / "net.onnx")
+    net = gd.load_onnx(tmp_path / "net.onnx")
+    x = np.linspace(0, 1, 4 * np.prod(net.input_shape[1:]), dtype=np.float32).reshape(4, *net.input_shape[1:])
+    q = gd.quantize(net, gd.calibrate(net, [x]), gd.QuantConfig(scheme="max-abs"))
+    compiled = datapath.compile(q)
+    export.export_bundle(compiled, tmp_path / "bundle", x[:1])
+    assert max(len(path.name) for path in (tmp_path / "bundle").rglob("*")) < 70
+    back = export.load_bundle(tmp_path / "bundle")
+    np.testing.assert_array_equal(back.integers(x), compiled.integers(x))
+    q.save(tmp_path / "q")
+    np.testing.assert_array_equal(gd.load(tmp_path / "q")(x), q(x))
+    gd.network.export_onnx(net, tmp_path / "float.onnx")
+    np.testing.assert_array_equal(gd.load_onnx(tmp_path / "float.onnx")(x), net(x))

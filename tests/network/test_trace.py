@@ -241,3 +241,79 @@ def test_functions(name: str) -> None:
 def test_refusals(function: Callable, message: str) -> None:
     with pytest.raises(GgdjaxError, match=message):
         trace(function, _input(2, 6, 8, 4))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x[:3] * 2,
+        lambda x: x[:2],
+        lambda x: x[:1000] + 1,
+        lambda x: x[-3:],
+        lambda x: x[1:],
+        lambda x: x[: x.shape[0] // 2],
+        lambda x: x + x[:1],
+        jax.jit(lambda x: x[:3]),
+        jax.checkpoint(lambda x: x[:3]),
+        lambda x: jax.lax.cond(True, lambda y: y[:3], lambda y: y[:3] * 2, x),
+        lambda x: jnp.split(x, [1])[0],
+        lambda x: jnp.roll(x, 1, axis=0),
+    ],
+)
+def test_slices_of_the_batch_are_refused(function: Callable) -> None:
+    with pytest.raises(GgdjaxError, match="a slice of the batch"):
+        trace(function, _input(2, 4))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: jnp.where(jnp.arange(x.shape[0])[:, None] < 3, x, 0.0),
+        lambda x: x * (jnp.arange(x.shape[0])[:, None] < 3).astype(jnp.float32),
+        lambda x: x * (np.arange(x.shape[0])[:, None] < 3).astype(np.float32),
+        lambda x: x * max(x.shape[0], 3),
+        lambda x: x + jnp.eye(x.shape[0], 4),
+        lambda x: x / x.shape[0],
+    ],
+)
+def test_what_depends_on_the_place_in_the_batch_is_refused(function: Callable) -> None:
+    with pytest.raises(UnsupportedError, match=r"depends? on the (batch size|position in the batch)"):
+        trace(function, _input(2, 4))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda x: x[:] * 2, lambda x: x + np.ones((x.shape[0], 4), np.float32), lambda x: x * jnp.ones((x.shape[0], 1))],
+)
+def test_constants_that_are_one_for_every_image_are_kept(function: Callable) -> None:
+    np.testing.assert_array_equal(trace(function, _input(2, 4))(_input(9, 4)), function(_input(9, 4)))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: jnp.sum(x, axis=()) * 2,
+        lambda x: jnp.mean(x, axis=()) * 2,
+        lambda x: jnp.max(x, axis=()) * 2,
+        lambda x: jnp.sum(x, axis=(), keepdims=True) * 2,
+        lambda x: jax.jit(lambda y: jnp.mean(y, axis=()))(x) * 2,
+    ],
+)
+def test_reductions_over_no_axis_are_none(function: Callable) -> None:
+    x = _input(3, 4)
+    net = trace(function, x)
+    for actual in (net(x), exported(net, x)):
+        np.testing.assert_allclose(actual, 2 * x, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 4, 3), (1, 1, 1)])
+def test_constants_repeat_axes_of_size_one(shape: tuple[int, ...]) -> None:
+    def function(x: jax.Array) -> jax.Array:
+        return x[:, :, None] * jnp.ones(shape) - jnp.ones((1, 1, 1))
+
+    np.testing.assert_array_equal(trace(function, _input(2, 4))(_input(5, 4)), function(_input(5, 4)))
+
+
+def test_images_that_meet_each_other_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match="mixes the images of a batch"):
+        trace(lambda x: x[:, None] * x[None], _input(2, 4))

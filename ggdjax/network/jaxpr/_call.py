@@ -92,6 +92,8 @@ class Call:
         value = self.inputs[index]
         if not isinstance(value, Constant):
             raise self.refuse(f"operand {index} computed from the network's input; a constant is needed")
+        if value.positional:
+            raise self.refuse("a constant that depends on the position in the batch")
         return value.probes
 
     def constant(self, index: int) -> np.ndarray:

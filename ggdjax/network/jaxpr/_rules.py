@@ -113,7 +113,12 @@ def _binary(call: Call) -> View:
         axes = common_order(views)
         return call.emit(op, [call.builder.stored(view, axes) for view in views], axes)
     which = 0 if isinstance(call.inputs[0], Constant) else 1
-    view, constant = call.view(1 - which), _small(call, which)
+    view = call.view(1 - which)
+    # A constant repeats what has one element there.
+    repeated = [
+        k for k, (size, out) in enumerate(zip(call.shape(view)[0], call.out_shape[0], strict=False)) if size != out
+    ]
+    constant = _small(call, which, repeated)
     if op == "maximum" and (constant == -np.inf).all():
         return view  # softmax protects itself against empty axes
     if op == "div" and which == 1:
@@ -124,14 +129,17 @@ def _binary(call: Call) -> View:
     return call.emit(op, [view.tensor], view.axes, {"constant": stored_constant(constant, view)}, **attrs)
 
 
-def _small(call: Call, index: int) -> np.ndarray:
-    """Return a constant operand without the axes along which it only repeats a value (the batch above all)."""
+def _small(call: Call, index: int, kept: Sequence[int] = ()) -> np.ndarray:
+    """Return a constant operand without the axes along which it only repeats a value (the batch above all).
+
+    The axes ``kept`` stay as they are.
+    """
     probes = []
     for value in call.constants(index):
         small = np.asarray(value, np.float32)
         for axis, size in enumerate(small.shape):
             first = small.take([0], axis)
-            if size > 1 and (small == first).all():
+            if size > 1 and axis not in kept and (small == first).all():
                 small = first
         probes.append(small)
     if not np.array_equal(*probes):
@@ -340,6 +348,8 @@ def _pool(call: Call) -> View:
 def _reduce(call: Call) -> View:
     view = call.view()
     axes = _ints(call.param("axes"))
+    if not axes:
+        return view
     call.refuse_batch(view, axes, "a reduction over the batch (batch normalization in training mode?)")
     stored = tuple(sorted(view.axes[axis] for axis in axes))
     kept = [position for axis, position in enumerate(view.axes) if axis not in axes]

@@ -11,7 +11,7 @@ from ggdjax._errors import GgdjaxError, UnsupportedError, expect_array, refusal
 from ggdjax.network._graph import PROBE_BATCHES
 from ggdjax.network._rewrites import simplify
 from ggdjax.network.jaxpr._rules import RULES
-from ggdjax.network.jaxpr._walk import TRAINING_MODE, walk
+from ggdjax.network.jaxpr._walk import LARGE_BATCH, TRAINING_MODE, check_batch, walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,8 +48,9 @@ def trace(function: Callable[..., Any] | tuple[Any, Any], example: Any) -> Netwo
     shape = tuple(expect_array("example", example, "an array of the input's shape, batch first").shape)
     if len(shape) < 2:
         raise GgdjaxError(f"`example` has shape {shape}; a batch of images or vectors is expected, batch first")
-    jaxprs = [_jaxpr(call, (batch, *shape[1:])) for batch in PROBE_BATCHES]
-    return simplify(walk(*jaxprs, paths, RULES))
+    first, second, large = (_jaxpr(call, (batch, *shape[1:])) for batch in (*PROBE_BATCHES, LARGE_BATCH))
+    check_batch(first, second, large)
+    return simplify(walk(first, second, paths, RULES))
 
 
 def _callable(function: Any) -> tuple[Callable[[Any], Any], dict[int, str]]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ggdjax._errors import GgdjaxError, UnsupportedError
 from ggdjax.network._builder import Constant, View
+from ggdjax.network._graph import PROBE_BATCHES
 from ggdjax.network.jaxpr._call import Call, Trace
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 #: Reductions by any function: theirs is a body of two numbers, no call.
 _REDUCTIONS = frozenset({"reduce", "reduce_window"})
 _CONTROL_FLOW = frozenset({"cond", "scan", "while"})
+
+#: Shapes alone are looked at for this batch: no slice or limit that a function writes down holds that many images.
+LARGE_BATCH = 1009
+#: What gives fewer images than it is given.
+_PICKING = frozenset({"slice", "dynamic_slice", "gather", "split"})
 
 TRAINING_MODE = (
     "the module is in training mode: call `module.eval()` first (NNX), or give a function that calls it with "
@@ -50,8 +56,6 @@ class _Walk:
                 return Constant(np.asarray(variable.val), np.asarray(other.val))
             return env[variable]
 
-        if _structure(first) != _structure(second):
-            raise GgdjaxError("`function` does something else at another batch size: it must do the same at each")
         needed = _needed(first)
         for pair in zip(first.eqns, second.eqns, strict=True):
             if needed.isdisjoint(pair[0].outvars):
@@ -81,8 +85,13 @@ class _Walk:
                 f"unsupported operation `{name}`{self._trace.where(pair[0])}; "
                 f"supported: {', '.join(sorted(self._rules))}"
             )
-        result = self._rules[name](Call(self._trace, pair, inputs))
-        return result if isinstance(result, list) else [result]
+        call = Call(self._trace, pair, inputs)
+        result = self._rules[name](call)
+        results = result if isinstance(result, list) else [result]
+        for value, *variables in zip(results, *(eqn.outvars for eqn in pair), strict=True):
+            if isinstance(value, View) and call.shape(value) != tuple(tuple(v.aval.shape) for v in variables):
+                raise call.refuse("operands that are broadcast to each other")
+        return results
 
     def _control_flow(self, pair: tuple[Any, Any], inputs: Sequence[Value]) -> Sequence[Value]:
         """Evaluate a loop over constants, take the branch that a constant chooses; refuse all else."""
@@ -97,6 +106,55 @@ class _Walk:
             f"control flow (`{name}`{self._trace.where(pair[0])}): a network is one fixed sequence of operations; "
             "unroll the loop in Python, or choose the branch before tracing"
         )
+
+
+def check_batch(*jaxprs: Any) -> None:
+    """Refuse a function that takes a given number of images: sizes that do not grow as its batch does.
+
+    ``jaxprs`` are its traces, closed or not, at the two probed batch sizes and at `LARGE_BATCH`.
+    """
+    for values in zip(*(getattr(jaxpr, "consts", ()) for jaxpr in jaxprs), strict=False):
+        _check_constant(values)
+    first, second, large = jaxprs = [getattr(jaxpr, "jaxpr", jaxpr) for jaxpr in jaxprs]
+    slope = (LARGE_BATCH - PROBE_BATCHES[0]) // (PROBE_BATCHES[1] - PROBE_BATCHES[0])
+    if not _structure(first) == _structure(second) == _structure(large):
+        names = {eqn.primitive.name for jaxpr in jaxprs for eqn in jaxpr.eqns}
+        what = " (a slice of the batch?)" if names & _PICKING else ""
+        raise GgdjaxError(f"`function` does something else at another batch size{what}: it must do the same at each")
+    for equations in zip(first.eqns, second.eqns, large.eqns, strict=True):
+        name = equations[0].primitive.name
+        for bodies in _bodies(equations):
+            check_batch(*bodies)
+        for values in zip(*(eqn.invars for eqn in equations), strict=True):
+            if all(isinstance(value, jax.extend.core.Literal) for value in values):
+                _check_constant([value.val for value in values])
+        for a, b, c in zip(*(eqn.outvars for eqn in equations), strict=True):
+            shapes = a.aval.shape, b.aval.shape, c.aval.shape
+            if any(z != x + (y - x) * slope for x, y, z in zip(*shapes, strict=True)):
+                what = "a slice of the batch" if name in _PICKING else "a size that does not grow as the batch does"
+                where = str(equations[0].source_info.name_stack)
+                raise UnsupportedError(
+                    f"unsupported: {what} (`{name}`{f' in {where}' if where else ''}): each image is computed by itself"
+                )
+
+
+def _check_constant(values: Sequence[Any]) -> None:
+    """Refuse a constant that is one for every image of a small batch, and is not of a large one."""
+    if all(value is values[0] for value in values):
+        return
+    first, second, large = map(np.asarray, values)
+    one = first[tuple(slice(0, 1) if a != b else slice(None) for a, b in zip(first.shape, second.shape, strict=True))]
+    uniform = all((value == one).all() for value in (first, second))
+    if uniform and not (large == one).all():
+        raise UnsupportedError("unsupported: a constant whose values depend on the batch size, in a large batch")
+
+
+def _bodies(equations: Sequence[Any]) -> list[tuple]:
+    """Return the bodies of one call, or of the branches of one choice, at every batch size."""
+    if equations[0].primitive.name in _REDUCTIONS:
+        return []
+    bodies = [tuple(eqn.params[key] for eqn in equations) for key in _BODIES if key in equations[0].params]
+    return bodies + list(zip(*(eqn.params.get("branches", ()) for eqn in equations), strict=True))
 
 
 def _structure(jaxpr: Any) -> list[tuple]:
@@ -123,15 +181,22 @@ def constants(first: Sequence[Any], second: Sequence[Any], label: Callable[[Any]
 def _evaluate(pair: tuple[Any, Any], inputs: Sequence[Constant]) -> list[Constant]:
     """Evaluate an equation that does not depend on the network's input, at both probes if it differs between them."""
     label = next((value.label for value in inputs if value.label), None)
-    same_shapes = [v.aval.shape for v in pair[0].outvars] == [v.aval.shape for v in pair[1].outvars]
-    once = same_shapes and all(value.is_static for value in inputs)
+    shapes = [[v.aval.shape for v in eqn.outvars] for eqn in pair]
+    positional = any(value.positional for value in inputs)
+    if pair[0].primitive.name == "iota":
+        axis = pair[0].params["dimension"]
+        positional = shapes[0][0][axis] != shapes[1][0][axis]
+    once = shapes[0] == shapes[1] and all(value.is_static for value in inputs)
     results = []
     for probe in (0,) if once else (0, 1):
         # Calls are inlined before; the parameters of every other primitive bind as they are.
         primitive, arrays = pair[probe].primitive, [jnp.asarray(value.probes[probe]) for value in inputs]
         values = primitive.bind(*arrays, **pair[probe].params)
         results.append(values if primitive.multiple_results else [values])
-    return [Constant(*(np.asarray(v) for v in versions), label=label) for versions in zip(*results, strict=True)]
+    return [
+        Constant(*(np.asarray(v) for v in versions), label=label, positional=positional)
+        for versions in zip(*results, strict=True)
+    ]
 
 
 def walk(first: Any, second: Any, paths: Mapping[int, str], rules: Mapping[str, Callable[[Call], Any]]) -> Network:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ggdjax._errors import ModelError, UnsupportedError
 from ggdjax.network._builder import Constant, GraphBuilder, Grid, Probes, View, channels_last
+from ggdjax.network._graph import PROBE_BATCHES
 from ggdjax.network.onnx._model import as_float32, import_onnx, opset, read_tensor
 
 if TYPE_CHECKING:
@@ -29,9 +31,13 @@ _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 class Call:
     """One ONNX node being translated: what a handler may ask and do."""
 
-    def __init__(self, node: Any, env: dict[str, View | Constant], builder: GraphBuilder, version: int) -> None:
+    def __init__(
+        self, node: Any, env: dict[str, View | Constant], builder: GraphBuilder, version: int, batch: int | None
+    ) -> None:
         self.node = node
         self.version = version
+        #: The batch size that the file declares; None where it is free.
+        self.batch = batch
         self.builder = builder
         self.name = node.name or builder_name(node)
         self._env = env
@@ -105,6 +111,19 @@ class Call:
         """Return the shape of ``view`` at both probes."""
         return self.builder.shape(view)
 
+    def batch_axis(self, view: View) -> int | None:
+        """Return the axis of ``view`` that depends on the batch size; None where none does."""
+        first, second = self.shape(view)
+        return next((axis for axis, size in enumerate(first) if size != second[axis]), None)
+
+    def own_shape(self, view: View, batch: int | None = None) -> tuple[int, ...]:
+        """Return the shape of ``view`` at ``batch`` images: by default those the file declares, 1 where it is free.
+
+        Constants of a file that name the batch size mean this one.
+        """
+        batch = batch or self.batch or 1
+        return tuple(a if a == b else (b - a) * batch for a, b in zip(*self.shape(view), strict=True))
+
     def refuse_batch(self, view: View, axes: Iterable[int], what: str) -> None:
         """Raise the error that says ``what`` is unsupported if one of the ``axes`` of ``view`` is the batch."""
         first, second = self.shape(view)
@@ -148,6 +167,27 @@ class Call:
     def reshape(self, view: View, first: Sequence[int], second: Sequence[int]) -> View:
         """Return ``view`` with the shape given at both probes."""
         return self.builder.shaped(view, (tuple(first), tuple(second)), name=self.name, output=self.node.output[0])
+
+    def regroup(self, view: View, target: Sequence[int], batch: int | None = None) -> View:
+        """Return ``view`` reshaped to ``target``, its shape at ``batch`` images (see `own_shape`), of any batch.
+
+        The axis that holds the images afterwards has as many elements before it as the one that held them, so that no
+        two images mix; where that leaves a choice, it is the same axis, or the first.
+        """
+        axis, target = self.batch_axis(view), tuple(target)
+        own, batch = self.own_shape(view, batch), batch or self.batch or 1
+        if prod(own) != prod(target):
+            raise self.refuse(f"a reshape from {own} to {target}")
+        if axis is None:
+            return self.reshape(view, target, target)
+        before = prod(own[:axis])
+        places = [k for k, size in enumerate(target) if prod(target[:k]) == before and size % batch == 0]
+        if not places:
+            raise self.refuse(f"a reshape from {own} to {target}, which leaves no axis to the images of a batch")
+        place = axis if own[: axis + 1] == target[: axis + 1] else places[0]
+        return self.reshape(
+            view, *((*target[:place], target[place] // batch * n, *target[place + 1 :]) for n in PROBE_BATCHES)
+        )
 
 
 #: ONNX operator -> the function that translates one node of it.
@@ -214,10 +254,17 @@ def check_supported(graph: Any, nodes: Sequence[Any]) -> None:
 Grids = dict[str, dict[str, Grid]]
 
 
-def convert(model: Any, inputs: Mapping[str, Probes], outputs: Sequence[str], grids: Grids | None = None) -> Network:
+def convert(
+    model: Any,
+    inputs: Mapping[str, Probes],
+    outputs: Sequence[str],
+    grids: Grids | None = None,
+    batch: int | None = None,
+) -> Network:
     """Return the network that computes ``outputs`` from ``inputs``, given their shapes at two batch sizes.
 
-    ``grids`` is filled with the grids of quantized weights and biases.
+    ``grids`` is filled with the grids of quantized weights and biases. ``batch`` is the batch size that the file
+    declares, which its constants name; None where it is free.
 
     Raises:
       UnsupportedError: an operator, or a form of one, outside the set.
@@ -239,7 +286,7 @@ def convert(model: Any, inputs: Mapping[str, Probes], outputs: Sequence[str], gr
         if folded is not None:
             env.update(folded)
             continue
-        result = HANDLERS[node.op_type](Call(node, env, builder, version))
+        result = HANDLERS[node.op_type](Call(node, env, builder, version, batch))
         if grids is not None and node.op_type in {"Conv", "Gemm", "MatMul"}:
             weights = zip(("kernel", "bias"), node.input[1:3], strict=False)
             found = {role: env[name].grid for role, name in weights if name and env[name].grid is not None}

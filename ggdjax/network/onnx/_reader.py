@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ggdjax._errors import ModelError, near_matches
+from ggdjax._errors import ModelError, UnsupportedError, near_matches
 from ggdjax.network._graph import PROBE_BATCHES
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ def load_onnx(
     path: str | PathLike[str], output: str | None = None, *, input_shape: Sequence[int | None] | None = None
 ) -> Network:
     """Read an ONNX file (operator sets from 7 on) into a `Network` whose batch size is free.
+
+    Where a file declares a batch size, constants in its shapes that name that size mean any batch. If its operations
+    work on the images of a batch together (a reduction or concatenation along it), the network keeps the declared size.
 
     Inside, everything is channels last; ``net(x)`` takes and returns the model's own layout (channels first,
     as a rule). Weights become float32. Batch normalization is kept as `affine` nodes;
@@ -54,10 +57,10 @@ def load_with_grids(
     from ggdjax.network.onnx._convert import convert
     from ggdjax.network.onnx._model import read_model
 
-    grids: Grids = {}
     model = read_model(path)
     image = _only_input(model.graph)
     shape = _shape(image)
+    batch = shape[0] if shape else None
     if input_shape is not None:
         _check_shape(tuple(input_shape), image, shape)
         shape = (None, *input_shape[1:])
@@ -66,9 +69,20 @@ def load_with_grids(
             f"input `{image.name}` of `{path}` has open dimensions {shape}: give `input_shape` to `load_onnx`, or "
             "export the model with fixed sizes"
         )
-    probes = tuple((batch, *shape[1:]) for batch in PROBE_BATCHES)
-    net = simplify(convert(model, {image.name: probes}, [_choose_output(model.graph, output)], grids))
-    return net, grids
+    chosen = [_choose_output(model.graph, output)]
+
+    def converted(first: int, second: int) -> tuple[Network, Grids]:
+        grids: Grids = {}
+        probes = ((first, *shape[1:]), (second, *shape[1:]))
+        return simplify(convert(model, {image.name: probes}, chosen, grids, batch)), grids
+
+    try:
+        return converted(*PROBE_BATCHES)
+    except (ModelError, UnsupportedError):
+        if batch is None:
+            raise
+        # What works on the images of a batch together has a meaning at the declared size alone.
+        return converted(batch, batch)
 
 
 def _only_input(graph: Any) -> Any:
@@ -86,7 +100,8 @@ def _shape(value: Any) -> tuple[int | None, ...] | None:
     """Return the declared shape; open dimensions are None; None where no shape is declared."""
     if not value.type.tensor_type.HasField("shape"):
         return None
-    return tuple(dim.dim_value or None for dim in value.type.tensor_type.shape.dim)
+    # Some exporters write −1 for a dimension that is open.
+    return tuple(dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim)
 
 
 def _check_shape(given: tuple[Any, ...], image: Any, declared: tuple[int | None, ...] | None) -> None:
@@ -98,7 +113,7 @@ def _check_shape(given: tuple[Any, ...], image: Any, declared: tuple[int | None,
     )
     if not (whole and fits):
         dims = image.type.tensor_type.shape.dim
-        wanted = ", ".join(str(dim.dim_value) if dim.dim_value else dim.dim_param or "?" for dim in dims)
+        wanted = ", ".join(str(dim.dim_value) if dim.dim_value > 0 else dim.dim_param or "?" for dim in dims)
         raise ModelError(
             f"`input_shape` is {given}; input `{image.name}` declares ({wanted}): give the full shape, batch first"
         )

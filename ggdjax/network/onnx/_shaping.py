@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 
 import numpy as np
@@ -26,6 +26,8 @@ _PLAIN = {
 _BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div"}
 #: Of any number of operands, in any order.
 _OF_SEVERAL = {"Sum": "add", "Max": "maximum", "Min": "minimum"}
+#: From here on the end of a slice means the end of the axis.
+_UNBOUNDED = 2**31 - 1
 _REDUCTIONS = {"ReduceMean": "mean", "ReduceSum": "sum", "ReduceMax": "max"}
 
 
@@ -182,13 +184,50 @@ def _raised(call: Call, view: View, rank: int) -> View:
 
 @handler("Concat")
 def _concat(call: Call) -> View:
-    views = [call.view(k) for k in range(len(call.node.input))]
-    axes = common_order(views)
-    call.refuse_batch(views[0], [call.attr("axis", 1)], "a concatenation along the batch")
-    axis = axes[call.attr("axis", 1)]
+    values = [call.get(k) for k in range(len(call.node.input))]
+    views = [value for value in values if isinstance(value, View)]
+    rank = len(views[0].axes)
+    axis = call.attr("axis", 1) % rank
+    if len(values) > 1:
+        call.refuse_batch(views[0], [axis], "a concatenation along the batch")
+    if len(views) < len(values):
+        return _concat_with_constants(call, values, axis)
+    return _joined(call, views, axis)
+
+
+def _joined(call: Call, views: Sequence[View], axis: int) -> View:
     if len(views) == 1:
         return views[0]
-    return call.emit("concat", [call.builder.stored(view, axes) for view in views], axes, axis=axis)
+    axes = common_order(views)
+    return call.emit("concat", [call.builder.stored(view, axes) for view in views], axes, axis=axes[axis])
+
+
+def _concat_with_constants(call: Call, values: Sequence[View | Constant], axis: int) -> View:
+    """Return the concatenation as a sum: the views padded with zeros, and the constants among zeros."""
+    where = [index for index, value in enumerate(values) if isinstance(value, View)]
+    batch, own = call.batch_axis(values[where[0]]), call.own_shape(values[where[0]])
+    around = [1 if k == batch else size for k, size in enumerate(own)]
+    before, after, blocks = dict.fromkeys(where, 0), dict.fromkeys(where, 0), []
+    for index, value in enumerate(values):
+        if isinstance(value, View):
+            shape = [call.own_shape(value)[axis] if k == axis else size for k, size in enumerate(around)]
+            blocks.append(np.zeros(shape, np.float32))
+            continue
+        blocks.append(call.weight(index))
+        if batch is not None and blocks[-1].shape[batch] != 1:
+            raise call.refuse("a concatenation with a constant that differs between images")
+        place = after if index > where[0] else before
+        place[max((k for k in where if k < index), default=where[0])] += blocks[-1].shape[axis]
+    padded = []
+    for index in where:
+        amounts = [(0, 0)] * len(own)
+        amounts[values[index].axes[axis]] = (before[index], after[index])
+        more = {"padding": tuple(amounts), "mode": "constant", "value": 0.0}
+        view = values[index]
+        padded.append(call.emit("pad", [view.tensor], view.axes, **more) if any(map(any, amounts)) else view)
+    joined = _joined(call, padded, axis)
+    constant = stored_constant(np.concatenate(blocks, axis), joined)
+    return call.emit("add", [joined.tensor], joined.axes, {"constant": constant})
 
 
 @handler(*_REDUCTIONS)
@@ -201,6 +240,9 @@ def _reduce(call: Call) -> View:
             return view
         axes = np.arange(rank)
     axes = sorted({int(axis) % rank for axis in axes.reshape(-1)})
+    images = call.batch_axis(view)
+    if images in axes and call.batch == call.own_shape(view)[images] == 1:
+        return _reduced_batch_of_one(call, view, axes, images)
     call.refuse_batch(view, axes, "a reduction over the batch")
     stored = tuple(sorted(view.axes[axis] for axis in axes))
     keep = bool(call.attr("keepdims", 1))
@@ -209,6 +251,15 @@ def _reduce(call: Call) -> View:
         kept = [view.axes[axis] for axis in range(rank) if axis not in axes]
         left = tuple(sorted(kept).index(axis) for axis in kept)
     return call.emit(_REDUCTIONS[call.node.op_type], [view.tensor], left, axes=stored, keepdims=keep)
+
+
+def _reduced_batch_of_one(call: Call, view: View, axes: Sequence[int], images: int) -> View:
+    """Return the reduction over the other axes: over the only image of a batch there is nothing to reduce."""
+    shape = [size for k, size in enumerate(call.own_shape(view)) if k not in axes]
+    others = tuple(sorted(view.axes[axis] for axis in axes if axis != images))
+    if others:
+        view = call.emit(_REDUCTIONS[call.node.op_type], [view.tensor], view.axes, axes=others, keepdims=True)
+    return view if call.attr("keepdims", 1) else call.regroup(view, shape)
 
 
 @handler("Softmax")
@@ -250,6 +301,12 @@ def _reshaped(call: Call, rule: Callable[[tuple[int, ...], int], tuple[int, ...]
 
 @handler("Flatten")
 def _flatten(call: Call) -> View:
+    if call.batch is not None:
+        own = call.own_shape(call.view())
+        axis = call.attr("axis", 1)
+        axis = axis % len(own) if axis < 0 else axis
+        return call.regroup(call.view(), (prod(own[:axis]), prod(own[axis:])))
+
     def rule(shape: tuple[int, ...], _: int) -> tuple[int, ...]:
         axis = call.attr("axis", 1)
         axis = axis % len(shape) if axis < 0 else axis
@@ -260,58 +317,89 @@ def _flatten(call: Call) -> View:
 
 @handler("Reshape")
 def _reshape(call: Call) -> View:
-    targets = call.constants(1, "shape")
-    first, second = call.shape(call.view())
-
-    def rule(shape: tuple[int, ...], probe: int) -> tuple[int, ...]:
-        target = [int(size) for size in targets[probe]]
-        if not call.attr("allowzero", 0):
-            target = [shape[k] if size == 0 else size for k, size in enumerate(target)]
-        # A file exported at a fixed batch size writes that size down, here and below.
-        if -1 in target[1:] and first[:1] != second[:1]:
-            target[0] = shape[0]
-        total = prod(shape)
-        if -1 in target:
-            rest = -prod(target)
-            target[target.index(-1)] = total // rest if rest else 0
-        rest = prod(target[1:])
-        if prod(target) != total and target and rest > 0 and total % rest == 0:
-            target[0] = total // rest
-        if prod(target) != total:
+    view = call.view()
+    shapes, targets = call.shape(view), []
+    for shape, target in zip(shapes, call.constants(1, "shape"), strict=True):
+        copied = not call.attr("allowzero", 0)
+        if copied and any(size == 0 and k >= len(shape) for k, size in enumerate(target)):
             raise call.refuse(f"a reshape from {shape} to {tuple(target)}")
-        return tuple(target)
+        targets.append([shape[k] if size == 0 and copied else int(size) for k, size in enumerate(target)])
+    if targets[0] != targets[1] or call.batch_axis(view) is None or (call.batch is None and targets[0][:1] == [-1]):
+        return call.reshape(
+            view, *(_filled(call, shape, target) for shape, target in zip(shapes, targets, strict=True))
+        )
+    # The target names the batch size: the declared one; else the only one that it fits, or 1.
+    target, batch = targets[0], call.batch
+    if batch is None:
+        batch = 1 if -1 in target else prod(target) // prod(call.own_shape(view, 1))
+        if -1 in target and target[0] != 1:
+            raise call.refuse(f"a reshape to {tuple(target)}, which leaves no axis to the batch: its size is free")
+    return call.regroup(view, _filled(call, call.own_shape(view, batch), target), batch)
 
-    return _reshaped(call, rule)
+
+def _filled(call: Call, shape: Sequence[int], target: Sequence[int]) -> tuple[int, ...]:
+    """Return ``target`` with its −1 replaced by what a reshape of ``shape`` leaves."""
+    total, rest = prod(shape), prod(size for size in target if size != -1)
+    filled = tuple(total // max(rest, 1) if size == -1 else size for size in target)
+    if prod(filled) != total:
+        raise call.refuse(f"a reshape from {tuple(shape)} to {tuple(target)}")
+    return filled
 
 
 @handler("Expand")
 def _expand(call: Call) -> View:
-    targets = call.constants(1)
+    targets = [tuple(map(int, target)) for target in call.constants(1)]
     view = call.view()
     view = _raised(call, view, max(len(view.axes), *(len(target) for target in targets)))
-    wanted = [np.broadcast_shapes(s, tuple(map(int, t))) for s, t in zip(call.shape(view), targets, strict=True)]
-    shape: list[int | None] = [None] * len(view.axes)
-    for axis, (now, first, second) in enumerate(zip(call.shape(view)[0], *wanted, strict=True)):
-        if now != first:
+    shapes, own = call.shape(view), call.own_shape(view)
+    targets = [(1,) * (len(own) - len(target)) + target for target in targets]
+    shape: list[int | None] = [None] * len(own)
+    for axis, (now, first, second) in enumerate(zip(own, *targets, strict=True)):
+        if axis == call.batch_axis(view):
+            if {first, second} <= {1, now} or (first, second) == (shapes[0][axis], shapes[1][axis]):
+                continue
+            raise call.refuse(f"a repetition of the batch up to {first}")
+        if first not in {1, now}:
             if first != second:
                 raise call.refuse("a repetition whose number depends on the batch size")
             shape[view.axes[axis]] = first
     return call.emit("broadcast", [view.tensor], view.axes, shape=tuple(shape))
 
 
+@handler("Tile")
+def _tile(call: Call) -> View:
+    view, copies = call.view(), [int(count) for count in call.constant(1)]
+    own = call.own_shape(view)
+    if min(copies, default=1) < 1 or len(copies) != len(own):
+        raise call.refuse(f"{copies} copies of a tensor of {len(own)} axes")
+    call.refuse_batch(view, [axis for axis, count in enumerate(copies) if count > 1], "a repetition of the batch")
+    repeated = {view.axes[axis]: count for axis, count in enumerate(copies) if count > 1 and own[axis] == 1}
+    if repeated:
+        shape = tuple(repeated.get(axis) for axis in range(len(own)))
+        view = call.emit("broadcast", [view.tensor], view.axes, shape=shape)
+    for axis, count in enumerate(copies):
+        if own[axis] > 1:
+            view = _joined(call, [view] * count, axis)
+    return view
+
+
 @handler("Squeeze")
 def _squeeze(call: Call) -> View:
-    axes = call.constant(1, "axes")
+    view, given = call.view(), call.constant(1, "axes")
+    # Where the batch size is free, an axis that holds images is none of size 1.
+    own = call.own_shape(view, None if call.batch else 2)
+    units = [k for k, size in enumerate(own) if size == 1]
+    axes = units if given is None else sorted({int(axis) % len(own) for axis in given.reshape(-1)})
+    images = call.batch_axis(view)
+    if images in axes and call.batch is None:
+        raise call.refuse("dropping the axis of the batch, whose size is free")
+    if not set(axes) <= set(units):
+        raise call.refuse(f"dropping the axes {axes} of {own}; each must be of size 1")
 
-    def rule(shape: tuple[int, ...], _: int) -> tuple[int, ...]:
-        dropped = (
-            [k for k, size in enumerate(shape) if size == 1]
-            if axes is None
-            else [int(axis) % len(shape) for axis in axes.reshape(-1)]
-        )
-        return tuple(size for k, size in enumerate(shape) if k not in dropped)
+    def rule(shape: tuple[int, ...], _: int = 0) -> tuple[int, ...]:
+        return tuple(size for k, size in enumerate(shape) if k not in axes)
 
-    return _reshaped(call, rule)
+    return call.regroup(view, rule(own)) if images in axes else _reshaped(call, rule)
 
 
 @handler("Unsqueeze")
@@ -335,25 +423,43 @@ def _slice(call: Call) -> View:
     starts, ends = call.constants(1, "starts"), call.constants(2, "ends")
     axes, steps = call.constant(3, "axes"), call.constant(4)
     axes = range(len(starts[0])) if axes is None else [int(axis) % rank for axis in axes]
+    images = call.batch_axis(view)
     slices: list[tuple[int | None, int | None, int]] = [(None, None, 1)] * rank
     for k, axis in enumerate(axes):
         step = 1 if steps is None else int(steps[k])
-        bounds = []
-        for shape, start, end in zip(shapes, starts, ends, strict=True):
-            taken = range(shape[axis])[int(start[k]) : int(end[k]) : step]
-            bounds.append((taken.start, None if taken.stop < 0 else taken.stop, step, len(taken) == shape[axis]))
-        if shapes[0][axis] != shapes[1][axis]:
-            if step != 1 or not all(bound[3] for bound in bounds):
-                raise call.refuse("a slice of the batch dimension")
+        bounds = [(int(start[k]), int(end[k])) for start, end in zip(starts, ends, strict=True)]
+        if axis == images:
+            _check_whole(call, [shape[axis] for shape in shapes], call.own_shape(view)[axis], bounds, step)
             continue
-        slices[view.axes[axis]] = bounds[0][:3]
+        taken, other = (range(shapes[0][axis])[start:end:step] for start, end in bounds)
+        if taken != other:
+            raise call.refuse("a slice that depends on the batch size")
+        slices[view.axes[axis]] = (taken.start, None if taken.stop < 0 else taken.stop, step)
     return call.same_order("slice", slices=tuple(slices))
+
+
+def _check_whole(call: Call, sizes: Sequence[int], own: int, bounds: Sequence[tuple[int, int]], step: int) -> None:
+    """Refuse a slice of the batch that may leave out an image, or reorders them."""
+    start, end = bounds[0]
+    if bounds[0] != bounds[1]:
+        whole = all(len(range(size)[start:end]) == size for size, (start, end) in zip(sizes, bounds, strict=True))
+    elif call.batch is not None:
+        whole = len(range(own)[start:end]) == own
+    else:
+        # Beyond 32 bits means as far as there are images; any other number leaves images out of a large batch.
+        whole = (start == 0 or start <= -_UNBOUNDED) and end >= _UNBOUNDED
+    if step != 1 and not (whole and own == call.batch == 1):
+        whole = False
+    if not whole:
+        raise call.refuse("a slice of the batch dimension")
 
 
 @handler("Split")
 def _split(call: Call) -> tuple[View, ...]:
     view = call.view()
     axis = call.attr("axis", 0) % len(view.axes)
+    if len(call.node.output) == 1:
+        return (view,)
     call.refuse_batch(view, [axis], "a split of the batch")
     length = call.shape(view)[0][axis]
     sizes = call.constant(1, "split")

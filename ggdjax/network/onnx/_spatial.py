@@ -82,8 +82,11 @@ def _matmul(call: Call) -> View:
 
 @handler("BatchNormalization")
 def _batch_normalization(call: Call) -> View:
-    if call.attr("training_mode", 0) or (call.version < 9 and not call.attr("spatial", 1)):
-        raise call.refuse("batch normalization in training mode, or per position")
+    # Before operator set 14 it is the outputs beside the result, statistics of the batch, that say so.
+    if call.attr("training_mode", 0) or any(call.node.output[1:]):
+        raise call.refuse("batch normalization in training mode; export the model for inference")
+    if call.version < 9 and not call.attr("spatial", 1):
+        raise call.refuse("batch normalization per position")
     gamma, beta, mean, variance = (call.weight(k).astype(np.float64) for k in (1, 2, 3, 4))
     scale = gamma / np.sqrt(variance + call.attr("epsilon", 1e-5))
     return call.spatial_op("affine", {"scale": scale, "offset": beta - mean * scale})
@@ -91,6 +94,7 @@ def _batch_normalization(call: Call) -> View:
 
 @handler("LRN")
 def _local_response_norm(call: Call) -> View:
+    call.refuse_batch(call.view(), [1], "normalization across the batch")
     return call.spatial_op(
         "local_response_norm",
         size=call.attr("size", 1),
@@ -129,6 +133,7 @@ def _average_pool(call: Call) -> View:
 def _global_pool(call: Call) -> View:
     rank = len(call.view().axes)
     op = "mean" if call.node.op_type == "GlobalAveragePool" else "max"
+    call.spatial(call.view())
     return call.spatial_op(op, axes=tuple(range(1, rank - 1)), keepdims=True)
 
 
@@ -177,13 +182,14 @@ def _resize(call: Call) -> View:
         targets = {axis: (int(np.float32(first[axis]) * np.float32(s)), s) for axis, s in wanted.items()}
     else:
         sizes = call.constants(3)
-        targets = {
-            axis % rank: (int(size), int(size) / first[axis % rank])
-            for axis, size in zip(axes, sizes[0], strict=True)
-            if int(size) != first[axis % rank]
-        }
-        if any(int(sizes[0][list(axes).index(a)]) != int(sizes[1][list(axes).index(a)]) for a in targets):
-            raise call.refuse("a size that depends on the batch size")
+        own, targets = call.own_shape(view), {}
+        for axis, size, other in zip((k % rank for k in axes), *sizes, strict=True):
+            whole = (first[axis], second[axis]) if size != other else (own[axis],) * 2
+            if (int(size), int(other)) != whole:
+                if size != other:
+                    raise call.refuse("a size that depends on the batch size")
+                call.refuse_batch(view, [axis], "resizing of the batch dimension")
+                targets[axis] = int(size), int(size) / first[axis]
     for axis, (size, scale) in targets.items():
         if size != first[axis] or scale != 1.0:
             if first[axis] != second[axis]:

@@ -319,6 +319,9 @@ def reduce_node(writer: Writer, op: str, source: str, axes: Sequence[int], name:
 def _reduction(writer: Writer, node: Node) -> View:
     view, axes, keepdims = writer.view(node), node.attr("axes"), node.attr("keepdims")
     rank = len(view.axes)
+    if not axes:
+        # To ONNX no axis means every one.
+        return _same_order(writer, node, "Identity")
     spatial = rank > 2 and tuple(sorted(axes)) == tuple(range(1, rank - 1))
     if node.op in {"mean", "max"} and spatial and keepdims:
         return _spatial(writer, node, "GlobalAveragePool" if node.op == "mean" else "GlobalMaxPool")
