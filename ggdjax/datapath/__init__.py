@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 from ggdjax.datapath._agreement import Agreement, MapAgreement, agreement, align
 from ggdjax.datapath._compile import compile
 from ggdjax.datapath._formats import Format
@@ -28,3 +31,12 @@ __all__ = [
     "compile",
     "rounding_shift",
 ]
+
+#: Where what stood here before is now: scripts written then run on.
+_MOVED = {"export": "export_bundle", "export_onnx": "export_onnx"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MOVED:
+        return getattr(import_module("ggdjax.export"), _MOVED[name])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -175,3 +175,10 @@ def test_names_of_any_length(name, tmp_path):
     np.testing.assert_array_equal(gd.load(tmp_path / "q")(x), q(x))
     gd.network.export_onnx(net, tmp_path / "float.onnx")
     np.testing.assert_array_equal(gd.load_onnx(tmp_path / "float.onnx")(x), net(x))
+
+
+def test_the_names_of_before_are_still_found():
+    assert gd.datapath.export is gd.export.export_bundle
+    assert gd.datapath.export_onnx is gd.export.export_onnx
+    with pytest.raises(AttributeError, match="has no attribute 'exprt'"):
+        gd.datapath.exprt  # noqa: B018
