@@ -34,7 +34,7 @@ from ggdjax.quantization import Accuracy
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "rounding_on_networks.jsonl"
 #: Widths of weights / feature maps of each network, by what shares a fractional length.
 CELLS = {
-    "resnet20": {"tensor": ("8/8", "6/6", "4/8", "4/4")},
+    "resnet20": {"tensor": ("8/8", "6/6", "5/5", "4/4", "8/4", "4/8")},
     "squeezenet": {"tensor": ("8/8", "6/6", "4/8"), "channel": ("4/8",)},
     "mobilenet-0.25-128": {"tensor": ("8/8", "6/6"), "channel": ("8/8", "6/6", "4/8")},
     "mobilenet-0.75-192": {"tensor": ("8/8",), "channel": ("8/8",)},
