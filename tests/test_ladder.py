@@ -10,7 +10,8 @@ import pytest
 import ggdjax as gd
 from ggdjax._errors import GgdjaxError
 from ggdjax.cli import main
-from ggdjax.recipe._ladder import _parts, _recipes, _rung
+from ggdjax.recipe import choose_parts
+from ggdjax.recipe._ladder import _parts, _recipes, _rung, _tuning
 
 RECIPE = gd.Recipe(
     quantization=gd.QuantConfig(weight_bits=2, activation_bits=4, scheme="max-abs"),
@@ -26,14 +27,19 @@ def digits():
 
 def test_it_stops_at_the_first_rung_that_holds(digits, tmp_path):
     told: list[tuple[str, str]] = []
-    climbed = gd.recipe.ladder(
-        *digits,
-        RECIPE,
-        max_drop=0.1,
-        choose_images=100,
-        folder=tmp_path,
-        progress=lambda stage, _done, _total, note: told.append((stage, note)),
-    )
+
+    def climb():
+        told.clear()
+        return gd.recipe.ladder(
+            *digits,
+            RECIPE,
+            max_drop=0.1,
+            choose_images=100,
+            folder=tmp_path,
+            progress=lambda stage, _done, _total, note: told.append((stage, note)),
+        )
+
+    climbed = climb()
     assert [rung.name for rung in climbed.rungs] == ["nearest", "output"]
     assert climbed.reached
     first, last = climbed.rungs
@@ -42,20 +48,18 @@ def test_it_stops_at_the_first_rung_that_holds(digits, tmp_path):
     assert all(rung.drop_interval[0] < rung.drop < rung.drop_interval[1] for rung in climbed.rungs)
     assert {rung.images for rung in climbed.rungs} == {100}
     assert climbed.outcome.recipe.rounding == "output"
+    assert climbed.outcome.ids["tune"] == ()
     assert ("output: round_weights", "") in told
     # Stages that rungs share, and those of an earlier start, are not computed again.
     assert ("output: calibrate", "kept from an earlier start") in told
-    told.clear()
-    again = gd.recipe.ladder(
-        *digits,
-        RECIPE,
-        max_drop=0.1,
-        choose_images=100,
-        folder=tmp_path,
-        progress=lambda stage, _done, _total, note: told.append((stage, note)),
-    )
+    again = climb()
     assert [note for _, note in told] == ["kept from an earlier start"] * len(told)
     assert [rung.drop for rung in again.rungs] == [rung.drop for rung in climbed.rungs]
+    # The recipe that is kept makes the network that is kept.
+    same = gd.recipe.run(*digits, climbed.outcome.recipe).network
+    climbed.outcome.network.save(tmp_path / "one")
+    same.save(tmp_path / "other")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
     lines = str(climbed).splitlines()
     assert len(lines) == 4
     assert lines[-1] == "100 images that choose; a drop of at most 10 points: reached."
@@ -68,14 +72,17 @@ def test_where_no_rung_holds_the_best_is_kept(digits):
     assert "not reached; the best rung is kept" in str(climbed)
 
 
-def test_images_that_choose_do_nothing_else(digits):
+@pytest.mark.parametrize("count", [100, 500])
+def test_images_that_choose_do_nothing_else(digits, count):
+    """Those that tune are the ones that the recipe of the last rung would choose by itself."""
     _, images = digits
-    for count in (100, 500):
-        parts, choosing = _parts(images, RECIPE, count)
-        all_parts = [parts.calibration, parts.tune, parts.held_out, choosing]
-        together = np.concatenate(all_parts)
-        assert len(set(together.tolist())) == len(together)
-        assert all(len(part) for part in all_parts)
+    last = _recipes(RECIPE, ("gradient",), _tuning(images, RECIPE, count))["gradient"]
+    parts, choosing = _parts(images, last, count)
+    all_parts = [parts.calibration, parts.tune, parts.held_out, choosing]
+    together = np.concatenate(all_parts)
+    assert len(set(together.tolist())) == len(together)
+    assert all(len(part) for part in all_parts)
+    np.testing.assert_array_equal(parts.tune, choose_parts(images, last).tune)
 
 
 def test_each_rung_adds_to_the_one_below():

@@ -87,7 +87,7 @@ class Quantize(RecipeOptions):
                     outcome = climbed.outcome
                 if recipe.quantization.activations_per == "channel":
                     per_tensor = dataclasses.replace(recipe.quantization, activations_per="tensor")
-                    again = dataclasses.replace(outcome.recipe, quantization=per_tensor)
+                    again = dataclasses.replace(recipe, quantization=per_tensor)
                     counted = dataclasses.replace(outcome.network.record.calibration, channels=None)
                     beside = pipeline.run(net, images, again, calibration=counted, folder=unfinished, progress=progress)
             model = str(self.model) if self.model else "digits (embedded)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tarfile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -92,7 +93,7 @@ def _unpack(archive: Path, folder: Path, total: int, progress: Callable[[int, in
     with archive.open("rb") as raw, tarfile.open(fileobj=raw, mode="r:*") as tar:
         for number, member in enumerate(tar):
             name = PurePosixPath(member.name.lstrip("/"))
-            if ".." in name.parts:
+            if ".." in name.parts or Path(name).drive:
                 raise DataError(f"`{archive}` holds `{member.name}`, which leads outside: pack relative names")
             if member.isdir():
                 continue
@@ -105,7 +106,8 @@ def _unpack(archive: Path, folder: Path, total: int, progress: Callable[[int, in
             if file.parent not in made:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 made.add(file.parent)
-            file.write_bytes(content.read())
+            with file.open("wb") as whole:
+                shutil.copyfileobj(content, whole)
             if progress is not None and number % _REPORT_EVERY == 0:
                 progress(raw.tell(), total)
         if progress is not None:

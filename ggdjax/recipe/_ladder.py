@@ -98,8 +98,8 @@ def ladder(
         images: labelled images.
         recipe: widths, scheme, images; `Recipe()` where None. Its tuning is that of the last rung.
         max_drop: of top-1, as a fraction: 0.005 is half a point. The measured drop decides; its interval is recorded.
-        choose_images: images to choose on, and as many to tune on where the recipe has no number; a third of the
-            held-out ones each where no others are there.
+        choose_images: images to choose on, and as many to tune on where the recipe has no number; fewer where fewer
+            are left: half of those that no part has, or a third of the held-out ones.
         rungs: names of those to climb, of "nearest", "output", "channel", "widths", "gradient". "widths" is left out
             where weights and feature maps differ in width.
         folder: where stages are kept: a ladder that was stopped resumes.
@@ -124,10 +124,10 @@ def ladder(
         raise GgdjaxError(f"`choose_images` must be at least 1, got {choose_images!r}")
     if unknown := [name for name in rungs if name not in RUNGS]:
         raise GgdjaxError(f"no rung is called `{unknown[0]}`: {', '.join(RUNGS)}")
-    parts, choosing = _parts(images, recipe, choose_images)
-    recipes = _recipes(recipe, rungs, len(parts.tune))
+    recipes = _recipes(recipe, rungs, _tuning(images, recipe, choose_images))
     if not recipes:
         raise GgdjaxError("`rungs` leaves none to climb: name at least one that the recipe allows")
+    parts, choosing = _parts(images, [*recipes.values()][-1], choose_images)
     for own in recipes.values():
         check_images(network, images, parts, own)
     with tempfile.TemporaryDirectory(prefix="ggdjax-") as temporary:
@@ -136,13 +136,14 @@ def ladder(
         for name, own in recipes.items():
             began = time.perf_counter()
             told = None if progress is None else _named(progress, name)
-            outcome = _Run(network, images, own, replace(parts, held_out=choosing), None, kept, told).outcome()
+            outcome = _Run(network, images, own, _of(own, parts, choosing), None, kept, told).outcome()
             climbed.append(_rung(name, own, outcome, time.perf_counter() - began))
             if climbed[-1].drop <= max_drop:
                 break
         reached = climbed[-1].drop <= max_drop
         best = climbed[-1] if reached else min(climbed, key=lambda rung: rung.drop)
-        outcome = _Run(network, images, best.recipe, parts, None, kept, progress).outcome()
+        final = _of(best.recipe, parts, parts.held_out)
+        outcome = _Run(network, images, best.recipe, final, None, kept, progress).outcome()
     return Ladder(max_drop=max_drop, rungs=tuple(climbed), outcome=outcome, reached=reached)
 
 
@@ -168,20 +169,28 @@ def _recipes(recipe: Recipe, rungs: tuple[str, ...], count: int) -> dict[str, Re
     return found
 
 
-def _parts(images: ImageSet, recipe: Recipe, count: int) -> tuple[Parts, np.ndarray]:
-    """Return the parts of the recipe with images to tune on, and the images that choose."""
+def _tuning(images: ImageSet, recipe: Recipe, count: int) -> int:
+    """Return how many images tune: as many as wanted, or half of those of no part, a third of the held-out ones."""
     own = choose_parts(images, replace(recipe, search=None, gradient=None, tune_images=0))
-    free = np.setdiff1d(np.arange(len(images)), np.concatenate([own.calibration, own.held_out]))
-    wanted = [recipe.tune_images or count, count]
-    source = free if len(free) >= sum(wanted) else own.held_out
-    if source is own.held_out:
-        wanted = [max(1, min(number, len(source) // 3)) for number in wanted]
-        if len(source) < 3:
-            raise GgdjaxError(f"{len(source)} held-out images are too few to tune, choose and evaluate on: give more")
-    order = source[data.hash_order([images.ids[i] for i in source], recipe.seed + 1)]
-    tune, choosing = np.sort(order[: wanted[0]]), np.sort(order[wanted[0] : sum(wanted)])
-    held_out = np.setdiff1d(own.held_out, order[: sum(wanted)])
-    return Parts(calibration=own.calibration, tune=tune, held_out=held_out), choosing
+    free = len(images) - len(own.calibration) - len(own.held_out)
+    most = free // 2 or len(own.held_out) // 3
+    if not most:
+        raise GgdjaxError(f"{len(images)} images are too few to calibrate, tune, choose and evaluate on: give more")
+    return min(recipe.tune_images or count, most)
+
+
+def _parts(images: ImageSet, last: Recipe, count: int) -> tuple[Parts, np.ndarray]:
+    """Return the parts of the last rung's recipe, and the images that choose, which are in none of them."""
+    own = choose_parts(images, last)
+    used = data.Split(calibration=np.union1d(own.calibration, own.tune), held_out=own.held_out, seed=last.seed)
+    free = len(images) - len(used.calibration) - len(used.held_out)
+    split, choosing = data.split_tuning(images, used, min(count, free or len(own.held_out) // 2), last.seed)
+    return replace(own, held_out=split.held_out), choosing
+
+
+def _of(recipe: Recipe, parts: Parts, evaluated: np.ndarray) -> Parts:
+    """Return the parts of one rung: without tuning none tunes."""
+    return replace(parts, tune=parts.tune if recipe.tunes else parts.tune[:0], held_out=evaluated)
 
 
 def _rung(name: str, recipe: Recipe, outcome: Outcome, seconds: float) -> Rung:

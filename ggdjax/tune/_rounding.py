@@ -29,7 +29,7 @@ from ggdjax.quantization._batches import pad_batch
 from ggdjax.quantization._quantize import beside_bias, changed_bias
 from ggdjax.quantization._record import DETAILS, image_hash
 from ggdjax.steps import Quantizer
-from ggdjax.tune._rounding_core import round_layer
+from ggdjax.tune._rounding_core import round_rows
 from ggdjax.tune._rounding_rows import Layer, Moments, Positions, chunks, of_columns, output_energies
 from ggdjax.tune._segments import canonical, renamed
 
@@ -148,7 +148,7 @@ def round_weights(
 
     Raises:
         DataError: no images, or images that do not fit the network.
-        GgdjaxError: no room for tensors beyond ``memory_bytes``.
+        GgdjaxError: the disk is too full for the tensors beyond ``memory_bytes``.
     """
     expect("q", q, "QuantizedNetwork")
     config = RoundingConfig() if config is None else config
@@ -186,7 +186,7 @@ class _Walk:
         source = q.graph.inputs[0]
         self.float: dict[str, np.ndarray] = {source: images}
         self.quantized: dict[str, np.ndarray] = {source: images}
-        self._bytes = 0
+        self._bytes = 2 * images.nbytes  # what both walks give back when it is read no more
 
     def run(self, progress: Callable[[int, int], None] | None) -> list[LayerRounding]:
         """Round every layer in order; return what became of each."""
@@ -215,39 +215,38 @@ class _Walk:
         )
         params = [{key: own[name] for key, name in segment.params.items()} for own in (self.real, self.params)]
         walks = (self.float, self.quantized)
-        results: list[list[np.ndarray]] = []
+        results: list[list[np.ndarray]] = [[], []]
         for first in range(0, self.count if new else 0, size):
             values = [
                 {name: pad_batch(walk[segment.tensors[name]][first : first + size], size) for name in cut.inputs}
                 for walk in walks
             ]
             both = _run_both(cut, *params, quantizers, *values)
-            if not results:
+            if not results[0]:
                 results = [[self._array((self.count, *y.shape[1:])) for y in one] for one in both]
             for kept, one in zip(results, both, strict=True):
                 for array, y in zip(kept, one, strict=True):
                     array[first : first + size] = np.asarray(y)[: self.count - first]
-        live = set(graph.live(stop))
-        for walk, kept in zip(walks, results, strict=bool(new)):
+        for walk, kept in zip(walks, results, strict=True):
             walk |= {segment.tensors[name]: array for name, array in zip(new, kept, strict=True)}
-        for walk in walks:
-            for tensor in set(walk) - live:
+            for tensor in set(walk) - set(graph.live(stop)):
                 self._bytes -= walk.pop(tensor).nbytes
 
     def _array(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return room for a tensor of all images, in a file where memory is used up."""
+        """Return an array for a tensor of all images, in a file where memory is used up."""
         size = 4 * math.prod(shape)
         self._bytes += size
         if self._bytes <= self.config.memory_bytes:
             return np.empty(shape, np.float32)
         with tempfile.TemporaryFile(dir=self.folder) as file:
-            try:
-                os.posix_fallocate(file.fileno(), 0, size)  # a full disk would end the process later
-            except OSError as error:
-                raise GgdjaxError(
-                    f"no room for tensors of {self.count} images in temporary files ({error.strerror}): free space, "
-                    "set TMPDIR, raise `memory_bytes`, or round on fewer images"
-                ) from error
+            if hasattr(os, "posix_fallocate"):  # without it a full disk ends the process when the array is written
+                try:
+                    os.posix_fallocate(file.fileno(), 0, size)
+                except OSError as error:
+                    raise GgdjaxError(
+                        f"temporary files cannot hold the tensors of {self.count} images ({error.strerror}): free "
+                        "space, set TMPDIR, raise `memory_bytes`, or round on fewer images"
+                    ) from error
             return np.memmap(file, np.float32, "w+", shape=shape)  # stays when the file is closed
 
     def _round(self, node: Node) -> LayerRounding:
@@ -263,9 +262,10 @@ class _Walk:
         for pair, count in sampled(np.flatnonzero(self.builds), wanted):
             moments.add(x, *pair, count)
         corrected = bias_key is not None and node.name in self.biases
-        aim = self.config.float_target and moments.count >= 4 * layer.columns
-        grids = self._grids(node, quantizer)
-        best, chosen = self._choose(layer, layer.rows_of(kernel), *moments.centred(corrected), aim, grids)
+        gram, cross = moments.centred(corrected)
+        if not self.config.float_target or moments.count < 4 * layer.columns:
+            cross = None
+        best, chosen = self._choose(layer, layer.rows_of(kernel), gram, cross, self._grids(node, quantizer))
         real_rows, before = layer.rows_of(real), self._bias(node, layer)
         self.params[key], self.weights[node.name] = jax.device_put(layer.kernel_of(best, kernel.shape)), chosen
         if corrected:
@@ -307,12 +307,12 @@ class _Walk:
         return [beside_bias(grid, self.params[node.param("bias")], source) for grid in grids]
 
     def _choose(
-        self, layer: Layer, rows: np.ndarray, gram: np.ndarray, cross: np.ndarray, aim: bool, grids: list[Quantizer]
+        self, layer: Layer, rows: np.ndarray, gram: np.ndarray, cross: np.ndarray | None, grids: list[Quantizer]
     ) -> tuple[np.ndarray, Quantizer]:
         """Return the rounded rows and the quantizer on whose grid they lie."""
         steps = np.stack([layer.per_row(np.asarray(grid.step), 1.0) for grid in grids])
         low, high, damping = grids[0].qmin, grids[0].qmax, self.config.damping
-        found = jax.device_get(round_layer(rows, gram, cross, steps, low=low, high=high, aim=aim, damping=damping))
+        found = jax.device_get(round_rows(rows, gram, steps, cross, low=low, high=high, damping=damping))
         per_row = np.ndim(grids[0].step) > 0
         error = found.error if per_row else found.error.sum((1, 2), keepdims=True)
         which = np.argmin(error, axis=0)  # of equals the first

@@ -37,8 +37,6 @@ class Rounded(NamedTuple):
     """Codes times step."""
     error: Float[Array, "cand *group row"]
     """``(T − Q) H (T − Q)ᵀ`` of each row: the squared output error that is left."""
-    nearest: Float[Array, "cand *group row"]
-    """The same of rounding every weight by itself."""
 
 
 def regularized(gram: Float[Array, "*group col col"], damping: float) -> Float[Array, "*group col col"]:
@@ -78,29 +76,12 @@ def float_target(
     return weights + _product(_product(shift, jnp.swapaxes(factor, -1, -2)), factor)
 
 
-@partial(jax.jit, static_argnames=("low", "high", "aim", "damping"))
-def round_layer(
-    weights: Float[Array, "*group row col"],
-    gram: Float[Array, "*group col col"],
-    cross: Float[Array, "*group col col"],
-    steps: Float[Array, "cand *group row"],
-    *,
-    low: int,
-    high: int,
-    aim: bool,
-    damping: float = 0.01,
-) -> Rounded:
-    """Return what `round_rows` makes of the weights, or of their `float_target` where ``aim`` is true: one program."""
-    target = float_target(weights, gram, cross) if aim else weights
-    target = jnp.where(jnp.isfinite(target).all(axis=-1, keepdims=True), target, weights)
-    return round_rows(target, gram, steps, low=low, high=high, damping=damping)
-
-
 @partial(jax.jit, static_argnames=("low", "high"))
 def round_rows(
-    target: Float[Array, "*group row col"],
+    weights: Float[Array, "*group row col"],
     gram: Float[Array, "*group col col"],
     steps: Float[Array, "cand *group row"],
+    cross: Float[Array, "*group col col"] | None = None,
     *,
     low: int,
     high: int,
@@ -109,13 +90,18 @@ def round_rows(
     """Round every row on every candidate grid for the least output error; see the head of the module.
 
     Args:
-        target: T.
+        weights: W.
         gram: H.
         steps: the step of every row, by candidate.
+        cross: C, to aim at the float network's output; None: T = W.
         low: smallest code.
         high: largest code.
         damping: added to the diagonal of H, over its mean.
     """
+    target = weights
+    if cross is not None:
+        target = float_target(weights, gram, cross)
+        target = jnp.where(jnp.isfinite(target).all(axis=-1, keepdims=True), target, weights)
     group = target.shape[:-2]
     flat = [a.reshape(-1, *a.shape[len(group) :]) for a in (target, gram)]
     per_group = steps.reshape(steps.shape[0], -1, steps.shape[-1]).swapaxes(0, 1)
@@ -130,7 +116,8 @@ def _round_group(target: Array, gram: Array, factor: Array, steps: Array, *, low
     values = jax.vmap(partial(_columns, target, factor, low=low, high=high))(steps)
     # A matrix that float32 cannot factor leaves every weight rounded by itself.
     values = jnp.where(jnp.isfinite(values).all(axis=-1, keepdims=True), values, plain)
-    return Rounded(values, *(_output_error(target, gram, q) for q in (values, plain)))
+    error = target[None] - values
+    return Rounded(values, jnp.maximum(jnp.sum(_product(error, gram) * error, axis=-1), 0.0))
 
 
 def _inverse_factor(matrix: Float[Array, "*group col col"]) -> Float[Array, "*group col col"]:
@@ -214,8 +201,3 @@ def _columns(target: Array, factor: Array, step: Array, *, low: int, high: int) 
 
     _, values = lax.fori_loop(0, padded // size, block, (work, jnp.zeros_like(work)))
     return values[:, :columns]
-
-
-def _output_error(target: Array, gram: Array, values: Float[Array, "cand row col"]) -> Float[Array, "cand row"]:
-    error = target[None] - values
-    return jnp.maximum(jnp.sum(_product(error, gram) * error, axis=-1), 0.0)

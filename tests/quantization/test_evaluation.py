@@ -29,13 +29,13 @@ def test_a_feature_map_in_float_has_no_prediction() -> None:
 
 def test_what_cannot_be_evaluated_is_an_error() -> None:
     q = partly_float()
-    for judge in (lambda *batch: evaluate(q, [batch]), lambda *batch: accuracy(q, [batch])):
+    for measure in (lambda *batch: evaluate(q, [batch]), lambda *batch: accuracy(q, [batch])):
         with pytest.raises(DataError, match="a batch holds 6 images, but 8 labels"):
-            judge(IMAGES[:6], LABELS[:8])
+            measure(IMAGES[:6], LABELS[:8])
         with pytest.raises(DataError, match="the network expects"):
-            judge(IMAGES[:, :3], LABELS)
+            measure(IMAGES[:, :3], LABELS)
         with pytest.raises(DataError, match="label 3 is outside"):
-            judge(IMAGES, LABELS + 1)
+            measure(IMAGES, LABELS + 1)
 
 
 def test_batches_without_images_change_nothing() -> None:
@@ -44,9 +44,9 @@ def test_batches_without_images_change_nothing() -> None:
     expected = accuracy(quantized, [full])
     assert accuracy(quantized, [empty, full, empty]) == expected
     assert evaluate(quantized, [empty, full, empty]).quantized_accuracy == expected
-    for judge in (accuracy, evaluate):
+    for measure in (accuracy, evaluate):
         with pytest.raises(DataError, match="no images"):
-            judge(quantized, [empty])
+            measure(quantized, [empty])
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,13 @@ def test_a_map_is_quantized_but_not_scored_as_classes(function, sizes) -> None:
     net = trace(lambda x: function(x @ jnp.eye(4)), jnp.zeros((1, 4)))
     x, labels = np.ones((6, 4), np.float32), np.arange(6) % 3
     q = quantize(net, calibrate(net, [x]))
-    for judge in (
+    for measure in (
         lambda: evaluate(q, [(x, labels)]),
         lambda: accuracy(net, [(x, labels)]),
         lambda: accuracy(q, [(x, labels)]),
     ):
         with pytest.raises(DataError, match=f"the network gives a map of {sizes} values per image, no score per class"):
-            judge()
+            measure()
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_labels_of_any_kind_are_left_out_of_calibration() -> None:
 )
 def test_batches_that_are_no_arrays_give_one_line(batch) -> None:
     q = partly_float()
-    for judge in (lambda b: calibrate(q.network, [b]), lambda b: evaluate(q, [b]), lambda b: accuracy(q, [b])):
+    for measure in (lambda b: calibrate(q.network, [b]), lambda b: evaluate(q, [b]), lambda b: accuracy(q, [b])):
         with pytest.raises(DataError) as error:
-            judge(batch)
+            measure(batch)
         assert "\n" not in str(error.value)
         assert not isinstance(batch, dict) or "for b in batches" in str(error.value)
