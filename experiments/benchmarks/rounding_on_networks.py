@@ -111,7 +111,8 @@ class Setting:
 def table(rows: list[Row]) -> str:
     """Return the cells as Markdown; the latest of each."""
     lines = [
-        "| network | bits | F per | float | nearest | output | of float | integers | McNemar p | first s | s | passes |",
+        "| network | bits | F per | float | nearest | output | of float | integers "
+        "| McNemar p | first s | s | passes |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in {(r["network"], r["per"], r["bits"]): r for r in rows}.values():
