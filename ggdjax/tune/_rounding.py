@@ -30,7 +30,7 @@ from ggdjax.quantization._quantize import beside_bias, changed_bias
 from ggdjax.quantization._record import DETAILS, image_hash
 from ggdjax.steps import Quantizer
 from ggdjax.tune._rounding_core import round_rows
-from ggdjax.tune._rounding_rows import Layer, Moments, Positions, chunks, of_columns, output_energies
+from ggdjax.tune._rounding_rows import Layer, Moments, Positions, by_blocks, chunks, of_columns, output_energies
 from ggdjax.tune._segments import canonical, renamed
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
     from ggdjax.network import Graph, Node
     from ggdjax.quantization import QuantizedNetwork
+
+#: Positions per unknown beyond which a Gram matrix gains nothing.
+_MOST_PER_COLUMN = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ class RoundingConfig:
     rows_per_column: int = 24
     """Positions of the input that build a Gram matrix, per unknown of a row; at least ``least_rows``."""
     least_rows: int = 8192
-    """See ``rows_per_column``."""
+    """See ``rows_per_column``; but at most 256 per unknown, which kernels of depthwise convolutions reach."""
     float_target: bool = True
     """Aim at the float network's output, where there are four positions per unknown; otherwise at that of the layer
     before it is rounded."""
@@ -258,7 +261,8 @@ class _Walk:
         sampled = partial(chunks, layer, Positions.of(node, tensors[0].shape, kernel.shape), tensors=tensors)
         x = of_columns(layer, self.q.quantizers.activations.get(node.inputs[0]), tensors[0].shape[-1])
         moments = Moments()
-        wanted = max(self.config.least_rows, self.config.rows_per_column * layer.columns)
+        least = min(self.config.least_rows, _MOST_PER_COLUMN * layer.columns)
+        wanted = max(least, self.config.rows_per_column * layer.columns)
         for pair, count in sampled(np.flatnonzero(self.builds), wanted):
             moments.add(x, *pair, count)
         corrected = bias_key is not None and node.name in self.biases
@@ -284,7 +288,7 @@ class _Walk:
         held = np.flatnonzero(self.builds if self.builds.all() else ~self.builds)
         energies = sum(
             output_energies(x, *(rows[:, :count] for rows in pair), *three)
-            for pair, count in sampled(held, self.config.least_rows // 8)
+            for pair, count in sampled(held, -(-least // 8))
         )
         energy, error, nearest = (float(value) for value in energies)
         return LayerRounding(
@@ -310,16 +314,15 @@ class _Walk:
         self, layer: Layer, rows: np.ndarray, gram: np.ndarray, cross: np.ndarray | None, grids: list[Quantizer]
     ) -> tuple[np.ndarray, Quantizer]:
         """Return the rounded rows and the quantizer on whose grid they lie."""
-        steps = np.stack([layer.per_row(np.asarray(grid.step), 1.0) for grid in grids])
-        low, high, damping = grids[0].qmin, grids[0].qmax, self.config.damping
-        found = jax.device_get(round_rows(rows, gram, steps, cross, low=low, high=high, damping=damping))
+        steps = np.stack([layer.per_row(np.asarray(grid.step), 1.0) for grid in grids], axis=1)
+        own = partial(round_rows, low=grids[0].qmin, high=grids[0].qmax, damping=self.config.damping)
+        values, error = by_blocks(own, len(rows), rows, gram, steps, cross)  # group candidate row …
         per_row = np.ndim(grids[0].step) > 0
-        error = found.error if per_row else found.error.sum((1, 2), keepdims=True)
-        which = np.argmin(error, axis=0)  # of equals the first
-        rows = np.take_along_axis(found.values, np.broadcast_to(which, found.values.shape[1:3])[None, ..., None], 0)[0]
-        new = layer.own(np.take_along_axis(steps, np.broadcast_to(which, steps.shape[1:])[None], 0)[0])
-        new = new.reshape(-1) if per_row else new.reshape(-1)[0]
-        return rows, replace(grids[0], step=jax.device_put(new))
+        error = error if per_row else error.sum((0, 2), keepdims=True)
+        which = np.broadcast_to(np.argmin(error, axis=1)[:, None], (len(rows), 1, rows.shape[1]))  # of equals the first
+        new = layer.own(np.take_along_axis(steps, which, 1)[:, 0]).reshape(-1)
+        step = jax.device_put(new if per_row else new[0])
+        return np.take_along_axis(values, which[..., None], 1)[:, 0], replace(grids[0], step=step)
 
     def _bias(self, node: Node, layer: Layer) -> Float[np.ndarray, "group row"]:
         """Return the present bias of a layer's rows, as integers add it; 0 without."""

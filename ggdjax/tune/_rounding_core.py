@@ -33,9 +33,9 @@ _SMALL = 32
 class Rounded(NamedTuple):
     """What `round_rows` found for every candidate grid."""
 
-    values: Float[Array, "cand *group row col"]
+    values: Float[Array, "*group cand row col"]
     """Codes times step."""
-    error: Float[Array, "cand *group row"]
+    error: Float[Array, "*group cand row"]
     """``(T − Q) H (T − Q)ᵀ`` of each row: the squared output error that is left."""
 
 
@@ -80,7 +80,7 @@ def float_target(
 def round_rows(
     weights: Float[Array, "*group row col"],
     gram: Float[Array, "*group col col"],
-    steps: Float[Array, "cand *group row"],
+    steps: Float[Array, "*group cand row"],
     cross: Float[Array, "*group col col"] | None = None,
     *,
     low: int,
@@ -102,12 +102,10 @@ def round_rows(
     if cross is not None:
         target = float_target(weights, gram, cross)
         target = jnp.where(jnp.isfinite(target).all(axis=-1, keepdims=True), target, weights)
-    group = target.shape[:-2]
-    flat = [a.reshape(-1, *a.shape[len(group) :]) for a in (target, gram)]
-    per_group = steps.reshape(steps.shape[0], -1, steps.shape[-1]).swapaxes(0, 1)
-    factor = _inverse_factor(regularized(flat[1], damping))
-    rounded = jax.vmap(partial(_round_group, low=low, high=high))(*flat, factor, per_group)
-    return Rounded(*(a.swapaxes(0, 1).reshape(a.shape[1], *group, *a.shape[2:]) for a in rounded))
+    group, factor = target.shape[:-2], _inverse_factor(regularized(gram, damping))
+    flat = [a.reshape(-1, *a.shape[len(group) :]) for a in (target, gram, factor, steps)]
+    rounded = jax.vmap(partial(_round_group, low=low, high=high))(*flat)
+    return Rounded(*(a.reshape(*group, *a.shape[1:]) for a in rounded))
 
 
 def _round_group(target: Array, gram: Array, factor: Array, steps: Array, *, low: int, high: int) -> Rounded:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from jaxtyping import Array, Float, Int
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Rows that are multiplied at once, as float32: 16 MiB.
 _CHUNK_VALUES = 1 << 22
+#: Groups that a program works on at once: one program for all depthwise layers with one kernel size.
+_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Layer:
         """Groups, rows and columns with padding."""
         small = next((n for n in (16, 32) if self.columns <= n), None)
         columns = small or -(-self.columns // 128) * 128
-        groups = 1 if self.groups == 1 else max(16, 1 << (self.groups - 1).bit_length())
+        groups = 1 if self.groups == 1 else -(-self.groups // _BLOCK) * _BLOCK
         rows = max(128 if self.groups == 1 else 1, 1 << (self.rows - 1).bit_length())
         return groups, rows, columns
 
@@ -135,6 +137,20 @@ def chunks(
         yield taken, len(where)
 
 
+def by_blocks(function: Callable[..., Any], groups: int, *arguments: Any) -> list[np.ndarray]:
+    """Return what ``function`` returns for all groups, called for a block of them at a time.
+
+    Arguments are pytrees whose leaves have the groups first, and more axes than two; others go to every block whole.
+    """
+
+    def block(first: int) -> list[Any]:
+        cut = jax.tree.map(lambda leaf: leaf[first : first + _BLOCK] if np.ndim(leaf) > 2 else leaf, arguments)
+        return jax.device_get(jax.tree.leaves(function(*cut)))
+
+    blocks = [block(first) for first in range(0, groups, _BLOCK)]
+    return blocks[0] if len(blocks) == 1 else [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
+
+
 class Moments:
     """Moments of sampled rows about a point near their means: float32 within a chunk, float64 across chunks.
 
@@ -154,7 +170,7 @@ class Moments:
             self._origins = tuple(
                 x[:, :count].mean(1, keepdims=True, dtype=np.float64).astype(np.float32) for x in (about, real)
             )
-        found = jax.device_get(_sums(quantizer, real, rounded, *self._origins, np.int32(count)))
+        found = by_blocks(_sums, len(real), quantizer, real, rounded, *self._origins, np.int32(count))
         new = [np.asarray(value, np.float64) for value in found]
         self._sums = [a + b for a, b in zip(self._sums, new, strict=True)] if self._sums else new
         self.count += count

@@ -33,19 +33,19 @@ def test_rounding_is_the_published_algorithm(columns):
     x = rng.normal(size=(4 * columns, columns)) @ rng.normal(size=(columns, columns))
     gram = x.T @ x / len(x)
     weights = rng.normal(size=(2, 5, columns)).astype(np.float32)
-    steps = np.float32([0.25, 0.5])[:, None, None] * np.ones((2, 2, 5), np.float32)
+    steps = np.float32([0.25, 0.5])[None, :, None] * np.ones((2, 2, 5), np.float32)
     grams = np.stack([gram, 2 * gram]).astype(np.float32)
     found = round_rows(weights, grams, steps, low=-8, high=7)
     for k, step in enumerate((0.25, 0.5)):
         for g in range(2):
             wanted = reference(weights[g], gram, step, -8, 7, 0.01)
             # A value within float32's rounding of a half may go either way, and moves those after it.
-            assert np.mean(found.values[k, g] == wanted.astype(np.float32)) > 0.95
-            left = weights[g] - np.asarray(found.values[k, g], np.float64)
+            assert np.mean(found.values[g, k] == wanted.astype(np.float32)) > 0.95
+            left = weights[g] - np.asarray(found.values[g, k], np.float64)
             error = np.einsum("rc,cd,rd->r", left, grams[g].astype(np.float64), left)
-            np.testing.assert_allclose(found.error[k, g], error, rtol=1e-3)
-    left = weights[None] - np.clip(np.round(weights[None] / steps[..., None]), -8, 7) * steps[..., None]
-    nearest = np.einsum("kgrc,gcd,kgrd->kg", left, grams, left)
+            np.testing.assert_allclose(found.error[g, k], error, rtol=1e-3)
+    left = weights[:, None] - np.clip(np.round(weights[:, None] / steps[..., None]), -8, 7) * steps[..., None]
+    nearest = np.einsum("gkrc,gcd,gkrd->gk", left, grams, left)
     assert (np.asarray(found.error).sum(-1) < 0.8 * nearest).all()
 
 
@@ -219,7 +219,7 @@ def test_a_matrix_that_cannot_be_factored_leaves_nearest_rounding():
 def test_lapack_gets_one_matrix_at_a_time(columns):
     """Two batched calls at once in one program wait for each other's threads for ever, on two cores."""
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((4, 3, columns), (4, columns, columns))]
-    steps = jax.ShapeDtypeStruct((3, 4, 3), jnp.float32)
+    steps = jax.ShapeDtypeStruct((4, 3, 3), jnp.float32)
     text = round_rows.lower(shapes[0], shapes[1], steps, shapes[1], low=-8, high=7).as_text()
     calls = [line for line in text.splitlines() if "custom_call @" in line or "stablehlo.cholesky" in line]
     assert bool(calls) == (columns > 32)
