@@ -29,6 +29,7 @@ from experiments.images import calibrate, read, some
 from experiments.real_networks import NETWORKS, RealNetwork
 from experiments.rows import append_line, read_lines
 from ggdjax import data, network, quantization, report, tune
+from ggdjax._ranking import rank_of_label
 from ggdjax.tune._candidates import candidates_of
 from ggdjax.tune._segments import Unit
 
@@ -71,7 +72,7 @@ class Bench:
         ranks = []
         for x, labels in track(self.held_out, "judge"):
             logits = np.asarray(q(x)).reshape(len(labels), -1)
-            ranks.append((logits > np.take_along_axis(logits, labels[:, None], 1)).sum(1))
+            ranks.append(rank_of_label(logits, labels))
         return np.concatenate(ranks)
 
 

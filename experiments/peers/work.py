@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggdjax import GgdjaxError
+from ggdjax._ranking import rank_of_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,12 +46,10 @@ class Work:
         return list(_batches(self.calibration, size))
 
     def accuracy(self, predict: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
-        """Return top-1 and top-5 on the held-out images; of equal logits the lower class counts as the larger."""
+        """Return top-1 and top-5 on the held-out images; ties count as wrong."""
         logits = np.concatenate([np.asarray(predict(x)) for x in _batches(self.held_out, self.batch_size)])
         logits = logits.reshape(len(logits), -1)
-        true = np.take_along_axis(logits, self.labels[:, None].astype(np.int64), axis=1)
-        before = np.arange(logits.shape[1])[None, :] < self.labels[:, None]
-        rank = (logits > true).sum(1) + ((logits == true) & before).sum(1)
+        rank = rank_of_label(logits, self.labels.astype(np.int64))
         return float(np.mean(rank < 1)), float(np.mean(rank < 5))
 
     def float_pass_seconds(self) -> float:

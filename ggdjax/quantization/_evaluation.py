@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax._errors import DataError, expect, expect_callable
+from ggdjax._ranking import rank_of_label
 from ggdjax.network import run
 from ggdjax.quantization._batches import labelled_batches, pad_batch
 from ggdjax.quantization._numerics import FakeQuant, Measure
@@ -27,11 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Top-1 and top-5 as fractions of ``images``; top-5 counts the true class among the five largest logits."""
+    """Top-1 and top-5 as fractions of ``images``: the true class alone has the largest logit, or at most four others
+    have one as large. Ties count as wrong, and so do logits that are NaN or infinite."""
 
     top1: float
     top5: float
     images: int
+    not_finite: int = 0
+    """Images whose logits are NaN, or infinite for the true class."""
 
     def interval(self, which: str = "top1", z: float = 1.959964) -> tuple[float, float]:
         """Return Wilson's score interval (Wilson 1927) of ``which``; ``z`` = 1.96 covers 95 %.
@@ -121,7 +125,7 @@ def evaluate(
     """
     expect("quantized", quantized, "QuantizedNetwork")
     net, bare = quantized.float_network, replace(quantized, record=None)
-    count_classes(net)
+    classes = count_classes(net)
     ranks: dict[str, list[np.ndarray]] = {"float": [], "quantized": []}
     energy: dict[str, float] = {}
     error: dict[str, float] = {}
@@ -135,7 +139,7 @@ def evaluate(
         size = size or count
         real, rounded, *sums = jax.device_get(_run_both(bare, net, _pad(x, labels, size), np.arange(size) < count))
         for which, logits in (("float", real), ("quantized", rounded)):
-            ranks[which].append(_rank_of_label(_scores(logits, size)[:count], np.asarray(labels)))
+            ranks[which].append(_ranks(_scores(logits, size)[:count], np.asarray(labels)))
         for total, part in zip((energy, error, accumulated), sums, strict=True):
             for name, value in part.items():
                 total[name] = total.get(name, 0.0) + float(value)
@@ -144,8 +148,8 @@ def evaluate(
     names = [feature_map.tensor for feature_map in net.graph.feature_maps()]  # device_get brings sorted keys
     real_ranks, rounded_ranks = (np.concatenate(ranks[which]) for which in ("float", "quantized"))
     return Evaluation(
-        float_accuracy=_accuracy(real_ranks),
-        quantized_accuracy=_accuracy(rounded_ranks),
+        float_accuracy=_accuracy(real_ranks, classes),
+        quantized_accuracy=_accuracy(rounded_ranks, classes),
         sqnr_db={name: sqnr_db(energy[name], error[name]) for name in names},
         accumulated_sqnr_db={name: sqnr_db(energy[name], accumulated[name]) for name in names},
         float_correct=real_ranks == 0,
@@ -169,11 +173,11 @@ def accuracy(
         if len(x) == len(labels) == 0:
             continue
         size = size or len(labels)
-        logits = np.asarray(forward(_pad(x, labels, size)))
-        ranks.append(_rank_of_label(_scores(logits, size)[: len(labels)], np.asarray(labels)))
+        logits = _scores(np.asarray(forward(_pad(x, labels, size))), size)[: len(labels)]
+        ranks.append(_ranks(logits, np.asarray(labels)))
     if not ranks:
         raise DataError("no images to evaluate on: `batches` is empty")
-    return _accuracy(np.concatenate(ranks))
+    return _accuracy(np.concatenate(ranks), logits.shape[1])
 
 
 @jax.jit
@@ -201,16 +205,19 @@ def _scores(outputs: np.ndarray, size: int) -> Float[np.ndarray, "batch class"]:
     return outputs.reshape(size, -1)
 
 
-def _rank_of_label(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Number of classes with a larger logit than the true one; ties count by class index, NaN logits as wrong."""
+def _ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return `rank_of_label`; labels are checked."""
     classes = logits.shape[1]
     if labels.min() < 0 or labels.max() >= classes:
         worst = labels.max() if labels.max() >= classes else labels.min()
         raise DataError(f"label {worst} is outside the network's {classes} classes: check the labels or `label_offset`")
-    own = np.take_along_axis(logits, labels[:, None], axis=1)
-    ahead = (logits > own) | ((logits == own) & (np.arange(classes)[None, :] < labels[:, None]))
-    return np.where(np.isnan(own[:, 0]), classes, ahead.sum(axis=1))
+    return rank_of_label(logits, labels)
 
 
-def _accuracy(ranks: np.ndarray) -> Accuracy:
-    return Accuracy(top1=float(np.mean(ranks == 0)), top5=float(np.mean(ranks < 5)), images=ranks.size)
+def _accuracy(ranks: np.ndarray, classes: int) -> Accuracy:
+    return Accuracy(
+        top1=float(np.mean(ranks == 0)),
+        top5=float(np.mean(ranks < 5)),
+        images=ranks.size,
+        not_finite=int(np.sum(ranks == classes)),
+    )

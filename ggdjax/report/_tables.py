@@ -215,6 +215,8 @@ def accuracy_lines(evaluation: Evaluation) -> Text:
             low, high = accuracy.interval(which)
             value = getattr(accuracy, which)
             parts.append(f"{label} {100 * value:6.2f} %  [{100 * low:.2f}, {100 * high:.2f}]")
+        if accuracy.not_finite:
+            parts.append(f"NaN or infinite: {accuracy.not_finite} images, counted as wrong")
         return f"{name:<10}" + "    ".join(parts)
 
     images = evaluation.quantized_accuracy.images

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax._errors import DataError, GgdjaxError
+from ggdjax._ranking import rank_of_label
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -28,7 +29,7 @@ def score_and_loss(
 ) -> tuple[Float[Array, " row"], Float[Array, " row"]]:
     """Return what to maximise, and what to minimise among equals, per row.
 
-    ``top1``, ``top5``: 1 where the label is among the largest logits (NaN never is); ties by cross-entropy.
+    ``top1``, ``top5``: 1 where the label is among the largest logits (`rank_of_label`); ties by cross-entropy.
     ``cross_entropy``: minus it. ``agreement``: 1 where the largest logit is the float network's; ties by
     KL(float ‖ quantized). ``kl``: minus that. ``sqnr``: minus the squared error of the logits, whose sum orders
     candidates as their SQNR does.
@@ -37,18 +38,14 @@ def score_and_loss(
         loss = cross_entropy(logits, labels)
         if objective == "cross_entropy":
             return -loss, loss
-        own = jnp.take_along_axis(logits, labels[:, None], axis=1)
-        classes = jnp.arange(logits.shape[1], dtype=labels.dtype)[None]
-        ahead = (logits > own) | ((logits == own) & (classes < labels[:, None]))
-        rank = jnp.where(jnp.isnan(own[:, 0]), logits.shape[1], ahead.sum(axis=1))
-        return (rank < (1 if objective == "top1" else 5)).astype(jnp.float32), loss
+        return (rank_of_label(logits, labels) < (1 if objective == "top1" else 5)).astype(jnp.float32), loss
     if objective == "sqnr":
         loss = jnp.square(logits - reference).sum(axis=1)
         return -loss, loss
     loss = kl_divergence(logits, reference)
     if objective == "kl":
         return -loss, loss
-    return (logits.argmax(axis=1) == reference.argmax(axis=1)).astype(jnp.float32), loss
+    return (rank_of_label(logits, reference.argmax(axis=1)) == 0).astype(jnp.float32), loss
 
 
 def kl_divergence(logits: Float[Array, "row class"], reference: Float[Array, "row class"]) -> Float[Array, " row"]:
