@@ -63,7 +63,7 @@ class RoundingConfig:
     float_target: bool = True
     """Aim at the float network's output, where there are four positions per unknown; otherwise at that of the layer
     before it is rounded."""
-    damping: float = 0.01
+    damping: float = 0.03
     """Added to the diagonal of the Gram matrix, over its mean."""
     batch_size: int = 64
     """Images that run at once."""
