@@ -3,7 +3,8 @@
 Kim et al., arXiv 1810.13329, 2018. A first sweep goes backward, from the last quantized feature map to the first, a
 second one forward, and so on. On each visit every candidate changes one step or fractional length, all else staying
 where it is; the best on the metric wins, ties by the smaller loss, then by the smaller change. What comes before the
-layer is the same for all its candidates: it is run once, and only the rest of the network runs for each.
+layer is the same for all its candidates: it is run once, and only the rest of the network runs for each. The winner
+stays only where images that chose nothing do not contradict it.
 """
 
 from __future__ import annotations
@@ -80,10 +81,11 @@ def plan(q: QuantizedNetwork, images: int, config: TuneConfig | None = None) -> 
     mesh = _local_mesh()
     segments = Segments(q.network, 1, mesh)
     chosen = _chosen(segments, config)
-    rounds, size = _rounds(images, config), _rows(q, config, images, mesh.size)
+    rounds, held = _rounds(images, config)
+    size = _rows(q, config, images, mesh.size)
     candidates = [candidates_of(segments.units[i], q.quantizers, config) for i in chosen]
-    pairs = [_pairs(len(some), rounds) for some in candidates]
-    rows = [_most_rows(some, rounds, size) for some in candidates]
+    pairs = [_pairs(len(some), rounds) + held[1] - held[0] for some in candidates]
+    rows = [_most_rows(some, rounds, held, size) for some in candidates]
     share = segments.suffix_share
     return Plan(
         visits=len(chosen) * config.sweeps,
@@ -179,9 +181,9 @@ class _Search:
             raise GgdjaxError(f"`mesh` has axes {tuple(mesh.axis_names)}; expected {AXES}")
         self.images, self.labels = images, labels
         self.order = np.random.default_rng(config.seed).permutation(len(images))
-        self.rounds = _rounds(len(images), config)
+        self.rounds, self.held = _rounds(len(images), config)
         rows = _rows(q, config, len(images), mesh.size)
-        self.blocks = [block for span in self.rounds for block in _blocks(span, rows)]
+        self.blocks = [block for span in (*self.rounds, self.held) for block in _blocks(span, rows)]
         self.segments = Segments(q.network, rows, mesh)
         self.prefix = Prefix(self.segments, _Ordered(images, self.order), self.blocks, config.memory_bytes)
         self.targets = np.zeros(len(images), np.int32) if labels is None else labels[self.order].astype(np.int32)
@@ -205,7 +207,7 @@ class _Search:
             backward = sweep % 2 == 0
             unit = units[-1 - at] if backward else units[at]
             candidates = candidates_of(self.segments.units[unit], state.quantizers, config)
-            most = _most_rows(candidates, self.rounds, self.segments.rows)
+            most = _most_rows(candidates, self.rounds, self.held, self.segments.rows)
             expected = most * self.segments.suffix_share[unit] / len(self.images)
             if config.max_float_passes is not None and spent + expected > config.max_float_passes:
                 if not state.decisions:
@@ -260,7 +262,11 @@ class _Search:
             evaluations += len(active) * (high - low)
             if k + 1 < len(self.rounds):
                 active = _best_third(active, candidates, score[:, :high], loss[:, :high])
-        best = _winner(active, candidates, score, loss, state)
+        best = _winner(active, candidates, score, loss, state, (0, self.held[0]))
+        if best is not None and self.held[0] < images:
+            rows += self._evaluate(unit, candidates, [best], self.held, state.quantizers, score, loss)
+            evaluations += images - self.held[0]
+            best = _winner([best], candidates, score, loss, state, self.held)
         change = ""
         if best is not None:
             change = candidates[best].describe()
@@ -360,11 +366,11 @@ class _Ordered:
         return np.asarray(self._images[ascending])[np.searchsorted(ascending, wanted)]
 
 
-def _winner(active, candidates, score, loss, state: SearchState) -> int | None:
-    """Return the index of the candidate that wins, or None where the present values stay."""
-    options = [None, *active]
-    sums = [_sums(*v) for v in ((state.score, state.loss), *((score[i], loss[i]) for i in active))]
-    scores, losses = np.asarray(sums).T
+def _winner(active, candidates, score, loss, state: SearchState, span: tuple[int, int]) -> int | None:
+    """Return the index of the candidate that wins on these images, or None where the present values stay."""
+    options, part = [None, *active], slice(*span)
+    pairs = ((state.score, state.loss), *((score[i], loss[i]) for i in active))
+    scores, losses = np.asarray([_sums(*(v[part] for v in pair)) for pair in pairs]).T
     far = np.asarray([0.0, *(candidates[i].distance for i in active)])
     best = scores >= scores.max() - _EQUAL * max(abs(scores.max()), 1.0)
     least = losses[best].min()
@@ -386,10 +392,11 @@ def _best_third(active, candidates, score, loss) -> list[int]:
     return sorted(key[-1] for key in kept)
 
 
-def _rounds(images: int, config: TuneConfig) -> list[tuple[int, int]]:
-    """Return the image ranges of the screening rounds and of the last one; none is empty."""
-    ends = [*sorted({round(share * images) for share in config.screening} - {0, images}), images]
-    return list(zip([0, *ends[:-1]], ends, strict=True))
+def _rounds(images: int, config: TuneConfig) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """Return the image ranges of the screening rounds and of the last one, none empty; and that of the held back."""
+    choosing = max(1, images - round(config.held_back * images))
+    ends = [*sorted({round(share * choosing) for share in config.screening} - {0, choosing}), choosing]
+    return list(zip([0, *ends[:-1]], ends, strict=True)), (choosing, images)
 
 
 def _blocks(span: tuple[int, int], rows: int) -> list[tuple[int, int]]:
@@ -397,9 +404,10 @@ def _blocks(span: tuple[int, int], rows: int) -> list[tuple[int, int]]:
     return [(low, min(low + rows, span[1])) for low in range(*span, rows)]
 
 
-def _most_rows(candidates: list[Candidate], rounds: list[tuple[int, int]], rows: int) -> int:
+def _most_rows(candidates: list[Candidate], rounds: list[tuple[int, int]], held: tuple[int, int], rows: int) -> int:
     """Return the rows that one visit runs at most: each group of candidates with equal weights is filled up."""
-    groups, active, total = len({candidate.fixed for candidate in candidates}), len(candidates), 0
+    groups, active = len({candidate.fixed for candidate in candidates}), len(candidates)
+    total = rows * len(_blocks(held, rows))
     for span in rounds:
         for low, high in _blocks(span, rows):
             total += (active * (high - low) + min(active, groups) * (rows - 1)) // rows * rows

@@ -35,8 +35,11 @@ class TuneConfig:
     layers: tuple[str, ...] = ()
     """Names of feature maps, or of layers that read them, to tune; all of them if empty."""
     screening: tuple[float, ...] = (0.125, 0.375)
-    """Shares of the tuning images after which the worse two thirds of the candidates are dropped (successive halving,
+    """Shares of the images that choose after which the worse two thirds of the candidates are dropped (successive halving,
     Jamieson and Talwalkar 2016); the present values stay. Empty: every candidate runs on all images."""
+    held_back: float = 1 / 3
+    """Share of the tuning images on which no candidate is chosen: what wins on the others is kept only where it is not
+    worse on these, so that what a search gains is not its own images'. 0: every image chooses."""
     max_float_passes: float | None = None
     """Budget: passes of the whole network over the tuning images that the search may spend; None: no limit."""
     memory_bytes: int = 2 << 30
@@ -58,6 +61,8 @@ class TuneConfig:
             raise GgdjaxError(f"`seed` must be at least 0, got {self.seed!r}")
         if list(self.screening) != sorted(self.screening) or not all(0 < s < 1 for s in self.screening):
             raise GgdjaxError(f"`screening` must be rising shares between 0 and 1, got {self.screening!r}")
+        if not 0 <= self.held_back < 1:
+            raise GgdjaxError(f"`held_back` must be a share from 0 to below 1, got {self.held_back!r}")
         if self.rows is not None and self.rows < 1:
             raise GgdjaxError(f"`rows` must be at least 1, got {self.rows!r}")
         if self.max_float_passes is not None and self.max_float_passes <= 0:

@@ -85,7 +85,7 @@ def round_rows(
     *,
     low: int,
     high: int,
-    damping: float = 0.01,
+    damping: float = 0.03,
 ) -> Rounded:
     """Round every row on every candidate grid for the least output error; see the head of the module.
 

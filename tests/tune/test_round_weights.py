@@ -35,7 +35,7 @@ def test_rounding_is_the_published_algorithm(columns):
     weights = rng.normal(size=(2, 5, columns)).astype(np.float32)
     steps = np.float32([0.25, 0.5])[None, :, None] * np.ones((2, 2, 5), np.float32)
     grams = np.stack([gram, 2 * gram]).astype(np.float32)
-    found = round_rows(weights, grams, steps, low=-8, high=7)
+    found = round_rows(weights, grams, steps, low=-8, high=7, damping=0.01)
     for k, step in enumerate((0.25, 0.5)):
         for g in range(2):
             wanted = reference(weights[g], gram, step, -8, 7, 0.01)
