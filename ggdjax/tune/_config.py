@@ -35,8 +35,8 @@ class TuneConfig:
     layers: tuple[str, ...] = ()
     """Names of feature maps, or of layers that read them, to tune; all of them if empty."""
     screening: tuple[float, ...] = (0.125, 0.375)
-    """Shares of the images that choose after which the worse two thirds of the candidates are dropped (successive halving,
-    Jamieson and Talwalkar 2016); the present values stay. Empty: every candidate runs on all images."""
+    """Shares of the images that choose after which the worse two thirds of the candidates are dropped (successive
+    halving, Jamieson and Talwalkar 2016); the present values stay. Empty: every candidate runs on all images."""
     held_back: float = 1 / 3
     """Share of the tuning images on which no candidate is chosen: what wins on the others is kept only where it is not
     worse on these, so that what a search gains is not its own images'. 0: every image chooses."""

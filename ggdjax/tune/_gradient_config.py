@@ -59,8 +59,8 @@ class GradientConfig:
     offset_bound: float = 2.0
     """Largest rounding offset, in codes: 0 keeps the weights, 1 lets each go to a neighbouring code, as AdaRound."""
     dropping: float = 0.0
-    """Share of the values of feature maps that a gradient step leaves unrounded, drawn anew for each (QDrop: Wei et al.,
-    ICLR 2022, with 0.5); 0: none. Not with ``per_layer``."""
+    """Share of the values of feature maps that a gradient step leaves unrounded, drawn anew for each (QDrop: Wei et
+    al., ICLR 2022, with 0.5); 0: none. Not with ``per_layer``."""
     seed: int = 0
     """Seed of the order of the images, and of ``dropping``."""
 
