@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from ggdjax._errors import GgdjaxError, near_matches
 from ggdjax.datapath._compile import as_program
-from ggdjax.network.onnx._model import import_onnx
 from ggdjax.network.onnx._model_writer import Writer, save_model
 
 if TYPE_CHECKING:
@@ -54,7 +53,8 @@ def export_onnx(program: Program, path: str | PathLike[str], *, form: str = "qdq
         raise GgdjaxError(f"`form` {form!r} is unknown; {near_matches(form, forms)}")
     if feature_maps and form == "qdq":
         raise GgdjaxError("`feature_maps` are codes: only `form` 'integer' has them")
-    onnx = import_onnx()
+    import onnx
+
     # The writer needs a graph and arrays by key, which networks and programs both have.
     writer = Writer(program.network if form == "qdq" else program, OPSET)  # type: ignore[arg-type]
     nodes, outputs = forms[form](program, writer, feature_maps)

@@ -10,7 +10,6 @@ from ggdjax._errors import UnsupportedError
 from ggdjax.datapath._formats import signed_bits
 from ggdjax.datapath._rounding import Rounding
 from ggdjax.network._builder import View, stored_constant
-from ggdjax.network.onnx._model import import_onnx
 from ggdjax.network.onnx._model_writer import Writer, channels_first, stored_attributes
 from ggdjax.network.onnx._writer_ops import max_pool_node, reduce_node, write_node
 
@@ -58,7 +57,9 @@ class _Integers:
 
     def __init__(self, program: Program, writer: Writer) -> None:
         self.program, self.writer = program, writer
-        self.kinds = import_onnx().TensorProto
+        from onnx import TensorProto
+
+        self.kinds = TensorProto
         self.writers: dict[str, Callable[[Node], View]] = {
             "add": self.binary,
             "conv": self.conv,

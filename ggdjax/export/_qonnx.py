@@ -12,7 +12,6 @@ from ggdjax.datapath._formats import bits_of, signed_bits
 from ggdjax.export._onnx import OPSET
 from ggdjax.export._onnx_qdq import conv_node, write_rounded
 from ggdjax.network._builder import View
-from ggdjax.network.onnx._model import import_onnx
 from ggdjax.network.onnx._model_writer import Writer, save_model
 
 if TYPE_CHECKING:
@@ -40,7 +39,8 @@ def export_qonnx(program: Program, path: str | PathLike[str]) -> None:
         GgdjaxError: ``path`` cannot be written.
     """
     program = as_program(program)
-    onnx = import_onnx()
+    import onnx
+
     writer = Writer(program.network, OPSET)
     nodes, outputs = write_rounded(program, writer, _feature_map, _layer)
     real, graph = onnx.TensorProto.FLOAT, program.network.graph

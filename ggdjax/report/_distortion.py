@@ -85,10 +85,10 @@ def _mark(axes: Axes, choices: Sequence[tuple[str, float, float]]) -> None:
 
 def _spread(wanted: Sequence[float]) -> list[float]:
     """Return the places nearest to the ascending ``wanted`` ones that are `_APART` from each other, within 0 to 1."""
-    from sklearn.isotonic import isotonic_regression
+    from scipy.optimize import isotonic_regression
 
     offsets = min(_APART, 1.0 / len(wanted)) * np.arange(len(wanted))
-    return list(isotonic_regression(wanted - offsets, y_min=0.0, y_max=1.0 - offsets[-1]) + offsets)
+    return list(np.clip(isotonic_regression(wanted - offsets).x, 0.0, 1.0 - offsets[-1]) + offsets)
 
 
 def plot_losses(compared: Sequence[Mapping[str, Any]], own: str) -> Figure:

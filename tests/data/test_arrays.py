@@ -124,7 +124,7 @@ def test_digits_are_fixed_for_good():
     sizes = {name: len(part) for name, part in images.parts.items()}
     assert sizes == {"train": 785, "calibration": 512, "test": 500}
     assert len(np.unique(np.concatenate(list(images.parts.values())))) == len(images) == 1797
-    # The first images of each part, written down: a new numpy, sklearn or Python must not move them.
+    # The first images of each part, written down: a new numpy or Python must not move them.
     assert {name: part[:4].tolist() for name, part in images.parts.items()} == FIRST_DIGITS
     x, y = next(images.batches(images.parts["test"], 500))
     assert (x.shape, x.dtype, x.min(), x.max()) == ((500, 8, 8, 1), np.float32, 0.0, 1.0)

@@ -10,7 +10,7 @@ import numpy as np
 from ggdjax._errors import ModelError, UnsupportedError
 from ggdjax.network._builder import Constant, GraphBuilder, Grid, Probes, View, channels_last
 from ggdjax.network._graph import PROBE_BATCHES
-from ggdjax.network.onnx._model import as_float32, import_onnx, opset, read_tensor
+from ggdjax.network.onnx._model import as_float32, opset, read_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,7 +41,8 @@ class Call:
         self.builder = builder
         self.name = node.name or builder_name(node)
         self._env = env
-        onnx = import_onnx()
+        import onnx
+
         self._attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
     def refuse(self, what: str) -> UnsupportedError:
@@ -313,7 +314,8 @@ def _fold(
         }
     if any(isinstance(value, View) for value in inputs.values()):
         return None
-    onnx = import_onnx()
+    import onnx
+
     single = onnx.helper.make_model(
         onnx.helper.make_graph(
             [node],

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ggdjax._errors import GgdjaxError, ModelError, expect_path
+from ggdjax._errors import ModelError, expect_path
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -15,22 +15,14 @@ if TYPE_CHECKING:
 OLDEST_OPSET = 7
 
 
-def import_onnx() -> Any:
-    """Return the `onnx` package, which only reading and writing ONNX files needs."""
-    try:
-        import onnx
-    except ImportError as error:
-        raise GgdjaxError("reading ONNX files needs the package `onnx`: run `pip install ggdjax[onnx]`") from error
-    return onnx
-
-
 def read_model(path: str | PathLike[str]) -> Any:
     """Return the `onnx.ModelProto` in the file, external data included.
 
     Raises:
       ModelError: no such file, no ONNX, truncated, external data missing, operator set too old.
     """
-    onnx = import_onnx()
+    import onnx
+
     path = expect_path("path", path, "the name of an ONNX file", ModelError)
     if not path.is_file():
         kind = " but a folder" if path.is_dir() else ""
@@ -69,7 +61,8 @@ def read_tensor(tensor: Any) -> np.ndarray:
     Raises:
       ModelError: its data is incomplete.
     """
-    onnx = import_onnx()
+    import onnx
+
     try:
         value = onnx.numpy_helper.to_array(tensor)
     except Exception as error:

@@ -8,7 +8,6 @@ import numpy as np
 
 from ggdjax._atomic import atomic_write
 from ggdjax.network._builder import View
-from ggdjax.network.onnx._model import import_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +32,7 @@ def save_model(
     Raises:
       GgdjaxError: ``path`` cannot be written.
     """
-    onnx = import_onnx()
+    import onnx
 
     def value(name: str, kind: int, shape: Shape) -> Any:
         return onnx.helper.make_tensor_value_info(name, kind, ["batch" if size is None else size for size in shape])
@@ -75,7 +74,9 @@ class Writer:
         self._names: set[str] = {*net.graph.inputs, *net.graph.outputs}
         self._stored: dict[tuple[str, tuple[int, ...]], str] = {}
         self._numbers: dict[tuple, str] = {}
-        self._onnx = import_onnx()
+        import onnx
+
+        self._onnx = onnx
 
     def view(self, node: Node, index: int = 0) -> View:
         """Return how input ``index`` of ``node`` is stored."""

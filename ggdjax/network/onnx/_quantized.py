@@ -6,7 +6,6 @@ import numpy as np
 
 from ggdjax.network._builder import Constant, Grid, View
 from ggdjax.network.onnx._convert import Call, handler
-from ggdjax.network.onnx._model import import_onnx
 
 _INTEGERS = {f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (4, 8, 16, 32)} | {
     f"uint{bits}": (0, 2**bits - 1) for bits in (4, 8, 16)
@@ -21,7 +20,9 @@ def _quantize(call: Call) -> View | Constant:
     if integers is None:
         # 2: unsigned, 8 bits.
         kind = call.attr("output_dtype", 0) or 2
-        integers = np.zeros((), import_onnx().helper.tensor_dtype_to_np_dtype(kind))
+        from onnx.helper import tensor_dtype_to_np_dtype
+
+        integers = np.zeros((), tensor_dtype_to_np_dtype(kind))
     grid = _grid(call, integers)
     if isinstance(value, Constant):
         scale, zero = _along_axis(call, grid, value.probes[0].ndim)

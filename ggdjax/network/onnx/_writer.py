@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ggdjax._errors import GgdjaxError, expect
-from ggdjax.network.onnx._model import import_onnx
 from ggdjax.network.onnx._model_writer import Writer, save_model
 from ggdjax.network.onnx._writer_ops import write_node
 
@@ -34,7 +33,8 @@ def export_onnx(net: Network, path: str | PathLike[str], *, opset: int = 17) -> 
       GgdjaxError: ``opset`` outside its range, or ``path`` cannot be written.
     """
     expect("net", net, "Network")
-    onnx = import_onnx()
+    import onnx
+
     if opset not in OPSETS:
         raise GgdjaxError(f"`opset` is {opset}; operator sets {OPSETS[0]} to {OPSETS[-1]} can be written")
     writer = Writer(net, opset)
