@@ -35,6 +35,7 @@ class Quantize(RecipeOptions):
         ggdjax quantize squeezenet.onnx --data imagenet/ --preset imagenet-caffe --calibration-ids ids.txt
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --recipe paper
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --weight-bits 4 --max-drop 1
+        ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --target esp32-p4 --max-drop 0.5
         ggdjax quantize mobilenet.onnx --data imagenet/ --preset imagenet-tf --mean-bits 8
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --weight-bits 4 --activation-bits 4
             --tune-images 2000 --gradient-steps auto
@@ -96,7 +97,12 @@ class Quantize(RecipeOptions):
                 screen.print(str(climbed), markup=False, soft_wrap=True)
                 if folder is not None:
                     rungs = [dataclasses.asdict(rung) | {"recipe": rung.recipe.to_dict()} for rung in climbed.rungs]
-                    record = {"max_drop": climbed.max_drop, "reached": climbed.reached, "rungs": rungs}
+                    record = {
+                        "max_drop": climbed.max_drop,
+                        "reached": climbed.reached,
+                        "left_out": climbed.left_out,
+                        "rungs": rungs,
+                    }
                     (folder / "ladder.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
     def _open(self, recipe: Recipe, screen, folder: Path | None) -> tuple[Network, ImageSet]:

@@ -15,6 +15,7 @@ from ggdjax._errors import GgdjaxError, expect_path
 from ggdjax._fields import check_types, from_fields
 from ggdjax.data import Preprocessing, preset
 from ggdjax.quantization import QuantConfig
+from ggdjax.recipe._target import target
 from ggdjax.tune import GradientConfig, RoundingConfig, TuneConfig
 
 #: Tables of a file -> class of what they hold.
@@ -81,6 +82,9 @@ class Recipe:
     """Chooses the images of each part."""
     batch_size: int = 64
     """Images per batch: bounds the memory."""
+    target: str | None = None
+    """Name of the hardware that the network is for, of `ggdjax.recipe.TARGETS`: a recipe that it cannot run is
+    refused. ``gd.recipe.target(name).recipe(recipe)`` gives a recipe the target's steps and signs."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -110,6 +114,13 @@ class Recipe:
             )
         if self.tunes and self.quantization.activations_per == "channel":
             raise GgdjaxError("tuning has one step per feature map: leave `activations_per` 'channel' out")
+        if self.target is not None and (reason := target(self.target).refuses(self)) is not None:
+            raise GgdjaxError(f"{self.target} cannot run this recipe: {reason}")
+
+    @property
+    def widths(self) -> range:
+        """The widths from which ``mean_bits`` chooses."""
+        return range(2, min(math.ceil(self.mean_bits or 2) + 4, 16) + 1)
 
     @property
     def tunes(self) -> bool:
