@@ -82,7 +82,10 @@ _FIELDS: Any = dataclasses.make_dataclass(
         option(Recipe, "rounding"),
         option(Recipe, "target", kind=Literal[tuple(TARGETS)]),
         *(one for name in _FLAGS for one in _flags(name)),
-        *(option(Recipe, name) for name in ("calibration_images", "held_out_images", "seed", "batch_size")),
+        *(
+            option(Recipe, name)
+            for name in ("calibration_images", "held_out_images", "sensitivity_images", "seed", "batch_size")
+        ),
         *(option(Preprocessing, name) for name in PREPROCESSING),
     ],
     bases=(_TUNING,),

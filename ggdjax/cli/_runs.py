@@ -103,6 +103,9 @@ def finish(
 
     screen.print(report.layer_table(outcome.network, outcome.evaluation, width=screen.width))
     screen.print()
+    if outcome.sensitivity is not None:
+        screen.print(report.sensitivity_table(outcome.sensitivity, width=screen.width))
+        screen.print()
     if beside is not None:
         screen.print("steps per tensor", report.accuracy_lines(beside.evaluation), "steps per channel", sep="\n")
     if outcome.untuned_evaluation is not None:

@@ -144,14 +144,16 @@ def ladder(
         for name, own in recipes.items():
             began = time.perf_counter()
             told = None if progress is None else _named(progress, name)
-            outcome = _Run(network, images, own, _of(own, parts, choosing), None, kept, told).outcome()
+            bare = replace(own, sensitivity_images=0)
+            outcome = _Run(network, images, bare, _of(own, parts, choosing), None, kept, told).outcome()
             climbed.append(_rung(name, own, outcome, time.perf_counter() - began))
             if climbed[-1].drop <= max_drop:
                 break
         reached = climbed[-1].drop <= max_drop
         best = climbed[-1] if reached else min(climbed, key=lambda rung: rung.drop)
-        final = _of(best.recipe, parts, parts.held_out)
-        outcome = _Run(network, images, best.recipe, final, None, kept, progress).outcome()
+        last = replace(best.recipe, sensitivity_images=recipe.sensitivity_images)
+        final = _of(last, parts, parts.held_out)
+        outcome = _Run(network, images, last, final, None, kept, progress).outcome()
     return Ladder(max_drop=max_drop, rungs=tuple(climbed), left_out=left_out, outcome=outcome, reached=reached)
 
 

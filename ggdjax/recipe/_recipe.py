@@ -78,6 +78,9 @@ class Recipe:
     """Images to tune on, which neither calibrate nor evaluate."""
     held_out_images: int | None = None
     """Evaluate on up to this many of the held-out images; all of them by default."""
+    sensitivity_images: int = 0
+    """Calibration images on which to measure what rounding each feature map and layer alone does to the output (SQNR,
+    cosine, KL divergence): as many passes of the network over them as it has feature maps and layers. 0: not at all."""
     seed: int = 0
     """Chooses the images of each part."""
     batch_size: int = 64
@@ -91,7 +94,13 @@ class Recipe:
         for name in _TABLES:
             if (value := getattr(self, name)) is not None:
                 check_types(value)
-        for name, least in (("calibration_images", 1), ("tune_images", 0), ("batch_size", 1), ("seed", 0)):
+        for name, least in (
+            ("calibration_images", 1),
+            ("tune_images", 0),
+            ("sensitivity_images", 0),
+            ("batch_size", 1),
+            ("seed", 0),
+        ):
             if getattr(self, name) < least:
                 raise GgdjaxError(f"`{name}` must be at least {least}, got {getattr(self, name)}")
         if self.held_out_images is not None and self.held_out_images < 1:

@@ -121,6 +121,7 @@ class _Run:
             recipe=self.recipe,
             ids=ids,
             seconds=self.seconds,
+            sensitivity=self._sensitivity(q) if self.recipe.sensitivity_images else None,
         )
 
     # Stages ---------------------------------------------------------------------------------------------------------
@@ -265,6 +266,16 @@ class _Run:
             self._ids(self.parts.held_out),
             lambda: evaluate(q, self._counted(name, self.parts.held_out, self.recipe.batch_size)),
         )
+
+    def _sensitivity(self, q: QuantizedNetwork) -> tune.Sensitivity:
+        part = some(self.images, self.parts.calibration, self.recipe.sensitivity_images, self.recipe.seed)
+        with self._clock("sensitivity"):
+            return tune.sensitivity(
+                q,
+                self._load(part)[0],
+                batch_size=self.recipe.batch_size,
+                progress=lambda done, total: self.progress("sensitivity", done, total, ""),
+            )
 
     # Images ---------------------------------------------------------------------------------------------------------
 

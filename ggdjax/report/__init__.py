@@ -11,7 +11,7 @@ from ggdjax.report._record import environment, feature_map_rows, result_record, 
 from ggdjax.report._run_folder import SavedRun, load_run, write_run
 from ggdjax.report._sensitivity import plot_sensitivity
 from ggdjax.report._several import comparison_page
-from ggdjax.report._tables import accuracy_lines, feature_map_table, layer_table, weight_table
+from ggdjax.report._tables import accuracy_lines, feature_map_table, layer_table, sensitivity_table, weight_table
 from ggdjax.report._trajectory import plot_trajectory
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "plot_sensitivity",
     "plot_trajectory",
     "result_record",
+    "sensitivity_table",
     "weight_rows",
     "weight_table",
     "write_run",
