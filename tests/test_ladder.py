@@ -11,7 +11,7 @@ import ggdjax as gd
 from ggdjax._errors import GgdjaxError
 from ggdjax.cli import main
 from ggdjax.recipe import choose_parts
-from ggdjax.recipe._ladder import _parts, _recipes, _rung, _tuning
+from ggdjax.recipe._ladder import _recipes, _rung, _tuning, parts_to_choose
 
 RECIPE = gd.Recipe(
     quantization=gd.QuantConfig(weight_bits=2, activation_bits=4, scheme="max-abs"),
@@ -77,7 +77,7 @@ def test_images_that_choose_do_nothing_else(digits, count):
     """Those that tune are the ones that the recipe of the last rung would choose by itself."""
     _, images = digits
     last = _recipes(RECIPE, ("gradient",), _tuning(images, RECIPE, count))[0]["gradient"]
-    parts, choosing = _parts(images, last, count)
+    parts, choosing = parts_to_choose(images, last, count)
     all_parts = [parts.calibration, parts.tune, parts.held_out, choosing]
     together = np.concatenate(all_parts)
     assert len(set(together.tolist())) == len(together)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ggdjax.recipe._ladder import Ladder, Rung, ladder
 from ggdjax.recipe._named import named
 from ggdjax.recipe._outcome import Outcome
+from ggdjax.recipe._pareto import Pareto, ParetoPoint, pareto
 from ggdjax.recipe._parts import Parts, choose_parts, open_images
 from ggdjax.recipe._recipe import Recipe
 from ggdjax.recipe._run import run
@@ -14,6 +15,8 @@ __all__ = [
     "TARGETS",
     "Ladder",
     "Outcome",
+    "Pareto",
+    "ParetoPoint",
     "Parts",
     "Recipe",
     "Rung",
@@ -22,6 +25,7 @@ __all__ = [
     "ladder",
     "named",
     "open_images",
+    "pareto",
     "run",
     "target",
 ]

@@ -135,7 +135,7 @@ def ladder(
     if not recipes:
         why = "".join(f"; {reason}" for reason in left_out.values())
         raise GgdjaxError(f"`rungs` leaves none to climb: name at least one that the recipe allows{why}")
-    parts, choosing = _parts(images, [*recipes.values()][-1], choose_images)
+    parts, choosing = parts_to_choose(images, [*recipes.values()][-1], choose_images)
     for own in recipes.values():
         check_images(network, images, parts, own)
     with tempfile.TemporaryDirectory(prefix="ggdjax-") as temporary:
@@ -208,7 +208,7 @@ def _tuning(images: ImageSet, recipe: Recipe, count: int) -> int:
     return min(recipe.tune_images or count, most)
 
 
-def _parts(images: ImageSet, last: Recipe, count: int) -> tuple[Parts, np.ndarray]:
+def parts_to_choose(images: ImageSet, last: Recipe, count: int) -> tuple[Parts, np.ndarray]:
     """Return the parts of the last rung's recipe, and the images that choose, which are in none of them."""
     own = choose_parts(images, last)
     used = data.Split(calibration=np.union1d(own.calibration, own.tune), held_out=own.held_out, seed=last.seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ggdjax.report._comparison import compare_schemes
-from ggdjax.report._cost import cost_record, plot_pareto
+from ggdjax.report._cost import cost_record, plot_front, plot_pareto
 from ggdjax.report._distortion import plot_distortion, plot_losses
 from ggdjax.report._page import html_page
 from ggdjax.report._plots import plot_feature_map
@@ -28,6 +28,7 @@ __all__ = [
     "load_run",
     "plot_distortion",
     "plot_feature_map",
+    "plot_front",
     "plot_losses",
     "plot_pareto",
     "plot_sensitivity",

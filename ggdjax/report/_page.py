@@ -84,6 +84,7 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
         section("Where the signal is lost", plot_tag(sensitivity, "Where the signal is lost")) if sensitivity else "",
         _output(result.get("sensitivity")),
         _tuning(result, search),
+        _sweep(folder),
         cost_section(result, compared),
     ]
     provenance = {key: result[key] for key in _PROVENANCE}
@@ -143,6 +144,12 @@ def _output(found: dict[str, Any] | None) -> str:
     return section(
         "What each rounding alone does to the output", text, field, table(found["rows"], _OUTPUT_COLUMNS, "output")
     )
+
+
+def _sweep(folder: Path) -> str:
+    """Return the plot of a sweep over widths, where the run made one."""
+    path = folder / "pareto.png"
+    return section("Accuracy against cost", plot_tag(path.read_bytes(), "a sweep over widths")) if path.exists() else ""
 
 
 def _tuning(result: dict[str, Any], search: bytes | None) -> str:

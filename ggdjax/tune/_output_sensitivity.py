@@ -103,35 +103,56 @@ def sensitivity(
         >>> len(found.feature_maps), len(found.weights), 0.9 < found.network.cosine <= 1
         (2, 2, True)
     """
-    expect("q", q, "QuantizedNetwork")
-    images = np.asarray(expect_array("images", images, "an array of images", least_rank=1, error=DataError), np.float32)
-    if not len(images):
-        raise DataError("`images` is empty: give a few dozen")
-    graph = q.graph.up_to_logits()
-    q.network.check_input(images)
-    quantizers = q.quantizers
-    maps = [fm.tensor for fm in q.graph.feature_maps() if fm.tensor in quantizers.activations]
-    layers = [node.name for node in q.graph.quantizable if node.name in quantizers.weights]
+    maps, layers = _rounded_parts(q)
     switches = np.eye(len(maps) + len(layers), dtype=bool)
     switches = np.concatenate([switches, np.ones((1, switches.shape[1]), bool)])
-    size, done, total = min(batch_size, len(images)), 0, 0.0
-    for batch, count in batches_of(images, size):
-        valid = np.arange(size) < count
-        sums = _changes(graph, tuple(maps), tuple(layers), q.float_network.params, q.params,
-                        quantizers, batch, valid, switches)  # fmt: skip
-        total, done = total + np.asarray(jax.device_get(sums), np.float64), done + count
-        if progress is not None:
-            progress(done, len(images))
-    changes = [
-        OutputChange(sqnr_db=sqnr_db(energy, error), cosine=cosine / len(images), kl=kl / len(images))
-        for energy, error, cosine, kl in np.asarray(total).tolist()
-    ]
+    changes = _measured(q, images, switches, batch_size, progress)
     return Sensitivity(
-        images=len(images),
+        images=len(np.asarray(images)),
         feature_maps=dict(zip(maps, changes, strict=False)),
         weights=dict(zip(layers, changes[len(maps) :], strict=False)),
         network=changes[-1],
     )
+
+
+def output_change(q: QuantizedNetwork, images: Real[ArrayLike, "image ..."], *, batch_size: int = 64) -> OutputChange:
+    """Return what all roundings together do to the output: ``sensitivity(…).network``, by a single pass."""
+    return _measured(q, images, np.ones((1, sum(map(len, _rounded_parts(q)))), bool), batch_size, None)[0]
+
+
+def _rounded_parts(q: QuantizedNetwork) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the feature maps and the layers that have quantizers, in the order of the data."""
+    expect("q", q, "QuantizedNetwork")
+    return (
+        tuple(fm.tensor for fm in q.graph.feature_maps() if fm.tensor in q.quantizers.activations),
+        tuple(node.name for node in q.graph.quantizable if node.name in q.quantizers.weights),
+    )
+
+
+def _measured(
+    q: QuantizedNetwork,
+    images: Any,
+    switches: np.ndarray,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None,
+) -> list[OutputChange]:
+    """Return what the roundings of each row of ``switches`` (feature maps first) do to the output."""
+    images = np.asarray(expect_array("images", images, "an array of images", least_rank=1, error=DataError), np.float32)
+    if not len(images):
+        raise DataError("`images` is empty: give a few dozen")
+    graph, parts = q.graph.up_to_logits(), _rounded_parts(q)
+    q.network.check_input(images)
+    size, done, total = min(batch_size, len(images)), 0, np.zeros((len(switches), 4))
+    for batch, count in batches_of(images, size):
+        valid = np.arange(size) < count
+        sums = _changes(graph, *parts, q.float_network.params, q.params, q.quantizers, batch, valid, switches)
+        total, done = total + np.asarray(jax.device_get(sums), np.float64), done + count
+        if progress is not None:
+            progress(done, len(images))
+    return [
+        OutputChange(sqnr_db=sqnr_db(energy, error), cosine=cosine / len(images), kl=kl / len(images))
+        for energy, error, cosine, kl in total.tolist()
+    ]
 
 
 class _Switched(Float):
