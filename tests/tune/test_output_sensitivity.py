@@ -12,6 +12,7 @@ import pytest
 import ggdjax as gd
 from ggdjax._errors import DataError
 from ggdjax.quantization import Quantizers
+from ggdjax.report._page import _output
 
 
 @pytest.fixture(scope="module")
@@ -65,5 +66,8 @@ def test_table_and_rows(quantized):
     rows = found.rows()
     assert [row["rounded"] for row in rows] == ["feature map"] * 2 + ["weights"] * 2 + ["all"]
     assert gd.report.sensitivity_table(found).row_count == 5
+    page = _output({"images": found.images, "rows": rows})
+    assert page.count('<tr class="output"') == 5
+    assert _output(None) == ""
     with pytest.raises(DataError, match="`images` is empty"):
         gd.tune.sensitivity(quantized[0], np.zeros((0, 6)))
