@@ -11,7 +11,7 @@ import ggdjax as gd
 from ggdjax._errors import GgdjaxError
 from ggdjax.cli import main
 from ggdjax.recipe import choose_parts
-from ggdjax.recipe._ladder import _parts, _recipes, _rung, _tuning
+from ggdjax.recipe._ladder import _recipes, _rung, _tuning, parts_to_choose
 
 RECIPE = gd.Recipe(
     quantization=gd.QuantConfig(weight_bits=2, activation_bits=4, scheme="max-abs"),
@@ -76,8 +76,8 @@ def test_where_no_rung_holds_the_best_is_kept(digits):
 def test_images_that_choose_do_nothing_else(digits, count):
     """Those that tune are the ones that the recipe of the last rung would choose by itself."""
     _, images = digits
-    last = _recipes(RECIPE, ("gradient",), _tuning(images, RECIPE, count))["gradient"]
-    parts, choosing = _parts(images, last, count)
+    last = _recipes(RECIPE, ("gradient",), _tuning(images, RECIPE, count))[0]["gradient"]
+    parts, choosing = parts_to_choose(images, last, count)
     all_parts = [parts.calibration, parts.tune, parts.held_out, choosing]
     together = np.concatenate(all_parts)
     assert len(set(together.tolist())) == len(together)
@@ -86,7 +86,7 @@ def test_images_that_choose_do_nothing_else(digits, count):
 
 
 def test_each_rung_adds_to_the_one_below():
-    recipes = _recipes(RECIPE, ("nearest", "output", "channel", "widths", "gradient"), 50)
+    recipes, _ = _recipes(RECIPE, ("nearest", "output", "channel", "widths", "gradient"), 50)
     assert list(recipes) == ["nearest", "output", "channel", "gradient"]  # widths differ: no mean of both
     assert [recipe.rounding for recipe in recipes.values()] == ["nearest", "output", "output", "output"]
     assert [recipe.quantization.weights_per for recipe in recipes.values()] == [
@@ -97,7 +97,7 @@ def test_each_rung_adds_to_the_one_below():
     ]
     assert [recipe.tunes for recipe in recipes.values()] == [False, False, False, True]
     same = gd.Recipe(quantization=gd.QuantConfig(weight_bits=4, activation_bits=4))
-    assert _recipes(same, ("widths",), 50)["widths"].mean_bits == 4
+    assert _recipes(same, ("widths",), 50)[0]["widths"].mean_bits == 4
 
 
 def test_the_interval_is_that_of_pairs(digits):

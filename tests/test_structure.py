@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "export": {"network", "quantization", "datapath"},
     "cost": {"network", "quantization", "datapath"},
     "zoo": {"network", "data"},
-    "recipe": {"network", "quantization", "tune", "data"},
+    "recipe": {"network", "quantization", "tune", "data", "datapath", "cost"},
     "report": {
         "ggd",
         "steps",

@@ -55,7 +55,7 @@ class Evaluate:
         recipe, quantized = saved.recipe, saved.network
         if self.data is not None and saved.data is None:
             raise GgdjaxError("`--data` needs a RUN of your own network: this one is of the embedded network")
-        quantized, program = integer_program(quantized) if self.integers else (quantized, None)
+        quantized, program = integer_program(quantized, recipe) if self.integers else (quantized, None)
         path = saved.data if self.data is None else self.data
         images = opened(path, quantized, recipe, screen)
         part = self._part(images, saved.result["images"])

@@ -32,7 +32,8 @@ class Export:
     out: Path
     """File to write; with `--to bundle` a folder."""
     accelerator: Path | None = None
-    """TOML or JSON specification of the accelerator; none: one with the widths of the network."""
+    """TOML or JSON specification of the accelerator; none: that of the `--target` of RUN, or one with
+    the widths of the network."""
     images: int = 0
     """Golden vectors of every tensor for this many held-out images; only with `--to bundle`."""
 
@@ -54,7 +55,7 @@ class Export:
             raise GgdjaxError(f"`--out` {self.out} cannot be written: name a file, in a folder that is there")
         saved, screen = report.load_run(self.run_folder), console()
         quantized = saved.network
-        _, program = integer_program(quantized, self.accelerator)
+        _, program = integer_program(quantized, saved.recipe, self.accelerator)
         if not bundle:
             write = {"qdq": _onnx("qdq"), "integer-onnx": _onnx("integer"), "qonnx": export.export_qonnx}[self.to]
             write(program, self.out)

@@ -16,7 +16,7 @@ from ggdjax._errors import GgdjaxError
 from ggdjax._fields import field_docs
 from ggdjax.data import Preprocessing
 from ggdjax.quantization import QuantConfig
-from ggdjax.recipe import Recipe
+from ggdjax.recipe import TARGETS, Recipe
 from ggdjax.tune import GradientConfig, TuneConfig
 
 if TYPE_CHECKING:
@@ -80,8 +80,12 @@ _FIELDS: Any = dataclasses.make_dataclass(
         *(option(QuantConfig, name) for name in _WIDTHS_AND_SCHEMES),
         option(Recipe, "mean_bits", also=" With a recipe that has it, either width given takes its place."),
         option(Recipe, "rounding"),
+        option(Recipe, "target", kind=Literal[tuple(TARGETS)]),
         *(one for name in _FLAGS for one in _flags(name)),
-        *(option(Recipe, name) for name in ("calibration_images", "held_out_images", "seed", "batch_size")),
+        *(
+            option(Recipe, name)
+            for name in ("calibration_images", "held_out_images", "sensitivity_images", "seed", "batch_size")
+        ),
         *(option(Preprocessing, name) for name in PREPROCESSING),
     ],
     bases=(_TUNING,),
@@ -100,7 +104,10 @@ class TuningOptions(_TUNING):
             GgdjaxError: a value out of range, or options that contradict each other.
         """
         given = {f.name: v for f in dataclasses.fields(_TUNING) if (v := getattr(self, f.name)) is not None}
-        changes = dict(changes or {}) | {n: given[n] for n in ("tune_images", "tune_seconds") if n in given}
+        # What a target needs of steps and signs is set at the end, when all else is known.
+        changes = {"target": recipe.target, **(changes or {})}
+        hardware, recipe = changes.pop("target"), dataclasses.replace(recipe, target=None)
+        changes = changes | {n: given[n] for n in ("tune_images", "tune_seconds") if n in given}
         seed, images = (changes.get(name, getattr(recipe, name)) for name in ("seed", "tune_images"))
         sweeps, steps = given.get("tune_sweeps"), given.get("gradient_steps")
         for name in ("tune_sweeps", "gradient_steps"):
@@ -121,7 +128,8 @@ class TuningOptions(_TUNING):
             changes["gradient"] = None if steps == 0 else dataclasses.replace(start, steps=wanted)
         if images and not (changes.get("search", recipe.search) or changes.get("gradient", recipe.gradient)):
             raise GgdjaxError("`--tune-images` has nothing to do: give `--tune-sweeps` or `--gradient-steps`")
-        return dataclasses.replace(recipe, **changes)
+        changed = dataclasses.replace(recipe, **changes)
+        return changed if hardware is None else TARGETS[hardware].recipe(changed)
 
 
 class RecipeOptions(_FIELDS, TuningOptions):

@@ -35,6 +35,8 @@ class Quantize(RecipeOptions):
         ggdjax quantize squeezenet.onnx --data imagenet/ --preset imagenet-caffe --calibration-ids ids.txt
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --recipe paper
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --weight-bits 4 --max-drop 1
+        ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --target esp32-p4 --max-drop 0.5
+        ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --pareto 3 4 5 6 8 --out runs/r20
         ggdjax quantize mobilenet.onnx --data imagenet/ --preset imagenet-tf --mean-bits 8
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --weight-bits 4 --activation-bits 4
             --tune-images 2000 --gradient-steps auto
@@ -56,6 +58,10 @@ class Quantize(RecipeOptions):
     """Climb until top-1 falls by at most so many percentage points: nearest rounding, rounding for the output, a
     fractional length per channel, widths per layer, gradient tuning. 500 images that do nothing else choose; every rung
     is printed with its time and what hardware it needs."""
+    pareto: Annotated[tuple[float, ...], tyro.conf.arg(metavar="[BITS …]")] = ()
+    """Beside the run, a sweep over mean widths, such as 3 4 5 6 8: the Pareto front of top-1 against weight bytes,
+    traffic and energy, on images that do nothing else. It is printed, and with `--out` written to pareto.json and
+    pareto.png."""
     preset: str | None = None
     """Preprocessing: cifar10, mnist, imagenet, imagenet-caffe or imagenet-tf; options below change single fields."""
     calibration_ids: Path | None = None
@@ -70,6 +76,8 @@ class Quantize(RecipeOptions):
         from ggdjax import recipe as pipeline
         from ggdjax.cli._console import console, stages
         from ggdjax.recipe._named import recipe_of
+        from ggdjax.report import plot_front
+        from ggdjax.report._plots import png
 
         if self.max_drop is not None and not 0 <= self.max_drop < 100:
             raise GgdjaxError(f"`--max-drop` must be from 0 to 100 percentage points, got {self.max_drop:g}")
@@ -85,6 +93,11 @@ class Quantize(RecipeOptions):
                     limit = self.max_drop / 100
                     climbed = pipeline.ladder(net, images, recipe, max_drop=limit, folder=unfinished, progress=progress)
                     outcome = climbed.outcome
+                swept = None
+                if self.pareto:
+                    swept = pipeline.pareto(
+                        net, images, recipe, budgets=self.pareto, folder=unfinished, progress=progress
+                    )
                 if recipe.quantization.activations_per == "channel":
                     per_tensor = dataclasses.replace(recipe.quantization, activations_per="tensor")
                     again = dataclasses.replace(recipe, quantization=per_tensor)
@@ -96,8 +109,20 @@ class Quantize(RecipeOptions):
                 screen.print(str(climbed), markup=False, soft_wrap=True)
                 if folder is not None:
                     rungs = [dataclasses.asdict(rung) | {"recipe": rung.recipe.to_dict()} for rung in climbed.rungs]
-                    record = {"max_drop": climbed.max_drop, "reached": climbed.reached, "rungs": rungs}
+                    record = {
+                        "max_drop": climbed.max_drop,
+                        "reached": climbed.reached,
+                        "left_out": climbed.left_out,
+                        "rungs": rungs,
+                    }
                     (folder / "ladder.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+            if swept is not None:
+                screen.print(str(swept), markup=False, soft_wrap=True)
+                if folder is not None:
+                    text = json.dumps(swept.to_dict(), indent=1)
+                    (folder / "pareto.json").write_text(text + "\n", encoding="utf-8")
+                    (folder / "pareto.png").write_bytes(png(plot_front(swept)))
 
     def _open(self, recipe: Recipe, screen, folder: Path | None) -> tuple[Network, ImageSet]:
         from ggdjax.report._run_folder import check_space

@@ -103,6 +103,9 @@ def finish(
 
     screen.print(report.layer_table(outcome.network, outcome.evaluation, width=screen.width))
     screen.print()
+    if outcome.sensitivity is not None:
+        screen.print(report.sensitivity_table(outcome.sensitivity, width=screen.width))
+        screen.print()
     if beside is not None:
         screen.print("steps per tensor", report.accuracy_lines(beside.evaluation), "steps per channel", sep="\n")
     if outcome.untuned_evaluation is not None:
@@ -137,15 +140,20 @@ def _print_advice(outcome: Outcome, screen: Console) -> None:
     screen.print(line, markup=False)
 
 
-def integer_program(q: QuantizedNetwork, specification: Path | None = None) -> tuple[QuantizedNetwork, Any]:
+def integer_program(
+    q: QuantizedNetwork, recipe: Recipe, specification: Path | None = None
+) -> tuple[QuantizedNetwork, Any]:
     """Return the network with biases on its accumulators' grids, and the integer program of it.
 
-    The accelerator has the widths of the network, or is the one that a file specifies.
+    The accelerator is the one that a file specifies, or that of the recipe's target, or has the widths of the network.
     """
     from ggdjax import datapath
+    from ggdjax.recipe import TARGETS
 
     if specification is not None:
         accelerator = datapath.Accelerator.load(specification)
+    elif recipe.target is not None:
+        accelerator = TARGETS[recipe.target].accelerator(q)
     else:
         widest = {
             f"{name}_bits": max((8, *(quantizer.bits for quantizer in quantizers.values())))

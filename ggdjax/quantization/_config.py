@@ -18,7 +18,8 @@ class QuantConfig:
     """Widths and schemes of one quantized network.
 
     Raises:
-        GgdjaxError: a width outside its range, or an unknown scheme, ``weights_per`` or ``activations_per``.
+        GgdjaxError: a width outside its range, or an unknown scheme, ``weights_per``, ``activations_per`` or
+            ``activation_steps``.
 
     Example:
         >>> gd.QuantConfig(weight_bits=4, activation_bits=6).scheme
@@ -41,6 +42,11 @@ class QuantConfig:
     activations_per: str = "tensor"
     """One step per feature map (``"tensor"``), or one per channel of it (``"channel"``: needs a calibration that
     counted channels, and an accelerator that rescales its accumulators per input channel)."""
+    activation_steps: str = "free"
+    """``"free"``, or ``"power-of-two"`` for hardware that only shifts: the power of two of least squared error on the
+    calibration histogram, near the scheme's step."""
+    activations_signed: bool = False
+    """Signed codes for every feature map, for hardware that has no others."""
     weight_scheme: str = "fixed-point"
     """``"fixed-point"``, the paper's: steps are powers of two, of least squared error. Or the name of a scheme that
     chooses a free step for the weights from their histogram, for comparison."""
@@ -72,6 +78,8 @@ class QuantConfig:
         for name in ("activations_per", "weights_per"):
             if getattr(self, name) not in ("tensor", "channel"):
                 raise GgdjaxError(f"`{name}` must be 'tensor' or 'channel', got {getattr(self, name)!r}")
+        if self.activation_steps not in ("free", "power-of-two"):
+            raise GgdjaxError(f"`activation_steps` must be 'free' or 'power-of-two', got {self.activation_steps!r}")
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from ggdjax.ggd import Histogram
 from ggdjax.network import fold_batch_norm
 from ggdjax.quantization._config import QuantConfig, refuse_unknown
 from ggdjax.quantization._factors import round_factors
+from ggdjax.quantization._powers_of_two import powers_of_two
 from ggdjax.quantization._quantized_network import QuantizedNetwork
 from ggdjax.quantization._quantizers import Quantizers, short_step
 from ggdjax.quantization._record import Record, Stage
@@ -100,7 +101,7 @@ def choose_activations(
     Returns:
         NumPy choices of shape ``[*setting]``, or ``[*setting, chan]`` with steps per channel.
     """
-    signed = np.asarray(calibration.histograms.is_signed)
+    signed = np.asarray(calibration.histograms.is_signed) | config.activations_signed
     if config.activations_per == "channel":
         return _choose_channels(calibration, config, widths, signed)
     # Padded to few sizes: networks share the compiled program. The choices for the padding are dropped below.
@@ -108,6 +109,8 @@ def choose_activations(
     histograms = jax.tree.map(lambda leaf: _pad(leaf, size), calibration.histograms)
     widths = np.maximum(_pad(widths.T, size).T, 2)
     chosen = jax.device_get(schemes.choose(config.scheme, histograms, widths, _pad(signed, size)))
+    if config.activation_steps == "power-of-two":
+        chosen = powers_of_two(chosen, histograms)
     return {name: chosen[..., i] for i, name in enumerate(calibration.names)}
 
 
@@ -183,7 +186,9 @@ def _choose_channels(
         chosen = schemes.choose(config.scheme, block, np.maximum(block_widths, 2), block_signed)
         blocks.append(jax.device_get(chosen))
     axis = widths.ndim - 1
-    chosen = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=axis), *blocks)
+    chosen = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=axis)[..., : sum(sizes)], *blocks)
+    if config.activation_steps == "power-of-two":
+        chosen = powers_of_two(chosen, all_channels)
     ends = np.cumsum(sizes)
     return {name: chosen[..., end - size : end] for name, size, end in zip(calibration.names, sizes, ends, strict=True)}
 

@@ -16,10 +16,11 @@ from ggdjax._errors import GgdjaxError, expect
 from ggdjax.recipe._parts import Parts, check_images, choose_parts
 from ggdjax.recipe._recipe import Recipe
 from ggdjax.recipe._run import _Run
+from ggdjax.recipe._target import TARGETS, target
 from ggdjax.tune import GradientConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ggdjax.data import ImageSet
     from ggdjax.network import Network
@@ -42,6 +43,8 @@ class Rung:
     name: str
     needs: str
     """What the hardware must be able to do, beyond the rung below."""
+    targets: tuple[str, ...]
+    """Hardware of `TARGETS` that could run it, with the steps and signs that it has."""
     recipe: Recipe
     images: int
     float_top1: float
@@ -59,6 +62,8 @@ class Ladder:
 
     max_drop: float
     rungs: tuple[Rung, ...]
+    left_out: dict[str, str]
+    """Rungs that the target of the recipe cannot run, and why."""
     outcome: Outcome
     reached: bool
     """Whether the last rung's drop is at most ``max_drop`` on the images that choose."""
@@ -69,8 +74,9 @@ class Ladder:
             low, high = (f"{100 * end:.1f}" for end in rung.drop_interval)
             lines.append(
                 f"{rung.name:9} {100 * rung.top1:6.2f}% {100 * rung.drop:7.2f}  {f'[{low}, {high}]':>14} "
-                f"{rung.seconds:8.1f}  {rung.needs}"
+                f"{rung.seconds:8.1f}  {rung.needs} ({', '.join(rung.targets) or 'no target of ours'})"
             )
+        lines.extend(f"{name:9} left out: {reason}" for name, reason in self.left_out.items())
         said = "reached" if self.reached else "not reached; the best rung is kept"
         images, limit = self.rungs[0].images, 100 * self.max_drop
         return "\n".join([*lines, f"{images} images that choose; a drop of at most {limit:g} points: {said}."])
@@ -96,7 +102,8 @@ def ladder(
     Args:
         network: from a file or a function.
         images: labelled images.
-        recipe: widths, scheme, images; `Recipe()` where None. Its tuning is that of the last rung.
+        recipe: widths, scheme, images, target; `Recipe()` where None. Its tuning is that of the last rung. Rungs that
+            its target cannot run are left out.
         max_drop: of top-1, as a fraction: 0.005 is half a point. The measured drop decides; its interval is recorded.
         choose_images: images to choose on, and as many to tune on where the recipe has no number; fewer where fewer
             are left: half of those that no part has, or a third of the held-out ones.
@@ -124,10 +131,11 @@ def ladder(
         raise GgdjaxError(f"`choose_images` must be at least 1, got {choose_images!r}")
     if unknown := [name for name in rungs if name not in RUNGS]:
         raise GgdjaxError(f"no rung is called `{unknown[0]}`: {', '.join(RUNGS)}")
-    recipes = _recipes(recipe, rungs, _tuning(images, recipe, choose_images))
+    recipes, left_out = _recipes(recipe, rungs, _tuning(images, recipe, choose_images))
     if not recipes:
-        raise GgdjaxError("`rungs` leaves none to climb: name at least one that the recipe allows")
-    parts, choosing = _parts(images, [*recipes.values()][-1], choose_images)
+        why = "".join(f"; {reason}" for reason in left_out.values())
+        raise GgdjaxError(f"`rungs` leaves none to climb: name at least one that the recipe allows{why}")
+    parts, choosing = parts_to_choose(images, [*recipes.values()][-1], choose_images)
     for own in recipes.values():
         check_images(network, images, parts, own)
     with tempfile.TemporaryDirectory(prefix="ggdjax-") as temporary:
@@ -136,37 +144,58 @@ def ladder(
         for name, own in recipes.items():
             began = time.perf_counter()
             told = None if progress is None else _named(progress, name)
-            outcome = _Run(network, images, own, _of(own, parts, choosing), None, kept, told).outcome()
+            bare = replace(own, sensitivity_images=0)
+            outcome = _Run(network, images, bare, _of(own, parts, choosing), None, kept, told).outcome()
             climbed.append(_rung(name, own, outcome, time.perf_counter() - began))
             if climbed[-1].drop <= max_drop:
                 break
         reached = climbed[-1].drop <= max_drop
         best = climbed[-1] if reached else min(climbed, key=lambda rung: rung.drop)
-        final = _of(best.recipe, parts, parts.held_out)
-        outcome = _Run(network, images, best.recipe, final, None, kept, progress).outcome()
-    return Ladder(max_drop=max_drop, rungs=tuple(climbed), outcome=outcome, reached=reached)
+        last = replace(best.recipe, sensitivity_images=recipe.sensitivity_images)
+        final = _of(last, parts, parts.held_out)
+        outcome = _Run(network, images, last, final, None, kept, progress).outcome()
+    return Ladder(max_drop=max_drop, rungs=tuple(climbed), left_out=left_out, outcome=outcome, reached=reached)
 
 
-def _recipes(recipe: Recipe, rungs: tuple[str, ...], count: int) -> dict[str, Recipe]:
-    """Return the recipe of every rung; ``count`` images tune."""
-    config, untuned = recipe.quantization, replace(recipe, search=None, gradient=None, tune_images=0)
-    found = {}
+def _recipes(recipe: Recipe, rungs: tuple[str, ...], count: int) -> tuple[dict[str, Recipe], dict[str, str]]:
+    """Return the recipe of every rung, ``count`` images tuning; and why the target cannot run those that are left out.
+
+    A rung adds to those below it that are not left out.
+    """
+    hardware = None if recipe.target is None else target(recipe.target)
+    untuned = replace(recipe, search=None, gradient=None, tune_images=0, target=None)
+    found, left_out = {}, {}
     for name in (name for name in RUNGS if name in rungs):
-        if name == "widths":
-            if config.weight_bits != config.activation_bits or recipe.mean_bits is not None:
+        own = _added(name, untuned, recipe, count)
+        if own is None:
+            continue
+        if hardware is not None:
+            try:
+                own = hardware.recipe(own)
+            except GgdjaxError as error:
+                left_out[name] = str(error)
                 continue
-            untuned = replace(untuned, mean_bits=float(config.weight_bits))
-        elif name == "channel":
-            untuned = replace(untuned, quantization=replace(config, weights_per="channel"))
-        elif name != "gradient":
-            untuned = replace(untuned, rounding=name)
-        found[name] = untuned
-        if name == "gradient":
-            slopes = recipe.gradient if recipe.tunes else GradientConfig(seed=recipe.seed)
-            if slopes is not None:
-                slopes = replace(slopes, batch_size=min(slopes.batch_size, count))
-            found[name] = replace(untuned, tune_images=count, search=recipe.search, gradient=slopes)
-    return found
+        found[name] = own
+        if name != "gradient":
+            untuned = replace(own, target=None)
+    return found, left_out
+
+
+def _added(name: str, below: Recipe, recipe: Recipe, count: int) -> Recipe | None:
+    """Return the recipe of a rung, for any target; None where the widths of ``recipe`` leave it out."""
+    config = below.quantization
+    if name == "widths":
+        if config.weight_bits != config.activation_bits or recipe.mean_bits is not None:
+            return None
+        return replace(below, mean_bits=float(config.weight_bits))
+    if name == "channel":
+        return replace(below, quantization=replace(config, weights_per="channel"))
+    if name != "gradient":
+        return replace(below, rounding=name)
+    slopes = recipe.gradient if recipe.tunes else GradientConfig(seed=recipe.seed)
+    if slopes is not None:
+        slopes = replace(slopes, batch_size=min(slopes.batch_size, count))
+    return replace(below, tune_images=count, search=recipe.search, gradient=slopes)
 
 
 def _tuning(images: ImageSet, recipe: Recipe, count: int) -> int:
@@ -179,7 +208,7 @@ def _tuning(images: ImageSet, recipe: Recipe, count: int) -> int:
     return min(recipe.tune_images or count, most)
 
 
-def _parts(images: ImageSet, last: Recipe, count: int) -> tuple[Parts, np.ndarray]:
+def parts_to_choose(images: ImageSet, last: Recipe, count: int) -> tuple[Parts, np.ndarray]:
     """Return the parts of the last rung's recipe, and the images that choose, which are in none of them."""
     own = choose_parts(images, last)
     used = data.Split(calibration=np.union1d(own.calibration, own.tune), held_out=own.held_out, seed=last.seed)
@@ -201,6 +230,7 @@ def _rung(name: str, recipe: Recipe, outcome: Outcome, seconds: float) -> Rung:
     return Rung(
         name=name,
         needs=RUNGS[name],
+        targets=tuple(_able(recipe)),
         recipe=outcome.recipe,
         images=count,
         float_top1=float(real.mean()),
@@ -209,6 +239,16 @@ def _rung(name: str, recipe: Recipe, outcome: Outcome, seconds: float) -> Rung:
         drop_interval=(centre - half, centre + half),
         seconds=round(seconds, 1),
     )
+
+
+def _able(recipe: Recipe) -> Iterator[str]:
+    """Yield the names of the targets that can run a recipe."""
+    for name, hardware in TARGETS.items():
+        try:
+            hardware.recipe(replace(recipe, target=None))
+        except GgdjaxError:
+            continue
+        yield name
 
 
 def _named(progress: Callable[[str, int, int, str], None], rung: str) -> Callable[[str, int, int, str], None]:

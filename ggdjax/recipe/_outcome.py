@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from ggdjax.quantization import QuantizedNetwork
     from ggdjax.recipe._recipe import Recipe
+    from ggdjax.tune import Sensitivity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,8 @@ class Outcome:
     ``…_correct``, unreadable images left out)."""
     seconds: dict[str, float]
     """Wall time by stage; of a stage that an earlier start finished, the time to load it."""
+    sensitivity: Sensitivity | None = None
+    """What each rounding alone does to the output, where the recipe has ``sensitivity_images``."""
 
 
 def save_evaluation(evaluation: Evaluation, path: Path) -> None:

@@ -15,6 +15,7 @@ from ggdjax._errors import GgdjaxError, expect_path
 from ggdjax._fields import check_types, from_fields
 from ggdjax.data import Preprocessing, preset
 from ggdjax.quantization import QuantConfig
+from ggdjax.recipe._target import target
 from ggdjax.tune import GradientConfig, RoundingConfig, TuneConfig
 
 #: Tables of a file -> class of what they hold.
@@ -77,17 +78,29 @@ class Recipe:
     """Images to tune on, which neither calibrate nor evaluate."""
     held_out_images: int | None = None
     """Evaluate on up to this many of the held-out images; all of them by default."""
+    sensitivity_images: int = 0
+    """Calibration images on which to measure what rounding each feature map and layer alone does to the output (SQNR,
+    cosine, KL divergence): as many passes of the network over them as it has feature maps and layers. 0: not at all."""
     seed: int = 0
     """Chooses the images of each part."""
     batch_size: int = 64
     """Images per batch: bounds the memory."""
+    target: str | None = None
+    """Name of the hardware that the network is for, of `ggdjax.recipe.TARGETS`: a recipe that it cannot run is
+    refused. ``gd.recipe.target(name).recipe(recipe)`` gives a recipe the target's steps and signs."""
 
     def __post_init__(self) -> None:
         check_types(self)
         for name in _TABLES:
             if (value := getattr(self, name)) is not None:
                 check_types(value)
-        for name, least in (("calibration_images", 1), ("tune_images", 0), ("batch_size", 1), ("seed", 0)):
+        for name, least in (
+            ("calibration_images", 1),
+            ("tune_images", 0),
+            ("sensitivity_images", 0),
+            ("batch_size", 1),
+            ("seed", 0),
+        ):
             if getattr(self, name) < least:
                 raise GgdjaxError(f"`{name}` must be at least {least}, got {getattr(self, name)}")
         if self.held_out_images is not None and self.held_out_images < 1:
@@ -110,6 +123,13 @@ class Recipe:
             )
         if self.tunes and self.quantization.activations_per == "channel":
             raise GgdjaxError("tuning has one step per feature map: leave `activations_per` 'channel' out")
+        if self.target is not None and (reason := target(self.target).refuses(self)) is not None:
+            raise GgdjaxError(f"{self.target} cannot run this recipe: {reason}")
+
+    @property
+    def widths(self) -> range:
+        """The widths from which ``mean_bits`` chooses."""
+        return range(2, min(math.ceil(self.mean_bits or 2) + 4, 16) + 1)
 
     @property
     def tunes(self) -> bool:

@@ -24,6 +24,7 @@ from ggdjax.quantization._record import image_hash
 from ggdjax.recipe._outcome import Outcome, load_evaluation, save_evaluation
 from ggdjax.recipe._parts import check_images, choose_parts, some
 from ggdjax.recipe._recipe import Recipe
+from ggdjax.recipe._target import target
 from ggdjax.tune._backward_forward import search_passes
 from ggdjax.tune._gradient import gradient_steps
 
@@ -101,10 +102,11 @@ class _Run:
         q = self.network if isinstance(self.network, QuantizedNetwork) else self._quantized(self.network)
         if self.recipe.bias_correction and not _has(q, "bias_correction"):
             q = self._stage("bias_correction", self._few_ids(), lambda: self._corrected(q))
-        untuned, before = (None, None)
+        of_target = (lambda q: q) if self.recipe.target is None else target(self.recipe.target).fitted
+        q, untuned, before = of_target(q), None, None
         if self.recipe.tunes:
             untuned, before = q, self._evaluated(q, "evaluate_untuned")
-            q = self._tuned(q)
+            q = of_target(self._tuned(q))
         evaluation = self._evaluated(q, "evaluate")
         lost = self.images.unreadable
         ids = {
@@ -119,6 +121,7 @@ class _Run:
             recipe=self.recipe,
             ids=ids,
             seconds=self.seconds,
+            sensitivity=self._sensitivity(q) if self.recipe.sensitivity_images else None,
         )
 
     # Stages ---------------------------------------------------------------------------------------------------------
@@ -159,12 +162,11 @@ class _Run:
 
     def _with_widths(self, q: QuantizedNetwork) -> QuantizedNetwork:
         x, budget = self._few(), self.recipe.mean_bits
-        widths = range(2, min(math.ceil(budget) + 4, 16) + 1)
         chosen = tune.allocate_bits(
             q,
             x,
             budget=budget,
-            widths=widths,
+            widths=self.recipe.widths,
             batch_size=min(self.recipe.batch_size, len(x)),
             seed=self.recipe.seed,
             progress=lambda done, total: self.progress("widths", done, total, ""),
@@ -264,6 +266,16 @@ class _Run:
             self._ids(self.parts.held_out),
             lambda: evaluate(q, self._counted(name, self.parts.held_out, self.recipe.batch_size)),
         )
+
+    def _sensitivity(self, q: QuantizedNetwork) -> tune.Sensitivity:
+        part = some(self.images, self.parts.calibration, self.recipe.sensitivity_images, self.recipe.seed)
+        with self._clock("sensitivity"):
+            return tune.sensitivity(
+                q,
+                self._load(part)[0],
+                batch_size=self.recipe.batch_size,
+                progress=lambda done, total: self.progress("sensitivity", done, total, ""),
+            )
 
     # Images ---------------------------------------------------------------------------------------------------------
 

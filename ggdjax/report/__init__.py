@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ggdjax.report._comparison import compare_schemes
-from ggdjax.report._cost import cost_record, plot_pareto
+from ggdjax.report._cost import cost_record, plot_front, plot_pareto
 from ggdjax.report._distortion import plot_distortion, plot_losses
 from ggdjax.report._page import html_page
 from ggdjax.report._plots import plot_feature_map
@@ -11,7 +11,7 @@ from ggdjax.report._record import environment, feature_map_rows, result_record, 
 from ggdjax.report._run_folder import SavedRun, load_run, write_run
 from ggdjax.report._sensitivity import plot_sensitivity
 from ggdjax.report._several import comparison_page
-from ggdjax.report._tables import accuracy_lines, feature_map_table, layer_table, weight_table
+from ggdjax.report._tables import accuracy_lines, feature_map_table, layer_table, sensitivity_table, weight_table
 from ggdjax.report._trajectory import plot_trajectory
 
 __all__ = [
@@ -28,11 +28,13 @@ __all__ = [
     "load_run",
     "plot_distortion",
     "plot_feature_map",
+    "plot_front",
     "plot_losses",
     "plot_pareto",
     "plot_sensitivity",
     "plot_trajectory",
     "result_record",
+    "sensitivity_table",
     "weight_rows",
     "weight_table",
     "write_run",

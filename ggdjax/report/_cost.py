@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ggdjax.quantization import QuantizedNetwork
+    from ggdjax.recipe import Pareto
+
+#: Cost of a point -> label of its axis, and its unit.
+_FRONTS = {
+    "weight_bytes": ("weights, kB", 1e3),
+    "dram_bytes": ("traffic per image, kB (modelled)", 1e3),
+    "energy_pj": ("energy per image, µJ (modelled)", 1e6),
+}
 
 
 def cost_record(quantized: QuantizedNetwork) -> dict[str, Any]:
@@ -94,4 +102,46 @@ def plot_pareto(
     axes.set_ylabel("mean SQNR of the feature maps, dB")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="center right")
+    return figure
+
+
+def plot_front(pareto: Pareto, worth: str = "top1") -> Figure:
+    """Draw a sweep over widths: accuracy against weight bytes, traffic and energy, each with its Pareto front.
+
+    Args:
+        pareto: what `ggdjax.recipe.pareto` returned.
+        worth: ``"top1"``, with 95 % intervals, or ``"output_sqnr_db"``.
+
+    Returns:
+        A matplotlib figure of its own, not registered with pyplot: save it with ``figure.savefig``.
+
+    Raises:
+        GgdjaxError: ``pareto`` is something else, or an unknown worth.
+    """
+    from matplotlib.figure import Figure
+
+    expect("pareto", pareto, "Pareto", hint="`gd.recipe.pareto(net, images)` returns one")
+    figure = Figure(figsize=(10.8, 3.8), layout="constrained")
+    percent = 100.0 if worth == "top1" else 1.0
+    for axes, (name, (label, unit)) in zip(figure.subplots(1, 3, sharey=True), _FRONTS.items(), strict=True):
+        front = pareto.front(name, worth)
+        line = [(getattr(p, name) / unit, percent * getattr(p, worth)) for p in front]
+        axes.plot(*zip(*line, strict=True), color=GREEN, linewidth=1.2, drawstyle="steps-post", label="Pareto front")
+        for uniform, marker, colour in ((False, "o", BLUE), (True, "s", ORANGE)):
+            points = [p for p in pareto.points if p.uniform == uniform]
+            x, y = ([getattr(p, key) / by for p in points] for key, by in ((name, unit), (worth, 1 / percent)))
+            shown = "one width for all" if uniform else "a width per layer"
+            axes.plot(x, y, marker, color=colour, markersize=5, label=shown)
+            if worth == "top1":
+                ends = [[percent * end for end in p.top1_interval] for p in points]
+                axes.vlines(x, *(list(zip(*ends, strict=True)) or [[], []]), color=colour, linewidth=0.8, alpha=0.5)
+            for p, *at in zip(points, x, y, strict=True):
+                axes.annotate(f"{p.mean_bits:g}", at, xytext=(4, -9), textcoords="offset points", fontsize=7)
+        if worth == "top1":
+            axes.axhline(percent * pareto.float_top1, color="0.5", linestyle="--", linewidth=1, label="float32")
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3)
+    first = figure.axes[0]
+    first.set_ylabel(f"top-1, % of {pareto.images} images" if worth == "top1" else "SQNR of the output, dB")
+    first.legend(fontsize=8, loc="lower right")
     return figure

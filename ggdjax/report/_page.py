@@ -46,6 +46,13 @@ _WEIGHT_COLUMNS = {
     "bias length": "bias_frac_bits",
     "bias SQNR, dB": "bias_sqnr_db",
 }
+_OUTPUT_COLUMNS = {
+    "rounded alone": "name",
+    "what": "rounded",
+    "SQNR of the output, dB": "sqnr_db",
+    "cosine": "cosine",
+    "KL, nats": "kl",
+}
 
 
 def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None) -> str:
@@ -75,7 +82,9 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
         *([] if compared is None else scheme_sections(compared, options["scheme"])),
         section("Weights and biases", search_field("tr.layer", "layers"), _weights(result["weights"])),
         section("Where the signal is lost", plot_tag(sensitivity, "Where the signal is lost")) if sensitivity else "",
+        _output(result.get("sensitivity")),
         _tuning(result, search),
+        _sweep(folder),
         cost_section(result, compared),
     ]
     provenance = {key: result[key] for key in _PROVENANCE}
@@ -124,6 +133,23 @@ def _maps(rows: list[dict[str, Any]]) -> str:
 def _weights(rows: list[dict[str, Any]]) -> str:
     free = {"step": "step"} if any(row["frac_bits"] is None for row in rows) else {}  # weights in no fixed point
     return table([{**row, "shape": tuple(row["shape"])} for row in rows], {**_WEIGHT_COLUMNS, **free}, "layer")
+
+
+def _output(found: dict[str, Any] | None) -> str:
+    """Return the table of what each rounding alone does to the output, where the run measured it."""
+    if found is None:
+        return ""
+    text = f"<p>Logits against those of the float network, on {found['images']} calibration images.</p>"
+    field = search_field("tr.output", "feature maps and layers")
+    return section(
+        "What each rounding alone does to the output", text, field, table(found["rows"], _OUTPUT_COLUMNS, "output")
+    )
+
+
+def _sweep(folder: Path) -> str:
+    """Return the plot of a sweep over widths, where the run made one."""
+    path = folder / "pareto.png"
+    return section("Accuracy against cost", plot_tag(path.read_bytes(), "a sweep over widths")) if path.exists() else ""
 
 
 def _tuning(result: dict[str, Any], search: bytes | None) -> str:

@@ -115,6 +115,8 @@ def write_run(
     if outcome.untuned is not None and outcome.untuned_evaluation is not None:
         others["untuned"] = result_record(outcome.untuned, outcome.untuned_evaluation)
         others["tuning"] = _tuning_record(outcome)
+    if outcome.sensitivity is not None:
+        others["sensitivity"] = {"images": outcome.sensitivity.images, "rows": outcome.sensitivity.rows()}
     write_result(
         folder,
         {

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ggdjax.network import Network
     from ggdjax.quantization import Accuracy, Evaluation, QuantizedNetwork
+    from ggdjax.tune import Sensitivity
 
 
 def feature_map_table(quantized: QuantizedNetwork, evaluation: Evaluation) -> Table:
@@ -74,6 +75,27 @@ def weight_table(quantized: QuantizedNetwork) -> Table:
             _lengths(row["bias_frac_bits"]),
             _decibel(row["bias_sqnr_db"]),
         )
+    return table
+
+
+def sensitivity_table(sensitivity: Sensitivity, *, width: int = 80) -> Table:
+    """Return what rounding each feature map, and the weights of each layer, alone does to the network's output.
+
+    Args:
+        sensitivity: what `ggdjax.tune.sensitivity` returned.
+        width: characters of a line; longer names lose their beginning.
+    """
+    expect("sensitivity", sensitivity, "Sensitivity", hint="`gd.tune.sensitivity(q, images)` returns one")
+    table = _table("What each rounding alone does to the output", ("rounded", "of"), ("SQNR dB", "1 - cosine", "KL"))
+    for row in sensitivity.rows():
+        table.add_row(
+            _tail(row["name"], max(width - 54, 12)),
+            row["rounded"],
+            _decibel(row["sqnr_db"]),
+            f"{1 - row['cosine']:.2e}",
+            f"{row['kl']:.2e}",
+        )
+    table.caption = f"Logits against the float network's, on {sensitivity.images} calibration images. KL in nats."
     return table
 
 

@@ -10,6 +10,7 @@ from ggdjax.tune._equalization import equalize
 from ggdjax.tune._gradient import GradientHistory, gradient
 from ggdjax.tune._gradient_config import GradientConfig
 from ggdjax.tune._history import Decision, History
+from ggdjax.tune._output_sensitivity import OutputChange, Sensitivity, sensitivity
 from ggdjax.tune._rounding import LayerRounding, RoundingConfig, RoundingHistory, round_weights
 from ggdjax.tune._statistics import PairedTest, mcnemar
 
@@ -20,10 +21,12 @@ __all__ = [
     "GradientHistory",
     "History",
     "LayerRounding",
+    "OutputChange",
     "PairedTest",
     "Plan",
     "RoundingConfig",
     "RoundingHistory",
+    "Sensitivity",
     "TuneConfig",
     "allocate_bits",
     "backward_forward",
@@ -33,4 +36,5 @@ __all__ = [
     "mcnemar",
     "plan",
     "round_weights",
+    "sensitivity",
 ]

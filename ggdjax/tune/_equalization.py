@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 #: What may lie between two equalized layers: f(s·x) = s·f(x) for every s > 0, channel by channel.
 _HOMOGENEOUS = frozenset({"average_pool", "leaky_relu", "max_pool", "prelu", "relu"})
+#: Limits per channel, which are scaled along.
+_LIMITS = frozenset({"maximum", "minimum"})
 #: Sweeps over all pairs; ranges of chains settle in a few (Nagel et al. 2019 iterate until they do).
 _SWEEPS, _SETTLED = 20, 1e-4
 #: A channel whose weights are below this part of the tensor's largest is dead: not even 16 bits hold them.
@@ -30,7 +33,8 @@ def equalize(net: Network) -> Network:
 
     M. Nagel, M. van Baalen, T. Blankevoort, M. Welling, "Data-Free Quantization Through Weight Equalization and Bias
     Correction", ICCV 2019. For two convolutions or dense layers joined by nothing but functions that commute with a
-    positive scale (ReLU, leaky ReLU, max and average pooling; not ReLU6, whose bound does not scale along), channel i
+    positive scale (ReLU, leaky ReLU, max and average pooling, and limits such as ReLU6's, which become a limit per
+    channel and are scaled along: ``min(x, c) / s = min(x / s, c / s)``, exactly), channel i
     of the first is divided by s_i and the second's input channel i multiplied by it, with eq. 11,
     ``s_i = sqrt(r1_i · r2_i) / r2_i``, so that both ranges become ``sqrt(r1_i · r2_i)``. Chains are swept until they
     settle.
@@ -44,20 +48,74 @@ def equalize(net: Network) -> Network:
 
     Batch normalization is folded first. Do it before calibration: feature maps between equalized layers change scale.
     """
-    net = fold_batch_norm(net)
+    folded = fold_batch_norm(net)
+    net = _limited_by_channel(folded)
     params = {key: np.asarray(value, np.float64) for key, value in net.params.items()}
     found, ranges = pairs(net.graph), _ranges(net.graph, params)
+    limits = [[node for node in _between(net.graph, *pair) if node.op in _LIMITS] for pair in found]
     scales: list[Any] = [1.0] * len(found)
     for _ in range(_SWEEPS):
         largest = 0.0
         for i, (first, second) in enumerate(found):
             between = np.maximum(*np.abs(ranges[second.inputs[0]]))
             change = _equalize_pair(params, first, second, between, scales[i])
+            for node in limits[i]:
+                params[node.param("constant")] = params[node.param("constant")] / change
             scales[i] = scales[i] * change
             largest = max(largest, float(np.abs(np.log(change)).max()))
         if largest < _SETTLED:
             break
+    if all(np.all(np.asarray(scale) == 1.0) for scale in scales):
+        return folded
     return Network(graph=net.graph, params={key: jnp.asarray(value, jnp.float32) for key, value in params.items()})
+
+
+def _limited_by_channel(net: Network) -> Network:
+    """Return the network with every limit between two layers of a pair as one per channel: ReLU6 as ReLU and a minimum.
+
+    All limits are the same numbers as before.
+    """
+    wanted = {node.name for pair in pairs(net.graph) for node in _between(net.graph, *pair) if node.op == "clip"}
+    nodes, shapes, params = [], dict(net.graph.shapes), dict(net.params)
+    for node in net.graph.nodes:
+        if node.name not in wanted:
+            nodes.append(node)
+            continue
+        shape, (source,) = net.graph.shape(node.output), node.inputs
+        limits = [(op, limit) for op, limit in (("maximum", node.attr("low")), ("minimum", node.attr("high")))
+                  if limit is not None]  # fmt: skip
+        for k, (op, limit) in enumerate(limits, start=1):
+            last = k == len(limits)
+            output = node.output if last else f"{node.output}/{op}"
+            if op == "maximum" and limit == 0:
+                parts = {"op": "relu", "attrs": (), "params": ()}
+            else:
+                key = f"{output}/{op}"
+                params[key] = jnp.full((*(1,) * (len(shape) - 1), shape[-1]), limit, jnp.float32)
+                parts = {"op": op, "attrs": (), "params": (("constant", key),)}
+            name = node.name if last else f"{node.name}/{op}"
+            nodes.append(replace(node, name=name, inputs=(source,), output=output, **parts))
+            shapes[output], source = shape, output
+    graph = replace(net.graph, nodes=tuple(nodes), shapes=tuple(shapes.items()))
+    return Network(graph=graph, params=params)
+
+
+def _between(graph: Graph, first: Node, second: Node) -> tuple[Node, ...]:
+    """Return the nodes between two layers of a pair, in order."""
+    found, node = [], graph.only_reader(first.output)
+    while node is not None and node.name != second.name:
+        found.append(node)
+        node = graph.only_reader(node.output)
+    return tuple(found)
+
+
+def _commutes(graph: Graph, node: Node) -> bool:
+    """Whether a scale of each channel goes through a node, its limits scaled along."""
+    if node.op == "clip":
+        return isinstance(graph.shape(node.output)[-1], int)
+    if node.op in _LIMITS:  # those of `_limited_by_channel`
+        return node.param("constant") == f"{node.output}/{node.op}"
+    return node.op in _HOMOGENEOUS
 
 
 def pairs(graph: Graph) -> tuple[tuple[Node, Node], ...]:
@@ -69,11 +127,12 @@ def pairs(graph: Graph) -> tuple[tuple[Node, Node], ...]:
     found = []
     for first in graph.quantizable:
         second = graph.only_reader(first.output)
-        while second is not None and second.op in _HOMOGENEOUS:
+        while second is not None and _commutes(graph, second):
             second = graph.only_reader(second.output)
         if second is None or second.op not in QUANTIZABLE:
             continue
-        if all(uses[key] == 1 for node in (first, second) for _, key in node.params):
+        nodes = (first, second, *(n for n in _between(graph, first, second) if n.op in _LIMITS))
+        if all(uses[key] == 1 for node in nodes for _, key in node.params):
             found.append((first, second))
     return tuple(found)
 
@@ -142,6 +201,10 @@ def _ranges(graph: Graph, params: dict[str, np.ndarray]) -> dict[str, tuple[np.n
             ranges[node.output] = bias - spread, bias + spread
         elif node.op == "relu":
             ranges[node.output] = np.maximum(low, 0.0), np.maximum(high, 0.0)
+        elif node.param("constant") == f"{node.output}/{node.op}":
+            limit = params[node.param("constant")].reshape(-1)
+            function = np.maximum if node.op == "maximum" else np.minimum
+            ranges[node.output] = function(low, limit), function(high, limit)
         elif node.op in _HOMOGENEOUS:
             ranges[node.output] = low, high
         else:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -22,24 +21,21 @@ import jax
 import numpy as np
 
 from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, expect_record
-from ggdjax.network import Float as FloatNumerics
-from ggdjax.network import run
-from ggdjax.quantization import FakeQuant, Quantizers, Stage
-from ggdjax.quantization._batches import pad_batch
+from ggdjax.quantization import Stage
 from ggdjax.quantization._quantize import beside_bias, changed_bias
 from ggdjax.quantization._record import DETAILS, image_hash
 from ggdjax.steps import Quantizer
 from ggdjax.tune._rounding_core import round_rows
 from ggdjax.tune._rounding_rows import Layer, Moments, Positions, by_blocks, chunks, of_columns, output_energies
-from ggdjax.tune._segments import canonical, renamed
+from ggdjax.tune._walk import Walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jax.typing import ArrayLike
-    from jaxtyping import Array, Float
+    from jaxtyping import Float
 
-    from ggdjax.network import Graph, Node
+    from ggdjax.network import Node
     from ggdjax.quantization import QuantizedNetwork
 
 #: Positions per unknown beyond which a Gram matrix gains nothing.
@@ -176,81 +172,25 @@ def round_weights(
     return q.changed(stage, params=walk.params, quantizers=quantizers)
 
 
-class _Walk:
-    """Both walks over the network: tensors of all images, as long as a node still reads them."""
+class _Walk(Walk):
+    """A walk that rounds every layer on its way."""
 
     def __init__(self, q: QuantizedNetwork, images: np.ndarray, config: RoundingConfig, folder: str) -> None:
-        self.q, self.config, self.folder = q, config, folder
-        self.real, self.params = q.float_network.params, dict(q.params)
-        self.weights, self.biases = dict(q.quantizers.weights), dict(q.quantizers.biases)
-        self.count = len(images)
+        super().__init__(q, images, config.batch_size, config.memory_bytes, folder)
+        self.config = config
         # One image in eight is held back; of few images none.
         self.builds = np.ones(self.count, bool) if self.count < 64 else np.arange(self.count) % 8 != 7
-        source = q.graph.inputs[0]
-        self.float: dict[str, np.ndarray] = {source: images}
-        self.quantized: dict[str, np.ndarray] = {source: images}
-        self._bytes = 2 * images.nbytes  # what both walks give back when it is read no more
 
     def run(self, progress: Callable[[int, int], None] | None) -> list[LayerRounding]:
         """Round every layer in order; return what became of each."""
         graph, done = self.q.graph, []
         layers = [node for node in graph.quantizable if node.name in self.weights]
-        reached = 0
         for node in layers:
-            cut = graph.index(node.name)
-            self._advance(reached, cut)
-            reached = cut
+            self.advance(graph.index(node.name))
             done.append(self._round(node))
             if progress is not None:
                 progress(len(done), len(layers))
         return done
-
-    def _advance(self, start: int, stop: int) -> None:
-        """Run both walks from one cut of the graph to the next; keep what is read later."""
-        graph, size = self.q.graph, min(self.config.batch_size, self.count)
-        segment = canonical(graph, start, stop)
-        new = tuple(name for name in segment.graph.outputs if name not in segment.graph.inputs)
-        cut = replace(segment.graph, outputs=new)
-        quantizers = Quantizers(
-            activations=renamed(self.q.quantizers.activations, segment.tensors),
-            weights=renamed(self.weights, segment.nodes),
-            biases=renamed(self.biases, segment.nodes),
-        )
-        params = [{key: own[name] for key, name in segment.params.items()} for own in (self.real, self.params)]
-        walks = (self.float, self.quantized)
-        results: list[list[np.ndarray]] = [[], []]
-        for first in range(0, self.count if new else 0, size):
-            values = [
-                {name: pad_batch(walk[segment.tensors[name]][first : first + size], size) for name in cut.inputs}
-                for walk in walks
-            ]
-            both = _run_both(cut, *params, quantizers, *values)
-            if not results[0]:
-                results = [[self._array((self.count, *y.shape[1:])) for y in one] for one in both]
-            for kept, one in zip(results, both, strict=True):
-                for array, y in zip(kept, one, strict=True):
-                    array[first : first + size] = np.asarray(y)[: self.count - first]
-        for walk, kept in zip(walks, results, strict=True):
-            walk |= {segment.tensors[name]: array for name, array in zip(new, kept, strict=True)}
-            for tensor in set(walk) - set(graph.live(stop)):
-                self._bytes -= walk.pop(tensor).nbytes
-
-    def _array(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return an array for a tensor of all images, in a file where memory is used up."""
-        size = 4 * math.prod(shape)
-        self._bytes += size
-        if self._bytes <= self.config.memory_bytes:
-            return np.empty(shape, np.float32)
-        with tempfile.TemporaryFile(dir=self.folder) as file:
-            if hasattr(os, "posix_fallocate"):  # without it a full disk ends the process when the array is written
-                try:
-                    os.posix_fallocate(file.fileno(), 0, size)
-                except OSError as error:
-                    raise GgdjaxError(
-                        f"temporary files cannot hold the tensors of {self.count} images ({error.strerror}): free "
-                        "space, set TMPDIR, raise `memory_bytes`, or round on fewer images"
-                    ) from error
-            return np.memmap(file, np.float32, "w+", shape=shape)  # stays when the file is closed
 
     def _round(self, node: Node) -> LayerRounding:
         """Round the weights of a layer, and take the mean error of its output from its bias."""
@@ -331,18 +271,3 @@ class _Walk:
         bias = np.asarray(self.params[key], np.float32)
         quantizer = replace(self.q.quantizers, weights=self.weights, biases=self.biases).bias(node)
         return layer.per_row(bias if quantizer is None else quantizer.decode(quantizer.encode(bias)), 0.0)
-
-
-@partial(jax.jit, static_argnums=0)
-def _run_both(
-    graph: Graph,
-    real: dict[str, Array],
-    rounded: dict[str, Array],
-    quantizers: Quantizers,
-    real_values: dict[str, Array],
-    values: dict[str, Array],
-) -> list[tuple[Array, ...]]:
-    """Run a stretch of the graph in float and quantized."""
-    walks = ((real, real_values, FloatNumerics()), (rounded, values, FakeQuant(quantizers)))
-    outputs = [run(graph, *walk) for walk in walks]
-    return [one if isinstance(one, tuple) else (one,) for one in outputs]

@@ -53,13 +53,75 @@ def test_equalization_computes_the_same(chain):
 def test_equalization_joins_what_commutes_with_a_scale_and_makes_ranges_equal(chain):
     net = equalize(chain)
     found = pairs(net.graph)
-    assert len(found) == 3  # the pair across the ReLU6 is none
+    assert len(found) == 4  # the ReLU6 before the last is one limit per channel
     for first, second in found[:1]:
         r1 = np.abs(net.params[first.param("kernel")]).max((0, 1, 2))
         r2 = np.abs(net.params[second.param("kernel")]).max((0, 1, 2))
         live = r1 > 0
         assert live.sum() == 7
         np.testing.assert_allclose(r1[live], r2[live], rtol=1e-2)
+
+
+@pytest.fixture(scope="module")
+def limited():
+    """Three dense layers with a ReLU6 and a lower limit of -2 between them, channels of different ranges; images."""
+    rng = np.random.default_rng(0)
+    k1 = (rng.normal(size=(4, 8)) * 10.0 ** rng.uniform(-1, 1, 8)).astype(np.float32)
+    k2, k3 = rng.normal(size=(8, 8)).astype(np.float32), rng.normal(size=(8, 3)).astype(np.float32)
+    x = rng.normal(size=(256, 4)).astype(np.float32)
+    net = trace(lambda v: jnp.clip(jnp.clip(v @ k1 + 0.3, 0.0, 6.0) @ k2, -2.0, None) @ k3, x[:1])
+    return net, equalize(net), x
+
+
+def test_limits_are_scaled_along_exactly(limited):
+    net, equalized, x = limited
+    assert [node.op for node in net.graph.nodes] == ["dense", "clip", "dense", "clip", "dense"]
+    assert [node.op for node in equalized.graph.nodes] == ["dense", "relu", "minimum", "dense", "maximum", "dense"]
+    wanted = np.asarray(net(x))
+    np.testing.assert_allclose(equalized(x), wanted, atol=1e-6 * np.abs(wanted).max())
+    # A limit c of channel i is c / s_i, where the first layer's channel is divided by s_i.
+    (first, *_), (_, _, least, *_) = net.graph.quantizable, equalized.graph.nodes
+    scale = np.asarray(net.params[first.param("kernel")] / equalized.params[first.param("kernel")])
+    np.testing.assert_allclose(scale, np.broadcast_to(scale[:1], scale.shape), rtol=1e-5)
+    np.testing.assert_allclose(equalized.params[least.param("constant")][0], 6.0 / scale[0], rtol=1e-5)
+    assert np.ptp(scale[0]) > 0.5
+    # Limits are reached, on both sides of them.
+    hidden = np.maximum(x @ np.asarray(net.params[first.param("kernel")]) + 0.3, 0)
+    assert 0.05 < np.mean(hidden > 6) < 0.95
+
+
+def test_limits_per_channel_are_the_same_in_integers(limited):
+    _, equalized, x = limited
+    config = gd.QuantConfig(weight_bits=5, activation_bits=6, scheme="max-abs")
+    q = gd.quantize(equalized, gd.calibrate(equalized, [x]), config)
+    np.testing.assert_allclose(gd.datapath.compile(q).run(x).logits, q(x), atol=1e-5)
+
+
+def test_networks_without_pairs_stay_as_they_are():
+    net = trace(lambda v: jnp.clip(v @ jnp.eye(3), 0.0, 6.0), jnp.zeros((1, 3)))
+    assert [node.op for node in equalize(net).graph.nodes] == ["dense", "clip"]
+
+
+def test_bias_correction_is_one_walk_in_which_layers_see_their_predecessors_corrected():
+    """Layer after layer: each has no mean error on what the corrected ones before it give."""
+    rng = np.random.default_rng(3)
+    x, k1, k2 = (rng.normal(size=size).astype(np.float32) for size in ((96, 6), (6, 8), (8, 3)))
+    net = trace(lambda v: jax.nn.relu(v @ k1 + 0.5) @ k2 + 0.1, x[:1])
+    config = gd.QuantConfig(weight_bits=3, activation_bits=4, bias_bits=16, scheme="max-abs")
+    q = gd.quantize(net, gd.calibrate(net, [x]), config)
+    told = []
+    corrected = correct_biases(q, x, batch_size=20, progress=lambda *done: told.append(done))
+    assert told == [(1, 2), (2, 2)]
+    first = corrected.graph.quantizable[0]
+    hidden = corrected.quantizers.activations[first.inputs[0]](x) @ corrected.quantizers.weights[first.name](k1)
+    hidden = np.asarray(hidden) + np.asarray(corrected.quantizers.bias(first)(corrected.params[first.param("bias")]))
+    np.testing.assert_allclose(hidden.mean(0), (x @ k1 + 0.5).mean(0), atol=1e-3)
+    np.testing.assert_allclose(np.asarray(corrected(x)).mean(0), np.asarray(net(x)).mean(0), atol=2e-3)
+    few = correct_biases(q, x, memory_bytes=1)  # tensors in files
+    for key in q.params:
+        np.testing.assert_allclose(few.params[key], corrected.params[key], atol=1e-6)
+    with pytest.raises(GgdjaxError, match="`batch_size` must be at least 1"):
+        correct_biases(q, x, batch_size=0)
 
 
 def _sqnr_db(wanted, got):

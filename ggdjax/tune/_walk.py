@@ -1,0 +1,109 @@
+"""The float and the quantized network side by side, once over the graph, with the tensors of all images."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+
+from ggdjax._errors import GgdjaxError
+from ggdjax.network import Float as FloatNumerics
+from ggdjax.network import run
+from ggdjax.quantization import FakeQuant, Quantizers
+from ggdjax.quantization._batches import pad_batch
+from ggdjax.tune._segments import canonical, renamed
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
+
+    from ggdjax.network import Graph
+    from ggdjax.quantization import QuantizedNetwork
+
+
+class Walk:
+    """Both walks over the network: tensors of all images, as long as a node still reads them.
+
+    What computes the quantized tensors from here on are ``params``, ``weights`` and ``biases``, which may be changed.
+    """
+
+    def __init__(
+        self, q: QuantizedNetwork, images: np.ndarray, batch_size: int, memory_bytes: int, folder: str
+    ) -> None:
+        self.q, self.batch_size, self.memory_bytes, self.folder = q, batch_size, memory_bytes, folder
+        self.real, self.params = q.float_network.params, dict(q.params)
+        self.weights, self.biases = dict(q.quantizers.weights), dict(q.quantizers.biases)
+        self.count = len(images)
+        source = q.graph.inputs[0]
+        self.float: dict[str, np.ndarray] = {source: images}
+        self.quantized: dict[str, np.ndarray] = {source: images}
+        self._bytes = 2 * images.nbytes  # what both walks give back when it is read no more
+        self._reached = 0
+
+    def advance(self, stop: int) -> None:
+        """Run both walks up to node ``stop`` of the graph; keep what is read later."""
+        graph, size, start = self.q.graph, min(self.batch_size, self.count), self._reached
+        self._reached = stop
+        segment = canonical(graph, start, stop)
+        new = tuple(name for name in segment.graph.outputs if name not in segment.graph.inputs)
+        cut = replace(segment.graph, outputs=new)
+        quantizers = Quantizers(
+            activations=renamed(self.q.quantizers.activations, segment.tensors),
+            weights=renamed(self.weights, segment.nodes),
+            biases=renamed(self.biases, segment.nodes),
+        )
+        params = [{key: own[name] for key, name in segment.params.items()} for own in (self.real, self.params)]
+        walks = (self.float, self.quantized)
+        results: list[list[np.ndarray]] = [[], []]
+        for first in range(0, self.count if new else 0, size):
+            values = [
+                {name: pad_batch(walk[segment.tensors[name]][first : first + size], size) for name in cut.inputs}
+                for walk in walks
+            ]
+            both = _run_both(cut, *params, quantizers, *values)
+            if not results[0]:
+                results = [[self._array((self.count, *y.shape[1:])) for y in one] for one in both]
+            for kept, one in zip(results, both, strict=True):
+                for array, y in zip(kept, one, strict=True):
+                    array[first : first + size] = np.asarray(y)[: self.count - first]
+        for walk, kept in zip(walks, results, strict=True):
+            walk |= {segment.tensors[name]: array for name, array in zip(new, kept, strict=True)}
+            for tensor in set(walk) - set(graph.live(stop)):
+                self._bytes -= walk.pop(tensor).nbytes
+
+    def _array(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return an array for a tensor of all images, in a file where memory is used up."""
+        size = 4 * math.prod(shape)
+        self._bytes += size
+        if self._bytes <= self.memory_bytes:
+            return np.empty(shape, np.float32)
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            if hasattr(os, "posix_fallocate"):  # without it a full disk ends the process when the array is written
+                try:
+                    os.posix_fallocate(file.fileno(), 0, size)
+                except OSError as error:
+                    raise GgdjaxError(
+                        f"temporary files cannot hold the tensors of {self.count} images ({error.strerror}): free "
+                        "space, set TMPDIR, raise `memory_bytes`, or round on fewer images"
+                    ) from error
+            return np.memmap(file, np.float32, "w+", shape=shape)  # stays when the file is closed
+
+
+@partial(jax.jit, static_argnums=0)
+def _run_both(
+    graph: Graph,
+    real: dict[str, Array],
+    rounded: dict[str, Array],
+    quantizers: Quantizers,
+    real_values: dict[str, Array],
+    values: dict[str, Array],
+) -> list[tuple[Array, ...]]:
+    """Run a stretch of the graph in float and quantized."""
+    walks = ((real, real_values, FloatNumerics()), (rounded, values, FakeQuant(quantizers)))
+    outputs = [run(graph, *walk) for walk in walks]
+    return [one if isinstance(one, tuple) else (one,) for one in outputs]
