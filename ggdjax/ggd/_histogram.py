@@ -45,7 +45,8 @@ class Histogram:
 
     Args:
         counts: values per bin; bins ``[0, 32768)`` are positive, the rest negative; ±0 is in none of them.
-            int32 from one pass (fewer than 2³¹ values); int64 once concrete histograms have been added.
+            int32 from one pass (fewer than 2³¹ values); int64 once concrete histograms have been added; float32 of a
+            `predictive` histogram.
         zeros: number of values equal to ±0, exactly.
         minimum: smallest finite value, exactly; 0 where there is none.
         maximum: largest finite value, likewise.
@@ -209,6 +210,35 @@ class Histogram:
         extremes = (jnp.asarray(e) for e in (self.minimum, self.maximum))
         return compress_side(on_device(self.counts), *extremes, side=checked_side(side))
 
+    def predictive(
+        self, images: ArrayLike, *, limits: tuple[ArrayLike, ArrayLike] = (-np.inf, np.inf), spread: float = 0.2
+    ) -> Histogram:
+        """Return what the next image may hold, from ``images`` ≥ 1 images that were counted.
+
+        By the rule of succession, with probability 1/(images + 1) the next image differs from those seen by a random
+        scale. Any scheme runs on the result, whose counts are real numbers (float32). A few images tell little of the
+        largest values; for many images nothing changes. Works under `jit`.
+
+        Args:
+            images: how many were counted: a number, or one per tensor.
+            limits: least and largest value that is possible, likewise. Mass that a scale moves beyond stays there, as
+                it does at a point mass at the largest magnitude (`split_saturation`), which does not move.
+            spread: s, the standard deviation over images of the logarithm of a feature map's scale; the nodes' is
+                √2 s. Measured on four networks: 0.05 to 0.23.
+
+        Raises:
+            GgdjaxError: fewer than 1 image, a spread out of range, or shapes that do not fit.
+
+        Example:
+            >>> one = gd.Histogram.from_samples(jax.random.exponential(jax.random.key(0), (1000,)))
+            >>> next_image = one.predictive(1, limits=(0.0, 8.0))
+            >>> float(one.maximum) < float(next_image.maximum) <= 8.0
+            True
+        """
+        from ggdjax.ggd._predictive import predictive  # it builds on the saturation, which builds on this
+
+        return predictive(self, images, limits, spread)
+
     # ------------------------------------------------------------------------------------------ storing
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -288,7 +318,10 @@ def checked_side(side: Side) -> str:
 
 
 def _total(counts: Array) -> Array:
-    return np.asarray(counts).sum(-1, dtype=np.int64) if is_concrete(counts) else counts.sum(-1)
+    if not is_concrete(counts):
+        return counts.sum(-1)
+    counts = np.asarray(counts)
+    return counts.sum(-1, dtype=np.int64 if np.issubdtype(counts.dtype, np.integer) else np.float64)
 
 
 def _finite(counts: Array) -> Array:
