@@ -86,6 +86,8 @@ def _predictive(histogram: Histogram, images: Array, low: Array, high: Array, *,
     # One magnitude: a constant, which no scale changes.
     magnitude = (counts[:, :FINITE_BINS] + counts[:, SIDE_BINS : SIDE_BINS + FINITE_BINS]) > 0
     constant = magnitude.sum(-1) <= 1
+    # Subnormal peaks stay too: XLA takes them for zero.
+    constant |= peak < float(np.finfo(np.float32).tiny)
     found = jnp.where(constant[:, None], counts, moved + (counts - kept)).reshape(histogram.counts.shape)
     constant = constant.reshape(histogram.batch_shape)[..., None]
     ends = jnp.where(constant | (seen <= 0), seen, jnp.minimum(seen * largest, limit))
@@ -111,7 +113,7 @@ def _mixed(counts: Array, peak: Array, limit: Array, images: Array, *, spread: f
     # Summed from the tail, where it is small.
     above = jnp.pad(jnp.cumsum(flat[:, ::-1], axis=1)[:, ::-1], ((0, 0), (0, 1)))
     lower, upper = above[:, index], above[:, index + 1]
-    moved = jnp.einsum("j,sje->se", weight, lower + fraction * (upper - lower))
+    moved = jnp.einsum("j,sje->se", weight, lower + fraction[None] * (upper - lower))
     start = _HEADROOM * _BINS
     moved = moved.at[:, 0].set(above[:, start])  # what would leave at the lower end stays in the last bin
     scale = lax.bitcast_convert_type(jnp.maximum(exponent, 1) << 23, jnp.float32)
