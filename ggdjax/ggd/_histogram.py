@@ -20,8 +20,9 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from ggdjax import _files
 from ggdjax._errors import GgdjaxError, expect, expect_array, expect_record, refusal, summary
 from ggdjax.ggd._arrays import checked_axes, is_concrete, refuse_unreal
-from ggdjax.ggd._bins import Bins, compress_side, on_device
+from ggdjax.ggd._bins import FINITE_BINS, SIDE_BINS, Bins, compress_side, on_device
 from ggdjax.ggd._counting import BINS, Counter
+from ggdjax.ggd._predictive import predictive
 
 if TYPE_CHECKING:
     import os
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 #: "magnitude" takes ``|x|``, the positive side where nothing is negative; "auto" is another name for it.
 Side = Literal["auto", "positive", "negative", "magnitude"]
-
-#: Bins of one side, and the first of its bins that holds no finite value (exponent 255: infinities and NaNs).
-SIDE_BINS, FINITE_BINS = 1 << 15, 255 << 7
 
 
 @jax.tree_util.register_dataclass
@@ -235,9 +233,9 @@ class Histogram:
             >>> float(one.maximum) < float(next_image.maximum) <= 8.0
             True
         """
-        from ggdjax.ggd._predictive import predictive  # it builds on the saturation, which builds on this
-
-        return predictive(self, images, limits, spread)
+        leaves = (on_device(leaf) for leaf in (self.counts, self.zeros, self.minimum, self.maximum))
+        counts, zeros, minimum, maximum = predictive(*leaves, images=images, limits=limits, spread=spread)
+        return Histogram(counts=counts, zeros=zeros, minimum=minimum, maximum=maximum)
 
     # ------------------------------------------------------------------------------------------ storing
 

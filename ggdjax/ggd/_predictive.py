@@ -10,7 +10,6 @@ on `NODES` nodes within 4 standard deviations. Mass that would pass a limit stay
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache, partial
 
 import jax
@@ -21,9 +20,7 @@ from jaxtyping import ArrayLike
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.ggd._arrays import is_concrete
-from ggdjax.ggd._bins import on_device
-from ggdjax.ggd._histogram import FINITE_BINS, SIDE_BINS, Histogram
-from ggdjax.ggd._saturation import split_saturation
+from ggdjax.ggd._bins import FINITE_BINS, SIDE_BINS, split_point_mass
 
 #: Nodes of the scale, and how many standard deviations they reach.
 NODES, REACH = 41, 4.0
@@ -35,19 +32,26 @@ SPREAD_MAX = _HEADROOM * float(np.log(2.0)) / (REACH * float(np.sqrt(2.0)))
 
 
 def predictive(
-    histogram: Histogram, images: ArrayLike, limits: tuple[ArrayLike, ArrayLike], spread: float
-) -> Histogram:
-    """Return the predictive histogram; see `Histogram.predictive`."""
+    counts: Array,
+    zeros: Array,
+    minimum: Array,
+    maximum: Array,
+    *,
+    images: ArrayLike,
+    limits: tuple[ArrayLike, ArrayLike],
+    spread: float,
+) -> tuple[Array, Array, Array, Array]:
+    """Return the leaves of the predictive histogram; see `Histogram.predictive`."""
     if not 0.0 < spread <= SPREAD_MAX:
         raise GgdjaxError(f"`spread` is {spread}; expected a number above 0, up to {SPREAD_MAX:.3f}")
     if is_concrete(images) and not np.all(np.asarray(images) >= 1):
         raise GgdjaxError(f"`images` is {images}; expected at least 1 image")
-    shape = histogram.batch_shape
+    shape = counts.shape[:-1]
     for name, value in (("images", images), *zip(("limits[0]", "limits[1]"), limits, strict=True)):
         if np.shape(value) not in ((), shape):
             raise GgdjaxError(f"`{name}` has shape {np.shape(value)}; expected one number per tensor, {shape}")
     numbers = [jnp.broadcast_to(jnp.asarray(v).astype(jnp.float32), shape) for v in (images, *limits)]
-    return _predictive(jax.tree.map(on_device, histogram), *numbers, spread=float(spread))
+    return _predictive((counts, zeros, minimum, maximum), *numbers, spread=float(spread))
 
 
 @lru_cache
@@ -72,32 +76,31 @@ def _moves(spread: float) -> tuple[np.ndarray, ...]:
 
 
 @partial(jax.jit, static_argnames="spread")
-def _predictive(histogram: Histogram, images: Array, low: Array, high: Array, *, spread: float) -> Histogram:
-    rest, saturation = split_saturation(histogram)
-    counts, kept = (leaf.astype(jnp.float32).reshape(-1, 2 * SIDE_BINS) for leaf in (histogram.counts, rest.counts))
+def _predictive(
+    leaves: tuple[Array, Array, Array, Array], images: Array, low: Array, high: Array, *, spread: float
+) -> tuple[Array, Array, Array, Array]:
+    shape, (minimum, maximum) = leaves[0].shape, leaves[2:]
+    counts = leaves[0].astype(jnp.float32).reshape(-1, 2 * SIDE_BINS)
+    rest, extra = split_point_mass(leaves[0])
+    kept = rest.astype(jnp.float32).reshape(counts.shape)
     largest = _moves(spread)[-1]
-    seen = jnp.stack([histogram.maximum, -histogram.minimum], axis=-1)
+    seen = jnp.stack([maximum, -minimum], axis=-1)
     limit = jnp.stack([high, -low], axis=-1)
     limit = jnp.where(limit > 0, jnp.maximum(limit, seen), jnp.inf)
-    limit = jnp.where((saturation.weight > 0)[..., None], jnp.minimum(limit, saturation.limit[..., None]), limit)
+    peak = jnp.maximum(seen[..., 0], seen[..., 1])
+    limit = jnp.where((extra > 0)[..., None], jnp.minimum(limit, peak[..., None]), limit)
     limit = jnp.minimum(limit, float(np.finfo(np.float32).max))
-    peak = jnp.maximum(seen[..., 0], seen[..., 1]).reshape(-1)
+    peak = peak.reshape(-1)
     moved = lax.map(lambda one: _mixed(*one, spread=spread), (kept, peak, limit.reshape(-1, 2), images.reshape(-1)))
     # One magnitude: a constant, which no scale changes.
     magnitude = (counts[:, :FINITE_BINS] + counts[:, SIDE_BINS : SIDE_BINS + FINITE_BINS]) > 0
-    constant = magnitude.sum(-1) <= 1
+    fixed = magnitude.sum(-1) <= 1
     # Subnormal peaks stay too: XLA takes them for zero.
-    constant |= peak < float(np.finfo(np.float32).tiny)
-    found = jnp.where(constant[:, None], counts, moved + (counts - kept)).reshape(histogram.counts.shape)
-    constant = constant.reshape(histogram.batch_shape)[..., None]
-    ends = jnp.where(constant | (seen <= 0), seen, jnp.minimum(seen * largest, limit))
-    return replace(
-        histogram,
-        counts=found,
-        zeros=histogram.zeros.astype(jnp.float32),
-        maximum=ends[..., 0],
-        minimum=-ends[..., 1],
-    )
+    fixed |= peak < float(np.finfo(np.float32).tiny)
+    found = jnp.where(fixed[:, None], counts, moved + (counts - kept)).reshape(shape)
+    fixed = fixed.reshape(shape[:-1])[..., None]
+    ends = jnp.where(fixed | (seen <= 0), seen, jnp.minimum(seen * largest, limit))
+    return found, leaves[1].astype(jnp.float32), -ends[..., 1], ends[..., 0]
 
 
 def _mixed(counts: Array, peak: Array, limit: Array, images: Array, *, spread: float) -> Array:
