@@ -132,7 +132,10 @@ def _saturated(
     signed: Bool[Array, "setting tensor"],
 ) -> Float[Array, "setting tensor"]:
     """Return the step of the values below the saturation (by ``solver``; None: in closed form), balanced with it."""
-    step = dead_zone_step(rest, tail, bits, signed) if solver is None else solver(tail, bits, signed=signed)
+    if solver is None:
+        step = dead_zone_step(rest, tail, bits, signed)
+    else:  # a fit of a heavy tail may put the minimum far beyond all values
+        step = jnp.minimum(solver(tail, bits, signed=signed), magnitudes(rest).peak[None] / top_code(bits, signed))
     return saturated_step(step, levels(bits, signed), saturation.limit[None], saturation.weight[None])
 
 
