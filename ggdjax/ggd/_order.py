@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from ggdjax._errors import expect_array
+
 #: The highest order.
 MOST = 5.0
 
@@ -22,5 +24,9 @@ def order_for_bits(bits: ArrayLike) -> Float[Array, "..."]:
 
     Args:
         bits: width b of the codes.
+
+    Raises:
+        GgdjaxError: ``bits`` hold no real numbers.
     """
+    bits = expect_array("bits", bits, "a width, or an array of widths")
     return jnp.minimum(0.5 * jnp.asarray(bits).astype(jnp.float32), MOST)

@@ -96,7 +96,7 @@ def _expected_db(d: float, p: float, chosen: Choice, index: int, *, two_sided: b
 )
 def test_predictions_are_those_of_the_density_the_samples_came_from(name, d, p, two_sided):
     key, sign = jax.random.split(jax.random.key(3))
-    x = np.asarray(GeneralizedGamma(a=1.0, d=d, p=p).sample(key, (200_000,)))
+    x = np.asarray(GeneralizedGamma(a=1.0, d=d, p=p).sample(key, (3_000_000,)))
     x = x * np.asarray(jax.random.rademacher(sign, x.shape)) if two_sided else x
     chosen = schemes.choose(name, x, WIDTHS)
     assert (np.asarray(chosen.evidence.prediction) == PredictionCode.FITTED).all()
