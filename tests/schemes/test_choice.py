@@ -101,7 +101,7 @@ def test_predictions_are_those_of_the_density_the_samples_came_from(name, d, p, 
     chosen = schemes.choose(name, x, WIDTHS)
     assert (np.asarray(chosen.evidence.prediction) == PredictionCode.FITTED).all()
     expected = [_expected_db(d, p, chosen, i, two_sided=two_sided) for i in range(len(WIDTHS))]
-    # Of several fits "ggd-best-order" takes the best on the samples, and what is best by chance is among them; at 8 bits
+    # Of several fits "ggd-best-order" takes the best on the samples, by chance too; at 8 bits
     # the order of "ggd" is 4, and such a fit rests on the few largest of the samples.
     by_chance = {"ggd-best-order": 0.5, "ggd": 0.6, "ggd-exact": 0.6}
     np.testing.assert_allclose(chosen.predicted_sqnr_db, expected, atol=by_chance.get(name, 0.25))
