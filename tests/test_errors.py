@@ -373,6 +373,7 @@ OPTIONS = [
     Case("negative sweeps", Q + " --tune-sweeps -1", "`--tune-sweeps` | at least 0 | got -1"),
     Case("bits that are no number", Q + " --weight-bits eight", "--weight-bits | eight | INT"),
     Case("unknown choice", Q + " --layout NCWH", "--layout | NCWH | NCHW"),
+    Case("a sweep beyond 16 bits", Q + " --pareto 3 99", "`--pareto` | 99 | 2 to 16"),
     Case("unknown option", Q + " --wieght-bits 8", "--wieght-bits | --weight-bits | --help"),
     Case("unknown command", "quantise", "quantise | quantize, tune, evaluate"),
     Case("no command", "", "Expected one of | quantize, tune, evaluate | --help"),
