@@ -2,13 +2,16 @@
 
     python -m experiments.benchmarks.backward_forward                        ResNet-20 and SqueezeNet, all widths
     python -m experiments.benchmarks.backward_forward --network resnet20 --widths 4/4 --images 500
+    python -m experiments.benchmarks.backward_forward --rounding output --images 500 --network resnet20
     python -m experiments.benchmarks.backward_forward --naive                the cost against a naive loop, ResNet-20
     python -m experiments.benchmarks.backward_forward --tables               what is there, as Markdown
 
-Widths are weights/feature maps. The start is the default scheme; tuning images are disjoint from those of calibration
-and evaluation (ImageNet sample: 200 of the 900 held-out images, so that the others judge). Intervals are Wilson's,
-95 %; p is McNemar's exact test against the untuned network. One JSON line per cell is appended to
-`experiments/results/backward_forward.jsonl`; finished cells are skipped, and each search resumes from its checkpoint.
+Widths are weights/feature maps. The start is the default scheme, its weights rounded to nearest or, with
+``--rounding output``, for the output of their layer on the calibration images. Tuning images are disjoint from those of
+calibration and evaluation (ImageNet sample: 200 of the 900 held-out images, so that the others judge). Intervals are
+Wilson's, 95 %; p is McNemar's exact test against the untuned network. One JSON line per cell is appended to
+`experiments/results/backward_forward.jsonl` (`backward_forward_rounded.jsonl` after rounding for the output); finished
+cells are skipped, and each search resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ from ggdjax._ranking import rank_of_label
 from ggdjax.tune._candidates import candidates_of
 from ggdjax.tune._segments import Unit
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "backward_forward.jsonl"
+FOLDER = Path(__file__).resolve().parents[1] / "results"
+#: How weights are rounded at the start -> file of the rows.
+RESULTS = {"nearest": FOLDER / "backward_forward.jsonl", "output": FOLDER / "backward_forward_rounded.jsonl"}
 WIDTHS = ("8/8", "6/6", "5/5", "4/4", "8/4")
 #: Network -> tuning images by default.
 IMAGES = {"resnet20": 1000, "squeezenet": 200}
@@ -52,6 +57,7 @@ class Bench:
         size = real.batch_size
         self.calibration = calibrate(net, images, parts.calibration, size, f"{real.name}: calibrate")
         self.net = network.fold_batch_norm(net)
+        self.rounding_images = np.concatenate([x for x, _ in images.batches(parts.calibration, size)])
         pairs = list(images.batches(chosen, size))
         self.images, self.labels = (np.concatenate(part) for part in zip(*pairs, strict=True))
         judging = some(images, parts.held_out, held_out)
@@ -61,11 +67,12 @@ class Bench:
             for name, part in (("calibration", parts.calibration), ("tuning", chosen), ("held_out", judging))
         }
 
-    def quantized(self, widths: str) -> quantization.QuantizedNetwork:
+    def quantized(self, widths: str, rounding: str = "nearest") -> quantization.QuantizedNetwork:
         """Return the untuned network of these widths."""
         weights, maps = map(int, widths.split("/"))
         config = quantization.QuantConfig(weight_bits=weights, activation_bits=maps)
-        return quantization.quantize(self.net, self.calibration, config)
+        q = quantization.quantize(self.net, self.calibration, config)
+        return tune.round_weights(q, self.rounding_images) if rounding == "output" else q
 
     def judge(self, q: quantization.QuantizedNetwork) -> np.ndarray:
         """Return of every held-out image how many classes stand before its own."""
@@ -124,12 +131,12 @@ def stage_record(before: np.ndarray, after: np.ndarray) -> dict:
     }
 
 
-def cell(bench: Bench, real: RealNetwork, widths: str, config: tune.TuneConfig) -> dict:
+def cell(bench: Bench, real: RealNetwork, widths: str, config: tune.TuneConfig, rounding: str) -> dict:
     """Tune one network at one pair of widths; return the row to keep."""
-    q = bench.quantized(widths)
+    q = bench.quantized(widths, rounding)
     stages = {"before": bench.judge(q)}
-    mark = f"{real.name}-{widths.replace('/', '-')}-{config.objective}-{config.seed}-{len(bench.images)}.safetensors"
-    path = Path(tempfile.gettempdir()) / "ggdjax-backward-forward" / mark
+    mark = f"{real.name}-{widths.replace('/', '-')}-{config.objective}-{config.seed}-{len(bench.images)}-{rounding}"
+    path = Path(tempfile.gettempdir()) / "ggdjax-backward-forward" / f"{mark}.safetensors"
     tuned, seconds, after = search(bench, q, f"{real.name} {widths}", config, path)
     steps, size = FINISH.get(real.name, FEW)
     history, settings = tuned.history, tune.GradientConfig(steps=steps, batch_size=size, seed=config.seed)
@@ -138,6 +145,7 @@ def cell(bench: Bench, real: RealNetwork, widths: str, config: tune.TuneConfig) 
     row = {
         "network": real.name,
         "widths": widths,
+        "rounding": rounding,
         "objective": config.objective,
         "seed": config.seed,
         "tuning_images": len(bench.images),
@@ -194,9 +202,9 @@ def naive(bench: Bench, widths: str, visits: int) -> dict:
     } | report.environment()
 
 
-def tables() -> None:
+def tables(path: Path) -> None:
     """Print one Markdown table per network."""
-    rows = read_lines(RESULTS)
+    rows = read_lines(path)
     for name in dict.fromkeys(row["network"] for row in rows):
         print(f"\n### {name}: top-1 / top-5 in % on held-out images\n")
         print(
@@ -229,25 +237,27 @@ def main() -> None:
     parser.add_argument("--naive", action="store_true", help="time a naive loop beside the search on a few layers")
     parser.add_argument("--visits", type=int, default=6, help="layers for --naive")
     parser.add_argument("--tables", action="store_true", help="print the tables of what is there and stop")
+    parser.add_argument("--rounding", choices=list(RESULTS), default="nearest", help="of the weights, at the start")
     args = parser.parse_args()
+    path = RESULTS[args.rounding]
     if args.naive:
         record = naive(
             Bench(NETWORKS["resnet20"], args.images or 1000, 128, 0), (args.widths or ["4/4"])[0], args.visits
         )
-        (RESULTS.parent / "backward_forward_cost.json").write_text(json.dumps(record, indent=1) + "\n")
+        (FOLDER / "backward_forward_cost.json").write_text(json.dumps(record, indent=1) + "\n")
         return
     keys = ("network", "widths", "objective", "seed", "tuning_images")
     if not args.tables:
         for name in args.network or list(IMAGES):
             count = args.images or IMAGES.get(name, 200)
-            done = {tuple(row[key] for key in keys) for row in read_lines(RESULTS)}
+            done = {tuple(row[key] for key in keys) for row in read_lines(path)}
             todo = [w for w in args.widths or WIDTHS if (name, w, args.objective, args.seed, count) not in done]
             bench = Bench(NETWORKS[name], count, args.held_out, args.seed) if todo else None
             for widths in todo:
                 # The ImageNet sample has fewer tuning images than classes.
                 config = tune.TuneConfig(objective=args.objective, seed=args.seed, allow_few_images=True)
-                append_line(RESULTS, cell(bench, NETWORKS[name], widths, config))
-    tables()
+                append_line(path, cell(bench, NETWORKS[name], widths, config, args.rounding))
+    tables(path)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
     python -m experiments.benchmarks.schemes_on_networks --images 500    accuracies on at most 500 held-out images
     python -m experiments.benchmarks.schemes_on_networks --sqnr-only     seconds per network: no quantized network runs
     python -m experiments.benchmarks.schemes_on_networks --tables        the tables of what is there, as Markdown
-    python -m experiments.benchmarks.schemes_on_networks --summary       ours, the best rival and the search, per width
+    python -m experiments.benchmarks.schemes_on_networks --summary       ours and the best of every class, per width
 
 Weights and feature maps have the same width, biases 16 bits, one step per tensor; conventions of `real_networks`.
 SQNR is that of each convolution's and dense layer's input in the float network, judged alone, on all held-out images:
@@ -33,8 +33,6 @@ from ggdjax.ggd import empirical_distortion
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "schemes_on_networks.jsonl"
 #: The widths that other tools report come first.
 BITS = (8, 6, 4, 5, 7, 3)
-#: Schemes that minimise the error on the calibration data themselves: they bound the others.
-SEARCHES = frozenset(name for name in schemes.names() if schemes.get(name).searches_data)
 
 
 class Bench:
@@ -129,7 +127,8 @@ def tables() -> None:
 
 
 def summary() -> None:
-    """Print mean SQNR in dB of the default, of the best rival that does not search, and of the search; one table."""
+    """Print mean SQNR in dB of the default, the best other of its class and of each other class; one table."""
+    classes = {kind: [n for n in schemes.names() if schemes.get(n).kind is kind] for kind in schemes.SchemeClass}
     found = {
         (r["network"], r["bits"], r["scheme"]): r["mean_sqnr_db"] for r in read_lines(RESULTS) if r["kind"] == "sqnr"
     }
@@ -137,21 +136,25 @@ def summary() -> None:
     print("| network | scheme | " + " | ".join(f"{b} bits" for b in widths) + " |\n|---|---|" + "---|" * len(widths))
     won = cells = 0
     for name in NETWORKS:
-        rows: dict[str, list[str]] = {"`ggd`": [], "best rival": [], "`mse-search`": [], "bits to `max-abs`": []}
+        rows: dict[str, list[str]] = {}
         for bits in widths:
             of_bits = {s: v for (n, b, s), v in found.items() if (n, b) == (name, bits)}
-            rivals = {s: v for s, v in of_bits.items() if not s.startswith("ggd") and s not in SEARCHES}
-            best = max(rivals, key=rivals.__getitem__)
-            won, cells = won + (of_bits["ggd"] >= rivals[best]), cells + 1
-            rows["`ggd`"].append(
-                f"**{of_bits['ggd']:.2f}**" if of_bits["ggd"] >= rivals[best] else f"{of_bits['ggd']:.2f}"
-            )
-            rows["best rival"].append(f"{rivals[best]:.2f} ({best})")
-            rows["`mse-search`"].append(f"{of_bits['mse-search']:.2f}")
-            rows["bits to `max-abs`"].append(f"{(of_bits['ggd'] - of_bits['max-abs']) / 6.02:+.2f}")
+            ours, cells = of_bits["ggd"], cells + 1
+            rows.setdefault("`ggd`", []).append(f"{ours:.2f}")
+            for kind, names in classes.items():
+                # The variants of ours are no baselines in its own class.
+                own = kind is schemes.SchemeClass.MODEL
+                others = {s: of_bits[s] for s in names if s in of_bits and not (own and s.startswith("ggd"))}
+                if not others:
+                    continue
+                best = max(others, key=others.__getitem__)
+                won += own and ours >= others[best]
+                label = f"best {'other ' if own else ''}{kind.value}"
+                rows.setdefault(label, []).append(f"{others[best]:.2f} ({best})")
+            rows.setdefault("bits to `max-abs`", []).append(f"{(ours - of_bits['max-abs']) / 6.02:+.2f}")
         for label, values in rows.items():
             print(f"| {name} | {label} | " + " | ".join(values) + " |")
-    print(f"\n`ggd` leads in {won} of {cells} cells.")
+    print(f"\n`ggd` leads every other model in {won} of {cells} cells.")
 
 
 def _table(title: str, kind: str, name: str, order: list[str], bits: list[int]) -> None:

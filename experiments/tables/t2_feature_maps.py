@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from experiments.benchmarks.schemes_on_networks import SEARCHES
 from experiments.real_networks import NETWORKS
 from experiments.tables.content import Content
 from experiments.tables.entries import Cell, Entry, lookup, networks_of, number, pivot, select
@@ -21,6 +21,7 @@ METRICS = {
     "mean_sqnr_db": "mean SQNR over the feature maps, dB",
     "min_sqnr_db": "SQNR of the weakest feature map, dB",
 }
+MODEL = schemes.SchemeClass.MODEL.value
 BITS = ("8", "7", "6", "5", "4", "3")
 #: Schemes named in the picture; the others are there, without a name.
 NAMED = {"ggd": BLUE, "mse-search": GREEN, "max-abs": ORANGE, "kl": GREY, "ggd-plain": GREY, "sqnr-laplace": GREY}
@@ -50,17 +51,29 @@ def entries(results: Results) -> list[Entry]:
 def tables(found: Sequence[Entry]) -> list[Table]:
     """Return one table per network."""
     return [
-        pivot(
-            select(found, network=name),
-            title=f"{name}: mean (smallest) SQNR of the feature maps, dB",
-            rows={"scheme": "scheme"},
-            columns="bits",
-            heads={bits: f"{bits} bits" for bits in BITS},
-            cell=_sqnr,
-            best=_worth,
+        _with_classes(
+            pivot(
+                select(found, network=name),
+                title=f"{name}: mean (smallest) SQNR of the feature maps, dB",
+                rows={"scheme": "scheme"},
+                columns="bits",
+                heads={bits: f"{bits} bits" for bits in BITS},
+                cell=_sqnr,
+                best=_worth,
+            )
         )
         for name in networks_of(found)
     ]
+
+
+def _class(scheme: str) -> str:
+    return schemes.get(scheme).kind.value if scheme in schemes.names() else ""
+
+
+def _with_classes(table: Table) -> Table:
+    """Return the table with a column for the class of each scheme."""
+    rows = tuple((scheme, _class(scheme), *cells) for scheme, *cells in table.rows)
+    return replace(table, columns=("scheme", "class", *table.columns[1:]), rows=rows, left=2)
 
 
 def _sqnr(cell: Cell) -> str:
@@ -71,7 +84,7 @@ def _sqnr(cell: Cell) -> str:
 def _worth(cell: Cell) -> float | None:
     entry = cell.get("mean_sqnr_db")
     # To the digits shown: what reads the same is bold together.
-    return None if entry is None or entry.value is None or entry.scheme in SEARCHES else round(entry.value, 2)
+    return None if entry is None or entry.value is None or _class(entry.scheme) != MODEL else round(entry.value, 2)
 
 
 def draw(found: Sequence[Entry]) -> Figure:
@@ -117,8 +130,9 @@ CONTENT = Content(
     title="Feature maps: SQNR of every scheme, network and width",
     about=(
         "SQNR of each convolution's and dense layer's input in the float network, each judged alone, one step per "
-        "tensor, on all held-out images (10,000 of CIFAR-10, 900 of the ImageNet sample). Bold: the best mean of a "
-        "width among the schemes that do not search on the data (`mse-search` and `octav` do)."
+        "tensor, on all held-out images (10,000 of CIFAR-10, 900 of the ImageNet sample), steps from the counted "
+        "histograms. Class: a model tries no step on the data, a search takes the best by a criterion on them. Bold: "
+        "the best mean of a width among the models."
     ),
     sources=("schemes_on_networks.jsonl",),
     metrics=METRICS,

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from ggdjax._errors import GgdjaxError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ggdjax.network import Network
     from ggdjax.quantization import QuantizedNetwork
+
+#: Ways to prepare the images that are shown, beside the given one.
+_MOST_READINGS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +28,22 @@ class Inspect:
     For example:
         ggdjax inspect resnet20.onnx
         ggdjax inspect runs/r20
+        ggdjax inspect net.onnx --data images/
     """
 
     what: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL|RUN")] = None
     """ONNX file, a file that `save` wrote, or a run folder; none: the embedded digits network."""
 
+    data: str | None = None
+    """Labelled images: show with which colour order, scale, mean and label offset a float MODEL is right on most."""
+    preset: str = "imagenet"
+    """Resize and crop for ``--data``, and what is tried first."""
+
     def run(self) -> None:
         """Do the job.
 
         Raises:
-            GgdjaxError: there is no model or run.
+            GgdjaxError: there is no model or run, or ``--data`` is given for one that is no float network.
         """
         import ggdjax as gd
         from ggdjax import report
@@ -49,8 +61,13 @@ class Inspect:
             _show_quantized(value, screen)
         elif isinstance(value, gd.Network):
             _show_float(value, screen)
+            if self.data is not None:
+                _show_readings(value, self.data, self.preset, screen)
+                return
         else:
             screen.print(f"{self.what} holds a {type(value).__name__}: {value!r}"[:2000], markup=False)
+        if self.data is not None:
+            raise GgdjaxError("`--data` is for a float MODEL: `ggdjax evaluate RUN --data` evaluates a run on images")
 
 
 def _show_float(net: Network, screen: Console) -> None:
@@ -62,6 +79,22 @@ def _show_float(net: Network, screen: Console) -> None:
     absent = len(net.graph.nodes) - len(folded.graph.nodes)
     if absent:
         screen.print(f"{absent} batch normalizations are folded into the layers before them.")
+
+
+def _show_readings(net: Network, path: str, name: str, screen: Console) -> None:
+    from ggdjax import data
+    from ggdjax.cli._runs import opened, readings_of
+    from ggdjax.recipe import Recipe
+
+    layouts = [dataclasses.replace(data.preset(name), layout=layout) for layout in ("NCHW", "NHWC")]
+    # The layout stands in the network's own input: channels are the axis of 1 or 3.
+    fitting = [p for p in layouts if net.input_shape[1 if p.layout == "NCHW" else -1] == p.channels]
+    preprocessing = (fitting or layouts)[0]
+    images = opened(path, net, Recipe(preprocessing=preprocessing), screen)
+    found = readings_of(net, images, screen)
+    screen.print(f"Top-1 of the float network on {len(found[0].correct)} images, --preset {name} and", markup=False)
+    for reading in [r for i, r in enumerate(found) if i < _MOST_READINGS or not r.differs]:
+        screen.print(f"  {100 * reading.top1:6.2f} %  {reading.describe()}", markup=False, soft_wrap=True)
 
 
 def _show_quantized(q: QuantizedNetwork, screen: Console) -> None:

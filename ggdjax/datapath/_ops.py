@@ -19,6 +19,7 @@ from ggdjax.network import _ops as float_ops
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from jaxtyping import Array, Float, Int
 
@@ -200,11 +201,9 @@ def dense(
 ) -> tuple[Int[Array, "batch *rest cout"], Int[Array, ""]]:
     """Return bias + x · kernel as the accumulator holds it, and how often it overflowed; see `conv`."""
 
-    del low, high  # those of `conv`: a matrix product needs no bounds
-
     def part(start: int) -> Array:
         stop = start + channel_tile
-        return _matrix_product(x[..., start:stop], kernel[start:stop], method)
+        return _matrix_product(x[..., start:stop], kernel[start:stop], method, low, high)
 
     return _accumulate(part, kernel.shape[0], channel_tile, bias, x.ndim, accumulator_bits, overflow)
 
@@ -300,14 +299,48 @@ def _by_shifts(
     The fastest for depthwise convolutions on the CPU; and the one that other backends use for all of them, since
     their integer convolutions cannot be relied on: it needs only slices and exact integer matrix products.
     """
-    del low, high
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    sums = partial(_sum_of_shifts, strides=strides, dilation=dilation, groups=groups)
+    if kernel.shape[-2] == 1 and kernel.shape[-1] == x.shape[-1] == groups:  # depthwise: no matrix product
+        return sums(x, kernel)
+    return _by_int8_products(sums, x, kernel, low, high)
+
+
+def _by_int8_products(product: Callable[[Array, Array], Array], x: Array, kernel: Array, low: int, high: int) -> Array:
+    """Return a product that is linear in ``x``, from int8 numbers: matrix units multiply those, into int32.
+
+    Codes of 8 bits are one number, unsigned ones less 128 (so that the largest is 127) and with 128 · Σ kernel added;
+    wider ones several.
+    """
+    low, high = min(low, 0), max(high, 0)
+    away = high - 127 if high - low < 256 and not -128 <= low <= high <= 127 else 0
+    terms = [weight * product(digit, kernel) for digit, weight in _int8_digits(x - away, low - away, high - away)]
+    y = sum(terms[1:], terms[0])
+    if not away:
+        return y
+    total = jnp.sum(kernel.astype(jnp.int32), axis=tuple(range(kernel.ndim - 1)))
+    return y + (away * total).reshape((1,) * (y.ndim - 1) + total.shape)
+
+
+def _int8_digits(x: Array, low: int, high: int) -> tuple[tuple[Array, int], ...]:
+    """Return int8 arrays and their weights, whose weighted sum ``x`` is: digits from −128 to 127 to the base 256."""
+    digits, weight = [], 1
+    x = x.astype(jnp.int32)
+    while low < -128 or high > 127:
+        digit = ((x + 128) & 255) - 128
+        digits.append((digit.astype(jnp.int8), weight))
+        x, low, high = (x - digit) >> 8, (low - 127) >> 8, (high + 128) >> 8
+        weight *= 256
+    return (*digits, (x.astype(jnp.int8), weight))
+
+
+def _sum_of_shifts(x: Array, kernel: Array, *, strides: Ints, dilation: Ints, groups: int) -> Array:
+    """Return the products with every position of the window, summed; ``x`` is padded already."""
     window, per_group = kernel.shape[:-2], kernel.shape[-2]
     space = tuple(
         (size - step * (taps - 1) - 1) // stride + 1
         for size, taps, stride, step in zip(x.shape[1:-1], window, strides, dilation, strict=True)
     )
-    kernel = kernel.astype(jnp.int32)
     total = None
     for at in np.ndindex(*window):
         first = tuple(i * step for i, step in zip(at, dilation, strict=True))
@@ -321,20 +354,37 @@ def _by_shifts(
 def _grouped_product(x: Array, kernel: Int[Array, "cin_per_group cout"], groups: int, per_group: int) -> Array:
     """Return the product of x's last axis, in groups, by the groups' matrices."""
     if groups == 1:
-        return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=jnp.int32)
+        return _product(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
     if per_group == 1 and kernel.shape[-1] == x.shape[-1]:
-        return x * kernel.reshape((1,) * (x.ndim - 1) + (-1,))
+        return x * kernel.astype(jnp.int32).reshape((1,) * (x.ndim - 1) + (-1,))
     grouped = x.reshape(*x.shape[:-1], groups, per_group)
     matrices = kernel.reshape(per_group, groups, -1)
-    y = lax.dot_general(grouped, matrices, (((grouped.ndim - 1,), (0,)), ((grouped.ndim - 2,), (1,))))
+    y = _product(grouped, matrices, (((grouped.ndim - 1,), (0,)), ((grouped.ndim - 2,), (1,))))
     return jnp.moveaxis(y, 0, -2).reshape(*x.shape[:-1], -1)
 
 
-def _matrix_product(x: Array, kernel: Array, method: str) -> Array:
-    if method == "float32":
-        return float_ops.dense(x.astype(jnp.float32), kernel=kernel.astype(jnp.float32)).astype(jnp.int32)
+def _product(x: Array, kernel: Array, numbers: Any) -> Array:
+    """Return the product in int32, from int8 where both are; wider kernels are split as codes are."""
+    if x.dtype != jnp.int8:
+        return lax.dot_general(x, kernel.astype(jnp.int32), numbers, preferred_element_type=jnp.int32)
+    narrow = kernel.dtype == jnp.int8
+    digits = ((kernel, 1),) if narrow else _int8_digits(kernel, np.iinfo(kernel.dtype).min, np.iinfo(kernel.dtype).max)
+    terms = [weight * lax.dot_general(x, d, numbers, preferred_element_type=jnp.int32) for d, weight in digits]
+    return sum(terms[1:], terms[0])
+
+
+def _matrix_product(x: Array, kernel: Array, method: str, low: int, high: int) -> Array:
     numbers = (((x.ndim - 1,), (0,)), ((), ()))
-    return lax.dot_general(x, kernel.astype(jnp.int32), numbers, preferred_element_type=jnp.int32)
+
+    def on_cpu(x: Array, kernel: Array) -> Array:
+        if method == "float32":
+            return float_ops.dense(x.astype(jnp.float32), kernel=kernel.astype(jnp.float32)).astype(jnp.int32)
+        return lax.dot_general(x, kernel.astype(jnp.int32), numbers, preferred_element_type=jnp.int32)
+
+    def by_int8(x: Array, kernel: Array) -> Array:
+        return _by_int8_products(partial(_product, numbers=numbers), x, kernel, low, high)
+
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=by_int8)
 
 
 def _on_cpu(method: Callable[..., Array]) -> Callable[..., Array]:

@@ -12,7 +12,7 @@ from ._saturation import Saturation as Saturation, split_saturation as split_sat
 from ._empirical import empirical_distortion as empirical_distortion
 from ._fitting import fit as fit, fit_sides as fit_sides
 from ._weighted_fit import FitResult as FitResult, FitCode as FitCode
-from ._order import choose_order as choose_order
+from ._order import order_for_bits as order_for_bits
 from ._likelihood import fit_likelihood as fit_likelihood
 from ._families import Family as Family, FAMILIES as FAMILIES, FittedFamily as FittedFamily, fit_family as fit_family
 from ._baselines import LogNormal as LogNormal, Lomax as Lomax

@@ -11,6 +11,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+#: Histogram bins of one side, and the first of them that holds no finite value (exponent 255: infinities and NaNs).
+SIDE_BINS, FINITE_BINS = 1 << 15, 255 << 7
 #: Octaves counted down from that of the largest value, and how many histogram bins are put together in them:
 #: 128, 64, 16 and 1 bins per octave. In all 9·128 + 8·64 + 15·16 + 144 = 2048. The last bin takes everything
 #: from 2⁻¹⁷⁴ of the top octave down.
@@ -97,6 +99,28 @@ def compress_side(counts: Array, minimum: Array, maximum: Array, *, side: str) -
     log_scale = (top - 127).astype(jnp.float32) * _LOG_2
     bins = Bins(weight=weight, log_x=log_x, log_scale=log_scale, lower=lower, upper=upper)
     return jax.tree.map(lambda leaf: leaf.reshape(*batch_shape, *leaf.shape[1:]), bins)
+
+
+def split_point_mass(counts: Array) -> tuple[Array, Array]:
+    """Return a histogram's counts without the point mass at its largest magnitude, and how many values that has."""
+    sides = counts.reshape(*counts.shape[:-1], 2, SIDE_BINS)
+    magnitude = sides.sum(-2)[..., :FINITE_BINS]
+    bins = jnp.broadcast_to(jnp.arange(magnitude.shape[-1], dtype=jnp.int32), magnitude.shape)
+    top = jnp.where(magnitude > 0, bins, 0).max(-1, keepdims=True)
+    held = jnp.take_along_axis(magnitude, top, axis=-1)[..., 0].astype(jnp.float32)
+    extra = excess_count(held, _below(magnitude, top))
+
+    at = jnp.broadcast_to(top[..., None, :], (*sides.shape[:-1], 1))
+    usual = jnp.round(jnp.median(_below(sides, at), axis=-1, keepdims=True))
+    kept = jnp.minimum(jnp.take_along_axis(sides, at, axis=-1), usual.astype(sides.dtype))
+    here = jnp.broadcast_to(jnp.arange(SIDE_BINS, dtype=at.dtype), sides.shape) == at
+    return jnp.where((extra > 0)[..., None, None] & here, kept, sides).reshape(counts.shape), extra
+
+
+def _below(values: Array, top: Array) -> Array:
+    """Return the counts of the bins just below the bin ``top`` (last axis of both), largest value first."""
+    down = jnp.arange(1, BINS_BELOW + 1, dtype=top.dtype).reshape((1,) * (top.ndim - 1) + (-1,))
+    return jnp.take_along_axis(values, jnp.clip(top - down, 0, None), axis=-1).astype(jnp.float32)
 
 
 def excess_count(held: Array, below: Array) -> Array:

@@ -16,18 +16,18 @@ from ggdjax.ggd._arrays import refuse_unreal
 from ggdjax.ggd._bins import BINS_PER_SIDE, compress_side, on_device
 from ggdjax.ggd._histogram import Histogram, Side, checked_side
 from ggdjax.ggd._hurdle import Hurdle
-from ggdjax.ggd._order import choose_order
 from ggdjax.ggd._weighted_fit import FitResult, by_tensor, checked_order, fit_bins, fit_values, fit_weighted
 
 
-def fit(data: ArrayLike | Histogram, order: ArrayLike | str = 2, *, side: Side = "auto") -> FitResult:
+def fit(data: ArrayLike | Histogram, order: ArrayLike = 2, *, side: Side = "auto") -> FitResult:
     """Fit a generalized gamma distribution to the nonzero values by tail-weighted maximum likelihood.
 
     Args:
         data: samples, the last axis of the array being the samples of one tensor; or a `Histogram`, each of whose
             batch elements is one tensor. A histogram is fitted with its values at the centres of 128 bins per
             octave; samples are fitted exactly, and the result is differentiable in them.
-        order: the order m ≥ 0 of the weights ``x^m``: one number, one per tensor, or "auto" (see `choose_order`).
+        order: the order m ≥ 0 of the weights ``x^m``: one number, or one per tensor; `order_for_bits`
+            gives that for codes of a width.
         side: which side of zero: "positive", "negative", or "magnitude", which takes ``|x|``: the positive side
             where nothing is negative. "auto" is another name for it.
 
@@ -44,11 +44,6 @@ def fit(data: ArrayLike | Histogram, order: ArrayLike | str = 2, *, side: Side =
     """
     side = checked_side(side)
     data = data if isinstance(data, Histogram) else as_samples(data)
-    if isinstance(order, str):
-        if order != "auto":
-            raise GgdjaxError(f"`order` is {order!r}; expected a number ≥ 0, an array of them, or 'auto'")
-        histogram = data if isinstance(data, Histogram) else Histogram.from_samples(data, axis=-1)
-        order = choose_order(histogram, side=side)
     if isinstance(data, Histogram):
         extremes = (jnp.asarray(e) for e in (data.minimum, data.maximum))
         order = checked_order(order, data.batch_shape, jnp.float32)

@@ -20,8 +20,9 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from ggdjax import _files
 from ggdjax._errors import GgdjaxError, expect, expect_array, expect_record, refusal, summary
 from ggdjax.ggd._arrays import checked_axes, is_concrete, refuse_unreal
-from ggdjax.ggd._bins import Bins, compress_side, on_device
+from ggdjax.ggd._bins import FINITE_BINS, SIDE_BINS, Bins, compress_side, on_device
 from ggdjax.ggd._counting import BINS, Counter
+from ggdjax.ggd._predictive import predictive
 
 if TYPE_CHECKING:
     import os
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 #: "magnitude" takes ``|x|``, the positive side where nothing is negative; "auto" is another name for it.
 Side = Literal["auto", "positive", "negative", "magnitude"]
-
-#: Bins of one side, and the first of its bins that holds no finite value (exponent 255: infinities and NaNs).
-SIDE_BINS, FINITE_BINS = 1 << 15, 255 << 7
 
 
 @jax.tree_util.register_dataclass
@@ -45,7 +43,8 @@ class Histogram:
 
     Args:
         counts: values per bin; bins ``[0, 32768)`` are positive, the rest negative; ±0 is in none of them.
-            int32 from one pass (fewer than 2³¹ values); int64 once concrete histograms have been added.
+            int32 from one pass (fewer than 2³¹ values); int64 once concrete histograms have been added; float32 of a
+            `predictive` histogram.
         zeros: number of values equal to ±0, exactly.
         minimum: smallest finite value, exactly; 0 where there is none.
         maximum: largest finite value, likewise.
@@ -209,6 +208,35 @@ class Histogram:
         extremes = (jnp.asarray(e) for e in (self.minimum, self.maximum))
         return compress_side(on_device(self.counts), *extremes, side=checked_side(side))
 
+    def predictive(
+        self, images: ArrayLike, *, limits: tuple[ArrayLike, ArrayLike] = (-np.inf, np.inf), spread: float = 0.2
+    ) -> Histogram:
+        """Return what the next image may hold, from ``images`` ≥ 1 images that were counted.
+
+        By the rule of succession, with probability 1/(images + 1) the next image differs from those seen by a random
+        scale. Any scheme runs on the result, whose counts are real numbers (float32). A few images tell little of the
+        largest values; for many images nothing changes. Works under `jit`.
+
+        Args:
+            images: how many were counted: a number, or one per tensor.
+            limits: least and largest value that is possible, likewise. Mass that a scale moves beyond stays there, as
+                it does at a point mass at the largest magnitude (`split_saturation`), which does not move.
+            spread: s, the standard deviation over images of the logarithm of a feature map's scale; the nodes' is
+                √2 s. Measured on four networks: 0.05 to 0.23.
+
+        Raises:
+            GgdjaxError: fewer than 1 image, a spread out of range, or shapes that do not fit.
+
+        Example:
+            >>> one = gd.Histogram.from_samples(jax.random.exponential(jax.random.key(0), (1000,)))
+            >>> next_image = one.predictive(1, limits=(0.0, 8.0))
+            >>> float(one.maximum) < float(next_image.maximum) <= 8.0
+            True
+        """
+        leaves = (on_device(leaf) for leaf in (self.counts, self.zeros, self.minimum, self.maximum))
+        counts, zeros, minimum, maximum = predictive(*leaves, images=images, limits=limits, spread=spread)
+        return Histogram(counts=counts, zeros=zeros, minimum=minimum, maximum=maximum)
+
     # ------------------------------------------------------------------------------------------ storing
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -288,7 +316,10 @@ def checked_side(side: Side) -> str:
 
 
 def _total(counts: Array) -> Array:
-    return np.asarray(counts).sum(-1, dtype=np.int64) if is_concrete(counts) else counts.sum(-1)
+    if not is_concrete(counts):
+        return counts.sum(-1)
+    counts = np.asarray(counts)
+    return counts.sum(-1, dtype=np.int64 if np.issubdtype(counts.dtype, np.integer) else np.float64)
 
 
 def _finite(counts: Array) -> Array:

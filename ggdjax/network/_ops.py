@@ -89,9 +89,9 @@ def conv(
 ) -> Float[Array, "batch *space_out cout"]:
     """Convolve as all frameworks do (cross-correlate); zero ``padding``: (before, after) per dimension."""
     spatial = x.ndim - 2
-    if groups == 1 and all(size == 1 for size in kernel.shape[:-2]) and not any(map(any, padding)):
-        thinned = x if max(strides) == 1 else x[(slice(None), *(slice(None, None, step) for step in strides))]
-        return dense(thinned, kernel=kernel.reshape(kernel.shape[-2:]), bias=bias)
+    pointwise = groups == 1 and all(size == 1 for size in kernel.shape[:-2]) and not any(map(any, padding))
+    if pointwise and max(strides) == 1:
+        return dense(x, kernel=kernel.reshape(kernel.shape[-2:]), bias=bias)
     letters = "DHW"[-spatial:] if spatial <= 3 else "".join(map(str, range(spatial)))
     general = partial(
         lax.conv_general_dilated,
@@ -104,7 +104,10 @@ def conv(
     depthwise = groups == x.shape[-1] == kernel.shape[-1] and groups > 1
     few = groups == 1 and kernel.shape[-2] <= FEW_INPUTS
     on_cpu = None
-    if spatial == 2 and min(map(min, padding)) >= 0:
+    if pointwise:
+        # On the CPU only: XLA's GPU compiler aborts where two of them stand side by side (openxla/xla issue 47381).
+        on_cpu = partial(_pointwise, strides=strides)
+    elif spatial == 2 and min(map(min, padding)) >= 0:
         if depthwise:
             on_cpu = partial(depthwise_by_shifts, strides=strides, padding=padding, dilation=dilation)
         elif few and max(dilation) == 1 and kernel.shape[-2] > 1 and prod(kernel.shape[:-1]) <= SMALL_WINDOW:
@@ -113,6 +116,12 @@ def conv(
             on_cpu = partial(conv_of_few_channels, general, strides=strides, padding=padding)
     y = plain(x, kernel) if on_cpu is None else lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain)
     return y if bias is None else y + _as_rank(bias, y.ndim)
+
+
+def _pointwise(x: Array, kernel: Array, *, strides: Ints) -> Array:
+    """Convolve with one pixel as a matrix product."""
+    thinned = x[(slice(None), *(slice(None, None, step) for step in strides))]
+    return dense(thinned, kernel=kernel.reshape(kernel.shape[-2:]))
 
 
 def dense(

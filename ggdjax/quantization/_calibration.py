@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from ggdjax._errors import DataError, GgdjaxError, summary
 from ggdjax.ggd import Counter, Histogram
 from ggdjax.network import fold_batch_norm, run
 from ggdjax.quantization._batches import image_batches, pad_batch
+from ggdjax.quantization._limits import proven_limits
 from ggdjax.quantization._numerics import Observe, tensors_with_ranges
 
 if TYPE_CHECKING:
@@ -42,9 +43,36 @@ class Calibration:
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Least and largest value of every other tensor that an integer program holds: summands, factors, inputs of
     averages and of activation functions, outputs."""
+    limits: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    """Least and largest value that the graph allows a feature map, where it proves one; None: no such limit."""
+    inputs: tuple[str, ...] = ()
+    """The feature maps that are the network's own inputs."""
 
     def __repr__(self) -> str:
         return summary(self, images=self.images, feature_maps=len(self.names), per_channel=self.channels is not None)
+
+    def predictive(self) -> Calibration:
+        """Return the calibration with the `Histogram.predictive` histograms of its feature maps and channels.
+
+        Limits are those that the graph proves. The network's inputs stay as counted: pixels are points of a fixed
+        range, which no random scale describes.
+        """
+
+        def moved(histograms: Histogram, names: Sequence[str]) -> Histogram:
+            ends = np.asarray([self.limits.get(name, (None, None)) for name in names], np.float32)  # None: NaN
+            low, high = (np.where(np.isnan(end), sign * np.inf, end) for end, sign in zip(ends.T, (-1, 1), strict=True))
+            found = jax.device_get(histograms.predictive(self.images, limits=(low, high)))
+            own = np.isin(names, self.inputs)
+
+            def keep(counted: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+                return np.where(own.reshape(-1, *(1,) * (np.ndim(counted) - 1)), counted, predicted).astype(np.float32)
+
+            return jax.tree.map(keep, histograms, found)
+
+        channels = self.channels
+        if channels is not None:
+            channels = {name: moved(h, [name] * len(h.zeros)) for name, h in channels.items()}
+        return replace(self, histograms=moved(self.histograms, self.names), channels=channels)
 
     def save(self, path: os.PathLike[str] | str) -> None:
         """Write every count as one file, which ``gd.load`` reads.
@@ -63,6 +91,7 @@ class Calibration:
         found = {"feature_maps": self.histograms} | {f"channels/{name}": h for name, h in (self.channels or {}).items()}
         arrays = {f"{key}/{name}": array for key, h in found.items() for name, array in h.to_arrays().items()}
         record = {"names": self.names, "images": self.images, "channels": channels, "ranges": self.ranges}
+        record |= {"limits": self.limits, "inputs": self.inputs}
         return record, arrays
 
     @classmethod
@@ -79,6 +108,8 @@ class Calibration:
             images=int(record["images"]),
             channels=None if channels is None else {name: histogram(f"channels/{name}") for name in channels},
             ranges={name: (float(low), float(high)) for name, (low, high) in record.get("ranges", {}).items()},
+            limits={name: (low, high) for name, (low, high) in record.get("limits", {}).items()},
+            inputs=tuple(record.get("inputs", ())),
         )
 
 
@@ -141,7 +172,22 @@ def calibrate(net: Network, batches: Iterable[Float[Array, "batch ..."]], *, per
     _refuse_nonfinite(names, histograms)
     measured = {name: (float(low), float(high)) for name, (low, high) in jax.device_get(ranges).items()}
     measured = {name: ends for name, ends in measured.items() if all(map(math.isfinite, ends))}
-    return Calibration(names=names, histograms=histograms, images=images, channels=channels, ranges=measured)
+    return Calibration(
+        names=names,
+        histograms=histograms,
+        images=images,
+        channels=channels,
+        ranges=measured,
+        limits=_limits_of(net.graph, names),
+        inputs=tuple(name for name in names if name in net.graph.inputs),
+    )
+
+
+def _limits_of(graph: Graph, names: tuple[str, ...]) -> dict[str, tuple[float | None, float | None]]:
+    """Return the proven limits of the feature maps that have any, None for an infinite one."""
+    proven = proven_limits(graph)
+    ends = {name: tuple(v if math.isfinite(v) else None for v in proven[name]) for name in names if name in proven}
+    return {name: pair for name, pair in ends.items() if pair != (None, None)}
 
 
 class _Counts:

@@ -39,6 +39,11 @@ class QuantConfig:
     on the default accelerator, whose products follow the real ones."""
     scheme: str = "ggd"
     """Name of the scheme that chooses the step of every feature map (see ``ggdjax.schemes.names()``)."""
+    predictive: bool | None = None
+    """Whether the scheme gets the predictive histograms of `Calibration.predictive` instead of the counted ones. None:
+    where ``scheme`` is one of the tail-weighted "ggd" and fewer than 1,000 images were counted. From there on it would
+    change the mean SQNR by less than 0.02 dB. Other schemes are taken as published; the largest value, which some read,
+    is of no meaning in a predictive histogram."""
     activations_per: str = "tensor"
     """One step per feature map (``"tensor"``), or one per channel of it (``"channel"``: needs a calibration that
     counted channels, and an accelerator that rescales its accumulators per input channel)."""
@@ -72,6 +77,8 @@ class QuantConfig:
                 raise GgdjaxError(f"`{name}` must be an integer number of bits from 2 to {largest}, got {value!r}")
         if self.factor_bits is not None and not (isinstance(self.factor_bits, int) and 4 <= self.factor_bits <= 16):
             raise GgdjaxError(f"`factor_bits` must be None or an integer number from 4 to 16, got {self.factor_bits!r}")
+        if self.predictive not in (None, True, False):
+            raise GgdjaxError(f"`predictive` must be None, True or False, got {self.predictive!r}")
         schemes.get(self.scheme)
         if self.weight_scheme != "fixed-point":
             schemes.get(self.weight_scheme)

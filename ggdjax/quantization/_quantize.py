@@ -102,6 +102,8 @@ def choose_activations(
         NumPy choices of shape ``[*setting]``, or ``[*setting, chan]`` with steps per channel.
     """
     signed = np.asarray(calibration.histograms.is_signed) | config.activations_signed
+    if is_predictive(calibration, config):
+        calibration = calibration.predictive()
     if config.activations_per == "channel":
         return _choose_channels(calibration, config, widths, signed)
     # Padded to few sizes: networks share the compiled program. The choices for the padding are dropped below.
@@ -112,6 +114,17 @@ def choose_activations(
     if config.activation_steps == "power-of-two":
         chosen = powers_of_two(chosen, histograms)
     return {name: chosen[..., i] for i, name in enumerate(calibration.names)}
+
+
+#: From so many images on the predictive histogram changes nothing any more.
+PREDICTIVE_BELOW = 1000
+
+
+def is_predictive(calibration: Calibration, config: QuantConfig) -> bool:
+    """Return whether the scheme gets predictive histograms (`QuantConfig.predictive`)."""
+    if config.predictive is None:
+        return schemes.get(config.scheme).predictive and calibration.images < PREDICTIVE_BELOW
+    return config.predictive
 
 
 def choose_weights(kernel: Float[Array, "*window cin cout"], bits: int, config: QuantConfig) -> Quantizer:

@@ -7,6 +7,7 @@ from ggdjax.recipe._named import named
 from ggdjax.recipe._outcome import Outcome
 from ggdjax.recipe._pareto import Pareto, ParetoPoint, pareto
 from ggdjax.recipe._parts import Parts, choose_parts, open_images
+from ggdjax.recipe._readings import Reading, readings
 from ggdjax.recipe._recipe import Recipe
 from ggdjax.recipe._run import run
 from ggdjax.recipe._target import TARGETS, Target, target
@@ -18,6 +19,7 @@ __all__ = [
     "Pareto",
     "ParetoPoint",
     "Parts",
+    "Reading",
     "Recipe",
     "Rung",
     "Target",
@@ -26,6 +28,7 @@ __all__ = [
     "named",
     "open_images",
     "pareto",
+    "readings",
     "run",
     "target",
 ]

@@ -139,6 +139,11 @@ class _Sqnr:
         return np.asarray([sqnr_db(float(e), float(d)) for e, d in pairs]).reshape(step.shape)
 
 
+def class_of(scheme: str) -> str:
+    """Return the class of a scheme, as tables print it; empty for one of an older version."""
+    return schemes.get(scheme).kind.value if scheme in schemes.names() else ""
+
+
 def _choice(step: float, sqnr: float) -> dict[str, float | None]:
     (step,), (sqnr,) = _rounded([step]), _rounded([sqnr])
     return {"step": step, "sqnr_db": sqnr}

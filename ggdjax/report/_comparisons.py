@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ggdjax.report._comparison import WIDTHS
+from ggdjax.report._comparison import WIDTHS, class_of
 from ggdjax.report._cost import plot_pareto
 from ggdjax.report._distortion import losses_db, plot_losses
 from ggdjax.report._html import SHADES, drawing, search_field, section, table
@@ -47,7 +47,10 @@ _LAYER_COSTS = {
 def scheme_sections(compared: Mapping[str, Any], scheme: str) -> list[str]:
     """Return the sections that compare schemes: over widths, and per feature map."""
     maps, by_width = compared["feature_maps"], compared["mean_sqnr_db"]
-    rows = [{"name": name, **by_width[name]} for name in sorted(by_width, key=lambda n: -(by_width[n]["8"] or 0.0))]
+    rows = [
+        {"name": name, "class": class_of(name), **by_width[name]}
+        for name in sorted(by_width, key=lambda n: -(by_width[n]["8"] or 0.0))
+    ]
     keys = [str(width) for width in WIDTHS]
     names = sorted(maps[0]["choices"], key=lambda name: -_mean(row["choices"][name]["sqnr_db"] for row in maps))
     per_map = [
@@ -59,10 +62,16 @@ def scheme_sections(compared: Mapping[str, Any], scheme: str) -> list[str]:
         section(
             "Schemes",
             '<p class="faint">SQNR on the calibration histograms, dB, mean over the feature maps; the darker, the '
-            "further from the best of the width.</p>",
+            "further from the best of the width. Class: a model tries no step on the data, a search takes the best "
+            "by a criterion on them.</p>",
             search_field("tr.scheme", "schemes"),
             '<div class="beside">',
-            table(rows, {"scheme": "name", **{f"{k} bits": k for k in keys}}, "scheme", shades=_by_column(rows, keys)),
+            table(
+                rows,
+                {"scheme": "name", "class": "class", **{f"{k} bits": k for k in keys}},
+                "scheme",
+                shades=_by_column(rows, keys),
+            ),
             picture,
             "</div>",
         ),

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ggdjax import schemes
 from ggdjax._errors import expect_record, refusal
 from ggdjax.report._colours import BLUE, GREEN, ORANGE
+from ggdjax.report._comparison import class_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -117,7 +119,9 @@ def plot_losses(compared: Sequence[Mapping[str, Any]], own: str) -> Figure:
         axes.plot(np.mean(losses[name]), place, "|", color=colour, markersize=12, markeredgewidth=2)
     axes.set_xscale("symlog", linthresh=0.1)
     axes.set_xlim(left=-0.01)
-    axes.set_yticks(range(len(order)), order, fontsize=8)
+    searches = [class_of(name) not in ("", schemes.SchemeClass.MODEL.value) for name in order]
+    labels = [f"{name} ({class_of(name)})" if search else name for name, search in zip(order, searches, strict=True)]
+    axes.set_yticks(range(len(order)), labels, fontsize=8)
     axes.set_xticks([0, 0.1, 1, 10], ["0", "0.1", "1", "10"])
     axes.set_xlabel("SQNR lost against the feature map's best scheme, dB\n(dot: a feature map, bar: mean)")
     axes.grid(axis="x", alpha=0.3)

@@ -103,7 +103,7 @@ class Fitted:
     saturation: Saturation
     """Point mass at the largest magnitude that was kept out of the fit; weight 0 where there is none."""
     order_error: Float[Array, "..."]
-    """Squared error on the histogram divided by its mean square, by which "ggd" chose the order; else NaN."""
+    """Squared error on the histogram divided by its mean square, by which "ggd-best-order" chose; else NaN."""
     distortion: Float[Array, "..."]
     """Predicted mean squared error of all values, zeros included, in squared units of the tensor; NaN where absent."""
     sqnr_db: Float[Array, "..."]

@@ -1,15 +1,18 @@
 """The generalized gamma distribution: fit it to the histogram, take the step of least error under the fit.
 
-``ggd-plain``: maximum likelihood of all nonzero values (order 0), the paper's method as its abstract states it.
-``ggd-tail``: the tail-weighted fit of order 2, the maximum likelihood of the density ``∝ x² f(x)``, that is of energy,
-which is what the squared error counts. ``ggd``, the default: of the fits of order 0 to 5, the one whose step leaves the
-least error on the calibration histogram, chosen for each tensor and width; a choice among six steps, not a search.
-Each with the closed-form step (Lambert W, corrected; Hui and Neuhoff, IEEE Trans. IT 47(3), 2001, for the support
-equation behind it) or, named ``…-exact``, with the exact minimizer of the mid-tread distortion of the fit.
+``ggd``, the default: the tail-weighted fit of order m = b/2 for codes of b bits (`ggdjax.ggd.order_for_bits`), the
+maximum likelihood of the density ``∝ x^m f(x)``; it looks at no error. ``ggd-plain``: maximum likelihood of all nonzero
+values (order 0), the paper's method as its abstract states it. ``ggd-tail``: order 2 for all widths, the distribution
+of energy. ``ggd-best-order``: of the fits of order 0 to 5, the one whose step leaves the least error on the calibration
+histogram, chosen for each tensor and width: a model with a choice by error.
 
-In ``ggd`` and ``ggd-tail`` a point mass at the largest magnitude (ReLU6, over-exposed pixels) is kept out of the fit
-and enters the step by itself (`ggdjax.steps.saturated_step`). A two-sided tensor is fitted by its magnitudes, both
-signs together: the quantizer is symmetric.
+Each with the closed-form step (Lambert W, corrected; Hui and Neuhoff, IEEE Trans. IT 47(3), 2001, for the support
+equation behind it), in all but ``ggd-plain`` with the zero cell (`_dead_zone`); or, named ``…-exact``, with the exact
+minimizer of the mid-tread distortion of the fit.
+
+In all but ``ggd-plain`` a point mass at the largest magnitude (ReLU6, over-exposed pixels) is kept out of the fit and
+enters the step by itself (`ggdjax.steps.saturated_step`). A two-sided tensor is fitted by its magnitudes, both signs
+together: the quantizer is symmetric.
 """
 
 from __future__ import annotations
@@ -21,12 +24,13 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from ggdjax.ggd import Saturation, fit, split_saturation
+from ggdjax.ggd import Saturation, fit, order_for_bits, split_saturation
 from ggdjax.ggd._weighted_fit import fit_weighted
 from ggdjax.schemes._choice import Fitted
+from ggdjax.schemes._dead_zone import dead_zone_step
 from ggdjax.schemes._magnitudes import magnitudes
 from ggdjax.schemes._prediction import predict
-from ggdjax.schemes._protocol import Solution, levels, top_code
+from ggdjax.schemes._protocol import SchemeClass, Solution, levels, top_code
 from ggdjax.schemes._registry import register
 from ggdjax.schemes._squared_error import squared_error
 from ggdjax.steps import closed_form_step, optimal_step, saturated_step
@@ -37,12 +41,12 @@ if TYPE_CHECKING:
     from ggdjax.ggd import Histogram, TailWeighted
     from ggdjax.schemes._magnitudes import Magnitudes
 
-#: Orders of the tail weighting that the default scheme chooses from.
+#: Orders of the tail weighting that "ggd-best-order" chooses from.
 ORDERS = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0)
 #: Errors that differ by less than this share (0.01 dB) are equal.
 TIE = 0.0023
-#: Suffix of the name -> step solver.
-SOLVERS: dict[str, Callable[..., Array]] = {"": closed_form_step, "-exact": optimal_step}
+#: Suffix of the name -> step solver; None: the closed form with the dead zone.
+SOLVERS: dict[str, Callable[..., Array] | None] = {"": None, "-exact": optimal_step}
 
 
 def plain(
@@ -66,42 +70,70 @@ def tail_weighted(
     bits: Int[Array, "setting tensor"],
     signed: Bool[Array, "setting tensor"],
     *,
-    orders: tuple[float, ...],
-    solver: Callable[..., Array],
+    order: float | None,
+    solver: Callable[..., Array] | None,
 ) -> Solution:
-    """Return the step of least error under the fit of the best of the ``orders``; saturation is accounted for."""
+    """Return the step of least error under the fit of one order (None: that of each width); saturation is split off."""
     rest, saturation = split_saturation(histogram)
-    tensors, size = rest.counts.shape[0], magnitudes(histogram)
-    # All orders of all tensors in one call, the order being the faster index; each tensor is compressed once.
-    bins = jax.tree.map(lambda leaf: jnp.repeat(leaf, len(orders), axis=0), rest.compress())
-    many = jnp.tile(jnp.asarray(orders, jnp.float32), tensors)
-    fitted = fit_weighted(bins.log_x, bins.weight, many, log_scale=bins.log_scale)
-    spread = partial(jnp.repeat, repeats=len(orders), axis=1)
-    steps = saturated_step(
-        solver(fitted.tail, spread(bits), signed=spread(signed)),
-        spread(levels(bits, signed)),
-        jnp.repeat(saturation.limit, len(orders))[None, :],
-        jnp.repeat(saturation.weight, len(orders))[None, :],
-    ).reshape(-1, tensors, len(orders))
-    if len(orders) == 1:
-        best = jnp.zeros(bits.shape, jnp.int32)
-        error = jnp.full_like(steps, jnp.nan)
+    bins = rest.compress()
+    if order is None:
+        orders = order_for_bits(bits)
+        log_x, weight, log_scale = (
+            jnp.broadcast_to(leaf[None], (len(bits), *leaf.shape)) for leaf in (bins.log_x, bins.weight, bins.log_scale)
+        )
     else:
-        relative = (steps / jnp.where(size.peak > 0, size.peak, 1.0)[None, :, None]).transpose(1, 0, 2)
-        error = squared_error(histogram, top_code(bits, signed).T)(relative).transpose(1, 0, 2)
-        # Of equals the lowest order: it rests on the most values.
-        good = error <= error.min(axis=-1, keepdims=True) * (1.0 + TIE)
-        best = jnp.argmax(good, axis=-1)
+        orders = jnp.full(bits.shape[1:], order, jnp.float32)
+        log_x, weight, log_scale = bins.log_x, bins.weight, bins.log_scale
+    fitted = fit_weighted(log_x, weight, orders, log_scale=log_scale)
+    tail, code = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, bits.shape), (fitted.tail, fitted.code))
+    step = _saturated(solver, rest, saturation, tail, bits, signed)
+    return _solution(magnitudes(histogram), step, bits, signed, tail, code, saturation, jnp.full_like(step, jnp.nan))
+
+
+def best_order(
+    histogram: Histogram,
+    bits: Int[Array, "setting tensor"],
+    signed: Bool[Array, "setting tensor"],
+    *,
+    solver: Callable[..., Array] | None,
+) -> Solution:
+    """Return the step under the fit of the one of the `ORDERS` whose step leaves the least error on the histogram."""
+    rest, saturation = split_saturation(histogram)
+    size, bins = magnitudes(histogram), rest.compress()
+    shape = (len(ORDERS), *bits.shape)
+    log_x, weight, log_scale = (
+        jnp.broadcast_to(leaf[None], (len(ORDERS), *leaf.shape)) for leaf in (bins.log_x, bins.weight, bins.log_scale)
+    )
+    orders = jnp.broadcast_to(jnp.asarray(ORDERS, jnp.float32)[:, None], log_scale.shape)
+    fitted = fit_weighted(log_x, weight, orders, log_scale=log_scale)
+    tail, code = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:, None], shape), (fitted.tail, fitted.code))
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, shape[-1]), tail)
+    many_bits, many_signed = (jnp.tile(leaf, (len(ORDERS), 1)) for leaf in (bits, signed))
+    steps = _saturated(solver, rest, saturation, flat, many_bits, many_signed).reshape(shape)
+    relative = (steps / jnp.where(size.peak > 0, size.peak, 1.0)[None, None]).transpose(2, 1, 0)
+    error = squared_error(histogram, top_code(bits, signed).T)(relative).transpose(2, 1, 0)
+    # Of equals the lowest order: it rests on the most values.
+    best = jnp.argmax(error <= error.min(axis=0, keepdims=True) * (1.0 + TIE), axis=0)[None]
 
     def pick(leaf: Array) -> Array:
-        return jnp.take_along_axis(leaf, best[..., None], axis=-1)[..., 0]
+        return jnp.take_along_axis(leaf, best, axis=0)[0]
 
-    def of_best(leaf: Array) -> Array:
-        return pick(jnp.broadcast_to(leaf.reshape(1, tensors, len(orders)), steps.shape))
-
-    tail, code = jax.tree.map(of_best, (fitted.tail, fitted.code))
+    tail, code = jax.tree.map(pick, (tail, code))
     energy = (size.total * size.nonzero_fraction * size.mean_square)[None, :]
     return _solution(size, pick(steps), bits, signed, tail, code, saturation, pick(error) / energy)
+
+
+def _saturated(
+    solver: Callable[..., Array] | None,
+    rest: Histogram,
+    saturation: Saturation,
+    tail: TailWeighted,
+    bits: Int[Array, "setting tensor"],
+    signed: Bool[Array, "setting tensor"],
+) -> Float[Array, "setting tensor"]:
+    """Return the step of the values below the saturation (by ``solver``; None: in closed form), balanced with it."""
+    step = dead_zone_step(rest, tail, bits, signed) if solver is None else solver(tail, bits, signed=signed)
+    return saturated_step(step, levels(bits, signed), saturation.limit[None], saturation.weight[None])
 
 
 def _solution(
@@ -128,9 +160,15 @@ def _solution(
     return Solution(step, evidence=evidence)
 
 
+_AFTER = "after Kim et al., arXiv 1810.13329, 2018; tail-weighted"
 for _suffix, _solver in SOLVERS.items():
-    register(f"ggd-plain{_suffix}", paper="Kim et al., arXiv 1810.13329, 2018")(partial(plain, solver=_solver))
-    for _name, _orders in (("ggd", ORDERS), ("ggd-tail", (2.0,))):
-        register(f"{_name}{_suffix}", paper="after Kim et al., arXiv 1810.13329, 2018; tail-weighted")(
-            partial(tail_weighted, orders=_orders, solver=_solver)
+    register(f"ggd-plain{_suffix}", paper="Kim et al., arXiv 1810.13329, 2018")(
+        partial(plain, solver=_solver or closed_form_step)
+    )
+    for _name, _order in (("ggd", None), ("ggd-tail", 2.0)):
+        register(f"{_name}{_suffix}", paper=_AFTER, predictive=True)(
+            partial(tail_weighted, order=_order, solver=_solver)
         )
+    register(f"ggd-best-order{_suffix}", paper=_AFTER, kind=SchemeClass.MODEL_WITH_CHOICE, predictive=True)(
+        partial(best_order, solver=_solver)
+    )

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 
 from ggdjax.schemes._choice import PredictionCode, Searched
 from ggdjax.schemes._magnitudes import Magnitudes, magnitudes
-from ggdjax.schemes._protocol import Solution, levels, top_code
+from ggdjax.schemes._protocol import SchemeClass, Solution, levels, top_code
 from ggdjax.schemes._registry import register
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def divergences(mass: Float[Array, " bin"], groups: Int[Array, ""]) -> Float[Arr
     return jnp.where((last >= jnp.maximum(groups, FIRST)) & (mass > 0), divergence, jnp.inf)
 
 
-@register("kl", paper="Migacz, GTC 2017 (TensorRT calibration)")
+@register("kl", paper="Migacz, GTC 2017 (TensorRT calibration)", kind=SchemeClass.SEARCH)
 def kl_divergence(
     histogram: Histogram, bits: Int[Array, "setting tensor"], signed: Bool[Array, "setting tensor"]
 ) -> Solution:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from ggdjax.schemes._choice import Searched
 from ggdjax.schemes._magnitudes import magnitudes
 from ggdjax.schemes._prediction import predict
-from ggdjax.schemes._protocol import Solution, top_code
+from ggdjax.schemes._protocol import SchemeClass, Solution, top_code
 from ggdjax.schemes._registry import register
 from ggdjax.schemes._squared_error import squared_error
 
@@ -36,7 +36,7 @@ CANDIDATES, FINER = 400, 32
 ROUNDS = 2
 
 
-@register("mse-search", paper="brute force", searches_data=True)
+@register("mse-search", paper="brute force", kind=SchemeClass.SEARCH)
 def mse_search(
     histogram: Histogram, bits: Int[Array, "setting tensor"], signed: Bool[Array, "setting tensor"]
 ) -> Solution:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from ggdjax.schemes._choice import Searched
 from ggdjax.schemes._magnitudes import magnitudes
 from ggdjax.schemes._prediction import predict
-from ggdjax.schemes._protocol import Solution, levels
+from ggdjax.schemes._protocol import SchemeClass, Solution, levels
 from ggdjax.schemes._registry import register
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _STEPS = 48
 
 
-@register("octav", paper="Sakr et al., ICML 2022", searches_data=True)
+@register("octav", paper="Sakr et al., ICML 2022", kind=SchemeClass.SEARCH)
 def octav(histogram: Histogram, bits: Int[Array, "setting tensor"], signed: Bool[Array, "setting tensor"]) -> Solution:
     """Return ``s / N`` with the clip s of least modelled error."""
     size = magnitudes(histogram)

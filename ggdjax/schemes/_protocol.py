@@ -7,6 +7,7 @@ leave nothing to choose (nothing counted, only zeros, one value).
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +48,17 @@ class Solution(NamedTuple):
 Solver = Callable[[Histogram, "Array", "Array"], "Array | tuple[Array, Array] | Solution"]
 
 
+class SchemeClass(enum.Enum):
+    """How much a scheme looks at what its steps do to the calibration data; the value is what tables print."""
+
+    MODEL = "model"
+    """A rule, or the optimum of a distribution: no step is tried on the data."""
+    MODEL_WITH_CHOICE = "model, choice by error"
+    """Few steps of models, of which the one with the least error on the data is taken."""
+    SEARCH = "search"
+    """The step of least error on the data, or of another criterion that is evaluated on them, such as a divergence."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
     """A registered scheme: ``scheme(data, bits, signed)`` returns the :class:`Choice` of every tensor and width."""
@@ -57,8 +69,10 @@ class Scheme:
     """The algorithm itself, jittable."""
     paper: str
     """Where it was published."""
-    searches_data: bool
-    """Whether it minimizes the squared error over the calibration data themselves (an oracle, not a model)."""
+    kind: SchemeClass
+    """How much of the error on the calibration data it looks at."""
+    predictive: bool = False
+    """Whether ``gd.quantize`` by default gives it the predictive histogram of few images (`Histogram.predictive`)."""
 
     def __call__(self, data: Histogram | ArrayLike, bits: ArrayLike, signed: ArrayLike | None = None) -> Choice:
         """Choose the quantizer of every tensor.

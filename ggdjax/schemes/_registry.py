@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ggdjax._errors import GgdjaxError, named, near_matches, refusal
 from ggdjax.schemes._choice import Choice
-from ggdjax.schemes._protocol import Scheme, Solver
+from ggdjax.schemes._protocol import Scheme, SchemeClass, Solver
 
 if TYPE_CHECKING:
     from jaxtyping import ArrayLike
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 _SCHEMES: dict[str, Scheme] = {}
 
 
-def register(name: str, *, paper: str, searches_data: bool = False) -> Callable[[Solver], Solver]:
+def register(
+    name: str, *, paper: str, kind: SchemeClass = SchemeClass.MODEL, predictive: bool = False
+) -> Callable[[Solver], Solver]:
     """Return a decorator that files a solver under ``name``; the solver itself stays a plain function."""
     if not isinstance(name, str):
         raise refusal("name", name, "the name of a scheme")
@@ -25,7 +27,7 @@ def register(name: str, *, paper: str, searches_data: bool = False) -> Callable[
         raise GgdjaxError(f"a scheme named `{name}` is registered already: choose another name")
 
     def file(solver: Solver) -> Solver:
-        _SCHEMES[name] = Scheme(name=name, solver=solver, paper=paper, searches_data=searches_data)
+        _SCHEMES[name] = Scheme(name=name, solver=solver, paper=paper, kind=kind, predictive=predictive)
         return solver
 
     return file
@@ -35,8 +37,8 @@ def names() -> tuple[str, ...]:
     """Return the names of all schemes, in alphabetical order.
 
     Example:
-        >>> [name for name in gd.schemes.names() if name.startswith("ggd")]
-        ['ggd', 'ggd-exact', 'ggd-plain', 'ggd-plain-exact', 'ggd-tail', 'ggd-tail-exact']
+        >>> [name for name in gd.schemes.names() if name.startswith("ggd-best")]
+        ['ggd-best-order', 'ggd-best-order-exact']
     """
     return tuple(sorted(_SCHEMES))
 

@@ -33,15 +33,24 @@ NODES, CORRECTIONS, CORRECTIONS_TWO_SIDED = 4, 2, 3
 S_SMALL = 1e-2
 
 
-def support(sides: Sides, levels: Float[Array, "..."], *, corrected: bool, offset: float = 0.0) -> Float[Array, "..."]:
+def support(
+    sides: Sides,
+    levels: Float[Array, "..."],
+    *,
+    corrected: bool,
+    offset: float = 0.0,
+    rounded: Float[Array, "..."] | float = 1.0,
+) -> Float[Array, "..."]:
     """Return log L − reference, the closed-form support, for N = `levels` on a side of zero.
+
+    `rounded` is the share of the values whose error is Δ²/12, a factor on the right of the equation.
 
     Each side's Lambert W solution; of two sides, which share L, the larger. Then, with `corrected`, two steps of
     `_corrected_step`, else for two sides two Newton steps on w₊O₊(L) + w₋O₋(L) = L/(12 N²) with the leading terms.
     """
     top = levels - 0.5 + offset
     n_squared = top * (top - 0.5) if corrected else levels * levels
-    log_levels = jnp.log(12.0 * n_squared)
+    log_levels = jnp.log(12.0 * n_squared) - jnp.log(rounded)
     t = log_levels[..., None] + _log_tail_scale(sides)
     y = lambert(sides.k, sides.exponent, sides.order, t) / sides.exponent - sides.offset
     y = jnp.where(sides.log_scale > -1e3, y, -jnp.inf).max(-1)

@@ -90,6 +90,7 @@ def closed_form_step(
     levels: ArrayLike | None = None,
     signed: ArrayLike = False,
     corrected: bool = True,
+    rounded: ArrayLike = 1.0,
 ) -> Float[Array, "..."]:
     """Return the step by the Lambert W closed form of the support equation (Hui & Neuhoff 2001; `closed_form`).
 
@@ -99,6 +100,7 @@ def closed_form_step(
         levels: instead of `bits`, the levels N on one side of zero, real, ≥ 2; differentiable.
         signed: two-sided: N = 2^(bits−1) levels on each side, and with a one-sided source that is a fit of ``|x|``.
         corrected: use N − ½ for N and the next term of the tail: losses of hundredths of a dB.
+        rounded: share of the values whose error is Δ²/12, > 0, broadcast against the batch: O(L) = share · L/(12 N²).
 
     Returns:
         The step in the units of the data, finite and positive, of the broadcast batch shape. Differentiable.
@@ -111,7 +113,9 @@ def closed_form_step(
         >>> [round(float(step), 3) for step in gd.closed_form_step(density, bits=np.array([4, 6, 8]))]
         [0.406, 0.137, 0.044]
     """
-    return _steps(source, bits, levels, signed, "closed_form" if corrected else "lambert", "mid_tread")
+    sides, n = _inputs(source, bits, levels, signed, "mid_tread")
+    share = jnp.broadcast_to(jnp.asarray(rounded).astype(n.dtype), n.shape)
+    return _batched(_Solver("closed_form" if corrected else "lambert", OFFSETS["mid_tread"], False), sides, n, share)
 
 
 def support_step(
@@ -256,8 +260,8 @@ class _Solver(NamedTuple):
     offset: float
     predictions: bool
 
-    def __call__(self, sides: Sides, levels: Array) -> Any:
-        return _solve(sides, levels, method=self.method, offset=self.offset, predictions=self.predictions)
+    def __call__(self, sides: Sides, levels: Array, rounded: Array | float = 1.0) -> Any:
+        return _solve(sides, levels, rounded, method=self.method, offset=self.offset, predictions=self.predictions)
 
 
 class _Predictor(NamedTuple):
@@ -307,14 +311,17 @@ def _chunked(solver: Callable[..., Any], flat: tuple) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1)[:count], result)
 
 
-def _solve(sides: Sides, levels: Array, *, method: str, offset: float, predictions: bool) -> Any:
+def _solve(
+    sides: Sides, levels: Array, rounded: Array | float, *, method: str, offset: float, predictions: bool
+) -> Any:
     top = levels - 0.5 + offset
     inside = jnp.ones(levels.shape, bool)
     if method == "support":
         phi = support.support(sides, levels) - jnp.log(top)
     elif method in ("closed_form", "lambert"):
         corrected = method == "closed_form"
-        phi = closed_form.support(sides, levels, corrected=corrected, offset=offset) - jnp.log(top)
+        phi = closed_form.support(sides, levels, corrected=corrected, offset=offset, rounded=rounded)
+        phi = phi - jnp.log(top)
     else:
         phi, inside = optimal.minimise(sides, levels, offset=offset)
     limits = jnp.finfo(phi.dtype)

@@ -30,7 +30,6 @@ from ggdjax.quantization import FakeQuant, Stage
 from ggdjax.quantization._batches import batches_of
 from ggdjax.quantization._evaluation import count_classes
 from ggdjax.quantization._record import DETAILS, image_hash
-from ggdjax.tune._dropping import Dropping
 from ggdjax.tune._gradient_config import OBJECTIVES, GradientConfig
 from ggdjax.tune._layerwise import tune_layers
 from ggdjax.tune._trainables import Pace, Start, Trainable, adam_state
@@ -204,13 +203,12 @@ def _tune_jointly(
     progress: Callable[[int, float], None],
 ) -> tuple[Trainable, list[float]]:
     trainable = start.trainable(graph)
-    state, key = adam_state(trainable), jax.random.key(config.seed)
+    state = adam_state(trainable)
     losses = []
     for step, chosen in enumerate(order, start=1):
         pace = Pace.at(step, config.steps, config)
-        drawn = (config.dropping, jax.random.fold_in(key, step)) if config.dropping else None
         trainable, state, loss = _joint_step(
-            graph, config.objective, start, pace, drawn, trainable, state, images[chosen], targets[chosen]
+            graph, config.objective, start, pace, trainable, state, images[chosen], targets[chosen]
         )
         losses.append(float(loss))
         progress(step, losses[-1])
@@ -223,7 +221,6 @@ def _joint_step(
     objective: str,
     start: Start,
     pace: Pace,
-    drawn: tuple[float, Array] | None,
     trainable: Trainable,
     state: Any,
     x: Array,
@@ -231,8 +228,7 @@ def _joint_step(
 ) -> tuple[Trainable, Any, Array]:
     def loss_of(trainable: Trainable) -> Array:
         quantizers, params = start.moved(graph, trainable)
-        numerics = FakeQuant(quantizers) if drawn is None else Dropping(quantizers, *drawn)
-        logits = run(graph, params, x, numerics)
+        logits = run(graph, params, x, FakeQuant(quantizers))
         return jnp.mean(OBJECTIVES[objective](logits.reshape(len(x), -1), target))
 
     loss, slope = jax.value_and_grad(loss_of)(trainable)

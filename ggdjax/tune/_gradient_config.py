@@ -58,11 +58,8 @@ class GradientConfig:
     """Rate for the biases, in standard deviations of the channel's output."""
     offset_bound: float = 2.0
     """Largest rounding offset, in codes: 0 keeps the weights, 1 lets each go to a neighbouring code, as AdaRound."""
-    dropping: float = 0.0
-    """Share of the values of feature maps that a gradient step leaves unrounded, drawn anew for each (QDrop: Wei et
-    al., ICLR 2022, with 0.5); 0: none. Not with ``per_layer``."""
     seed: int = 0
-    """Seed of the order of the images, and of ``dropping``."""
+    """Seed of the order of the images."""
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -75,10 +72,6 @@ class GradientConfig:
                 continue
             if not isinstance(value, int) or value < 1:
                 raise GgdjaxError(f"`{name}` must be an integer of at least 1, got {value!r}")
-        if not 0 <= self.dropping < 1:
-            raise GgdjaxError(f"`dropping` must be a share from 0 to below 1, got {self.dropping!r}")
-        if self.dropping and self.per_layer:
-            raise GgdjaxError("`dropping` is for the whole network: leave it at 0, or `per_layer` off")
         if self.seed < 0:
             raise GgdjaxError(f"`seed` must be at least 0, got {self.seed!r}")
         for name in ("step_rate", "offset_rate", "bias_rate", "offset_bound"):

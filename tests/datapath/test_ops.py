@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from ggdjax.datapath import Overflow
 from ggdjax.datapath._ops import METHODS, conv, dense, method_of
@@ -54,6 +57,33 @@ def test_every_method_is_exact(shape, low, high):
     for name, method in METHODS.items():
         got = method(jnp.asarray(x), jnp.asarray(kernel), **shape, low=low, high=high)
         np.testing.assert_array_equal(got, expected, err_msg=name)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1023), (-32768, 32767), (0, 65535), (-300, 0)])
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products_of_accelerators_are_exact_at_every_width(shape, bits, low, high):
+    x, kernel, _ = layer(shape, low, high)
+    x[0, 0, 0, :2] = low, high
+    if bits == 16:
+        kernel = (kernel.astype(np.int32) * 255 + 7).astype(np.int16)
+    expected = reference(x, kernel, **shape).astype(np.int32)  # modulo 2^32, as accumulators of 32 bits
+    got = METHODS["shifts"](jnp.asarray(x), jnp.asarray(kernel), **shape, low=low, high=high)
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
+@pytest.mark.parametrize("method", ["float32", "int8"])
+def test_accelerators_multiply_int8_into_int32(platform, method):
+    shape, kernel = SHAPES[0], jax.ShapeDtypeStruct((3, 3, 16, 32), jnp.int8)
+    for high, products in ((255, 9), (1023, 18)):
+        sums = jax.jit(partial(METHODS[method], **shape, low=0, high=high))
+        x = jax.ShapeDtypeStruct((2, 8, 8, 16), jnp.int32)
+        text = export.export(sums, platforms=[platform])(x, kernel).mlir_module()
+        lines = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+        assert len(lines) == products
+        assert all("16xi8>, tensor<16x32xi8>) -> tensor<2x8x8x32xi32>" in line for line in lines)
+        assert "stablehlo.convolution" not in text
 
 
 def test_method_is_float32_only_where_exact():

@@ -77,7 +77,7 @@ def test_committed_tables_are_what_the_results_give(capsys):
 def test_sqnr_table(results):
     text = texts_of(results, "T2")["T2.md"]
     # The search does not compete; widths without a result say so.
-    assert line_of(text.split("## squeezenet")[0], "ggd") == ["ggd", "**42.29 (39.93)**", *["not run"] * 5]
+    assert line_of(text.split("## squeezenet")[0], "ggd") == ["ggd", "model", "**42.29 (39.93)**", *["not run"] * 5]
     assert line_of(text.split("## squeezenet")[0], "mse-search")[1] == "50.00 (39.95)"
     assert set(line_of(text.split("## squeezenet")[1].split("##")[0], "kl")[1:]) == {"not run"}
 
@@ -172,8 +172,8 @@ def test_cells_of_the_runner_fill_gaps(results):
     lines = [json.dumps(provenance | row | {"key": str(i)}) + "\n" for i, row in enumerate(rows)]
     (run / "cells-1-of-1.jsonl").write_text("".join(lines))
     text = texts_of(results, "T2")["T2.md"].split("## squeezenet")[0]
-    assert line_of(text, "kl")[1] == "41.50 (39.00)"
-    assert line_of(text, "ggd")[1] == "**42.29 (39.93)**"  # the file has the last word
+    assert line_of(text, "kl")[2] == "41.50 (39.00)"
+    assert line_of(text, "ggd")[2] == "**42.29 (39.93)**"  # the file has the last word
     assert line_of(text, "octav")[1] == "not run"  # another seed
     (source,) = [source for source in Results(results).sources() if source.name == "run"]
     assert (source.day, source.command) == ("2026-11-24", "python -m experiments schemes")

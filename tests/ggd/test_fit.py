@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from ggdjax._errors import GgdjaxError
-from ggdjax.ggd import FitCode, GeneralizedGamma, Histogram, choose_order, fit, fit_sides
+from ggdjax.ggd import FitCode, GeneralizedGamma, Histogram, fit, fit_sides, order_for_bits
 from ggdjax.ggd._weighted_fit import fit_weighted
 
 SHAPES = [(0.3, 2.0), (1.0, 1.0), (1.0, 2.0), (2.0, 0.7), (3.0, 3.0), (0.7, 0.5), (2.5, 1.3), (4.0, 0.9)]
@@ -164,38 +164,20 @@ def test_gradients_in_samples_and_weights_by_finite_differences():
             np.testing.assert_allclose(exact, (ends[0] - ends[1]) / (2 * h), rtol=2e-3, atol=1e-5)
 
 
-def test_choose_order_is_the_best_fixed_one_or_close(histograms):
-    orders = np.asarray(choose_order(histograms))
-    assert orders.shape == (len(SHAPES),)
-    assert set(orders.tolist()) <= {0.0, 1.0, 2.0, 3.0}
-    auto = fit(histograms, order="auto")
-    np.testing.assert_array_equal(auto.order, orders)
-
-
-def test_choose_order_cross_validated_under_jit(histograms):
-    """Two splits that are the same: leaving one out changes nothing."""
-    splits = Histogram.stack([histograms, histograms])
-    orders = choose_order(histograms)
-    np.testing.assert_array_equal(choose_order(splits, split_axis=0), orders)
-    jitted = jax.jit(lambda h: fit(h.merge(0), order=choose_order(h, split_axis=0)))(splits)
-    np.testing.assert_array_equal(jitted.order, orders)
-
-
-def test_choose_order_prefers_the_default_among_equals():
-    """Data of the family itself: every order fits them, none is better by what can be told."""
-    x = np.random.default_rng(17).gamma(1.0, size=400_000).astype(np.float32)
-    assert float(choose_order(Histogram.from_samples(x), bits=(4,))) == 3.0
+def test_the_order_for_a_width_is_half_of_it(histograms):
+    orders = order_for_bits(np.array([8, 5])[:, None])
+    np.testing.assert_array_equal(orders, [[4.0], [2.5]])
+    np.testing.assert_array_equal(fit(histograms, order=orders[0]).order, np.full(len(SHAPES), 4.0))
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         ({"order": -1}, "order"),
-        ({"order": "best"}, "order"),
         ({"side": "left"}, "side"),
         ({"order": np.zeros((2, 2))}, "order"),
         ({"order": np.zeros(3)}, "order"),
-        ({"data": 3.0, "order": "auto"}, "data"),
+        ({"data": 3.0}, "data"),
     ],
 )
 def test_refusals(samples, arguments, named):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from jax import export, lax
 
 from ggdjax.network._cpu_kernels import (
     conv_of_few_channels,
@@ -16,7 +16,7 @@ from ggdjax.network._cpu_kernels import (
     depthwise_by_shifts,
     pool_by_shifts,
 )
-from ggdjax.network._ops import OPS
+from ggdjax.network._ops import OPS, conv
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -99,3 +99,15 @@ def test_gradients_pass_through() -> None:
     actual = gradient(kernel, lambda x, k: OPS["conv"](x, kernel=k, **static))
     expected = gradient(kernel, partial(_general, window_strides=(1, 1), padding=((1, 1), (1, 1))))
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
+def test_strided_convolutions_of_one_pixel_stay_convolutions_on_accelerators(platform):
+    """XLA's GPU compiler aborts on two of them side by side where they are slices and matrix products."""
+    x, kernel = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 8, 8, 4), (1, 1, 4, 6)))
+    shape = {"padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
+    for stride, operation in ((2, "convolution"), (1, "dot_general")):
+        f = jax.jit(lambda x, kernel, stride=stride: conv(x, kernel=kernel, strides=(stride, stride), **shape))
+        text = export.export(f, platforms=[platform])(x, kernel).mlir_module()
+        assert f"stablehlo.{operation}" in text
+        assert text.count("stablehlo.convolution") + text.count("stablehlo.dot_general") == 1

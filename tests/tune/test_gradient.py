@@ -2,15 +2,12 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ggdjax._errors import GgdjaxError
-from ggdjax.network import run
 from ggdjax.tune import GradientConfig, gradient
-from ggdjax.tune._dropping import Dropping
 
 BUDGET = GradientConfig(steps=40, batch_size=32)
 
@@ -118,20 +115,3 @@ def test_tells_what_is_wrong(coarse, train):
         gradient(coarse, train[0][:31], config=BUDGET)
     with pytest.raises(GgdjaxError, match="the network expects"):
         gradient(coarse, jnp.zeros((32, 4, 4, 1)), config=BUDGET)
-
-
-def test_dropping_leaves_a_share_of_the_values_real(coarse, train):
-    images, _ = train
-    graph, quantizers = coarse.graph, dataclasses.replace(coarse.quantizers, biases={})
-    name = graph.inputs[0]
-    some = Dropping(quantizers, 0.25, jax.random.key(0))
-    run(graph, coarse.params, images[:64], some)
-    received, real = np.asarray(some.feature_maps[name]), images[:64]
-    off_grid = np.asarray(coarse.quantizers.activations[name](real)) != real
-    assert np.mean((received == real)[off_grid]) == pytest.approx(0.25, abs=0.03)
-    dropped = gradient(coarse, images, config=dataclasses.replace(BUDGET, steps=8, dropping=0.5))
-    assert dropped.history.kept
-    again = gradient(coarse, images, config=dataclasses.replace(BUDGET, steps=8, dropping=0.5))
-    np.testing.assert_array_equal(dropped.history.losses, again.history.losses)
-    with pytest.raises(GgdjaxError, match="`dropping` is for the whole network"):
-        GradientConfig(dropping=0.5, per_layer=True)

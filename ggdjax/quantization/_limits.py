@@ -1,0 +1,80 @@
+"""Limits of feature maps that the graph proves: what no image can exceed."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ggdjax.network import Graph, Node
+
+Interval = tuple[float, float]
+_ANY: Interval = (-math.inf, math.inf)
+
+
+def proven_limits(graph: Graph) -> dict[str, Interval]:
+    """Return the least and the largest value that each tensor can have; infinite where nothing proves one.
+
+    Proofs start at clip (ReLU6), ReLU, hard sigmoid, sigmoid, tanh and softmax, and pass through what picks, moves,
+    averages or adds values. Padding with zeros, in pooling too, puts zero among them.
+    """
+    found: dict[str, Interval] = {}
+    for node in graph.nodes:
+        rule, inputs = _RULES.get(node.op), [found.get(tensor, _ANY) for tensor in node.inputs]
+        # A constant operand is a parameter, whose values are not looked at.
+        found[node.output] = _ANY if rule is None or node.params else rule(node, inputs)
+    return found
+
+
+def _hull(*intervals: Interval) -> Interval:
+    return min(low for low, _ in intervals), max(high for _, high in intervals)
+
+
+def _clip(node: Node, inputs: list[Interval]) -> Interval:
+    (low, high), least, most = inputs[0], node.attr("low"), node.attr("high")
+    least, most = -math.inf if least is None else least, math.inf if most is None else most
+    return min(max(low, least), most), max(min(high, most), least)
+
+
+def _average(node: Node, inputs: list[Interval]) -> Interval:
+    padded = any(map(any, node.attr("padding"))) or any(node.attr("overhang"))
+    return _hull(inputs[0], (0.0, 0.0)) if padded else inputs[0]
+
+
+def _pad(node: Node, inputs: list[Interval]) -> Interval:
+    return _hull(inputs[0], (node.attr("value"),) * 2) if node.attr("mode") == "constant" else inputs[0]
+
+
+def _add(_: Node, inputs: list[Interval]) -> Interval:
+    return (sum(low for low, _ in inputs), sum(high for _, high in inputs)) if len(inputs) == 2 else _ANY
+
+
+def _same(_: Node, inputs: list[Interval]) -> Interval:
+    return inputs[0]
+
+
+def _always(low: float, high: float) -> Callable[[Node, list[Interval]], Interval]:
+    return lambda node, inputs: (low, high)
+
+
+_RULES: dict[str, Callable[[Node, list[Interval]], Interval]] = {
+    "add": _add,
+    "average_pool": _average,
+    "broadcast": _same,
+    "clip": _clip,
+    "concat": lambda _, inputs: _hull(*inputs),
+    "hard_sigmoid": _always(0.0, 1.0),
+    "max": _same,
+    "max_pool": _same,
+    "mean": _same,
+    "pad": _pad,
+    "relu": lambda _, inputs: (max(inputs[0][0], 0.0), max(inputs[0][1], 0.0)),
+    "reshape": _same,
+    "sigmoid": _always(0.0, 1.0),
+    "slice": _same,
+    "softmax": _always(0.0, 1.0),
+    "tanh": _always(-1.0, 1.0),
+    "transpose": _same,
+}

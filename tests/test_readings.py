@@ -1,0 +1,58 @@
+"""Images prepared for another network are noticed: colour order, scale and label offset."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import ggdjax as gd
+from ggdjax import data
+from ggdjax._errors import DataError
+from ggdjax.recipe import readings
+
+USED = data.Preprocessing(colour_order="BGR", mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), layout="NHWC", label_offset=1)
+
+
+@pytest.fixture(scope="module")
+def net():
+    """Scores the colour of an image: class 0 is background, 1 to 3 are blue, green and red."""
+
+    def forward(x):
+        pixels = x * np.float32(USED.std)[None, None, None] + np.float32(USED.mean)[None, None, None]
+        return pixels.mean((1, 2)) @ np.eye(3, 4, 1, dtype=np.float32)
+
+    return gd.trace(forward, np.zeros((1, 4, 4, 3), np.float32))
+
+
+def images(preprocessing):
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 3, 60)  # blue, green, red
+    pixels = rng.integers(0, 100, (60, 4, 4, 3)).astype(np.uint8)
+    pixels[np.arange(60), :, :, 2 - classes] += 120
+    return data.from_arrays(pixels, classes, preprocessing)
+
+
+def test_the_right_preprocessing_comes_first(net):
+    found = readings(net, images(USED), batch_size=32)
+    assert found[0].differs == ()
+    assert found[0].top1 == 1.0
+
+
+@pytest.mark.parametrize(
+    "change", [{"colour_order": "RGB", "mean": USED.mean[::-1], "std": USED.std[::-1]}, {"label_offset": 0}]
+)
+def test_another_one_is_found(net, change):
+    wrong = images(dataclasses.replace(USED, **change))
+    found = readings(net, wrong, batch_size=32)
+    used = next(reading for reading in found if not reading.differs)
+    best = found[0]
+    assert best.top1 == 1.0
+    assert best.clearly_better_than(used)
+    assert not used.clearly_better_than(best)
+    assert {field: getattr(best.preprocessing, field) for field in change} == {f: getattr(USED, f) for f in change}
+    assert all(f"--{name.replace('_', '-')}" in best.describe() for name in best.differs)
+
+
+def test_no_images(net):
+    with pytest.raises(DataError, match="`indices` is empty"):
+        readings(net, images(USED), [])
