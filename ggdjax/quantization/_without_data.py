@@ -20,7 +20,7 @@ from ggdjax._errors import GgdjaxError, UnsupportedError, expect
 from ggdjax.ggd import Histogram
 from ggdjax.network import fold_batch_norm
 from ggdjax.network._ops import ELEMENTWISE, OPS
-from ggdjax.quantization._calibration import Calibration
+from ggdjax.quantization._calibration import Calibration, limits_of
 from ggdjax.quantization._numerics import tensors_with_ranges
 
 if TYPE_CHECKING:
@@ -94,7 +94,17 @@ def calibrate_without_data(
         histograms=Histogram.stack([_mixture_histogram(found[name]) for name in names]),
         images=0,
         channels=by_channel if per_channel else None,
+        limits=limits_of(graph, names),
+        inputs=tuple(name for name in names if _is_input(graph, name)),
         ranges={name: (found[name].min().item(), found[name].max().item()) for name in tensors_with_ranges(graph)},
+    )
+
+
+def _is_input(graph: Graph, name: str) -> bool:
+    """Return whether a feature map is an input of the network, in whatever order of axes."""
+    before = graph.producer(name)
+    return name in graph.inputs or (
+        before is not None and before.op == "transpose" and before.inputs[0] in graph.inputs
     )
 
 
@@ -108,8 +118,11 @@ def _mixture_histogram(quantiles: Quantiles) -> Histogram:
 
 
 def _histograms(quantiles: Quantiles) -> Histogram:
-    """Return a histogram per channel, on levels 8 times as fine: bins are narrower than the values are apart."""
-    z, weights = _levels(8 * (_NODES - 1) + 1)
+    """Return a histogram per channel, on levels 8 times as fine: bins are narrower than the values are apart.
+
+    Their number is even: none is the median, which is exactly 0 where β is.
+    """
+    z, weights = _levels(8 * (_NODES - 1))
     counts = np.zeros((len(quantiles), 1 << 16), np.int64)
     zeros = np.zeros(len(quantiles), np.int64)
     for chan, row in enumerate(quantiles):
