@@ -86,19 +86,22 @@ def test_the_mixture_is_what_gaussian_inputs_give(function: Callable) -> None:
 def test_sums_maxima_and_layers_without_normalization() -> None:
     half = jnp.asarray([[0.4, 0.5, 0.6]])
 
-    def function(x: jax.Array) -> jax.Array:
+    def branches(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         first = (x - half) * (jax.lax.rsqrt(half) * jnp.asarray([[2.0, 2.0, 2.0]])) + 1.0  # N(1, 4)
-        second = (x @ jnp.eye(3) - half) / jnp.sqrt(half) * 1.5  # N(0, 2.25)
-        pooled = jnp.maximum(first, second @ jnp.full((3, 3), 0.5))  # N(0, 0.25 · 3 · 2.25) there
-        return jnp.stack([(first + second) @ jnp.eye(3), pooled @ jnp.eye(3)], axis=1)
+        return first, (x @ jnp.eye(3) - half) / jnp.sqrt(half) * 1.5  # N(0, 2.25)
 
-    net = trace(lambda x: function(x)[:, 0], jnp.zeros((1, 3)))
-    total = calibrate_without_data(net).histograms[-1]
+    def total_of(x: jax.Array) -> jax.Array:
+        return sum(branches(x)) @ jnp.eye(3)
+
+    def largest_of(x: jax.Array) -> jax.Array:
+        first, second = branches(x)
+        return jnp.maximum(first, second @ jnp.full((3, 3), 0.5)) @ jnp.eye(3)  # N(0, 0.25 · 3 · 2.25) there
+
+    total = calibrate_without_data(trace(total_of, jnp.zeros((1, 3)))).histograms[-1]
     mean, second = (float(total.power_sum(power)) / float(total.count) for power in (1, 2))
     assert mean == pytest.approx(1.0, abs=0.01)
     assert second - mean**2 == pytest.approx(4 + 2.25, rel=0.01)
-    net = trace(lambda x: function(x)[:, 1], jnp.zeros((1, 3)))
-    largest = calibrate_without_data(net).histograms[-1]
+    largest = calibrate_without_data(trace(largest_of, jnp.zeros((1, 3)))).histograms[-1]
     draws = np.random.default_rng(0).standard_normal((2, 100_000))
     expected = np.maximum(1 + 2 * draws[0], np.sqrt(0.75 * 2.25) * draws[1])
     assert float(largest.power_sum(1)) / float(largest.count) == pytest.approx(expected.mean(), abs=0.03)
