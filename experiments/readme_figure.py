@@ -1,4 +1,4 @@
-"""Draw the picture of the README: a feature map of ResNet-20, its fit, and the levels of two steps at 4 bits.
+"""Draw the figure of the README: a feature map of ResNet-20, its fit, and the levels of two steps at 4 bits.
 
     python -m experiments.readme_figure
 

@@ -49,7 +49,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     ("command", "most"),
     [
         ("inspect", TRACE),
-        ("quantize", TRACE + 22),
+        ("quantize", TRACE + 23),
         ("evaluate", 1),
         ("integers", 5),
         ("inspect run", 1),

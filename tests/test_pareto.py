@@ -14,7 +14,7 @@ from ggdjax import cost
 from ggdjax._errors import GgdjaxError
 from ggdjax.cli import main
 from ggdjax.recipe import Pareto, ParetoPoint
-from ggdjax.recipe._pareto import _recipes
+from ggdjax.recipe._pareto import recipes_of
 
 
 def _point(bits: float, top1: float, weight_bytes: int, energy_pj: float, *, uniform: bool = False) -> ParetoPoint:
@@ -64,7 +64,7 @@ def test_a_sweep_is_printed_and_drawn():
 
 def test_every_point_is_a_recipe():
     recipe = gd.Recipe(tune_images=64, gradient=gd.tune.GradientConfig(), calibration_images=64)
-    points = _recipes(recipe, (8, 3.5, 3, 8))
+    points = recipes_of(recipe, (8, 3.5, 3, 8))
     assert [point.mean_bits for point in points] == [3, 3.5, 8, None, None]
     assert [point.quantization.weight_bits for point in points[3:]] == [3, 8]
     assert not any(point.tunes for point in points)
@@ -92,7 +92,7 @@ def test_points_cost_what_the_model_says(tmp_path):
     ("changes", "says"),
     [
         ({"budgets": ()}, "`budgets` is empty"),
-        ({"budgets": (1,)}, "`mean_bits` must be from 2 to 16, got 1"),
+        ({"budgets": (1,)}, "`budgets` must be mean widths from 2 to 16 bits, got 1"),
         ({"choose_images": 0}, "`choose_images` must be at least 1"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 import ggdjax as gd
 from ggdjax import data
 from ggdjax._errors import DataError
+from ggdjax.cli import main
 from ggdjax.recipe import readings
 
 USED = data.Preprocessing(colour_order="BGR", mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), layout="NHWC", label_offset=1)
@@ -24,12 +25,16 @@ def net():
     return gd.trace(forward, np.zeros((1, 4, 4, 3), np.float32))
 
 
-def images(preprocessing):
+def drawn():
     rng = np.random.default_rng(0)
     classes = rng.integers(0, 3, 60)  # blue, green, red
     pixels = rng.integers(0, 100, (60, 4, 4, 3)).astype(np.uint8)
     pixels[np.arange(60), :, :, 2 - classes] += 120
-    return data.from_arrays(pixels, classes, preprocessing)
+    return pixels, classes
+
+
+def images(preprocessing):
+    return data.from_arrays(*drawn(), preprocessing)
 
 
 def test_the_right_preprocessing_comes_first(net):
@@ -56,3 +61,16 @@ def test_another_one_is_found(net, change):
 def test_no_images(net):
     with pytest.raises(DataError, match="`indices` is empty"):
         readings(net, images(USED), [])
+
+
+def test_inspect_proposes_how_to_prepare_images(net, tmp_path, capsys):
+    pixels, classes = drawn()
+    net.save(tmp_path / "net.safetensors")
+    np.savez(tmp_path / "images.npz", image=pixels, label=classes)
+    main(["inspect", str(tmp_path / "net.safetensors"), "--data", str(tmp_path / "images.npz"), "--preset", "cifar10"])
+    shown = capsys.readouterr().out
+    assert "of the float network on 60 images" in shown
+    first = shown.split("--preset cifar10 and")[1].splitlines()[1]
+    assert "--colour-order BGR" in first
+    assert "--label-offset 1" in first
+    assert "as it is" in shown

@@ -8,7 +8,7 @@
 
 Widths are weights/feature maps. The start is the default scheme, its weights rounded to nearest or, with
 ``--rounding output``, for the output of their layer on the calibration images. Tuning images are disjoint from those of
-calibration and evaluation (ImageNet sample: 200 of the 900 held-out images, so that the others judge). Intervals are
+calibration and evaluation (ImageNet sample: 200 of the 900 held-out images, so that the others evaluate). Intervals are
 Wilson's, 95 %; p is McNemar's exact test against the untuned network. One JSON line per cell is appended to
 `experiments/results/backward_forward.jsonl` (`backward_forward_rounded.jsonl` after rounding for the output); finished
 cells are skipped, and each search resumes from its checkpoint.

@@ -114,7 +114,9 @@ class Tuning(Experiment):
             settings = tune.GradientConfig(steps=self.gradient_steps, batch_size=size, seed=cell["seed"])
             tuned = finish(prepared, tuned, what, settings)
             stages["gradient"] = prepared.judge(tuned)
-            figures["gradient_loss"] = [tuned.history.before, tuned.history.after]
+            history = tuned.history
+            # Of the network that is kept.
+            figures["gradient_loss"] = [history.before, min(history.before, history.after)]
             figures["gradient_seconds"] = round(time.perf_counter() - start, 2)
         figures["stages"] = {name: stage_record(stages["before"], result) for name, result in stages.items()}
         checkpoint.unlink(missing_ok=True)

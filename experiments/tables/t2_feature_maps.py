@@ -129,7 +129,7 @@ CONTENT = Content(
     name="T2",
     title="Feature maps: SQNR of every scheme, network and width",
     about=(
-        "SQNR of each convolution's and dense layer's input in the float network, each judged alone, one step per "
+        "SQNR of each convolution's and dense layer's input in the float network, each measured alone, one step per "
         "tensor, on all held-out images (10,000 of CIFAR-10, 900 of the ImageNet sample), steps from the counted "
         "histograms. Class: a model tries no step on the data, a search takes the best by a criterion on them. Bold: "
         "the best mean of a width among the models."

@@ -110,6 +110,10 @@ def parse_words(commands: dict[str, Any], program: str, description: str, words:
         lines = (line.strip("│ ") for line in box.getvalue().splitlines() if line[:1] not in "╭╰")
         parts = [part.strip(" .") for part in re.split("[─-]{8,}", " ".join(lines))]
         line = "; ".join(part for part in parts if part)
+        # Of the options that tyro thinks of, the names: each comes with all of its help.
+        line, _, meant = line.partition("; Perhaps you meant: ")
+        if names := re.findall(r"(?:^|--help )(--[\w-]+)", meant):
+            line = f"{line}; perhaps {' or '.join(dict.fromkeys(names))}"
         if words and words[0] in commands:
             line = line.replace(f"{program} --help", f"{program} {words[0]} --help")
             line = line if "--help" in line else f"{line}; see {program} {words[0]} --help"

@@ -14,6 +14,7 @@ from ggdjax._errors import GgdjaxError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ggdjax.data import ImageSet
     from ggdjax.network import Network
     from ggdjax.quantization import QuantizedNetwork
 
@@ -57,17 +58,21 @@ class Inspect:
             value = gd.load(self.what)
         else:
             value = load_network(self.what)
+        images = None
+        if self.data is not None:
+            if not isinstance(value, gd.Network):
+                raise GgdjaxError(
+                    "`--data` is for a float MODEL: `ggdjax evaluate RUN --data` evaluates a run on images"
+                )
+            images = _opened(value, self.data, self.preset, screen)
         if isinstance(value, gd.quantization.QuantizedNetwork):
             _show_quantized(value, screen)
         elif isinstance(value, gd.Network):
             _show_float(value, screen)
-            if self.data is not None:
-                _show_readings(value, self.data, self.preset, screen)
-                return
+            if images is not None:
+                _show_readings(value, images, self.preset, screen)
         else:
             screen.print(f"{self.what} holds a {type(value).__name__}: {value!r}"[:2000], markup=False)
-        if self.data is not None:
-            raise GgdjaxError("`--data` is for a float MODEL: `ggdjax evaluate RUN --data` evaluates a run on images")
 
 
 def _show_float(net: Network, screen: Console) -> None:
@@ -81,16 +86,20 @@ def _show_float(net: Network, screen: Console) -> None:
         screen.print(f"{absent} batch normalizations are folded into the layers before them.")
 
 
-def _show_readings(net: Network, path: str, name: str, screen: Console) -> None:
+def _opened(net: Network, path: str, name: str, screen: Console) -> ImageSet:
     from ggdjax import data
-    from ggdjax.cli._runs import opened, readings_of
+    from ggdjax.cli._runs import opened
     from ggdjax.recipe import Recipe
 
     layouts = [dataclasses.replace(data.preset(name), layout=layout) for layout in ("NCHW", "NHWC")]
     # The layout stands in the network's own input: channels are the axis of 1 or 3.
     fitting = [p for p in layouts if net.input_shape[1 if p.layout == "NCHW" else -1] == p.channels]
-    preprocessing = (fitting or layouts)[0]
-    images = opened(path, net, Recipe(preprocessing=preprocessing), screen)
+    return opened(path, net, Recipe(preprocessing=(fitting or layouts)[0]), screen)
+
+
+def _show_readings(net: Network, images: ImageSet, name: str, screen: Console) -> None:
+    from ggdjax.cli._runs import readings_of
+
     found = readings_of(net, images, screen)
     screen.print(f"Top-1 of the float network on {len(found[0].correct)} images, --preset {name} and", markup=False)
     for reading in [r for i, r in enumerate(found) if i < _MOST_READINGS or not r.differs]:

@@ -77,12 +77,18 @@ class Quantize(RecipeOptions):
         from ggdjax import recipe as pipeline
         from ggdjax.cli._console import console, stages
         from ggdjax.recipe._named import recipe_of
+        from ggdjax.recipe._pareto import recipes_of
         from ggdjax.report import plot_front
         from ggdjax.report._plots import png
 
         if self.max_drop is not None and not 0 <= self.max_drop < 100:
             raise GgdjaxError(f"`--max-drop` must be from 0 to 100 percentage points, got {self.max_drop:g}")
         recipe = self.changed(Recipe() if self.recipe is None else recipe_of(self.recipe))
+        if self.pareto:  # before the work
+            try:
+                recipes_of(recipe, self.pareto)
+            except GgdjaxError as error:
+                raise GgdjaxError(str(error).replace("`budgets`", "`--pareto`")) from None
         screen = console()
         with run_folder(self.out) as (folder, unfinished):
             net, images = self._open(recipe, screen, folder)

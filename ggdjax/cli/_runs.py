@@ -147,8 +147,8 @@ def _print_better_reading(outcome: Outcome, images: ImageSet, screen: Console) -
     best, used = found[0], next(reading for reading in found if not reading.differs)
     if best.clearly_better_than(used):
         screen.print(
-            f"The float network is right on {100 * used.top1:.0f} % of {_TRIED} images, but on {100 * best.top1:.0f} % "
-            f"with {best.describe()}: is the preprocessing right?",
+            f"The float network is right on {100 * used.top1:.0f} % of {len(used.correct)} images, but on "
+            f"{100 * best.top1:.0f} % with {best.describe()}: is the preprocessing right?",
             markup=False,
             soft_wrap=True,
         )
@@ -185,10 +185,6 @@ def integer_program(
     elif recipe.target is not None:
         accelerator = TARGETS[recipe.target].accelerator(q)
     else:
-        widest = {
-            f"{name}_bits": max((8, *(quantizer.bits for quantizer in quantizers.values())))
-            for name, quantizers in (("activation", q.quantizers.activations), ("weight", q.quantizers.weights))
-        }
-        accelerator = datapath.Accelerator(**widest)
+        accelerator = datapath.Accelerator().widened(q)
     aligned = datapath.align(q)
     return aligned, datapath.compile(aligned, accelerator)

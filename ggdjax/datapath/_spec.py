@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ggdjax._atomic import atomic_write
-from ggdjax._errors import GgdjaxError, expect_path, near_matches
+from ggdjax._errors import GgdjaxError, expect, expect_path, near_matches
 from ggdjax._fields import from_fields
 from ggdjax.datapath._rounding import Overflow, Requantization, Rounding
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import enum
     import os
     from pathlib import Path
+
+    from ggdjax.quantization import QuantizedNetwork
 
 #: Field -> smallest and largest width in bits.
 _WIDTHS = {
@@ -109,6 +111,19 @@ class Accelerator:
                 f"`residual_bits` {self.residual_bits} contradicts `activation_bits` {self.activation_bits}: "
                 "what is carried must be at least as fine as codes; raise `residual_bits`"
             )
+
+    def widened(self, q: QuantizedNetwork) -> Accelerator:
+        """Return it with weights and feature maps as wide as those of a network, where its own are narrower.
+
+        Raises:
+            GgdjaxError: a width contradicts another.
+        """
+        expect("q", q, "QuantizedNetwork")
+        return dataclasses.replace(
+            self,
+            weight_bits=max((self.weight_bits, *(w.bits for w in q.quantizers.weights.values()))),
+            activation_bits=max((self.activation_bits, *(x.bits for x in q.quantizers.activations.values()))),
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Accelerator:

@@ -50,7 +50,12 @@ def predictive(
     for name, value in (("images", images), *zip(("limits[0]", "limits[1]"), limits, strict=True)):
         if np.shape(value) not in ((), shape):
             raise GgdjaxError(f"`{name}` has shape {np.shape(value)}; expected one number per tensor, {shape}")
-    numbers = [jnp.broadcast_to(jnp.asarray(v).astype(jnp.float32), shape) for v in (images, *limits)]
+    numbers = [
+        np.broadcast_to(np.asarray(v, np.float32), shape)
+        if is_concrete(v)
+        else jnp.broadcast_to(v.astype(jnp.float32), shape)
+        for v in (images, *limits)
+    ]
     return _predictive((counts, zeros, minimum, maximum), *numbers, spread=float(spread))
 
 

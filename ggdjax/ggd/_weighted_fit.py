@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from ggdjax._errors import GgdjaxError, summary
+from ggdjax._errors import GgdjaxError, expect_array, summary
 from ggdjax.ggd._arrays import is_concrete, pad_rank
 from ggdjax.ggd._distribution import GeneralizedGamma
 from ggdjax.ggd._histogram import histogram_counts
@@ -139,6 +139,9 @@ def fit_weighted(
 
 def checked_order(order: ArrayLike, batch_shape: tuple[int, ...], dtype: Any) -> Array:
     """Return the order of every tensor; what is negative or does not broadcast raises `GgdjaxError`."""
+    if isinstance(order, str):
+        raise GgdjaxError(f"`order` is {order!r}; expected a number ≥ 0, or one per tensor")
+    order = expect_array("order", order, "a number, or one per tensor")
     if is_concrete(order) and np.any(~(np.asarray(order) >= 0)):
         raise GgdjaxError("`order` holds a negative number or NaN; expected numbers ≥ 0 (2 weights by energy)")
     return _per_tensor("order", order, batch_shape, dtype)

@@ -179,14 +179,14 @@ def calibrate(net: Network, batches: Iterable[Float[Array, "batch ..."]], *, per
         images=images,
         channels=channels,
         ranges=measured,
-        limits=limits_of(net.graph, names),
+        limits=limits_of(net, names),
         inputs=tuple(name for name in names if name in net.graph.inputs),
     )
 
 
-def limits_of(graph: Graph, names: tuple[str, ...]) -> dict[str, tuple[float | None, float | None]]:
+def limits_of(net: Network, names: tuple[str, ...]) -> dict[str, tuple[float | None, float | None]]:
     """Return the proven limits of the feature maps that have any, None for an infinite one."""
-    proven = proven_limits(graph)
+    proven = proven_limits(net)
     ends = {name: tuple(v if math.isfinite(v) else None for v in proven[name]) for name in names if name in proven}
     return {name: pair for name, pair in ends.items() if pair != (None, None)}
 

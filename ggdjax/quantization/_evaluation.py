@@ -116,7 +116,7 @@ def evaluate(
             is no class of the network, or a network that does not score classes.
 
     Example:
-        >>> x = jax.random.normal(jax.random.key(0), (256, 4))
+        >>> x = jnp.abs(jax.random.normal(jax.random.key(0), (256, 4)))
         >>> net = gd.trace(lambda x: jax.nn.relu(x @ jnp.eye(4)) @ jnp.eye(4), jnp.zeros((1, 4)))
         >>> q = gd.quantize(net, gd.calibrate(net, [x]), gd.QuantConfig(scheme="max-abs"))
         >>> result = gd.evaluate(q, [(x, np.asarray(net(x)).argmax(axis=1))])

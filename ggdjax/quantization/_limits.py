@@ -1,31 +1,43 @@
-"""Limits of feature maps that the graph proves: what no image can exceed."""
+"""Limits of feature maps that the network proves: what no image can exceed."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+import numpy as np
 
-    from ggdjax.network import Graph, Node
+if TYPE_CHECKING:
+    from ggdjax.network import Network, Node
 
 Interval = tuple[float, float]
 _ANY: Interval = (-math.inf, math.inf)
 
 
-def proven_limits(graph: Graph) -> dict[str, Interval]:
+def proven_limits(net: Network) -> dict[str, Interval]:
     """Return the least and the largest value that each tensor can have; infinite where nothing proves one.
 
-    Proofs start at clip (ReLU6), ReLU, hard sigmoid, sigmoid, tanh and softmax, and pass through what picks, moves,
-    averages or adds values. Padding with zeros, in pooling too, puts zero among them.
+    Proofs start at clip (ReLU6), ReLU, minimum and maximum with constants, hard sigmoid, sigmoid, tanh and softmax, and
+    pass through what picks, moves, averages or adds values. Padding with zeros, in pooling too, puts zero among them.
     """
     found: dict[str, Interval] = {}
-    for node in graph.nodes:
-        rule, inputs = _RULES.get(node.op), [found.get(tensor, _ANY) for tensor in node.inputs]
-        # A constant operand is a parameter, whose values are not looked at.
-        found[node.output] = _ANY if rule is None or node.params else rule(node, inputs)
+    for node in net.graph.nodes:
+        inputs = [found.get(tensor, _ANY) for tensor in node.inputs]
+        if node.params:
+            found[node.output] = _limited(node, inputs[0], net) if node.op in _BY_CONSTANT else _ANY
+        else:
+            found[node.output] = _RULES[node.op](node, inputs) if node.op in _RULES else _ANY
     return found
+
+
+#: Limits by a constant, one or one per channel: what equalization makes of ReLU6.
+_BY_CONSTANT: dict[str, Callable[..., float]] = {"minimum": min, "maximum": max}
+
+
+def _limited(node: Node, interval: Interval, net: Network) -> Interval:
+    constant, function = np.asarray(net.params[node.param("constant")]), _BY_CONSTANT[node.op]
+    return function(interval[0], float(constant.min())), function(interval[1], float(constant.max()))
 
 
 def _hull(*intervals: Interval) -> Interval:

@@ -86,7 +86,8 @@ def calibrate_without_data(
             "or never had any): calibrate on images, one is enough to begin with"
         )
     found = _Distributions(net, preprocessing).tensors
-    graph = fold_batch_norm(net).graph
+    folded = fold_batch_norm(net)
+    graph = folded.graph
     names = tuple(feature_map.tensor for feature_map in graph.feature_maps())
     by_channel = {name: _histograms(_of_all_channels(graph, name, found[name])) for name in names if per_channel}
     return Calibration(
@@ -94,7 +95,7 @@ def calibrate_without_data(
         histograms=Histogram.stack([_mixture_histogram(found[name]) for name in names]),
         images=0,
         channels=by_channel if per_channel else None,
-        limits=limits_of(graph, names),
+        limits=limits_of(folded, names),
         inputs=tuple(name for name in names if _is_input(graph, name)),
         ranges={name: (found[name].min().item(), found[name].max().item()) for name in tensors_with_ranges(graph)},
     )

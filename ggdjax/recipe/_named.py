@@ -21,7 +21,7 @@ NAMED = {
         quantization=QuantConfig(scheme="ggd-plain", bias_bits=16),
         rounding="nearest",
         tune_images=500,
-        search=TuneConfig(objective="top1", allow_few_images=True),
+        search=TuneConfig(objective="top1", held_back=0.0, allow_few_images=True),
     ),
     "default": Recipe(),
     "best": Recipe(quantization=QuantConfig(weights_per="channel"), tune_images=500, gradient=GradientConfig()),

@@ -147,9 +147,7 @@ def pareto(
     expect("recipe", recipe, "Recipe")
     if choose_images < 1:
         raise GgdjaxError(f"`choose_images` must be at least 1, got {choose_images!r}")
-    if not budgets:
-        raise GgdjaxError("`budgets` is empty: name at least one mean width, 2 to 16 bits")
-    recipes = _recipes(recipe, budgets)
+    recipes = recipes_of(recipe, budgets)
     first = recipes[0]
     parts, choosing = parts_to_choose(images, first, choose_images)
     parts = replace(parts, tune=parts.tune[:0], held_out=choosing)
@@ -182,8 +180,16 @@ def pareto(
     return Pareto(points=tuple(points), images=accuracy.images, float_top1=accuracy.top1)
 
 
-def _recipes(recipe: Recipe, budgets: Sequence[float]) -> list[Recipe]:
-    """Return the recipe of every point: a width per layer of each mean first, then the uniform ones."""
+def recipes_of(recipe: Recipe, budgets: Sequence[float]) -> list[Recipe]:
+    """Return the recipe of every point: a width per layer of each mean first, then the uniform ones.
+
+    Raises:
+        GgdjaxError: no budget, one outside 2 to 16 bits, or a target without such widths.
+    """
+    if not budgets:
+        raise GgdjaxError("`budgets` is empty: name at least one mean width, 2 to 16 bits")
+    if wrong := [budget for budget in budgets if not 2 <= budget <= 16]:
+        raise GgdjaxError(f"`budgets` must be mean widths from 2 to 16 bits, got {wrong[0]:g}")
     bare = replace(recipe, search=None, gradient=None, tune_images=0, mean_bits=None, sensitivity_images=0)
     ordered = sorted({float(budget) for budget in budgets})
     per_layer = [replace(bare, mean_bits=budget) for budget in ordered]

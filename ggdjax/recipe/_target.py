@@ -119,19 +119,15 @@ class Target:
 
     def accelerator(self, q: QuantizedNetwork | None = None) -> Accelerator:
         """Return the datapath, with the widths of a network: 8 bits at least."""
-        widths = {"weight_bits": 8, "activation_bits": 8}
-        if q is not None:
-            for name, quantizers in (("weight", q.quantizers.weights), ("activation", q.quantizers.activations)):
-                widths[f"{name}_bits"] = max((8, *(quantizer.bits for quantizer in quantizers.values())))
         shifts = self.weight_steps == self.activation_steps == "power-of-two"
-        return Accelerator(
-            **widths,
+        accelerator = Accelerator(
             bias_bits=self.bias_bits,
             accumulator_bits=self.accumulator_bits,
             rounding=self.rounding,
             overflow=self.overflow,
             requantization=Requantization.SHIFT if shifts else Requantization.MULTIPLIER_AND_SHIFT,
         )
+        return accelerator if q is None else accelerator.widened(q)
 
     def fitted(self, q: QuantizedNetwork) -> QuantizedNetwork:
         """Return the network as the target holds it, with a stage in its record if that changes anything.

@@ -38,7 +38,7 @@ from ggdjax.steps import closed_form_step, optimal_step, saturated_step
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
-    from ggdjax.ggd import Histogram, TailWeighted
+    from ggdjax.ggd import FitResult, Histogram, TailWeighted
     from ggdjax.schemes._magnitudes import Magnitudes
 
 #: Orders of the tail weighting that "ggd-best-order" chooses from.
@@ -75,16 +75,7 @@ def tail_weighted(
 ) -> Solution:
     """Return the step of least error under the fit of one order (None: that of each width); saturation is split off."""
     rest, saturation = split_saturation(histogram)
-    bins = rest.compress()
-    if order is None:
-        orders = order_for_bits(bits)
-        log_x, weight, log_scale = (
-            jnp.broadcast_to(leaf[None], (len(bits), *leaf.shape)) for leaf in (bins.log_x, bins.weight, bins.log_scale)
-        )
-    else:
-        orders = jnp.full(bits.shape[1:], order, jnp.float32)
-        log_x, weight, log_scale = bins.log_x, bins.weight, bins.log_scale
-    fitted = fit_weighted(log_x, weight, orders, log_scale=log_scale)
+    fitted = _fits(rest, order_for_bits(bits) if order is None else jnp.full(bits.shape[1:], order, jnp.float32))
     tail, code = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, bits.shape), (fitted.tail, fitted.code))
     step = _saturated(solver, rest, saturation, tail, bits, signed)
     return _solution(magnitudes(histogram), step, bits, signed, tail, code, saturation, jnp.full_like(step, jnp.nan))
@@ -99,13 +90,8 @@ def best_order(
 ) -> Solution:
     """Return the step under the fit of the one of the `ORDERS` whose step leaves the least error on the histogram."""
     rest, saturation = split_saturation(histogram)
-    size, bins = magnitudes(histogram), rest.compress()
-    shape = (len(ORDERS), *bits.shape)
-    log_x, weight, log_scale = (
-        jnp.broadcast_to(leaf[None], (len(ORDERS), *leaf.shape)) for leaf in (bins.log_x, bins.weight, bins.log_scale)
-    )
-    orders = jnp.broadcast_to(jnp.asarray(ORDERS, jnp.float32)[:, None], log_scale.shape)
-    fitted = fit_weighted(log_x, weight, orders, log_scale=log_scale)
+    size, shape = magnitudes(histogram), (len(ORDERS), *bits.shape)
+    fitted = _fits(rest, jnp.broadcast_to(jnp.asarray(ORDERS, jnp.float32)[:, None], (len(ORDERS), bits.shape[1])))
     tail, code = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:, None], shape), (fitted.tail, fitted.code))
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, shape[-1]), tail)
     many_bits, many_signed = (jnp.tile(leaf, (len(ORDERS), 1)) for leaf in (bits, signed))
@@ -123,6 +109,15 @@ def best_order(
     return _solution(size, pick(steps), bits, signed, tail, code, saturation, pick(error) / energy)
 
 
+def _fits(histogram: Histogram, orders: Float[Array, "*axis tensor"]) -> FitResult:
+    """Return the fit of every tensor at each of its orders; the tensors are compressed once."""
+    bins = histogram.compress()
+    log_x, weight, log_scale = (
+        jnp.broadcast_to(leaf, (*orders.shape[:-1], *leaf.shape)) for leaf in (bins.log_x, bins.weight, bins.log_scale)
+    )
+    return fit_weighted(log_x, weight, orders, log_scale=log_scale)
+
+
 def _saturated(
     solver: Callable[..., Array] | None,
     rest: Histogram,
@@ -132,7 +127,10 @@ def _saturated(
     signed: Bool[Array, "setting tensor"],
 ) -> Float[Array, "setting tensor"]:
     """Return the step of the values below the saturation (by ``solver``; None: in closed form), balanced with it."""
-    step = dead_zone_step(rest, tail, bits, signed) if solver is None else solver(tail, bits, signed=signed)
+    if solver is None:
+        step = dead_zone_step(rest, tail, bits, signed)
+    else:  # a fit of a heavy tail may put the minimum far beyond all values
+        step = jnp.minimum(solver(tail, bits, signed=signed), magnitudes(rest).peak[None] / top_code(bits, signed))
     return saturated_step(step, levels(bits, signed), saturation.limit[None], saturation.weight[None])
 
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from jax.typing import ArrayLike
     from jaxtyping import Float as Real
 
-    from ggdjax.network import Node
     from ggdjax.quantization import QuantizedNetwork
 
 
@@ -73,10 +72,10 @@ def correct_biases(
             axes = tuple(range(output.ndim - 1))
             error = np.mean(output, axes, np.float64) - np.mean(walk.float[node.output], axes, np.float64)
             errors.append(float(np.sqrt(np.mean(np.square(error)))))
-            key, before = node.param("bias"), _held(walk, node)
+            key, before = node.param("bias"), walk.held_bias(node)
             walk.params[key] = walk.params[key] - jnp.asarray(error, jnp.float32)
             walk.biases[node.name] = changed_bias(node, walk.params[key], q.quantizers)
-            output += _held(walk, node) - before
+            output += walk.held_bias(node) - before
             if progress is not None:
                 progress(done, len(layers))
     stage = Stage(
@@ -86,10 +85,3 @@ def correct_biases(
         figures={"mean_error": dict(zip((node.name for node in layers), errors, strict=True))},
     )
     return q.changed(stage, params=walk.params, quantizers=replace(q.quantizers, biases=walk.biases))
-
-
-def _held(walk: Walk, node: Node) -> np.ndarray:
-    """Return the bias of a layer as integers hold it."""
-    bias = np.asarray(walk.params[node.param("bias")], np.float32)
-    quantizer = replace(walk.q.quantizers, weights=walk.weights, biases=walk.biases).bias(node)
-    return bias if quantizer is None else np.asarray(quantizer.decode(quantizer.encode(bias)))

@@ -266,8 +266,4 @@ class _Walk(Walk):
 
     def _bias(self, node: Node, layer: Layer) -> Float[np.ndarray, "group row"]:
         """Return the present bias of a layer's rows, as integers add it; 0 without."""
-        if (key := node.param("bias")) is None:
-            return layer.per_row(0.0, 0.0)
-        bias = np.asarray(self.params[key], np.float32)
-        quantizer = replace(self.q.quantizers, weights=self.weights, biases=self.biases).bias(node)
-        return layer.per_row(bias if quantizer is None else quantizer.decode(quantizer.encode(bias)), 0.0)
+        return layer.per_row(0.0 if node.param("bias") is None else self.held_bias(node), 0.0)

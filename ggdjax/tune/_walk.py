@@ -20,9 +20,9 @@ from ggdjax.quantization._batches import pad_batch
 from ggdjax.tune._segments import canonical, renamed
 
 if TYPE_CHECKING:
-    from jaxtyping import Array
+    from jaxtyping import Array, Float
 
-    from ggdjax.network import Graph
+    from ggdjax.network import Graph, Node
     from ggdjax.quantization import QuantizedNetwork
 
 
@@ -75,6 +75,12 @@ class Walk:
             walk |= {segment.tensors[name]: array for name, array in zip(new, kept, strict=True)}
             for tensor in set(walk) - set(graph.live(stop)):
                 self._bytes -= walk.pop(tensor).nbytes
+
+    def held_bias(self, node: Node) -> Float[np.ndarray, " cout"]:
+        """Return the present bias of a layer that has one, as integers add it."""
+        bias = np.asarray(self.params[node.param("bias")], np.float32)
+        quantizer = replace(self.q.quantizers, weights=self.weights, biases=self.biases).bias(node)
+        return bias if quantizer is None else np.asarray(quantizer.decode(quantizer.encode(bias)))
 
     def _array(self, shape: tuple[int, ...]) -> np.ndarray:
         """Return an array for a tensor of all images, in a file where memory is used up."""

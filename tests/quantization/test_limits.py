@@ -15,8 +15,8 @@ from ggdjax.quantization._limits import proven_limits
 
 
 def _last(function, *shape) -> tuple[float, float]:
-    graph = gd.trace(function, jnp.zeros((1, *shape))).graph
-    return proven_limits(graph)[graph.outputs[0]]
+    net = gd.trace(function, jnp.zeros((1, *shape)))
+    return proven_limits(net)[net.graph.outputs[0]]
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,8 @@ def _last(function, *shape) -> tuple[float, float]:
         (lambda x: jnp.pad(jnp.clip(x, 1.0, 2.0), ((0, 0), (1, 1), (0, 0), (0, 0))), (0.0, 2.0)),
         (lambda x: jnp.mean(jnp.clip(x, 1.0, 2.0), axis=(1, 2)).reshape(-1, 3), (1.0, 2.0)),
         (lambda x: 3.0 * jax.nn.sigmoid(x), (-np.inf, np.inf)),
+        (lambda x: jnp.minimum(jax.nn.relu(x), jnp.array([[[[1.0, 6.0, 2.0]]]])), (0.0, 6.0)),
+        (lambda x: jnp.maximum(jnp.tanh(x), jnp.array([[[[0.5, 0.0, 0.25]]]])), (0.0, 1.0)),
         (lambda x: jax.nn.sigmoid(x) * x, (-np.inf, np.inf)),
     ],
 )

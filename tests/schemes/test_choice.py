@@ -101,8 +101,10 @@ def test_predictions_are_those_of_the_density_the_samples_came_from(name, d, p, 
     chosen = schemes.choose(name, x, WIDTHS)
     assert (np.asarray(chosen.evidence.prediction) == PredictionCode.FITTED).all()
     expected = [_expected_db(d, p, chosen, i, two_sided=two_sided) for i in range(len(WIDTHS))]
-    # Of several fits "ggd-best-order" takes the best on the samples, and what is best by chance is among them.
-    np.testing.assert_allclose(chosen.predicted_sqnr_db, expected, atol=0.5 if name == "ggd-best-order" else 0.25)
+    # Of several fits "ggd-best-order" takes the best on the samples, by chance too; at 8 bits
+    # the order of "ggd" is 4, and such a fit rests on the few largest of the samples.
+    by_chance = {"ggd-best-order": 0.5, "ggd": 0.6, "ggd-exact": 0.6}
+    np.testing.assert_allclose(chosen.predicted_sqnr_db, expected, atol=by_chance.get(name, 0.25))
     energy = np.mean(x.astype(np.float64) ** 2)
     np.testing.assert_allclose(
         10 * np.log10(energy / np.asarray(chosen.distortion, np.float64)), chosen.predicted_sqnr_db, atol=0.02
@@ -160,7 +162,10 @@ def test_a_search_reports_the_error_on_its_histogram(name, tensors):
             np.testing.assert_allclose(own[:2], measured[:2], atol=0.3)
 
 
-def test_the_error_of_the_best_order_is_reported(pair):
+def test_the_error_of_the_best_order_is_reported():
+    rng = np.random.default_rng(7)
+    many = np.stack([np.maximum(rng.normal(size=500_000), 0), rng.laplace(size=500_000)]).astype(np.float32)
+    pair = Histogram.from_samples(many, axis=1)
     chosen = schemes.choose("ggd-best-order", pair, WIDTHS[:, None])
     assert np.isin(np.asarray(chosen.evidence.order), np.arange(6)).all()
     np.testing.assert_allclose(
