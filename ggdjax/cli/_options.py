@@ -161,6 +161,8 @@ class RecipeOptions(_FIELDS, TuningOptions):
             if self.preset is not None or given.keys() & set(PREPROCESSING):
                 changes["preprocessing"] = self._preprocessing(recipe, given)
             changes |= {name: False for name in _FLAGS if f"no_{name}" in given}
+            if given.get("calibration_images") == 0 and "rounding" not in given:
+                changes["rounding"] = "nearest"
             if given.keys() & {"weight_bits", "activation_bits"}:
                 changes["mean_bits"] = None
             if self.calibration_ids is not None:

@@ -37,6 +37,7 @@ class Quantize(RecipeOptions):
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --weight-bits 4 --max-drop 1
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --target esp32-p4 --max-drop 0.5
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --pareto 3 4 5 6 8 --out runs/r20
+        ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --calibration-images 0
         ggdjax quantize mobilenet.onnx --data imagenet/ --preset imagenet-tf --mean-bits 8
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --weight-bits 4 --activation-bits 4
             --tune-images 2000 --gradient-steps auto
@@ -91,6 +92,8 @@ class Quantize(RecipeOptions):
         screen = console()
         with run_folder(self.out) as (folder, unfinished):
             net, images = self._open(recipe, screen, folder)
+            if recipe.without_images:
+                screen.print("No calibration images: steps from batch normalization, weights rounded to nearest.")
             beside = climbed = None
             with stages(screen) as progress:
                 if self.max_drop is None:

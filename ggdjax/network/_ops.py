@@ -135,10 +135,24 @@ def dense(
     return y if bias is None else y + _as_rank(bias, y.ndim)
 
 
+#: Parameters of `affine` that it does not compute with: what batch normalization says about its result.
+STATISTICS = frozenset({"mean", "deviation"})
+
+
 def affine(
-    x: Float[Array, "*batch chan"], *, scale: Float[Array, " chan"], offset: Float[Array, " chan"]
+    x: Float[Array, "*batch chan"],
+    *,
+    scale: Float[Array, " chan"],
+    offset: Float[Array, " chan"],
+    mean: Float[Array, " chan"] | None = None,
+    deviation: Float[Array, " chan"] | None = None,
 ) -> Float[Array, "*batch chan"]:
-    """Scale and shift each channel: batch normalization in inference."""
+    """Scale and shift each channel: batch normalization in inference.
+
+    ``mean`` and ``deviation`` (β and |γ|) are those of the result on the training images; nothing is computed with
+    them here.
+    """
+    del mean, deviation
     return x * _as_rank(scale, x.ndim) + _as_rank(offset, x.ndim)
 
 
