@@ -32,7 +32,7 @@ class Slurm:
     partition: str | None = None
     """Partition; none: the cluster's default."""
     minutes: int = 240
-    """Time limit; a task that reaches it is queued again and goes on."""
+    """Time limit; a task that reaches it is queued again and resumes."""
     cpus: int = 4
     """Processors."""
     gpus: int = 0

@@ -8,9 +8,9 @@
     python -m experiments.benchmarks.schemes_on_networks --summary       ours and the best of every class, per width
 
 Weights and feature maps have the same width, biases 16 bits, one step per tensor; conventions of `real_networks`.
-SQNR is that of each convolution's and dense layer's input in the float network, judged alone, on all held-out images:
+SQNR is that of each convolution's and dense layer's input in the float network, measured alone, on all held-out images:
 their histograms come from one float pass, and every scheme's error is integrated over them. One JSON line per finished
-cell is appended to `experiments/results/schemes_on_networks.jsonl`, so a run that was stopped goes on where it was.
+cell is appended to `experiments/results/schemes_on_networks.jsonl`, so a run that was stopped resumes where it was.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from ggdjax import network, quantization, report
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "sensitivity_on_networks.jsonl"
 BITS = (8, 6, 4)
-#: (scheme, one step per): the default, its rivals of most use, and the search that bounds them.
+#: (scheme, one step per): the default, the baselines of most use, and the search that bounds them.
 SETTINGS = (
     ("ggd", "tensor"),
     ("ggd-plain", "tensor"),

@@ -32,7 +32,7 @@ NETWORKS = ("resnet20", "squeezenet")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read the command line and run; exit with status 2 and one line for whatever a user can mend."""
+    """Read the command line and run; exit with status 2 and one line for a user error."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.peers",
         description=__doc__,

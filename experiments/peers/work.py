@@ -1,4 +1,4 @@
-"""What every tool gets: one ONNX file, the calibration images, the held-out images; and how its answer is judged.
+"""What every tool gets: one ONNX file, the calibration images, the held-out images; and how its answer is evaluated.
 
 Images are decoded once, by ggdjax, and kept as arrays in `runs/peers/NETWORK`, so that a tool in an environment of its
 own needs nothing of ggdjax but this checkout.

@@ -72,7 +72,7 @@ class Quantize(RecipeOptions):
         """Do the job.
 
         Raises:
-            GgdjaxError: whatever a user can mend, before anything is written.
+            GgdjaxError: a user error, before anything is written.
         """
         from ggdjax import recipe as pipeline
         from ggdjax.cli._console import console, stages

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 HISTOGRAMS_FILE, COMPARISON_FILE = "histograms.safetensors", "schemes.json"
 #: Widths at which schemes are compared beside the run's own, in bits.
 WIDTHS = (8, 7, 6, 5, 4, 3)
-#: Steps of the drawn curve, and how far it goes on beyond the outermost choice.
+#: Steps of the drawn curve, and how far it extends beyond the outermost choice.
 _POINTS, _BEYOND = 96, 1.5
 
 

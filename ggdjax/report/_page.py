@@ -73,7 +73,7 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
     sensitivity, search = drawn_curves(folder, result)
     options = result["options"]
     mean = options.get("mean_bits")
-    widths = f"W{options['weight_bits']}A{options['activation_bits']}" if mean is None else f"{mean:g} bits in the mean"
+    widths = f"W{options['weight_bits']}A{options['activation_bits']}" if mean is None else f"{mean:g} bits on average"
     filtered = search_field("tr.map, details.map", "feature maps")
     sections = [
         section(

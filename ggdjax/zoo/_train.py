@@ -74,7 +74,7 @@ def fit(
 ) -> nnx.Module:
     """Return a trained copy of ``net``, in inference mode.
 
-    The result is a function of the arguments alone: a run that was killed and goes on from its checkpoints ends with
+    The result is a function of the arguments alone: a run that was killed and resumes from its checkpoints ends with
     the same numbers. Over a mesh the batch is spread along its axis `data`; batch statistics are those of the whole
     batch, so that the result does not depend on the mesh but for the order in which floats are added.
 
