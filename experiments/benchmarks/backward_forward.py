@@ -60,11 +60,11 @@ class Bench:
         self.rounding_images = np.concatenate([x for x, _ in images.batches(parts.calibration, size)])
         pairs = list(images.batches(chosen, size))
         self.images, self.labels = (np.concatenate(part) for part in zip(*pairs, strict=True))
-        judging = some(images, parts.held_out, held_out)
-        self.held_out = list(read(images, judging, size, f"{real.name}: load held-out images"))
+        evaluated = some(images, parts.held_out, held_out)
+        self.held_out = list(read(images, evaluated, size, f"{real.name}: load held-out images"))
         self.ids = {
             name: [images.ids[i] for i in part]
-            for name, part in (("calibration", parts.calibration), ("tuning", chosen), ("held_out", judging))
+            for name, part in (("calibration", parts.calibration), ("tuning", chosen), ("held_out", evaluated))
         }
 
     def quantized(self, widths: str, rounding: str = "nearest") -> quantization.QuantizedNetwork:
@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--widths", action="append", help="weights/feature maps, such as 6/6 (repeatable)")
     parser.add_argument("--objective", default="top1", help="what is tuned for (default: top1)")
     parser.add_argument("--images", type=int, help="tuning images (default: 1000, ImageNet sample 200)")
-    parser.add_argument("--held-out", type=int, help="evaluate on at most so many held-out images")
+    parser.add_argument("--held-out", type=int, help="evaluate on up to N held-out images")
     parser.add_argument("--seed", type=int, default=0, help="chooses the tuning images and the screening order")
     parser.add_argument("--naive", action="store_true", help="time a naive loop beside the search on a few layers")
     parser.add_argument("--visits", type=int, default=6, help="layers for --naive")

@@ -52,7 +52,7 @@ class Bench:
         self._loaded: dict[int | None, list] = {}
 
     def batches(self, images: int | None) -> list:
-        """Return at most so many held-out images with their labels, decoded once."""
+        """Return up to N held-out images with their labels, decoded once."""
         if images not in self._loaded:
             part = some(self.images, self.parts.held_out, images)
             self._loaded[images] = list(read(self.images, part, self.size, f"{self.name}: load"))
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--network", action="append", choices=list(NETWORKS), help="only this network (repeatable)")
     parser.add_argument("--bits", action="append", type=int, choices=range(2, 17), help="only this width (repeatable)")
     parser.add_argument("--scheme", action="append", choices=schemes.names(), help="only this scheme (repeatable)")
-    parser.add_argument("--images", type=int, help="accuracies on at most so many held-out images (default: all)")
+    parser.add_argument("--images", type=int, help="accuracies on up to N held-out images (default: all)")
     parser.add_argument("--sqnr-only", action="store_true", help="leave the accuracies out")
     parser.add_argument("--tables", action="store_true", help="print the tables of what is there and stop")
     parser.add_argument("--summary", action="store_true", help="print one small table of the SQNR and stop")

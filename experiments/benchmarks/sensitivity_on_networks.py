@@ -5,7 +5,7 @@
     python -m experiments.benchmarks.sensitivity_on_networks --tables         what is there, as Markdown
 
 "Alone" rounds the float network's own feature map; "accumulated" compares it with the quantized network's, which
-carries the errors of all weights and feature maps before. One step per tensor, and, for the default scheme, one per
+has the errors of all weights and feature maps before. One step per tensor, and, for the default scheme, one per
 channel beside it. Weights have the width of the feature maps. On at most 200 held-out images; one JSON line per cell is
 appended to `experiments/results/sensitivity_on_networks.jsonl`, and finished cells are skipped.
 """

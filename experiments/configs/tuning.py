@@ -44,7 +44,7 @@ class Tuning(Experiment):
     tuning_images: int | None = None
     """Images to tune on; none: 1000 for resnet20, 200 for the others."""
     held_out_images: int | None = None
-    """Evaluate on at most so many held-out images; none: on all of them."""
+    """Evaluate on up to N held-out images; none: on all of them."""
     gradient_steps: int = 400
     """Gradient steps after the sweeps; 0 leaves them out."""
     gradient_batch: int = 16

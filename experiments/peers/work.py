@@ -79,7 +79,7 @@ def onnx_predictor(model: Path | bytes, *, optimize: bool = True) -> Callable[[n
 
 
 def open_work(network: str, images: int | None, folder: Path) -> Work:
-    """Return the work on a network, with at most so many held-out images; decode its images where they are not yet.
+    """Return the work on a network, with up to N held-out images; decode its images where they are not yet.
 
     Args:
         network: a name of `experiments.networks`.

@@ -155,5 +155,5 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def _rounded(values: Sequence[float] | np.ndarray) -> list[float | None]:
-    """Return the values to six digits: enough for every picture, and small."""
+    """Return the values to six digits: enough for every plot, and small."""
     return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]

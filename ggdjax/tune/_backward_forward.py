@@ -71,7 +71,7 @@ class Plan:
 
 
 def plan(q: QuantizedNetwork, images: int, config: TuneConfig | None = None) -> Plan:
-    """Return what `backward_forward` will cost at most for so many tuning images.
+    """Return what `backward_forward` will cost at most for that many tuning images.
 
     Raises:
         GgdjaxError: a layer in the config does not exist.
