@@ -149,12 +149,15 @@ def _fit_one(
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         state = (start, minimizer.init(start), jnp.int32(0), jnp.full_like(mean, jnp.inf))
         free, _, iterations, _ = jax.lax.while_loop(unfinished, iterate, state)
+
     # In float32 the loss cannot tell parameters apart that differ by less than 1e-3; its gradient can.
-    for _ in range(_POLISH):
+    def polish(_: Array, free: Array) -> Array:
         gradient, curvature = jax.grad(loss)(free), jax.hessian(loss)(free)
         step = jnp.linalg.solve(curvature, gradient)
         downhill = jnp.isfinite(step).all() & ((step * gradient).sum() > 0) & (jnp.abs(step).max() < 0.5)
-        free = jnp.where(downhill, free - step, free)
+        return jnp.where(downhill, free - step, free)
+
+    free = jax.lax.fori_loop(0, _POLISH, polish, free)
     return LikelihoodFit(
         tail=TailWeighted(
             distribution=distribution(free, log_scale),
