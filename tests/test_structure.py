@@ -14,7 +14,7 @@ import pytest
 import ggdjax
 
 PACKAGE = Path(ggdjax.__file__).parent
-HEAVY = {"flax", "matplotlib", "numpyro", "onnx", "optax", "optimistix", "PIL", "scipy", "tensorflow"}
+HEAVY = {"flax", "matplotlib", "numpyro", "onnx", "optax", "PIL", "scipy", "tensorflow"}
 
 #: Package -> the packages it may import: the order in which data flow through them.
 MAY_IMPORT = {

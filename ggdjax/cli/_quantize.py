@@ -56,7 +56,7 @@ class Quantize(RecipeOptions):
     or a TOML or JSON file of a recipe, such as the recipe.toml of a run. The other options change single fields,
     `--no-…` turns off what it has on."""
     max_drop: Annotated[float | None, tyro.conf.arg(metavar="POINTS")] = None
-    """Climb until top-1 falls by at most so many percentage points: nearest rounding, rounding for the output, a
+    """Climb until top-1 falls by at most this many percentage points: nearest rounding, rounding for the output, a
     fractional length per channel, widths per layer, gradient tuning. 500 images that do nothing else choose; every rung
     is printed with its time and what hardware it needs."""
     pareto: Annotated[tuple[float, ...], tyro.conf.arg(metavar="[BITS …]")] = ()
@@ -72,7 +72,7 @@ class Quantize(RecipeOptions):
         """Do the job.
 
         Raises:
-            GgdjaxError: whatever a user can mend, before anything is written.
+            GgdjaxError: a user error, before anything is written.
         """
         from ggdjax import recipe as pipeline
         from ggdjax.cli._console import console, stages

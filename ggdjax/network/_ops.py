@@ -314,8 +314,9 @@ def round_to_grid(x: Array, *, step: float, low: float, high: float) -> Array:
     Bit by bit what ONNX Runtime gives from a pair of QuantizeLinear and DequantizeLinear. The gradient is one inside
     the limits and zero outside, as that of ``ggdjax.Quantizer``.
     """
-    code = jnp.clip(divide(x, step), low, high)
-    rounded = step * (code + lax.stop_gradient(jnp.round(code) - code))
+    quotient, nearest = divide(x, step)
+    code = jnp.clip(quotient, low, high)
+    rounded = step * (code + lax.stop_gradient(jnp.clip(nearest, low, high) - code))
     # Without a choice between them, compilers fuse this product and a sum behind it into one operation, rounded once.
     return jnp.where(jnp.isnan(x), x, rounded)
 

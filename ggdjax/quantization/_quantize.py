@@ -116,7 +116,7 @@ def choose_activations(
     return {name: chosen[..., i] for i, name in enumerate(calibration.names)}
 
 
-#: From so many images on the predictive histogram changes nothing any more.
+#: From this many images on the predictive histogram changes nothing any more.
 PREDICTIVE_BELOW = 1000
 
 

@@ -73,12 +73,10 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
     sensitivity, search = drawn_curves(folder, result)
     options = result["options"]
     mean = options.get("mean_bits")
-    widths = f"W{options['weight_bits']}A{options['activation_bits']}" if mean is None else f"{mean:g} bits in the mean"
+    widths = f"W{options['weight_bits']}A{options['activation_bits']}" if mean is None else f"{mean:g} bits on average"
     filtered = search_field("tr.map, details.map", "feature maps")
     sections = [
-        section(
-            "Feature maps", filtered, _maps(result["feature_maps"]), *_pictures(folder, result, compared, progress)
-        ),
+        section("Feature maps", filtered, _maps(result["feature_maps"]), *_plots(folder, result, compared, progress)),
         *([] if compared is None else scheme_sections(compared, options["scheme"])),
         section("Weights and biases", search_field("tr.layer", "layers"), _weights(result["weights"])),
         section("Where the signal is lost", plot_tag(sensitivity, "Where the signal is lost")) if sensitivity else "",
@@ -163,7 +161,7 @@ def _tuning(result: dict[str, Any], search: bytes | None) -> str:
     return section("Tuning", text, plot_tag(search, "tuning") if search else "")
 
 
-def _pictures(
+def _plots(
     folder: Path, result: dict[str, Any], compared: Mapping[str, Any] | None, progress: Callable[[str], None]
 ) -> Iterable[str]:
     """Return one fold per feature map with its values and the distortion of its steps; the worst one is open."""
@@ -181,5 +179,5 @@ def _pictures(
             yield (
                 f'<details class="map" data-name="{name}"{" open" * (index == worst)}><summary>{name}'
                 f' <span class="faint">{number(row["sqnr_db"])} dB</span></summary>'
-                f'<div class="pictures">{inside}</div></details>'
+                f'<div class="plots">{inside}</div></details>'
             )

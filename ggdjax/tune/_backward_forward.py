@@ -71,7 +71,7 @@ class Plan:
 
 
 def plan(q: QuantizedNetwork, images: int, config: TuneConfig | None = None) -> Plan:
-    """Return what `backward_forward` will cost at most for so many tuning images.
+    """Return what `backward_forward` will cost at most for that many tuning images.
 
     Raises:
         GgdjaxError: a layer in the config does not exist.
@@ -135,11 +135,11 @@ def backward_forward(
 
     Args:
         q: the quantized network to start from.
-        images: tuning images in the layout of the model's own input, disjoint from those that will judge the result;
+        images: tuning images in the layout of the model's own input, disjoint from those that will evaluate the result;
             anything that slices like a NumPy array, such as a memory map.
         labels: class indices; None for objectives that need none.
         config: objective, candidates, budget; the defaults of `TuneConfig` where None.
-        checkpoint: file that is written after every visit and, where it exists, gone on from.
+        checkpoint: file that is written after every visit and, where it exists, resumed from.
         progress: called after every visit with visits done, visits in all and the mean score.
         mesh: devices with the axes ``candidate`` and ``data``; None: all devices of this process.
 
@@ -228,7 +228,7 @@ class _Search:
                 checkpoints.save(path, state, mark)
             if progress:
                 progress(state.visits, total, decision.score)
-        # Of all units, not of the visits of this process alone: a search that goes on says the same.
+        # Of all units, not of the visits of this process alone: a search that resumes says the same.
         counts = [len(candidates_of(self.segments.units[unit], self.q.quantizers, config)) for unit in units]
         history = History(
             objective=config.objective,

@@ -27,7 +27,7 @@ const visible = (selector) => all(selector).filter((part) => !part.hidden).map((
 const type = (field, text) => { field.value = text; field.dispatchEvent(new Event("input")); };
 heads("tr.map")[7].click(); seen.ascending = texts("tr.map", 7);
 heads("tr.map")[7].click(); seen.descending = texts("tr.map", 7);
-heads("tr.judged")[1].click(); seen.judged = texts("tr.judged", 1);
+heads("tr.measured")[1].click(); seen.measured = texts("tr.measured", 1);
 const fields = all("input[type=search]");
 type(fields[0], "second"); seen.maps = visible("tr.map"); seen.folds = visible("details.map");
 type(fields[1], "max"); seen.schemes = visible("tr.scheme");
@@ -150,7 +150,7 @@ def test_page_sorts_and_filters_in_a_browser_at_both_widths(new_folder, tmp_path
         assert seen["errors"] == seen["broken"] == []
         assert seen["ascending"] == ["0.02", "0.50", "10.00"]
         assert seen["descending"] == seen["ascending"][::-1]
-        assert seen["judged"] == ["37.00", "38.00", "39.00"]
+        assert seen["measured"] == ["37.00", "38.00", "39.00"]
         assert seen["maps"] == seen["folds"] == ["second"]
         assert seen["schemes"] == ["max-abs"]
         assert seen["open"]
@@ -168,7 +168,7 @@ def test_page_sets_the_run_beside_other_schemes_and_widths(new_folder):
     page = html_page(new_folder)
     assert page.count('<details class="map"') == 3
     assert page.count('<details class="map" data-name="first" open>') == 1
-    assert page.count('<tr class="judged"') == 3
+    assert page.count('<tr class="measured"') == 3
     assert 'data-value="39.0" class="s0">39.00' in page
     assert "2.00 ×" in page
     result = json.loads((new_folder / "result.json").read_text())

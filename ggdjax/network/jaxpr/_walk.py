@@ -77,7 +77,10 @@ class _Walk:
             closed = [body if hasattr(body, "consts") else None for body in bodies]
             consts = [] if closed[0] is None else constants(closed[0].consts, closed[1].consts, self._trace.label)
             plain = [body if whole is None else whole.jaxpr for body, whole in zip(bodies, closed, strict=True)]
-            return self.body(plain, consts, inputs)
+            self._trace.functions.append(str(pair[0].params.get("name", "")))
+            results = self.body(plain, consts, inputs)
+            self._trace.functions.pop()
+            return results
         if all(isinstance(value, Constant) for value in inputs):
             return _evaluate(pair, inputs)
         if name not in self._rules:
