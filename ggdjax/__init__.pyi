@@ -22,6 +22,7 @@ from .quantization import QuantConfig as QuantConfig, calibrate as calibrate, qu
 from .quantization import calibrate_without_data as calibrate_without_data
 from .recipe import Recipe as Recipe
 from ._load import load as load
+from ._citation import citation as citation
 from ._errors import GgdjaxError as GgdjaxError
 
 __version__: str

@@ -74,7 +74,18 @@ def packages_of(source: str) -> set[str]:
         else:
             continue
         found |= {name.split(".")[1] for name in names if name and name.startswith("ggdjax.")}
-    return found - {"_division", "_errors", "_exported", "_fields", "_files", "_load", "_lock", "_atomic", "_ranking"}
+    return found - {
+        "_citation",
+        "_division",
+        "_errors",
+        "_exported",
+        "_fields",
+        "_files",
+        "_load",
+        "_lock",
+        "_atomic",
+        "_ranking",
+    }
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)

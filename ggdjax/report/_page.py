@@ -8,13 +8,14 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from ggdjax._citation import citation
 from ggdjax._errors import expect_path
 from ggdjax.report._comparison import compare_run
 from ggdjax.report._comparisons import cost_section, scheme_sections
 from ggdjax.report._distortion import plot_distortion
 from ggdjax.report._drawn import drawn_curves, drawn_feature_maps
 from ggdjax.report._html import drawing, number, plot_tag, search_field, section, shade_rules, table
-from ggdjax.report._run_folder import load_run
+from ggdjax.report._run_folder import RECIPE_FILE, load_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -95,8 +96,14 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
         shades=shade_rules(),
         cards="".join(_cards(result)),
         sections="\n".join(sections),
+        citation=html.escape(_citation(folder)),
         provenance=html.escape(json.dumps(provenance, indent=1, ensure_ascii=False)),
     )
+
+
+def _citation(folder: Path) -> str:
+    """Return the BibTeX of what the run used; of the method alone where the run is too old to hold its recipe."""
+    return citation(load_run(folder).recipe if (folder / RECIPE_FILE).is_file() else None)
 
 
 def _cards(result: dict[str, Any]) -> Iterable[str]:

@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 
+import ggdjax as gd
 from ggdjax._errors import GgdjaxError
 from ggdjax.cli import main
 from ggdjax.report import html_page
@@ -162,6 +163,13 @@ def test_old_run_folders_still_have_their_page(folder):
     assert "<h2>Cost</h2>" not in page
     assert "<h2>Schemes</h2>" not in page
     assert "second" in page
+    assert page.count("@article{kim2018ggd,") == 1
+    assert "gptq" not in page
+
+
+def test_the_page_cites_what_the_run_used(folder):
+    gd.Recipe(rounding="output").save(folder / "recipe.toml")
+    assert "@article{frantar2022gptq," in html_page(folder)
 
 
 def test_page_sets_the_run_beside_other_schemes_and_widths(new_folder):
