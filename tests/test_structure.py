@@ -76,6 +76,7 @@ def packages_of(source: str) -> set[str]:
         found |= {name.split(".")[1] for name in names if name and name.startswith("ggdjax.")}
     return found - {
         "_citation",
+        "_tables",
         "_division",
         "_errors",
         "_exported",
