@@ -25,14 +25,14 @@ _SCHEMES = {
 }
 
 
-def citation(of: Recipe | QuantConfig | None = None) -> str:
-    """Return BibTeX entries, separated by empty lines: the method's paper, then those of what ``of`` uses.
+def citation(*used: Recipe | QuantConfig) -> str:
+    """Return BibTeX entries, separated by empty lines: the method's paper, then those of what is used.
 
     Args:
-        of: a recipe; or the settings of ``gd.quantize``, which rounds weights to nearest; None: the method alone.
+        used: recipes, or settings of ``gd.quantize``, which rounds weights to nearest; none: the method alone.
 
     Raises:
-        GgdjaxError: ``of`` is neither.
+        GgdjaxError: one is neither.
 
     Example:
         >>> print(gd.citation()[:20])
@@ -42,19 +42,22 @@ def citation(of: Recipe | QuantConfig | None = None) -> str:
     """
     entries = re.findall(r"^@\w+\{(\w+),.*?^\}$", _bibliography(), re.MULTILINE | re.DOTALL)
     texts = dict(zip(entries, _bibliography().split("\n\n"), strict=True))
-    return "\n\n".join(texts[key].strip() for key in dict.fromkeys(("kim2018ggd", *_keys(of)))) + "\n"
+    return (
+        "\n\n".join(
+            texts[key].strip() for key in dict.fromkeys(("kim2018ggd", *(key for one in used for key in _keys(one))))
+        )
+        + "\n"
+    )
 
 
-def _keys(of: Recipe | QuantConfig | None) -> list[str]:
+def _keys(of: Recipe | QuantConfig) -> list[str]:
     from ggdjax.quantization import QuantConfig
     from ggdjax.recipe import Recipe
 
-    if of is None:
-        return []
     if isinstance(of, QuantConfig):
         return [key for start, keys in _SCHEMES.items() if of.scheme.startswith(start) for key in keys]
     if not isinstance(of, Recipe):
-        raise GgdjaxError(f"`of` must be a Recipe, a QuantConfig or None, got {type(of).__name__}")
+        raise GgdjaxError(f"`used` must be recipes or settings of `gd.quantize`, got {type(of).__name__}")
     keys = _keys(of.quantization)
     if of.rounding == "output":
         keys += ["frantar2022gptq", "li2025gptaq"]

@@ -52,5 +52,5 @@ def test_every_entry_is_used_and_whole():
 
 
 def test_what_is_no_recipe():
-    with pytest.raises(GgdjaxError, match="`of` must be a Recipe, a QuantConfig or None, got str"):
+    with pytest.raises(GgdjaxError, match=r"`used` must be recipes or settings of `gd\.quantize`, got str"):
         gd.citation("ggd")

@@ -110,6 +110,8 @@ class Recipe:
             raise GgdjaxError(f"`seed` must be below 2^63, got {self.seed}")
         if self.mean_bits is not None and not 2 <= self.mean_bits <= 16:
             raise GgdjaxError(f"`mean_bits` must be from 2 to 16, got {self.mean_bits:g}")
+        if self.mean_bits is not None and (self.quantization.weight_bits_of or self.quantization.activation_bits_of):
+            raise GgdjaxError("`mean_bits` chooses every width: leave `weight_bits_of` and `activation_bits_of` out")
         if not self.tune_seconds > 0:
             raise GgdjaxError(f"`tune_seconds` must be more than 0, got {self.tune_seconds:g}")
         if self.tunes != bool(self.tune_images):

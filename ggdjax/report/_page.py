@@ -96,14 +96,14 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
         shades=shade_rules(),
         cards="".join(_cards(result)),
         sections="\n".join(sections),
-        citation=html.escape(_citation(folder)),
+        citation=html.escape(cited([folder])),
         provenance=html.escape(json.dumps(provenance, indent=1, ensure_ascii=False)),
     )
 
 
-def _citation(folder: Path) -> str:
-    """Return the BibTeX of what the run used; of the method alone where the run is too old to hold its recipe."""
-    return citation(load_run(folder).recipe if (folder / RECIPE_FILE).is_file() else None)
+def cited(folders: Iterable[Path]) -> str:
+    """Return the BibTeX of what runs used; those of older versions hold no recipe and count as the method alone."""
+    return citation(*(load_run(folder).recipe for folder in folders if (folder / RECIPE_FILE).is_file()))
 
 
 def _cards(result: dict[str, Any]) -> Iterable[str]:

@@ -196,7 +196,7 @@ def _about_layers(quantized: QuantizedNetwork, maps: dict[str, dict[str, Any]], 
         )
     missing = [n.name for n in quantized.graph.quantizable if n.name not in quantized.quantizers.weights]
     if missing:
-        lines.append(f"In float: {', '.join(missing)}: the file that brought the quantizers has none for them.")
+        lines.append(f"In float: {', '.join(missing)}: their weights have no quantizer.")
     lines += [
         f"{name}: {row['fit']}: {FitCode[row['fit'].upper().replace(' ', '_')].message}."
         for name, row in maps.items()

@@ -24,7 +24,7 @@ from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, expect_
 from ggdjax._lock import exclusive
 from ggdjax.quantization import Stage
 from ggdjax.quantization._batches import pad_batch
-from ggdjax.quantization._config import refuse_unknown
+from ggdjax.quantization._config import matching
 from ggdjax.quantization._evaluation import count_classes
 from ggdjax.quantization._record import image_hash
 from ggdjax.tune import _checkpoint as checkpoints
@@ -429,8 +429,7 @@ def _chosen(segments: Segments, config: TuneConfig) -> list[int]:
     if not config.layers:
         return list(range(len(segments.units)))
     names = {name: i for i, unit in enumerate(segments.units) for name in (unit.tensor, *unit.readers)}
-    refuse_unknown("layers", config.layers, names)
-    return sorted({names[layer] for layer in config.layers})
+    return sorted({names[name] for layer in config.layers for name in matching("layers", layer, list(names))})
 
 
 def _rows(q: QuantizedNetwork, config: TuneConfig, images: int, devices: int) -> int:
