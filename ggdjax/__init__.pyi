@@ -18,7 +18,13 @@ from . import (
 from .ggd import GeneralizedGamma as GeneralizedGamma, Histogram as Histogram, fit as fit
 from .steps import closed_form_step as closed_form_step, optimal_step as optimal_step, Quantizer as Quantizer
 from .network import Network as Network, load_onnx as load_onnx, trace as trace
-from .quantization import QuantConfig as QuantConfig, calibrate as calibrate, quantize as quantize, evaluate as evaluate
+from .quantization import (
+    QuantConfig as QuantConfig,
+    calibrate as calibrate,
+    quantize as quantize,
+    recalibrate as recalibrate,
+    evaluate as evaluate,
+)
 from .recipe import Recipe as Recipe
 from ._load import load as load
 from ._errors import GgdjaxError as GgdjaxError

@@ -60,6 +60,9 @@ class Recipe:
     biases corrected (no labels, no gradients); or "nearest", each weight by itself, the paper's rule."""
     output_rounding: RoundingConfig = field(default_factory=RoundingConfig)
     """Settings of rounding for the output."""
+    weights_first: bool = False
+    """Calibrate once more when the weights are rounded, on the network that computes with them, and choose the steps of
+    all feature maps again: one more pass over the calibration images."""
     bias_correction: bool = False
     """Take the mean error of every output channel, on calibration images, out of its bias."""
     search: TuneConfig | None = None
