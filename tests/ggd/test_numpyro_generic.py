@@ -172,7 +172,7 @@ def test_jit_log_likelihood(samples, answers):
 
 
 @every_case
-@every_prepend_shape
+@pytest.mark.parametrize("prepend_shape", [(), (2, 3)], ids=str)
 def test_log_prob(params, prepend_shape):
     shape = prepend_shape + np.broadcast_shapes(*map(np.shape, params))
     samples = within_bounds(constraints.positive, shape)
@@ -235,7 +235,7 @@ def test_mean_var(answers, reference):
 
 
 @every_case
-@every_prepend_shape
+@pytest.mark.parametrize("prepend_shape", [(), (2, 3)], ids=str)
 def test_distribution_constraints(params, prepend_shape):
     keys = random.split(random.key(1), 3)
     shapes = [np.shape(p) for p in params]
