@@ -11,7 +11,8 @@ feature maps; fractional lengths are per layer, of the MobileNets per output cha
 * SQNR of the logits against the float network's;
 * top-1, with McNemar's test.
 
-Results: `experiments/results/weights_first.json`.
+Results: `experiments/results/weights_first.json` (SqueezeNet and the MobileNets at 8/8 and 6/6, MobileNet 0.75 on 200
+images).
 """
 
 from __future__ import annotations
