@@ -20,14 +20,15 @@ from tests.small_onnx import write_images, write_network
 
 #: Every stage on the small network, by a scheme that compiles quickly.
 WORDS = (
-    "--size 8 --scheme max-abs --mean-bits 3.5 --equalize --bias-correction --calibration-images 12 --batch-size 4 "
-    "--tune-images 4 --tune-objective kl --tune-sweeps 1 --tune-seconds inf --gradient-steps 2"
+    "--size 8 --scheme max-abs --mean-bits 3.5 --equalize --weights-first --bias-correction --calibration-images 12 "
+    "--batch-size 4 --tune-images 4 --tune-objective kl --tune-sweeps 1 --tune-seconds inf --gradient-steps 2"
 )
 RECIPE = gd.Recipe(
     preprocessing=Preprocessing(size=8),
     quantization=gd.QuantConfig(scheme="max-abs"),
     mean_bits=3.5,
     equalize=True,
+    weights_first=True,
     bias_correction=True,
     calibration_images=12,
     batch_size=4,
@@ -149,7 +150,7 @@ def test_the_same_bits_from_python_file_and_command(small, run_folder, tmp_path)
         "equalize",
         "quantize",
         "widths",
-        *("round_weights", "bias_correction", "backward_forward", "gradient"),
+        *("round_weights", "recalibrate", "bias_correction", "backward_forward", "gradient"),
     ]
     assert {stage for stage, *_ in told} == set(outcome.seconds)
     assert all(0 <= done <= total for _, done, total, _ in told)
@@ -163,7 +164,7 @@ def test_resumes_after_every_stage(small, run_folder, tmp_path, monkeypatch):
     kept = tmp_path / "kept"
     gd.recipe.run(net, images, RECIPE, folder=kept)
     stages = sorted(path for path in kept.iterdir() if path.name[:2].isdigit())
-    assert len(stages) == 10
+    assert len(stages) == 11
     for number in reversed(range(len(stages))):
         stages[number].unlink()
         notes: list[str] = []

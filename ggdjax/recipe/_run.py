@@ -20,7 +20,15 @@ from ggdjax._load import load
 from ggdjax.network import fold_batch_norm
 from ggdjax.network._ops import STATISTICS
 from ggdjax.network._serialize import graph_record
-from ggdjax.quantization import QuantizedNetwork, Stage, calibrate, calibrate_without_data, evaluate, quantize
+from ggdjax.quantization import (
+    QuantizedNetwork,
+    Stage,
+    calibrate,
+    calibrate_without_data,
+    evaluate,
+    quantize,
+    recalibrate,
+)
 from ggdjax.quantization._record import image_hash
 from ggdjax.recipe._outcome import Outcome, load_evaluation, save_evaluation
 from ggdjax.recipe._parts import check_images, choose_parts, some
@@ -55,9 +63,9 @@ def run(
 ) -> Outcome:
     """Quantize, correct, tune and evaluate a network as a recipe says.
 
-    All stages: ``equalize``, ``calibrate``, ``quantize``, ``widths``, ``round_weights``, ``bias_correction``,
-    ``search``, ``gradient``, ``evaluate``. Of a quantized network the biases are corrected, where they were not, and it
-    is tuned and evaluated.
+    All stages: ``equalize``, ``calibrate``, ``quantize``, ``widths``, ``round_weights``, ``recalibrate``,
+    ``bias_correction``, ``search``, ``gradient``, ``evaluate``. Of a quantized network the biases are corrected, where
+    they were not, and it is tuned and evaluated.
 
     Args:
         network: from a file or a function; or a quantized network, to tune it.
@@ -155,15 +163,19 @@ class _Run:
         if recipe.rounding == "output":
             settings = [self._ids(self._rounding_part()), dataclasses.asdict(recipe.output_rounding)]
             q = all_channels(self._stage("round_weights", settings, lambda: self._rounded(q)))
+        if recipe.weights_first:
+            settings = self._ids(self.parts.calibration)
+            q = self._stage("recalibrate", settings, lambda: recalibrate(q, self._calibration_images("recalibrate")))
         return q
 
     def _calibrated(self, net: Network) -> Calibration:
-        part = self.parts.calibration
         per_channel = self.recipe.quantization.activations_per == "channel"
         if self.recipe.without_images:
             return calibrate_without_data(net, preprocessing=self.images.preprocessing, per_channel=per_channel)
-        batches = self._counted("calibrate", part, self.recipe.batch_size)
-        return calibrate(net, (x for x, _ in batches), per_channel=per_channel)
+        return calibrate(net, self._calibration_images("calibrate"), per_channel=per_channel)
+
+    def _calibration_images(self, stage: str) -> Iterator[np.ndarray]:
+        return (x for x, _ in self._counted(stage, self.parts.calibration, self.recipe.batch_size))
 
     def _with_widths(self, q: QuantizedNetwork) -> QuantizedNetwork:
         x, budget = self._few(), self.recipe.mean_bits
