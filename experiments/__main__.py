@@ -22,7 +22,7 @@ from ggdjax.cli import parse_words
 _DESCRIPTION = """Run an experiment of experiments/configs; every field of it is an option.
 
 Start with `python -m experiments schemes-tiny`: seconds, and no data needed.
-The same command goes on with a run that was stopped or killed: finished cells are skipped.
+The same command resumes a run that was stopped or killed: finished cells are skipped.
 `python -m experiments schemes --networks digits resnet20 --bits 8 4 --schemes ggd kl --plan` says what it would do.
 `python -m experiments schemes --workers 4` spreads the cells; `python -m experiments NAME --help` has every option.
 `python -m experiments tables` makes the tables.
@@ -50,7 +50,7 @@ def start(name: str, experiment: Experiment, options: Run) -> None:
     """Check everything, then do what the options say.
 
     Raises:
-        GgdjaxError: whatever a user can mend.
+        GgdjaxError: a user error.
     """
     shard = _shard(options.shard)
     if options.workers < 1:
@@ -95,7 +95,7 @@ def _command(name: str, experiment: Experiment) -> type[Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; exit with status 2 and one line on standard error for whatever a user can mend."""
+    """Run the command line; exit with status 2 and one line on standard error for a user error."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         if arguments[0] == "tables":
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"experiments: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("experiments: interrupted; what is finished is kept, the same command goes on", file=sys.stderr)
+        print("experiments: interrupted; what is finished is kept, the same command resumes", file=sys.stderr)
         raise SystemExit(130) from None
 
 

@@ -34,7 +34,7 @@ class Digits:
         return data.digits()
 
     def split(self, images: ImageSet, calibration_images: int | None = None, seed: int = 0) -> Split:
-        """Return the parts: 512 calibration images, or so many of them, and all 500 test images."""
+        """Return the parts: 512 calibration images, or this many of them, and all 500 test images."""
         return data.split(images, calibration_images or 512, seed)
 
 

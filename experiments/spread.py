@@ -32,7 +32,7 @@ class Slurm:
     partition: str | None = None
     """Partition; none: the cluster's default."""
     minutes: int = 240
-    """Time limit; a task that reaches it is queued again and goes on."""
+    """Time limit; a task that reaches it is queued again and resumes."""
     cpus: int = 4
     """Processors."""
     gpus: int = 0
@@ -42,7 +42,7 @@ class Slurm:
 
 
 def run_workers(experiment: Experiment, folder: Path, workers: int, console: Console) -> None:
-    """Run the cells in so many processes, which end with this one, and print the table of the cells.
+    """Run the cells in this many processes, which end with this one, and print the table of the cells.
 
     Where CUDA_VISIBLE_DEVICES names devices, they are dealt to the processes.
 

@@ -78,7 +78,7 @@ def atomic_directory(folder: os.PathLike[str] | str, argument: str) -> Iterator[
 
 @contextmanager
 def replaced(folder: os.PathLike[str] | str) -> Iterator[Path]:
-    """Do what `atomic_directory` does, for who holds ``folder`` already and where the folder above it is there."""
+    """Do what `atomic_directory` does, for the owner of ``folder`` and where the folder above it is there."""
     folder = Path(folder).resolve()
     for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
         _clear(left, folder)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import ggdjax as gd
+from ggdjax.cli import main
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.md"))
@@ -99,3 +100,23 @@ def test_figures_of_other_tools_are_those_on_record():
     for bits, figure in zip(("8/8", "6/6", "4/4"), ours.split("|"), strict=True):
         found = [row for row in tuned if (row["network"], row["method"], row["bits"]) == ("resnet20", "gradient", bits)]
         assert [f"{100 * row['top1']:.2f}" for row in found] == [figure.strip()]
+
+
+SKILL = (ROOT / "SKILL.md").read_text(encoding="utf-8")
+
+
+def test_the_code_for_assistants_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", SKILL, re.DOTALL)
+    exec(compile(code, "SKILL.md", "exec"), {})
+    assert {path.name for path in tmp_path.iterdir()} == {"net.safetensors", "net.onnx"}
+
+
+@pytest.mark.parametrize("command", ["inspect", "quantize", "evaluate", "export", "report"])
+def test_the_commands_for_assistants_exist(command, capsys):
+    (lines,) = re.findall(r"```\n(ggdjax inspect.*?)```", SKILL, re.DOTALL)
+    options = re.findall(r"--[a-z-]+", " ".join(re.findall(rf"^ggdjax {command} [^#\n]*", lines, re.MULTILINE)))
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main([command, "--help"])
+    usage = capsys.readouterr().out
+    assert all(option in usage for option in options)

@@ -455,7 +455,7 @@ OPTIONS = [
 
 # Numbers ------------------------------------------------------------------------------------------------------------
 
-LAW = gd.GeneralizedGamma(a=jnp.float32(1.0), d=jnp.float32(1.0), p=jnp.float32(1.0))
+GGD = gd.GeneralizedGamma(a=jnp.float32(1.0), d=jnp.float32(1.0), p=jnp.float32(1.0))
 SOME = np.linspace(0.1, 2.0, 50, dtype=np.float32)
 
 
@@ -484,12 +484,12 @@ NUMBERS = [
     Case("complex samples", lambda w: gd.fit(SOME * 1j), "`data` has type complex64 | real numbers"),
     Case("complex values to count", lambda w: gd.Histogram.from_samples(SOME * 1j), "`x` has type complex64 | real"),
     Case("texts to count", lambda w: gd.Histogram.from_samples(["a"]), "`x` has type <U1 | real numbers"),
-    Case("step at 1 bit", lambda w: gd.closed_form_step(LAW, bits=1), "`bits` is 1 | 2"),
-    Case("step at 17 bits", lambda w: gd.closed_form_step(LAW, bits=17), "`bits` is 17 | 16"),
-    Case("no level", lambda w: gd.closed_form_step(LAW, levels=1), "`levels` is 1 | 2"),
-    Case("bits and levels", lambda w: gd.closed_form_step(LAW, bits=8, levels=3), "`bits` | `levels` | exactly one"),
+    Case("step at 1 bit", lambda w: gd.closed_form_step(GGD, bits=1), "`bits` is 1 | 2"),
+    Case("step at 17 bits", lambda w: gd.closed_form_step(GGD, bits=17), "`bits` is 17 | 16"),
+    Case("no level", lambda w: gd.closed_form_step(GGD, levels=1), "`levels` is 1 | 2"),
+    Case("bits and levels", lambda w: gd.closed_form_step(GGD, bits=8, levels=3), "`bits` | `levels` | exactly one"),
     Case("step of samples", lambda w: gd.closed_form_step(SOME, bits=8), "`source` is | fit them first"),
-    Case("negative step", lambda w: gd.steps.predict(LAW, jnp.float32(-1.0), 8), "`step` is -1.0 | positive"),
+    Case("negative step", lambda w: gd.steps.predict(GGD, jnp.float32(-1.0), 8), "`step` is -1.0 | positive"),
     Case("widths that are real", lambda w: choose(8.0), "`bits` | float | say 8"),
     Case("width out of range", lambda w: choose(40), "`bits` | from 2 to | 40"),
     Case("weight without values", lambda w: gd.steps.best_fractional_length(np.zeros(0, np.float32), 8),

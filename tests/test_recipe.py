@@ -216,7 +216,7 @@ def test_images_of_another_preprocessing_are_refused(small):
 
 
 def test_tune_evaluate_export_inspect_and_report(small, run_folder, tmp_path, capsys):
-    """Every command goes on from the run alone."""
+    """Every command resumes from the run alone."""
     tuned = tmp_path / "tuned"
     main(["tune", str(run_folder), "--out", str(tuned), "--tune-sweeps", "0", "--gradient-steps", "1"])
     first, second = load_run(run_folder), load_run(tuned)

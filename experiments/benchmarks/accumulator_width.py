@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=list(NETWORKS), default="resnet20")
     parser.add_argument("--bits", type=int, default=8, choices=range(2, 9), help="of weights and feature maps")
-    parser.add_argument("--images", type=int, default=1000, help="at most so many held-out images")
+    parser.add_argument("--images", type=int, default=1000, help="up to N held-out images")
     parser.add_argument("--tile", type=int, help="input channels per partial sum; default: all at once")
     args = parser.parse_args()
     rows = run(args.network, args.bits, args.images, args.tile)

@@ -60,11 +60,11 @@ class Bench:
         self.rounding_images = np.concatenate([x for x, _ in images.batches(parts.calibration, size)])
         pairs = list(images.batches(chosen, size))
         self.images, self.labels = (np.concatenate(part) for part in zip(*pairs, strict=True))
-        judging = some(images, parts.held_out, held_out)
-        self.held_out = list(read(images, judging, size, f"{real.name}: load held-out images"))
+        evaluated = some(images, parts.held_out, held_out)
+        self.held_out = list(read(images, evaluated, size, f"{real.name}: load held-out images"))
         self.ids = {
             name: [images.ids[i] for i in part]
-            for name, part in (("calibration", parts.calibration), ("tuning", chosen), ("held_out", judging))
+            for name, part in (("calibration", parts.calibration), ("tuning", chosen), ("held_out", evaluated))
         }
 
     def quantized(self, widths: str, rounding: str = "nearest") -> quantization.QuantizedNetwork:
@@ -74,10 +74,10 @@ class Bench:
         q = quantization.quantize(self.net, self.calibration, config)
         return tune.round_weights(q, self.rounding_images) if rounding == "output" else q
 
-    def judge(self, q: quantization.QuantizedNetwork) -> np.ndarray:
+    def evaluate(self, q: quantization.QuantizedNetwork) -> np.ndarray:
         """Return of every held-out image how many classes stand before its own."""
         ranks = []
-        for x, labels in track(self.held_out, "judge"):
+        for x, labels in track(self.held_out, "evaluate"):
             logits = np.asarray(q(x)).reshape(len(labels), -1)
             ranks.append(rank_of_label(logits, labels))
         return np.concatenate(ranks)
@@ -105,7 +105,7 @@ def search(
                 q, bench.images, bench.labels, settings, checkpoint=checkpoint, progress=progress
             )
         seconds += time.perf_counter() - start
-        stages[name] = bench.judge(tuned)
+        stages[name] = bench.evaluate(tuned)
     return tuned, seconds, stages
 
 
@@ -134,14 +134,14 @@ def stage_record(before: np.ndarray, after: np.ndarray) -> dict:
 def cell(bench: Bench, real: RealNetwork, widths: str, config: tune.TuneConfig, rounding: str) -> dict:
     """Tune one network at one pair of widths; return the row to keep."""
     q = bench.quantized(widths, rounding)
-    stages = {"before": bench.judge(q)}
+    stages = {"before": bench.evaluate(q)}
     mark = f"{real.name}-{widths.replace('/', '-')}-{config.objective}-{config.seed}-{len(bench.images)}-{rounding}"
     path = Path(tempfile.gettempdir()) / "ggdjax-backward-forward" / f"{mark}.safetensors"
     tuned, seconds, after = search(bench, q, f"{real.name} {widths}", config, path)
     steps, size = FINISH.get(real.name, FEW)
     history, settings = tuned.history, tune.GradientConfig(steps=steps, batch_size=size, seed=config.seed)
     stages |= after
-    stages["gradient"] = bench.judge(finish(bench, tuned, f"{real.name} {widths}", settings))
+    stages["gradient"] = bench.evaluate(finish(bench, tuned, f"{real.name} {widths}", settings))
     row = {
         "network": real.name,
         "widths": widths,
@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--widths", action="append", help="weights/feature maps, such as 6/6 (repeatable)")
     parser.add_argument("--objective", default="top1", help="what is tuned for (default: top1)")
     parser.add_argument("--images", type=int, help="tuning images (default: 1000, ImageNet sample 200)")
-    parser.add_argument("--held-out", type=int, help="judge on at most so many held-out images")
+    parser.add_argument("--held-out", type=int, help="evaluate on up to N held-out images")
     parser.add_argument("--seed", type=int, default=0, help="chooses the tuning images and the screening order")
     parser.add_argument("--naive", action="store_true", help="time a naive loop beside the search on a few layers")
     parser.add_argument("--visits", type=int, default=6, help="layers for --naive")

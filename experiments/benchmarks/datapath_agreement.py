@@ -127,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", action="append", choices=list(NETWORKS), help="only this network (repeatable)")
     parser.add_argument("--bits", action="append", type=int, help="width of weights and feature maps (repeatable)")
-    parser.add_argument("--images", type=int, default=1000, help="at most so many held-out images")
+    parser.add_argument("--images", type=int, default=1000, help="up to N held-out images")
     parser.add_argument(
         "--variant",
         action="append",

@@ -203,7 +203,7 @@ def small(examples: int) -> None:
 
 
 def damages(content: bytes, count: int, chance: random.Random) -> Iterator[bytes]:
-    """Yield so many damaged copies of a file: flipped bits of header and body, cut, extended, overwritten."""
+    """Yield that many damaged copies of a file: flipped bits of header and body, cut, extended, overwritten."""
     header = 8 + int.from_bytes(content[:8], "little")
     for number in range(count):
         damaged = bytearray(content)
@@ -221,7 +221,7 @@ def damages(content: bytes, count: int, chance: random.Random) -> Iterator[bytes
 
 
 def damaged(count: int) -> tuple[Counter[str], list[str]]:
-    """Load so many damaged files of all kinds of the digits network; return the counts and what was no single line."""
+    """Load damaged files of all kinds of the digits network; return the counts and what was no single line."""
     net = ALL["digits"].load()
     images = ALL["digits"].open_images(net)
     x = next(iter(images.batches(images.parts["calibration"][:64], 64)))[0]

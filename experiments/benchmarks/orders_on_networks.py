@@ -71,8 +71,8 @@ def sqnr_db(histogram: Histogram, steps: dict[str, np.ndarray], signed: np.ndarr
 
 def measure(real: RealNetwork, seeds: int, sizes: tuple[int, ...], held_out_images: int | None) -> dict:
     """Return one network's row."""
-    judge = held_out(real, held_out_images)
-    target = judge.whole
+    measure = held_out(real, held_out_images)
+    target = measure.whole
     rows, start = [], time.perf_counter()
     for seed in track(range(seeds), f"{real.name}: seeds"):
         for images, maps in calibration(real, sizes, seed).items():
@@ -83,8 +83,8 @@ def measure(real: RealNetwork, seeds: int, sizes: tuple[int, ...], held_out_imag
                 rows.append({"images": images, "seed": seed, "method": method, "sqnr_db": value.round(4).tolist()})
     return {
         "network": real.name,
-        "feature_maps": judge.names,
-        "held_out_images": judge.images,
+        "feature_maps": measure.names,
+        "held_out_images": measure.images,
         "bits": BITS,
         "seeds": seeds,
         "rows": rows,

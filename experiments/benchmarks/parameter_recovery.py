@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.parameter_recovery [--quick]
 
-Estimates are judged in units of their own standard errors, steps against the optimum of the true density. How far a
+Estimates are evaluated in units of their own standard errors, steps against the optimum of the true density. How far a
 step must be expected to lie beside that optimum, whatever the estimator, follows from the Cramér-Rao bound: it is more
 than 1 % for heavy tails even with a million samples, so the error is given in these deviations too.
 """

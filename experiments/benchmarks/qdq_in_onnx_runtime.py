@@ -81,7 +81,7 @@ def main() -> None:
     """Read the command line, run, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", action="append", choices=list(NETWORKS), help="only this network (repeatable)")
-    parser.add_argument("--images", type=int, default=700, help="at most so many held-out images")
+    parser.add_argument("--images", type=int, default=700, help="up to N held-out images")
     run(parser.parse_args())
 
 

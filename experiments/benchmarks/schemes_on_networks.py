@@ -8,9 +8,9 @@
     python -m experiments.benchmarks.schemes_on_networks --summary       ours and the best of every class, per width
 
 Weights and feature maps have the same width, biases 16 bits, one step per tensor; conventions of `real_networks`.
-SQNR is that of each convolution's and dense layer's input in the float network, judged alone, on all held-out images:
+SQNR is that of each convolution's and dense layer's input in the float network, measured alone, on all held-out images:
 their histograms come from one float pass, and every scheme's error is integrated over them. One JSON line per finished
-cell is appended to `experiments/results/schemes_on_networks.jsonl`, so a run that was stopped goes on where it was.
+cell is appended to `experiments/results/schemes_on_networks.jsonl`, so a run that was stopped resumes where it was.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Bench:
         self._loaded: dict[int | None, list] = {}
 
     def batches(self, images: int | None) -> list:
-        """Return at most so many held-out images with their labels, decoded once."""
+        """Return up to N held-out images with their labels, decoded once."""
         if images not in self._loaded:
             part = some(self.images, self.parts.held_out, images)
             self._loaded[images] = list(read(self.images, part, self.size, f"{self.name}: load"))
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--network", action="append", choices=list(NETWORKS), help="only this network (repeatable)")
     parser.add_argument("--bits", action="append", type=int, choices=range(2, 17), help="only this width (repeatable)")
     parser.add_argument("--scheme", action="append", choices=schemes.names(), help="only this scheme (repeatable)")
-    parser.add_argument("--images", type=int, help="accuracies on at most so many held-out images (default: all)")
+    parser.add_argument("--images", type=int, help="accuracies on up to N held-out images (default: all)")
     parser.add_argument("--sqnr-only", action="store_true", help="leave the accuracies out")
     parser.add_argument("--tables", action="store_true", help="print the tables of what is there and stop")
     parser.add_argument("--summary", action="store_true", help="print one small table of the SQNR and stop")

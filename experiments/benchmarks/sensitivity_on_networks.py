@@ -5,7 +5,7 @@
     python -m experiments.benchmarks.sensitivity_on_networks --tables         what is there, as Markdown
 
 "Alone" rounds the float network's own feature map; "accumulated" compares it with the quantized network's, which
-carries the errors of all weights and feature maps before. One step per tensor, and, for the default scheme, one per
+has the errors of all weights and feature maps before. One step per tensor, and, for the default scheme, one per
 channel beside it. Weights have the width of the feature maps. On at most 200 held-out images; one JSON line per cell is
 appended to `experiments/results/sensitivity_on_networks.jsonl`, and finished cells are skipped.
 """
@@ -26,7 +26,7 @@ from ggdjax import network, quantization, report
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "sensitivity_on_networks.jsonl"
 BITS = (8, 6, 4)
-#: (scheme, one step per): the default, its rivals of most use, and the search that bounds them.
+#: (scheme, one step per): the default, the baselines of most use, and the search that bounds them.
 SETTINGS = (
     ("ggd", "tensor"),
     ("ggd-plain", "tensor"),

@@ -5,7 +5,7 @@
 
 Weights and feature maps of the same width, biases 16 bits, one step per tensor. `digits`: 512 calibration images, 500
 test images, both of the package. `resnet20-shipped`: the package's weights, calibrated on 512 training images and
-judged on all 10,000 test images of `experiments/real_networks.py`. Schemes: the default and max-abs. Finished cells are
+evaluated on all 10,000 images of `experiments/real_networks.py`. Schemes: the default and max-abs. Finished cells are
 skipped. Expected: no loss beyond the interval at 8 bits. Results: `experiments/results/shipped_networks.json`.
 """
 

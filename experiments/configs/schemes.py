@@ -47,7 +47,7 @@ class Schemes(Experiment):
     calibration_images: int | None = None
     """Images to calibrate on; none: 512, and the 100 conventional ones of the ImageNet sample."""
     held_out_images: int | None = None
-    """Accuracies on at most so many held-out images; none: on all of them."""
+    """Accuracies on up to N held-out images; none: on all of them."""
 
     def check(self) -> None:
         """Refuse unknown names, missing data and numbers out of range."""

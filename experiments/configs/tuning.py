@@ -7,7 +7,7 @@
 The search of `experiments/benchmarks/backward_forward.py`, from the default scheme and with the same images, and then
 gradient steps on the same tuning images. Expected: no stage loses on the tuning images; stages `before`, `backward`
 and `forward` of ResNet-20 and SqueezeNet as in `experiments/results/backward_forward.jsonl`, on the same device and
-versions. A cell that was killed goes on from its checkpoint.
+versions. A cell that was killed resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Tuning(Experiment):
     tuning_images: int | None = None
     """Images to tune on; none: 1000 for resnet20, 200 for the others."""
     held_out_images: int | None = None
-    """Judge on at most so many held-out images; none: on all of them."""
+    """Evaluate on up to N held-out images; none: on all of them."""
     gradient_steps: int = 400
     """Gradient steps after the sweeps; 0 leaves them out."""
     gradient_batch: int = 16
@@ -94,7 +94,7 @@ class Tuning(Experiment):
         # The ImageNet sample has fewer tuning images than classes.
         config = tune.TuneConfig(objective=self.objective, seed=cell["seed"], allow_few_images=True)
         q = prepared.quantized(cell["widths"])
-        stages = {"before": prepared.judge(q)}
+        stages = {"before": prepared.evaluate(q)}
         what = f"{cell['network']} {cell['widths']}"
         tuned, seconds, after = search(prepared, q, what, config, checkpoint)
         stages |= after
@@ -113,7 +113,7 @@ class Tuning(Experiment):
             size = min(self.gradient_batch, len(prepared.images))
             settings = tune.GradientConfig(steps=self.gradient_steps, batch_size=size, seed=cell["seed"])
             tuned = finish(prepared, tuned, what, settings)
-            stages["gradient"] = prepared.judge(tuned)
+            stages["gradient"] = prepared.evaluate(tuned)
             history = tuned.history
             # Of the network that is kept.
             figures["gradient_loss"] = [history.before, min(history.before, history.after)]

@@ -32,7 +32,7 @@ NETWORKS = ("resnet20", "squeezenet")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read the command line and run; exit with status 2 and one line for whatever a user can mend."""
+    """Read the command line and run; exit with status 2 and one line for a user error."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.peers",
         description=__doc__,
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("tools", nargs="*", metavar="TOOL", help=f"{', '.join(TOOLS)}; none: those installed here")
     parser.add_argument("--network", action="append", help=f"repeatable; default: {' '.join(NETWORKS)}")
     parser.add_argument("--widths", action="append", help="weights/feature maps in bits, such as 8/8 (repeatable)")
-    parser.add_argument("--images", type=int, help="at most so many held-out images; default: all")
+    parser.add_argument("--images", type=int, help="up to N held-out images; default: all")
     parser.add_argument("--out", type=Path, default=RESULTS, help="results folder")
     parser.add_argument("--arrays", type=Path, default=ARRAYS, help="folder of decoded images")
     parser.add_argument("--table", action="store_true", help="print the table of what is there and stop")

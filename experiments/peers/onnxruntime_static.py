@@ -53,7 +53,7 @@ def quantize(work: Work, setting: Setting, folder: Path) -> Callable[[np.ndarray
         weight_type=types[weight_bits][0],
         activation_type=types[activation_bits][1],
     )
-    # Judged is what the file says. Its optimizer moves four-bit tensors into operators that do not take them, and
+    # What the file says is evaluated. Its optimizer moves four-bit tensors into operators that do not take them, and
     # eight-bit ones into kernels that saturate on CPUs without VNNI.
     return onnx_predictor(out, optimize=False)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def markdown(results: Path, images: int | None) -> str:
-    """Return the tables of the results on so many held-out images."""
+    """Return the tables of the results on that many held-out images."""
     wanted = (EXPERIMENT, config_hash(images))
     rows = [row for row in read_rows(results) if (row["experiment"], row["config_hash"]) == wanted]
     networks = list(dict.fromkeys(row["network"] for row in rows))

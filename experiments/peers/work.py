@@ -1,4 +1,4 @@
-"""What every tool gets: one ONNX file, the calibration images, the held-out images; and how its answer is judged.
+"""What every tool gets: one ONNX file, the calibration images, the held-out images; and how its answer is evaluated.
 
 Images are decoded once, by ggdjax, and kept as arrays in `runs/peers/NETWORK`, so that a tool in an environment of its
 own needs nothing of ggdjax but this checkout.
@@ -79,7 +79,7 @@ def onnx_predictor(model: Path | bytes, *, optimize: bool = True) -> Callable[[n
 
 
 def open_work(network: str, images: int | None, folder: Path) -> Work:
-    """Return the work on a network, with at most so many held-out images; decode its images where they are not yet.
+    """Return the work on a network, with up to N held-out images; decode its images where they are not yet.
 
     Args:
         network: a name of `experiments.networks`.

@@ -1,12 +1,12 @@
-"""`python -m experiments tables`: the eight tables and their pictures from the results.
+"""`python -m experiments tables`: the eight tables and their plots from the results.
 
     python -m experiments tables                        all, into experiments/results/tables
-    python -m experiments tables T2 T3 --pdf            some; pictures as PDF too
+    python -m experiments tables T2 T3 --pdf            some; plots as PDF too
     python -m experiments tables --paper printed.csv    the paper's own figures beside ours; none are shipped
     python -m experiments tables --check                exit 1 if what is there is not what the results give
 
 Each table is a Markdown page, a LaTeX file (packages `booktabs` and `longtable`), a CSV file with one figure per line,
-and a picture. All figures come from `experiments/results`; a cell without one says `not run`. The CSV of `--paper` has
+and a plot. All figures come from `experiments/results`; a cell without one says `not run`. The CSV of `--paper` has
 the columns table, network, scheme, bits, metric, value, named as in the CSV files of the tables.
 """
 
@@ -72,9 +72,7 @@ def index(results: Results) -> str:
     ]
     for name, content in CONTENTS.items():
         files = ", ".join(f"[{kind}]({name}.{suffix})" for kind, suffix in (("LaTeX", "tex"), ("CSV", "csv")))
-        lines.append(
-            f"| [{name}]({name}.md) | {content.title} | {files}, picture: [SVG]({name}.svg), [PNG]({name}.png) |"
-        )
+        lines.append(f"| [{name}]({name}.md) | {content.title} | {files}, plot: [SVG]({name}.svg), [PNG]({name}.png) |")
     lines += [
         "",
         "Where the figures come from:",
@@ -121,8 +119,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--paper", type=Path, help="CSV of figures that the paper prints")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the results")
     parser.add_argument("--out", type=Path, help="where the tables go (default: tables in that folder)")
-    parser.add_argument("--pdf", action="store_true", help="pictures as PDF too")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a text differs (pictures apart)")
+    parser.add_argument("--pdf", action="store_true", help="plots as PDF too")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a text differs (plots apart)")
     args = parser.parse_args(argv)
     unknown = [name for name in args.tables if name not in CONTENTS]
     if unknown:

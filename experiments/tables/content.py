@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """One of the tables: figures from the results, how they are laid out, and their picture."""
+    """One of the tables: figures from the results, how they are laid out, and their plot."""
 
     name: str
     title: str
@@ -30,4 +30,4 @@ class Content:
     tables: Callable[[Sequence[Entry]], list[Table]]
     draw: Callable[[Sequence[Entry]], Figure]
     caption: str
-    """What the picture shows."""
+    """What the plot shows."""

@@ -136,7 +136,7 @@ def select(entries: Iterable[Entry], **wanted: str | Sequence[str]) -> list[Entr
 
 
 def lookup(entries: Iterable[Entry], *by: str) -> dict[tuple[str, ...], float]:
-    """Return the values that there are, by some fields: what pictures are drawn from."""
+    """Return the values that there are, by some fields: what plots are drawn from."""
     return {
         tuple(getattr(e, field) for field in by): e.value
         for e in entries

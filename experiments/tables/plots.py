@@ -1,4 +1,4 @@
-"""How the pictures look: colours that the colour-blind tell apart, labels at the lines, the same bytes each time."""
+"""How the plots look: colours that the colour-blind tell apart, labels at the lines, the same bytes each time."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def save(figure: Figure, stem: Path, *, pdf: bool) -> None:
 
 
 def says_not_run(axes: Axes) -> None:
-    """Say in an empty picture that it has no results."""
+    """Say in an empty plot that it has no results."""
     axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center", color=GREY)
 
 

@@ -23,7 +23,7 @@ METRICS = {
 }
 MODEL = schemes.SchemeClass.MODEL.value
 BITS = ("8", "7", "6", "5", "4", "3")
-#: Schemes named in the picture; the others are there, without a name.
+#: Schemes named in the plot; the others are there, without a name.
 NAMED = {"ggd": BLUE, "mse-search": GREEN, "max-abs": ORANGE, "kl": GREY, "ggd-plain": GREY, "sqnr-laplace": GREY}
 NAMED |= {"percentile-99.99": GREY, "aciq-laplace": GREY}
 

@@ -182,7 +182,7 @@ CONTENT = Content(
         "CIFAR-10: 512 calibration images, all 10,000 test images; ImageNet sample: 100 and 900. A cell measured on "
         "other images than the network's most says how many. 95 % intervals (Wilson) are in the CSV file: about ±0.8 "
         "points at 10,000 images and ±3 at 900. Bold: the highest top-1 of a width beside other tools, whatever it "
-        "costs. The tools place their quantizers as they see fit (see `peers/README.md`); tuned networks are judged on "
+        "costs. The tools place their quantizers as they see fit (see `peers/README.md`); tuned networks stand on "
         "images that did not tune."
     ),
     sources=("schemes_on_networks.jsonl", "peers", "gradient_tuning.json", "backward_forward.jsonl"),

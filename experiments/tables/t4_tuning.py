@@ -67,11 +67,11 @@ def _search(row: dict, **key: str) -> list[Entry]:
     made = []
     finish = {stage: label for stage, label in FINISH.items() if stage in row.get("stages", {})}
     for stage, label in (STAGES | finish).items():
-        judged = row.get("stages", {}).get(stage, {})
-        images = judged.get("held_out_images")
-        made += accuracies(top1=judged.get("top1"), top5=judged.get("top5"), images=images, scheme=label, **key)
+        evaluated = row.get("stages", {}).get(stage, {})
+        images = evaluated.get("held_out_images")
+        made += accuracies(top1=evaluated.get("top1"), top5=evaluated.get("top5"), images=images, scheme=label, **key)
         if stage != "before":
-            made.append(Entry(**key, scheme=label, metric="p_value", value=judged.get("p_value")))
+            made.append(Entry(**key, scheme=label, metric="p_value", value=evaluated.get("p_value")))
     costs = ("seconds", "float_passes", "naive_float_passes")
     return made + [Entry(**key, scheme=STAGES["forward"], metric=metric, value=row.get(metric)) for metric in costs]
 
@@ -164,9 +164,9 @@ CONTENT = Content(
     name="T4",
     title="Tuning: the backward-forward search sweep by sweep, and gradients",
     about=(
-        "The untuned network is that of the default scheme. Images that tune, calibrate and judge are disjoint. p: "
+        "The untuned network is that of the default scheme. Images that tune, calibrate and evaluate are disjoint. p: "
         "McNemar's exact test against the untuned network. The search of SqueezeNet takes 64 of the 900 held-out "
-        "images to tune, and 300 others judge; the gradients take 200, and 700 judge: compare with the `before` of the "
+        "images to tune, and 300 others to evaluate; the gradients take 200, and 700: compare with the `before` of the "
         "same row group. `bits`: widths per layer at the same average. Seconds are wall time, on whatever else the "
         "machine did."
     ),

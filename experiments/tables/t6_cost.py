@@ -147,8 +147,8 @@ CONTENT = Content(
         "Modelled from shapes and widths, not measured: one image, biases 16 bits, integer sums 32 bits, an array, "
         "registers and buffer of Eyeriss's size, energies per operation of Horowitz (ISSCC 2014, 45 nm). mW per GHz "
         "and GB/s per GHz: energy and bytes per cycle; times the clock in GHz they are the power and the bandwidth of "
-        "an array that never waits. `mean 4`: a width for every layer, four bits in the mean (bit allocation), tuned "
-        "by gradients where it says so (T4). Top-1 against energy as a picture: `../cost_of_networks.svg`."
+        "an array that never waits. `mean 4`: a width for every layer, four bits on average (bit allocation), tuned "
+        "by gradients where it says so (T4). Top-1 against energy as a plot: `../cost_of_networks.svg`."
     ),
     sources=("cost_of_networks.json",),
     metrics=METRICS,

@@ -25,7 +25,7 @@ METRICS = {
 }
 SCHEME, FLOAT = "ggd", "float"
 WIDTHS = ("8", "6", "5", "4")
-#: Network -> the images it was judged on.
+#: Network -> the images it was evaluated on.
 DATA = {name: "CIFAR-10" if real.images == CIFAR10 else "ImageNet sample" for name, real in NETWORKS.items()}
 DATA |= {name: about["data"] for name, (_, about) in OPENERS.items()}
 

@@ -41,7 +41,7 @@ class Evaluate:
         """Do the job.
 
         Raises:
-            GgdjaxError: whatever a user can mend.
+            GgdjaxError: a user error.
         """
         from ggdjax import report
         from ggdjax.cli._console import console, counted, progress_bar

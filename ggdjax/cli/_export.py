@@ -41,7 +41,7 @@ class Export:
         """Do the job.
 
         Raises:
-            GgdjaxError: whatever a user can mend.
+            GgdjaxError: a user error.
         """
         from ggdjax import export, report
         from ggdjax.cli._console import console

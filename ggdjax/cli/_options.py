@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Objective = Literal["top1", "top5", "cross_entropy", "agreement", "kl", "sqnr"]
 PREPROCESSING = tuple(field.name for field in dataclasses.fields(Preprocessing))
 _WIDTHS_AND_SCHEMES = tuple(f.name for f in dataclasses.fields(QuantConfig) if not f.name.endswith("_of"))
+_WIDTHS_OF = ("weight_bits_of", "activation_bits_of")
 
 
 def option(cls: type, field: str, name: str = "", kind: Any = None, also: str = "") -> tuple[str, Any, Any]:
@@ -56,7 +57,8 @@ def _metavar(kind: Any) -> str | None:
     if typing.get_origin(kind) is Literal:
         return "{" + ",".join(inner) + "}"
     if typing.get_origin(kind) is tuple:
-        return "FLOAT [FLOAT ...]"
+        one = "NAME=BITS" if inner[0] is str else "FLOAT"
+        return f"{one} [{one} ...]"
     return "|".join(str(_metavar(one)) for one in inner)
 
 
@@ -78,6 +80,7 @@ _FIELDS: Any = dataclasses.make_dataclass(
     "_FIELDS",
     [
         *(option(QuantConfig, name) for name in _WIDTHS_AND_SCHEMES),
+        *(option(QuantConfig, name, kind=tuple[str, ...]) for name in _WIDTHS_OF),
         option(Recipe, "mean_bits", also=" With a recipe that has it, either width given takes its place."),
         option(Recipe, "rounding"),
         option(Recipe, "target", kind=Literal[tuple(TARGETS)]),
@@ -153,14 +156,16 @@ class RecipeOptions(_FIELDS, TuningOptions):
                 shown = name.replace("_", "-")
                 raise GgdjaxError(f"`--{shown}` and `--no-{shown}` contradict each other: leave one out")
         with naming_options(given):
-            config = dataclasses.replace(
-                recipe.quantization, **{name: given[name] for name in _WIDTHS_AND_SCHEMES if name in given}
-            )
+            changes = {name: given[name] for name in _WIDTHS_AND_SCHEMES if name in given}
+            changes |= {name: _widths(name, given[name]) for name in _WIDTHS_OF if name in given}
+            config = dataclasses.replace(recipe.quantization, **changes)
             names = [f.name for f in dataclasses.fields(Recipe) if f.name in given and not f.name.startswith("tune_")]
             changes = {name: given[name] for name in names} | {"quantization": config}
             if self.preset is not None or given.keys() & set(PREPROCESSING):
                 changes["preprocessing"] = self._preprocessing(recipe, given)
             changes |= {name: False for name in _FLAGS if f"no_{name}" in given}
+            if given.get("calibration_images") == 0 and "rounding" not in given:
+                changes["rounding"] = "nearest"
             if given.keys() & {"weight_bits", "activation_bits"}:
                 changes["mean_bits"] = None
             if self.calibration_ids is not None:
@@ -182,6 +187,17 @@ def naming_options(given: Any) -> Iterator[None]:
     except GgdjaxError as error:
         line = re.sub(r"`(\w+)`", lambda m: f"`--{m[1].replace('_', '-')}`" if m[1] in given else m[0], str(error))
         raise type(error)(line) from None
+
+
+def _widths(name: str, given: tuple[str, ...]) -> dict[str, Any]:
+    """Return what ``NAME=BITS`` says, by name or pattern; names may hold `=` themselves."""
+    found: dict[str, Any] = {}
+    for text in given:
+        tensor, _, bits = text.rpartition("=")
+        if not tensor or not (bits.isdecimal() or bits == "float"):
+            raise GgdjaxError(f"`{name}` must be NAME=BITS or NAME=float, got {text!r}")
+        found[tensor] = bits if bits == "float" else int(bits)
+    return found
 
 
 def _ids_of(path: Path) -> tuple[str, ...]:

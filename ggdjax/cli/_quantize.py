@@ -37,6 +37,7 @@ class Quantize(RecipeOptions):
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --weight-bits 4 --max-drop 1
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --target esp32-p4 --max-drop 0.5
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --pareto 3 4 5 6 8 --out runs/r20
+        ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --calibration-images 0
         ggdjax quantize mobilenet.onnx --data imagenet/ --preset imagenet-tf --mean-bits 8
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --weight-bits 4 --activation-bits 4
             --tune-images 2000 --gradient-steps auto
@@ -55,7 +56,7 @@ class Quantize(RecipeOptions):
     or a TOML or JSON file of a recipe, such as the recipe.toml of a run. The other options change single fields,
     `--no-…` turns off what it has on."""
     max_drop: Annotated[float | None, tyro.conf.arg(metavar="POINTS")] = None
-    """Climb until top-1 falls by at most so many percentage points: nearest rounding, rounding for the output, a
+    """Climb until top-1 falls by at most this many percentage points: nearest rounding, rounding for the output, a
     fractional length per channel, widths per layer, gradient tuning. 500 images that do nothing else choose; every rung
     is printed with its time and what hardware it needs."""
     pareto: Annotated[tuple[float, ...], tyro.conf.arg(metavar="[BITS …]")] = ()
@@ -71,7 +72,7 @@ class Quantize(RecipeOptions):
         """Do the job.
 
         Raises:
-            GgdjaxError: whatever a user can mend, before anything is written.
+            GgdjaxError: a user error, before anything is written.
         """
         from ggdjax import recipe as pipeline
         from ggdjax.cli._console import console, stages
@@ -91,6 +92,8 @@ class Quantize(RecipeOptions):
         screen = console()
         with run_folder(self.out) as (folder, unfinished):
             net, images = self._open(recipe, screen, folder)
+            if recipe.without_images:
+                screen.print("No calibration images: steps from batch normalization, weights rounded to nearest.")
             beside = climbed = None
             with stages(screen) as progress:
                 if self.max_drop is None:

@@ -31,7 +31,7 @@ _SAMPLE = 1000
 class Train:
     """Train a network of the zoo from scratch on labelled images.
 
-    Batches are spread over all devices that JAX sees. A checkpoint is kept every 100 steps: the same command goes on
+    Batches are spread over all devices that JAX sees. A checkpoint is kept every 100 steps: the same command resumes
     where a killed one stopped, and ends with the same weights. Held out is the part `test` of the images, or, without
     such a part, a tenth of the part `train` or of all images. The folder gets weights.safetensors, log.jsonl (a line
     per epoch) and metrics.json.
@@ -49,7 +49,7 @@ class Train:
     """Images: a folder of class folders, a flat folder with labels.csv, an .npz (image, label), a tar archive,
     or tfds:NAME for a set that TensorFlow Datasets has prepared."""
     out: Path
-    """Folder to write; one that holds an unfinished run of the same arguments is gone on with."""
+    """Folder to write; one that holds an unfinished run of the same arguments is resumed."""
     preset: str = "cifar10"
     """Preprocessing: cifar10, mnist, imagenet, imagenet-caffe or imagenet-tf."""
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(
@@ -68,7 +68,7 @@ class Train:
         """Do the job.
 
         Raises:
-            GgdjaxError: whatever a user can mend, before training starts.
+            GgdjaxError: a user error, before training starts.
         """
         KEPT[:] = [self.out / "checkpoints"]
         with exclusive(self.out, "--out"):

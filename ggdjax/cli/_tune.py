@@ -37,7 +37,7 @@ class Tune(TuningOptions):
         """Do the job.
 
         Raises:
-            GgdjaxError: whatever a user can mend, before anything is written.
+            GgdjaxError: a user error, before anything is written.
         """
         from ggdjax import recipe as pipeline
         from ggdjax import report

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-#: A progress callback is called once per so many members.
+#: A progress callback is called once per this many members.
 _REPORT_EVERY = 500
 
 

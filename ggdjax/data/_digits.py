@@ -28,7 +28,7 @@ _SEED = 0
 def digits(preprocessing: Preprocessing = PREPROCESSING) -> ArrayImages:
     """Return the digits with the disjoint parts `train` (785), `calibration` (512) and `test` (500).
 
-    The parts are fixed for good: they hang on the images' numbers alone (`hash_order`).
+    The parts are immutable: they depend on the images' numbers alone (`hash_order`).
 
     Example:
         >>> images = gd.data.digits()

@@ -38,7 +38,7 @@ class ImageSet(Protocol):
     """Labelled images in a fixed order, read as a stream.
 
     ``labels[i]`` is numbered as the network's outputs (the data's class + ``preprocessing.label_offset``), so
-    that a prediction is right where ``argmax == label``; ``ids[i]`` names image i for good (a relative path,
+    that a prediction is right where ``argmax == label``; ``ids[i]`` names image i, never changed (a relative path,
     or a number); ``parts`` maps `train`, `calibration`, `test` to index arrays where the set has such parts.
     """
 

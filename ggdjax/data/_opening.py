@@ -1,4 +1,4 @@
-"""One door to all images on disk."""
+"""One opener of all images on disk."""
 
 from __future__ import annotations
 

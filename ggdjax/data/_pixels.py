@@ -21,7 +21,7 @@ _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 class UnreadableImage(Exception):
-    """One image cannot be decoded; the stream counts it and goes on."""
+    """One image cannot be decoded; the stream counts it and continues."""
 
 
 def decode(file: Path | BinaryIO, preprocessing: Preprocessing) -> UInt8[np.ndarray, "height width chan"]:

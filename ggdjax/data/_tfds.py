@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PREFIX = "tfds:"
 #: Split name -> part, the preferred one first where two splits could be the held-out part.
 _PARTS = (("train", "train"), ("test", "test"), ("validation", "test"))
-#: Labels are read in tasks of so many records.
+#: Labels are read in tasks of this many records.
 _CHUNK = 256
 
 

@@ -50,7 +50,9 @@ def code_format(q: QuantizedNetwork, tensor: str, accelerator: Accelerator) -> F
     """
     quantizer = q.quantizers.activations.get(tensor)
     if quantizer is None:
-        raise GgdjaxError(f"feature map `{tensor}` has no step in `quantized_network.quantizers`: quantize it first")
+        raise GgdjaxError(
+            f"feature map `{tensor}` stays in float in `quantized_network`: give it a width to compile it"
+        )
     step = np.asarray(quantizer.step, np.float64)
     if step.ndim:
         raise GgdjaxError(

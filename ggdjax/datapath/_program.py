@@ -14,6 +14,7 @@ import numpy as np
 
 from ggdjax import _files
 from ggdjax._errors import DataError, summary
+from ggdjax._tables import html_table
 from ggdjax.datapath._formats import Format
 from ggdjax.datapath._layers import IntegerLayer
 from ggdjax.datapath._rounding import Overflow, Rounding
@@ -91,6 +92,19 @@ class Program:
             feature_maps=len(self.feature_maps),
             overflow=self.accelerator.overflow.value,
         )
+
+    def _repr_html_(self) -> str:
+        rows = (
+            {
+                "layer": name,
+                "kernel": f"{layer.kernel.shape} {layer.kernel.dtype}",
+                "codes of the input": f"{layer.source.low} … {layer.source.high}",
+                "accumulator": f"{layer.accumulator.low} … {layer.accumulator.high}",
+                "unit of the accumulator": np.asarray(layer.accumulator.scale),
+            }
+            for name, layer in self.layers.items()
+        )
+        return html_table(self, rows, len(self.layers))
 
     def __call__(self, x: ArrayLike) -> Any:
         """Return the outputs, float32: the program's integers times their scale, through a softmax at the end.

@@ -1,4 +1,4 @@
-"""Two one-sided laws outside the generalized gamma family: log-normal (its limit) and Pareto-tailed (Lomax).
+"""Two one-sided distributions outside the generalized gamma family: log-normal (its limit) and Pareto-tailed (Lomax).
 
 They have the interface of `GeneralizedGamma` as far as goodness of fit needs it. Leaves of one class share one batch
 shape; arguments broadcast against it as in numpy.
@@ -17,7 +17,7 @@ from ggdjax.ggd._arrays import as_real, pad_rank
 
 
 class _LogLocated:
-    """A law of x > 0 whose ``z = log x − loc`` has a density of its own; that of x is ``exp(log_density(z)) / x``."""
+    """A distribution of x > 0, by the density of ``z = log x − loc``; that of x is ``exp(log_density(z)) / x``."""
 
     loc: Array
 

@@ -23,7 +23,7 @@ _SINGLE = _LAYOUT[-1][0]
 #: Bins below the largest value's that say how many values it would hold without a point mass.
 BINS_BELOW = 4
 #: Values beyond the expected number that are taken for a point mass: the largest values of a continuous tail are
-#: alone in their bins. In units of the standard deviation of a count, and at least so many.
+#: alone in their bins. In units of the standard deviation of a count, and at least that many.
 _DEVIATIONS, _FEWEST = 4.0, 4.0
 _LOG_2 = float(np.log(2.0))
 

@@ -160,7 +160,7 @@ class GeneralizedGamma:
         return cls.from_loc(mu, 1.0 / (sigma * Q), Q / sigma)
 
     def size_biased(self, m: Real) -> GeneralizedGamma:
-        """Return the law with density ∝ ``xᵐ f(x)``: the same a and p, shape ``d + m > 0``."""
+        """Return the distribution with density ∝ ``xᵐ f(x)``: the same a and p, shape ``d + m > 0``."""
         m, d = as_real(m, self.d)
         rank = max(m.ndim, d.ndim)
         m, d, p, loc = (pad_rank(v, rank) for v in (m, d, self.p, self.loc))
@@ -186,19 +186,19 @@ class GeneralizedGamma:
 
     @classmethod
     def half_normal(cls, sigma: Real) -> GeneralizedGamma:
-        """Return the law of ``|N(0, σ²)|``."""
+        """Return the distribution of ``|N(0, σ²)|``."""
         (sigma,) = as_real(sigma)
         return cls(sigma * math.sqrt(2.0), 1.0, 2.0)
 
     @classmethod
     def rayleigh(cls, sigma: Real) -> GeneralizedGamma:
-        """Return the law of the length of a vector of two N(0, σ²)."""
+        """Return the distribution of the length of a vector of two N(0, σ²)."""
         (sigma,) = as_real(sigma)
         return cls(sigma * math.sqrt(2.0), 2.0, 2.0)
 
     @classmethod
     def chi(cls, degrees: Real) -> GeneralizedGamma:
-        """Return the law of the length of a vector of `degrees` N(0, 1)."""
+        """Return the distribution of the length of a vector of `degrees` N(0, 1)."""
         return cls(math.sqrt(2.0), degrees, 2.0)
 
     # ------------------------------------------------------------ density and tails

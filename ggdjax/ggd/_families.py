@@ -1,6 +1,6 @@
-"""Rival families fitted by maximum likelihood to the same histogram, with the same interface as the GGD.
+"""Other families fitted by maximum likelihood to the same histogram, with the same interface as the GGD.
 
-All are laws of the nonzero magnitudes x > 0; for a two-sided symmetric tensor that is the two-sided family of the
+All describe the nonzero magnitudes x > 0; for a two-sided symmetric tensor that is the two-sided family of the
 other name (half-normal: Gaussian, exponential: Laplace). Every one but the Pareto-tailed and the log-normal is a
 special case of the generalized gamma distribution, and is returned as one.
 """
@@ -33,31 +33,31 @@ _NARROWEST = 1e-6
 #: Points of the grid that finds the global maximum of a one-dimensional profile, then halvings of its bracket:
 #: 25 bring a bracket of two grid steps (0.6 in log p) below the rounding of float32.
 _GRID_POINTS, _HALVINGS = 24, 25
-#: Range of λ of the Lomax law in units of the geometric mean; at its upper end it is an exponential.
+#: Range of λ of the Lomax distribution in units of the geometric mean; at its upper end it is an exponential.
 _LAMBDA_MIN, _LAMBDA_MAX = 1e-3, 1e5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A family of laws on x > 0 and its maximum-likelihood fit."""
+    """A family of distributions on x > 0 and its maximum-likelihood fit."""
 
     name: str
     """Registered name."""
     parameters: int
     """Number of free parameters, for AIC and BIC."""
     fit: Callable[[Array, Array], Distribution]
-    """From centred logarithms (weighted mean 0) and weights of sum 1, last axis bins, to the fitted law."""
+    """From centred logarithms (weighted mean 0) and weights of sum 1, last axis bins, to the fitted distribution."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class FittedFamily:
-    """A fitted law per tensor."""
+    """A fitted distribution per tensor."""
 
     family: str = dataclasses.field(metadata={"static": True})
     """Name of the family, a key of `FAMILIES`."""
     distribution: Distribution
-    """The fitted laws, in the units of the data; batch shape of the histogram."""
+    """The fitted distributions, in the units of the data; batch shape of the histogram."""
     log_likelihood: Float[Array, "..."]
     """Mean log-density per nonzero value, nats."""
     count: Float[Array, "..."]
@@ -65,9 +65,9 @@ class FittedFamily:
 
 
 def fit_family(histogram: Histogram, name: str, *, side: Side = "auto") -> FittedFamily:
-    """Fit a rival family by maximum likelihood to the nonzero values of every tensor, in one compiled call.
+    """Fit another family by maximum likelihood to the nonzero values of every tensor, in one compiled call.
 
-    Values count at the centres of the histogram's bins, as in `fit`. Constant data give the narrowest law that the
+    Values count at the centres of the histogram's bins, as in `fit`. Constant data give the narrowest fit that the
     bins can show, no data a harmless one: no parameter is ever NaN. Not differentiable in the counts.
 
     Args:
@@ -88,14 +88,14 @@ def fit_family(histogram: Histogram, name: str, *, side: Side = "auto") -> Fitte
 def fit_bins(bins: Bins, *, name: str) -> FittedFamily:
     """Fit a family to one side of a histogram in compressed form."""
     c, share, center = centred(bins)
-    law = FAMILIES[name].fit(c, share)
-    log_density = law.log_prob(jnp.exp(jnp.moveaxis(c, -1, 0)))
+    dist = FAMILIES[name].fit(c, share)
+    log_density = dist.log_prob(jnp.exp(jnp.moveaxis(c, -1, 0)))
     log_likelihood = jnp.where(share > 0, share * jnp.moveaxis(log_density, 0, -1), 0.0).sum(-1)
     count = bins.weight.sum(-1)
     shift = center + bins.log_scale
     return FittedFamily(
         family=name,
-        distribution=scaled(law, shift),
+        distribution=scaled(dist, shift),
         log_likelihood=jnp.where(count > 0, log_likelihood - shift, 0.0),
         count=count,
     )
@@ -113,11 +113,11 @@ def centred(bins: Bins) -> tuple[Float[Array, "... bin"], Float[Array, "... bin"
     return jnp.where(share > 0, bins.log_x - center, 0.0), share, center[..., 0]
 
 
-def scaled(law: Distribution, log_factor: Float[Array, "..."]) -> Distribution:
-    """Return the law of ``x · exp(log_factor)``: in every family here a shift of `loc`."""
-    if isinstance(law, GeneralizedGamma):
-        return GeneralizedGamma.tree_unflatten(None, (law.loc + log_factor, law.d, law.p))
-    return dataclasses.replace(law, loc=law.loc + log_factor)
+def scaled(dist: Distribution, log_factor: Float[Array, "..."]) -> Distribution:
+    """Return the distribution of ``x · exp(log_factor)``: in every family here a shift of `loc`."""
+    if isinstance(dist, GeneralizedGamma):
+        return GeneralizedGamma.tree_unflatten(None, (dist.loc + log_factor, dist.d, dist.p))
+    return dataclasses.replace(dist, loc=dist.loc + log_factor)
 
 
 # ------------------------------------------------------------------------------------- the fits

@@ -1,4 +1,4 @@
-"""How well a law describes the nonzero values of a histogram, and which family does it best.
+"""How well a distribution describes the nonzero values of a histogram, and which family does it best.
 
 Everything is computed on the histogram's bins, which know the empirical distribution function exactly at their edges
 (128 per octave); nothing needs the samples.
@@ -32,11 +32,11 @@ _LOG_ZERO = -1e4
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class GoodnessOfFit:
-    """Distances of a law f, with distribution function F, from the empirical F̂ of n nonzero values. Smaller is better.
+    """Distances of a fit f, with distribution function F, from the empirical F̂ of n nonzero values. Smaller is better.
 
-    For samples of f itself: ``√n · kolmogorov_smirnov`` follows Kolmogorov's law, ``n · anderson_darling`` that of
+    For samples of f itself: ``√n · kolmogorov_smirnov`` is Kolmogorov's statistic, ``n · anderson_darling`` that of
     Anderson and Darling (mean 1), and ``kl`` has the mean (occupied bins − 1)/2n. Values of a feature map are not
-    independent, so n says less than it seems; differences between laws on the same histogram are what to read.
+    independent, so n says less than it seems; differences between distributions on the same histogram are what to read.
     """
 
     kolmogorov_smirnov: Float[Array, "..."]
@@ -84,13 +84,13 @@ class QuantilePairs:
     """Quantiles of the histogram, in the data's units, interpolated inside a bin: relative error below the width of a
     bin, 2⁻⁷ from the largest value nine octaves down, 2⁻⁶ in the next eight."""
     model: Float[Array, "level ..."]
-    """Quantiles of the fitted law."""
+    """Quantiles of the fitted distribution."""
 
 
 def goodness_of_fit(histogram: Histogram, fitted: FittedFamily, *, side: Side = "auto") -> GoodnessOfFit:
-    """Return the distances between a histogram's nonzero values and a law fitted to them (by `fit_family`).
+    """Return the distances between a histogram's nonzero values and a distribution fitted to them (by `fit_family`).
 
-    One law per tensor of the histogram. `fitted` may stem from another histogram, for example from calibration
+    One distribution per tensor of the histogram. `fitted` may stem from another histogram, for example from calibration
     images while `histogram` is that of held-out ones.
     """
     expect("histogram", histogram, "Histogram")
@@ -101,7 +101,7 @@ def goodness_of_fit(histogram: Histogram, fitted: FittedFamily, *, side: Side = 
 def compare_families(
     histogram: Histogram, families: tuple[str, ...] | None = None, *, side: Side = "auto"
 ) -> FamilyComparison:
-    """Fit several families (default: all of `FAMILIES`) to every tensor and judge each fit by every criterion.
+    """Fit several families (default: all of `FAMILIES`) to every tensor and evaluate each fit by every criterion.
 
     For example ``compare_families(histogram).wins("bic")`` counts the tensors that each family wins.
     """
@@ -121,7 +121,7 @@ def compare_families(
 def quantile_pairs(
     histogram: Histogram, fitted: FittedFamily, levels: ArrayLike, *, side: Side = "auto"
 ) -> QuantilePairs:
-    """Return the quantiles of the histogram's nonzero values and of the fitted law at levels in (0, 1)."""
+    """Return the quantiles of the histogram's nonzero values and of the fitted distribution at levels in (0, 1)."""
     expect("histogram", histogram, "Histogram")
     expect("fitted", fitted, "FittedFamily")
     levels = jnp.asarray(levels, jnp.float32)
@@ -176,8 +176,8 @@ def _judge(bins: Bins, fitted: FittedFamily) -> GoodnessOfFit:
 
 
 @jax.jit
-def _assess(bins: Bins, law: Distribution) -> tuple[dict[str, Array], Array, Array]:
-    """Return the distances, the mean log-density and the number of values; compiled once per class of law."""
+def _assess(bins: Bins, dist: Distribution) -> tuple[dict[str, Array], Array, Array]:
+    """Return the distances, the mean log-density and the number of values; compiled once per class of distribution."""
     bins = _ordered(bins)
     count = jnp.maximum(bins.weight.sum(-1), 1.0)
     share = bins.weight / count[..., None]
@@ -187,13 +187,13 @@ def _assess(bins: Bins, law: Distribution) -> tuple[dict[str, Array], Array, Arr
     above = jnp.flip(jnp.cumsum(jnp.flip(share, -1), axis=-1), -1)
 
     # Relative to the scale of the bins, so that nothing leaves the range of float32.
-    law = scaled(law, -bins.log_scale)
+    dist = scaled(dist, -bins.log_scale)
     scale = jnp.exp(jnp.clip(bins.log_scale, -_LARGEST_LOG, _LARGEST_LOG))[..., None]
     lower, upper, centre = bins.lower / scale, bins.upper / scale, jnp.exp(bins.log_x)
     points = jnp.stack([jnp.moveaxis(x, -1, 0) for x in (lower, upper, centre)])
-    lower_cdf, upper_cdf, log_cdf = jnp.moveaxis(law.log_cdf(points), 1, -1)
-    lower_sf, upper_sf, log_sf = jnp.moveaxis(law.log_sf(points), 1, -1)
-    log_density = jnp.moveaxis(law.log_prob(points[2]), 0, -1)
+    lower_cdf, upper_cdf, log_cdf = jnp.moveaxis(dist.log_cdf(points), 1, -1)
+    lower_sf, upper_sf, log_sf = jnp.moveaxis(dist.log_sf(points), 1, -1)
+    log_density = jnp.moveaxis(dist.log_prob(points[2]), 0, -1)
 
     # Kolmogorov–Smirnov: F̂ is exact at the edges.
     at_upper = jnp.abs(jnp.exp(upper_cdf) - below)

@@ -19,6 +19,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from ggdjax import _files
 from ggdjax._errors import GgdjaxError, expect, expect_array, expect_record, refusal, summary
+from ggdjax._tables import html_table
 from ggdjax.ggd._arrays import checked_axes, is_concrete, refuse_unreal
 from ggdjax.ggd._bins import FINITE_BINS, SIDE_BINS, Bins, compress_side, on_device
 from ggdjax.ggd._counting import BINS, Counter
@@ -70,6 +71,20 @@ class Histogram:
             zeros=f"{float(self.zero_fraction):.1%}",
             range=f"[{float(self.minimum):.4g}, {float(self.maximum):.4g}]",
         )
+
+    def _repr_html_(self) -> str:
+        if not is_concrete(self.counts) or not np.shape(self.counts):
+            return html_table(self, (), 0)
+        columns = {
+            "values": self.count,
+            "zeros": self.zero_fraction,
+            "negative": self.negative_fraction,
+            "least": self.minimum,
+            "largest": self.maximum,
+        }
+        flat = {name: np.asarray(column).reshape(-1) for name, column in columns.items()}
+        rows = ({"tensor": i} | {k: v[i] for k, v in flat.items()} for i in range(flat["values"].size))
+        return html_table(self, rows, flat["values"].size)
 
     # ------------------------------------------------------------------------------------------ building
 

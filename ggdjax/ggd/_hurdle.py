@@ -36,7 +36,7 @@ class Hurdle:
     def one_sided(
         cls, source: GeneralizedGamma | TailWeighted, zero_probability: Float[Array, "*batch"] | float = 0.0
     ) -> Hurdle:
-        """Return the law with the given positive side; the negative side repeats it with weight 0."""
+        """Return the distribution with the given positive side; the negative side repeats it with weight 0."""
         tail = as_tail(source)
         zero, _ = as_real(zero_probability, tail.order)
         zero = jnp.broadcast_to(zero, tail.batch_shape)
@@ -48,7 +48,7 @@ class Hurdle:
     def symmetric(
         cls, source: SymmetricGeneralizedGamma, zero_probability: Float[Array, "*batch"] | float = 0.0
     ) -> Hurdle:
-        """Return the symmetric law with a point mass at zero: both sides share a distribution and weigh the same."""
+        """Return the symmetric distribution with a point mass at zero: both sides are alike and weigh the same."""
         expect("source", source, "SymmetricGeneralizedGamma")
         one = cls.one_sided(source.magnitude, zero_probability)
         half = 0.5 * (1.0 - one.zero_probability)

@@ -25,6 +25,8 @@ from ggdjax.ggd._weighted_fit import EULER, WEIBULL_DEVIATION, log_samples
 _LOG_P, _LOG_K = (-4.6, 6.9), (-11.0, 13.0)
 #: Newton steps after the minimizer, and the largest derivative of the loss that counts as none.
 _POLISH, _FLAT = 4, 1e-4
+#: The minimizer hands over to Newton's method where no coordinate moves further than this.
+_SMALL_STEP = 1e-3
 
 
 @jax.tree_util.register_dataclass
@@ -55,7 +57,7 @@ def fit_likelihood(
     side: Side = "auto",
     max_steps: int = 256,
 ) -> LikelihoodFit:
-    """Minimize ``−E_w[log f(x)] + penalty(f)`` with weights ``w ∝ x^order`` by BFGS (optimistix) and Newton steps.
+    """Minimize ``−E_w[log f(x)] + penalty(f)`` with weights ``w ∝ x^order`` by L-BFGS (optax) and Newton steps.
 
     The parameters move freely as (location, log k, log p), k = d/p, from a Weibull distribution of the data's mean and
     deviation of log x. Where the likelihood has no maximum inside (`FitCode` of `fit` says so), the search ends at a
@@ -109,7 +111,7 @@ def _fit_one(
     penalty: Callable[[GeneralizedGamma], Array] | None,
     max_steps: int,
 ) -> LikelihoodFit:
-    import optimistix
+    import optax
 
     tilted = weight * jnp.exp(order * log_x)
     total, count = jnp.maximum(tilted.sum(), 1e-30), jnp.maximum(weight.sum(), 1.0)
@@ -125,29 +127,44 @@ def _fit_one(
         k, p = jnp.exp(jnp.clip(log_k, *_LOG_K)), jnp.exp(jnp.clip(log_p, *_LOG_P))
         return GeneralizedGamma.from_loc(location * deviation + shift, k * p, p)
 
-    def loss(free: Array, _: None) -> Array:
+    def loss(free: Array) -> Array:
         # log f(x) at x = exp(log x), less the −log x that does not depend on the parameters' scale.
         value = -(share * distribution(free, jnp.zeros_like(mean)).log_prob(jnp.exp(log_x))).sum() + log_scale
         return value if penalty is None else value + penalty(distribution(free, log_scale))
 
-    # Optimistix raises integers to floats on its way, which strict promotion would refuse.
+    minimizer = optax.lbfgs()
+    value_and_gradient = optax.value_and_grad_from_state(loss)
+
+    def unfinished(state: tuple[Array, optax.OptState, Array, Array]) -> Array:
+        _, _, count, last = state
+        return (count < max_steps) & (last > _SMALL_STEP)
+
+    def iterate(state: tuple[Array, optax.OptState, Array, Array]) -> tuple[Array, optax.OptState, Array, Array]:
+        free, memory, count, _ = state
+        value, gradient = value_and_gradient(free, state=memory)
+        update, memory = minimizer.update(gradient, memory, free, value=value, grad=gradient, value_fn=loss)
+        return free + update, memory, count + 1, jnp.abs(update).max()
+
+    # Optax multiplies integers with floats on its way, which strict promotion would refuse.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        solver = optimistix.BFGS(rtol=1e-3, atol=1e-3)
-        solution = optimistix.minimise(loss, solver, start, max_steps=max_steps, throw=False)
-    free = solution.value
+        state = (start, minimizer.init(start), jnp.int32(0), jnp.full_like(mean, jnp.inf))
+        free, _, iterations, _ = jax.lax.while_loop(unfinished, iterate, state)
+
     # In float32 the loss cannot tell parameters apart that differ by less than 1e-3; its gradient can.
-    for _ in range(_POLISH):
-        gradient, curvature = jax.grad(loss)(free, None), jax.hessian(loss)(free, None)
+    def polish(_: Array, free: Array) -> Array:
+        gradient, curvature = jax.grad(loss)(free), jax.hessian(loss)(free)
         step = jnp.linalg.solve(curvature, gradient)
         downhill = jnp.isfinite(step).all() & ((step * gradient).sum() > 0) & (jnp.abs(step).max() < 0.5)
-        free = jnp.where(downhill, free - step, free)
+        return jnp.where(downhill, free - step, free)
+
+    free = jax.lax.fori_loop(0, _POLISH, polish, free)
     return LikelihoodFit(
         tail=TailWeighted(
             distribution=distribution(free, log_scale),
             order=jnp.full_like(mean, order),
             log_moment=jnp.log(total / count) + order * log_scale,
         ),
-        loss=loss(free, None),
-        converged=jnp.abs(jax.grad(loss)(free, None)).max() < _FLAT,
-        iterations=jnp.asarray(solution.stats["num_steps"]),
+        loss=loss(free),
+        converged=jnp.abs(jax.grad(loss)(free)).max() < _FLAT,
+        iterations=iterations,
     )

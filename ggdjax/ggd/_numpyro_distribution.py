@@ -31,8 +31,8 @@ class GeneralizedGammaDistribution(Distribution):
         validate_args: as everywhere in NumPyro.
 
     Example:
-        >>> law = gd.ggd.GeneralizedGammaDistribution(a=1.0, d=2.0, p=0.7)  # numpyro.sample("x", law, obs=x)
-        >>> round(float(law.cdf(law.icdf(0.5))), 3)
+        >>> dist = gd.ggd.GeneralizedGammaDistribution(a=1.0, d=2.0, p=0.7)  # numpyro.sample("x", dist, obs=x)
+        >>> round(float(dist.cdf(dist.icdf(0.5))), 3)
         0.5
     """
 

@@ -19,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ggdjax._errors import GgdjaxError, expect_array, summary
+from ggdjax._tables import html_table
 from ggdjax.ggd._arrays import is_concrete, pad_rank
 from ggdjax.ggd._distribution import GeneralizedGamma
 from ggdjax.ggd._histogram import histogram_counts
@@ -95,6 +96,17 @@ class FitResult:
             return summary(self, batch_shape=shape)
         code = FitCode(int(self.code)).name.lower()
         return summary(self, distribution=self.distribution, order=f"{float(self.order):g}", code=code)
+
+    def _repr_html_(self) -> str:
+        leaves = (self.distribution.a, self.distribution.d, self.distribution.p, self.order, self.code)
+        if not is_concrete(self.order):
+            return html_table(self, (), 0)
+        columns = [np.asarray(leaf).reshape(-1) for leaf in leaves]
+        rows = (
+            {"tensor": i, "a": a, "d": d, "p": p, "order": order, "result": FitCode(int(code)).message}
+            for i, (a, d, p, order, code) in enumerate(zip(*columns, strict=True))
+        )
+        return html_table(self, rows, columns[0].size)
 
     def messages(self) -> list[str]:
         """Return the message of each fit, flattened."""

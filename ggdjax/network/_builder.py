@@ -55,6 +55,8 @@ class Constant:
 
     ``label`` names where it comes from (the path of a module's parameter), for the names of nodes; ``grid`` the
     integers that it was dequantized from; ``positional`` says that it was computed from positions in the batch.
+    ``spread`` is (power, gain) of a value that is gain · σ^power, σ a standard deviation and power 1 or −1: the factor
+    and the divisor of batch normalization.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class Constant:
         label: str | None = None,
         grid: Grid | None = None,
         positional: bool = False,
+        spread: tuple[int, np.ndarray] | None = None,
     ) -> None:
         same = second is None or (first.shape == second.shape and np.array_equal(first, second))
         self.probes = (first, first if same else second)
         self.label = label
         self.grid = grid
         self.positional = positional
+        self.spread = spread
 
     @property
     def is_static(self) -> bool:

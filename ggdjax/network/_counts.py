@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ggdjax._errors import expect
 from ggdjax.network._layer_shapes import layer_shape
-from ggdjax.network._ops import QUANTIZABLE
+from ggdjax.network._ops import QUANTIZABLE, STATISTICS
 
 if TYPE_CHECKING:
     from ggdjax.network._graph import Node
@@ -53,11 +53,11 @@ def count_macs(net: Network) -> int:
 def count_parameters(net: Network) -> int:
     """Return the numbers in the parameters of ``net``, shared ones once."""
     expect("net", net, "Network")
-    keys = {key for node in net.graph.nodes for _, key in node.params}
+    keys = {key for node in net.graph.nodes for role, key in node.params if role not in STATISTICS}
     return sum(prod(net.params[key].shape) for key in keys)
 
 
 def _count(net: Network, node: Node) -> NodeCount:
     macs = layer_shape(net, node).macs if node.op in QUANTIZABLE else 0
-    parameters = sum(prod(net.params[key].shape) for _, key in node.params)
+    parameters = sum(prod(net.params[key].shape) for role, key in node.params if role not in STATISTICS)
     return NodeCount(name=node.name, op=node.op, macs=macs, parameters=parameters)

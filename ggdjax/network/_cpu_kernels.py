@@ -22,7 +22,7 @@ Pads = tuple[tuple[int, int], ...]
 
 #: Fewer input channels at most, and fewer output channels than this, leave the lanes of a CPU's convolution empty.
 FEW_INPUTS, FEW_OUTPUTS = 4, 24
-#: So many values at most in a window: those of 3 × 3 pixels in three colours.
+#: Most values in a window: those of 3 × 3 pixels in three colours.
 SMALL_WINDOW = 27
 
 
@@ -51,7 +51,7 @@ def depthwise_by_shifts(x: Array, kernel: Array, *, strides: Ints, padding: Pads
 
 
 def _repeated(kernel: Array, columns: int) -> Array:
-    """Return the taps of a depthwise kernel, (rows, columns, channels), repeated for so many columns of a result.
+    """Return the taps of a depthwise kernel, (rows, columns, channels), repeated for the columns of a result.
 
     By a product with rows of the identity: XLA would repeat whatever makes the kernel, such as its rounding, for every
     element of the result, for neither a broadcast nor a barrier keeps it out of a loop on the CPU.

@@ -14,6 +14,7 @@ import numpy as np
 from ggdjax import _files
 from ggdjax._errors import DataError, GgdjaxError, expect_array, summary
 from ggdjax._exported import serializable
+from ggdjax._tables import html_table
 from ggdjax.network._chunks import run_in_chunks
 from ggdjax.network._interpreter import Float
 from ggdjax.network._serialize import graph_from_record, graph_record
@@ -52,6 +53,19 @@ class Network:
     def __repr__(self) -> str:
         count = sum(math.prod(np.shape(value)) for value in self.params.values())
         return summary(self, graph=self.graph, parameters=f"{count:,}")
+
+    def _repr_html_(self) -> str:
+        rows = (
+            {
+                "node": node.name,
+                "operation": node.op,
+                "inputs": ", ".join(node.inputs),
+                "shape": self.graph.shape(node.output),
+                "parameters": ", ".join(f"{role} {np.shape(self.params[key])}" for role, key in node.params),
+            }
+            for node in self.graph.nodes
+        )
+        return html_table(self, rows, len(self.graph.nodes))
 
     @property
     def input_shape(self) -> Shape:

@@ -135,10 +135,24 @@ def dense(
     return y if bias is None else y + _as_rank(bias, y.ndim)
 
 
+#: Parameters of `affine` that it does not compute with: what batch normalization says about its result.
+STATISTICS = frozenset({"mean", "deviation"})
+
+
 def affine(
-    x: Float[Array, "*batch chan"], *, scale: Float[Array, " chan"], offset: Float[Array, " chan"]
+    x: Float[Array, "*batch chan"],
+    *,
+    scale: Float[Array, " chan"],
+    offset: Float[Array, " chan"],
+    mean: Float[Array, " chan"] | None = None,
+    deviation: Float[Array, " chan"] | None = None,
 ) -> Float[Array, "*batch chan"]:
-    """Scale and shift each channel: batch normalization in inference."""
+    """Scale and shift each channel: batch normalization in inference.
+
+    ``mean`` and ``deviation`` (β and |γ|) are those of the result on the training images; nothing is computed with
+    them here.
+    """
+    del mean, deviation
     return x * _as_rank(scale, x.ndim) + _as_rank(offset, x.ndim)
 
 
@@ -300,8 +314,9 @@ def round_to_grid(x: Array, *, step: float, low: float, high: float) -> Array:
     Bit by bit what ONNX Runtime gives from a pair of QuantizeLinear and DequantizeLinear. The gradient is one inside
     the limits and zero outside, as that of ``ggdjax.Quantizer``.
     """
-    code = jnp.clip(divide(x, step), low, high)
-    rounded = step * (code + lax.stop_gradient(jnp.round(code) - code))
+    quotient, nearest = divide(x, step)
+    code = jnp.clip(quotient, low, high)
+    rounded = step * (code + lax.stop_gradient(jnp.clip(nearest, low, high) - code))
     # Without a choice between them, compilers fuse this product and a sum behind it into one operation, rounded once.
     return jnp.where(jnp.isnan(x), x, rounded)
 

@@ -14,7 +14,7 @@ import numpy as np
 from ggdjax._errors import expect
 from ggdjax.network._graph import Node
 from ggdjax.network._network import Network
-from ggdjax.network._ops import QUANTIZABLE
+from ggdjax.network._ops import QUANTIZABLE, STATISTICS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +72,8 @@ def fold_batch_norm(net: Network) -> Network:
 
     Batch normalization in inference is y·scale + offset, so kernel' = kernel·scale and bias' = bias·scale +
     offset (Jacob et al. 2018, eq. 14), computed in float64. A normalization that does not follow such a node
-    directly, or whose input something else reads too, stays.
+    directly, or whose input something else reads too, stays. The statistics of its result, which
+    `ggdjax.calibrate_without_data` reads, are dropped.
     """
     expect("net", net, "Network")
     edit = _Edit(net)
@@ -88,6 +89,10 @@ def fold_batch_norm(net: Network) -> Network:
             folded = replace(node.with_params(kernel=kernel, bias=bias), output=after.output)
             edit.merge(node, after, folded)
             node = folded  # noqa: PLW2901  (the next normalization may follow)
+    for node in edit.graph.nodes:
+        if node.op == "affine":
+            params = tuple((role, key) for role, key in node.params if role not in STATISTICS)
+            edit.replace(node, replace(node, params=params))
     return edit.finish()
 
 
@@ -135,16 +140,14 @@ def _merge_affine(net: Network) -> Network:
             if second is None:
                 break
             scale, offset = first[0] * second[0], first[1] * second[0] + second[1]
-            merged = replace(
-                node,
-                op="affine",
-                output=after.output,
-                attrs=(),
-                params=(
-                    ("scale", edit.set_param(node, "scale", scale)),
-                    ("offset", edit.set_param(node, "offset", offset)),
-                ),
-            )
+            values = {"scale": scale, "offset": offset}
+            if after.param("deviation") is not None:
+                values |= {role: edit.value(after, role) for role in ("mean", "deviation")}
+            elif node.param("deviation") is not None:
+                mean, deviation = (edit.value(node, role) for role in ("mean", "deviation"))
+                values |= {"mean": mean * second[0] + second[1], "deviation": deviation * np.abs(second[0])}
+            params = tuple((role, edit.set_param(node, role, value)) for role, value in values.items())
+            merged = replace(node, op="affine", output=after.output, attrs=(), params=params)
             edit.merge(node, after, merged)
             node, first = merged, (scale, offset)  # noqa: PLW2901  (the next one may follow)
     return edit.finish()

@@ -12,6 +12,7 @@ from ggdjax.quantization._quantized_network import IntegerWeights, QuantizedNetw
 from ggdjax.quantization._quantizers import Quantizers
 from ggdjax.quantization._record import Record, Stage
 from ggdjax.quantization._sqnr import sqnr_db
+from ggdjax.quantization._without_data import calibrate_without_data
 
 __all__ = [
     "Accuracy",
@@ -27,6 +28,7 @@ __all__ = [
     "Stage",
     "accuracy",
     "calibrate",
+    "calibrate_without_data",
     "evaluate",
     "load_qdq",
     "quantize",

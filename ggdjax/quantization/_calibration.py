@@ -37,7 +37,7 @@ class Calibration:
     histograms: Histogram
     """Batch shape ``[tensor]``, in the order of ``names``."""
     images: int
-    """Number of images that were counted."""
+    """Number of images that were counted; 0: the histograms are those of `ggdjax.calibrate_without_data`."""
     channels: dict[str, Histogram] | None = None
     """Per feature map one histogram per channel (batch shape ``[chan]``), where they were asked for."""
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -55,13 +55,14 @@ class Calibration:
         """Return the calibration with the `Histogram.predictive` histograms of its feature maps and channels.
 
         Limits are those that the graph proves. The network's inputs stay as counted: pixels are points of a fixed
-        range, which no random scale describes.
+        range, which no random scale describes. What batch normalization tells (0 images) counts as one image: it knows
+        the spread over all values, not how images differ from each other.
         """
 
         def moved(histograms: Histogram, names: Sequence[str]) -> Histogram:
             ends = np.asarray([self.limits.get(name, (None, None)) for name in names], np.float32)  # None: NaN
             low, high = (np.where(np.isnan(end), sign * np.inf, end) for end, sign in zip(ends.T, (-1, 1), strict=True))
-            found = jax.device_get(histograms.predictive(self.images, limits=(low, high)))
+            found = jax.device_get(histograms.predictive(max(self.images, 1), limits=(low, high)))
             own = np.isin(names, self.inputs)
 
             def keep(counted: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -178,12 +179,12 @@ def calibrate(net: Network, batches: Iterable[Float[Array, "batch ..."]], *, per
         images=images,
         channels=channels,
         ranges=measured,
-        limits=_limits_of(net, names),
+        limits=limits_of(net, names),
         inputs=tuple(name for name in names if name in net.graph.inputs),
     )
 
 
-def _limits_of(net: Network, names: tuple[str, ...]) -> dict[str, tuple[float | None, float | None]]:
+def limits_of(net: Network, names: tuple[str, ...]) -> dict[str, tuple[float | None, float | None]]:
     """Return the proven limits of the feature maps that have any, None for an infinite one."""
     proven = proven_limits(net)
     ends = {name: tuple(v if math.isfinite(v) else None for v in proven[name]) for name in names if name in proven}

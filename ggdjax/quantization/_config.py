@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping
+import fnmatch
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -59,10 +60,12 @@ class QuantConfig:
     weights_per: str = "tensor"
     """One fractional length, or free step, per layer (``"tensor"``, the paper's) or per output channel
     (``"channel"``)."""
-    weight_bits_of: Mapping[str, int] = field(default_factory=dict)
-    """Widths of single layers' weights that differ from ``weight_bits``, by node name."""
-    activation_bits_of: Mapping[str, int] = field(default_factory=dict)
-    """Widths of single feature maps that differ from ``activation_bits``, by tensor name."""
+    weight_bits_of: Mapping[str, int | Literal["float"]] = field(default_factory=dict)
+    """Widths of single layers' weights that differ from ``weight_bits``, by node name or pattern (``blocks/3/*``; the
+    last that matches holds). ``"float"``: they stay in float. `ggdjax inspect` lists the names."""
+    activation_bits_of: Mapping[str, int | Literal["float"]] = field(default_factory=dict)
+    """Widths of single feature maps that differ from ``activation_bits``, by tensor name or pattern; ``"float"``: they
+    stay in float."""
 
     def __post_init__(self) -> None:
         for name in ("weight_bits", "activation_bits", "bias_bits", "factor_bits"):
@@ -72,10 +75,14 @@ class QuantConfig:
         widths = [(name, getattr(self, name), 16) for name in ("weight_bits", "activation_bits")]
         widths.extend([] if self.bias_bits is None else [("bias_bits", self.bias_bits, 32)])
         for name in ("weight_bits_of", "activation_bits_of"):
-            widths.extend((f"{name}[{key!r}]", value, 16) for key, value in getattr(self, name).items())
+            named = getattr(self, name).items()
+            widths.extend((f"{name}[{key!r}]", value, 16) for key, value in named if value != "float")
         for name, value, largest in widths:
             if not isinstance(value, int) or not 2 <= value <= largest:
-                raise GgdjaxError(f"`{name}` must be an integer number of bits from 2 to {largest}, got {value!r}")
+                named = ", or 'float'" if name.endswith("]") else ""
+                raise GgdjaxError(
+                    f"`{name}` must be an integer number of bits from 2 to {largest}{named}, got {value!r}"
+                )
         if self.factor_bits is not None and not (isinstance(self.factor_bits, int) and 4 <= self.factor_bits <= 16):
             raise GgdjaxError(f"`factor_bits` must be None or an integer number from 4 to 16, got {self.factor_bits!r}")
         if self.predictive not in (None, True, False):
@@ -95,11 +102,30 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
-def refuse_unknown(option: str, names: Iterable[str], known: Collection[str]) -> None:
-    """Raise for the first of ``names`` that is no node or tensor of the network; ``option`` holds them."""
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
-            raise GgdjaxError(
-                f"`{option}` names {name!r}, which the network does not have; near: {', '.join(near) or 'none'}"
-            )
+def widths_of(config: QuantConfig, field: str, names: Sequence[str]) -> dict[str, int | None]:
+    """Return the width of each of ``names``, layers or feature maps; None: it stays in float.
+
+    Args:
+        config: its ``field`` says which widths differ from the usual one, by name or pattern.
+        field: ``"weight_bits"`` or ``"activation_bits"``.
+        names: all that the network has.
+
+    Raises:
+        GgdjaxError: a name or pattern that matches none of them; near names are given.
+    """
+    option, found = f"{field}_of", dict.fromkeys(names, getattr(config, field))
+    for pattern, bits in getattr(config, option).items():
+        found |= dict.fromkeys(matching(option, pattern, names), None if bits == "float" else bits)
+    return found
+
+
+def matching(option: str, pattern: str, names: Sequence[str]) -> list[str]:
+    """Return the names of nodes or tensors that a name or pattern of ``option`` means; raise where there is none."""
+    # A name may hold what is a wildcard elsewhere.
+    matched = [pattern] if pattern in names else fnmatch.filter(names, pattern)
+    if not matched:
+        near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3)
+        raise GgdjaxError(
+            f"`{option}` names {pattern!r}, which the network does not have; near: {', '.join(near) or 'none'}"
+        )
+    return matched

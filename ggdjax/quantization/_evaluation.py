@@ -56,7 +56,7 @@ class Evaluation:
     """Float and quantized accuracy on the same images, and SQNR in dB per feature map.
 
     ``sqnr_db`` measures each feature map alone: the float network's, rounded. ``accumulated_sqnr_db`` compares it with
-    the quantized network's, which carries the errors of all layers before.
+    the quantized network's, which has the errors of all layers before.
     """
 
     float_accuracy: Accuracy

@@ -12,7 +12,7 @@ from ggdjax import schemes
 from ggdjax._errors import GgdjaxError, expect
 from ggdjax.ggd import Histogram
 from ggdjax.network import fold_batch_norm
-from ggdjax.quantization._config import QuantConfig, refuse_unknown
+from ggdjax.quantization._config import QuantConfig, widths_of
 from ggdjax.quantization._factors import round_factors
 from ggdjax.quantization._powers_of_two import powers_of_two
 from ggdjax.quantization._quantized_network import QuantizedNetwork
@@ -58,20 +58,23 @@ def quantize(net: Network, calibration: Calibration, config: QuantConfig | None 
     net = fold_batch_norm(net)
     if tuple(feature_map.tensor for feature_map in net.graph.feature_maps()) != calibration.names:
         raise GgdjaxError("`calibration` belongs to another network: its feature maps differ; calibrate this one")
-    refuse_unknown("weight_bits_of", config.weight_bits_of, [node.name for node in net.graph.quantizable])
-    refuse_unknown("activation_bits_of", config.activation_bits_of, calibration.names)
-    widths = np.asarray([config.activation_bits_of.get(name, config.activation_bits) for name in calibration.names])
-    choices = choose_activations(calibration, config, widths)
+    widths = widths_of(config, "activation_bits", calibration.names)
+    bits_of = widths_of(config, "weight_bits", [node.name for node in net.graph.quantizable])
+    given = np.asarray([config.activation_bits if bits is None else bits for bits in widths.values()])
+    choices = choose_activations(calibration, config, given)
+    choices = {name: choice for name, choice in choices.items() if widths[name] is not None}
     activations = {
         name: dataclasses.replace(choice.quantizer, step=short_step(choice.step)) for name, choice in choices.items()
     }
     weights, biases, coarser = {}, {}, {}
     for node in net.graph.quantizable:
-        bits = config.weight_bits_of.get(node.name, config.weight_bits)
+        if (bits := bits_of[node.name]) is None:
+            continue
         weights[node.name] = finest = choose_weights(net.params[node.param("kernel")], bits, config)
         if (bias := node.param("bias")) is not None:
             biases[node.name] = None if config.bias_bits is None else fixed_point(net.params[bias], config.bias_bits)
-            weights[node.name] = beside_bias(finest, net.params[bias], activations[node.inputs[0]])
+            if (source := activations.get(node.inputs[0])) is not None:
+                weights[node.name] = beside_bias(finest, net.params[bias], source)
             if weights[node.name] is not finest:
                 coarser[node.name] = np.max(np.asarray(weights[node.name].step) / np.asarray(finest.step)).item()
     stage = Stage(
@@ -116,7 +119,7 @@ def choose_activations(
     return {name: chosen[..., i] for i, name in enumerate(calibration.names)}
 
 
-#: From so many images on the predictive histogram changes nothing any more.
+#: From this many images on the predictive histogram changes nothing any more.
 PREDICTIVE_BELOW = 1000
 
 

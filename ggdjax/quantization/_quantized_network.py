@@ -12,6 +12,8 @@ import numpy as np
 from ggdjax import _files
 from ggdjax._errors import summary
 from ggdjax._exported import serializable
+from ggdjax._tables import html_table
+from ggdjax.ggd._arrays import is_concrete
 from ggdjax.network import Network
 from ggdjax.network._chunks import run_in_chunks
 from ggdjax.network._serialize import graph_from_record, graph_record
@@ -114,6 +116,24 @@ class QuantizedNetwork:
             scheme=None if config is None else config.scheme,
             stages="-".join(stages) or None,
         )
+
+    def _repr_html_(self) -> str:
+        kinds = {"feature map": self.quantizers.activations, "weights": self.quantizers.weights}
+        rows = (
+            {
+                "tensor": name,
+                "kind": kind,
+                "bits": quantizer.bits,
+                "signed": quantizer.signed,
+                "step": np.asarray(quantizer.step),
+                "fractional length": "" if quantizer.frac_bits is None else quantizer.frac_bits,
+                "largest value": np.asarray(quantizer.highest),
+            }
+            for kind, quantizers in kinds.items()
+            for name, quantizer in quantizers.items()
+        )
+        concrete = all(is_concrete(leaf) for leaf in jax.tree.leaves(kinds))
+        return html_table(self, rows if concrete else (), sum(map(len, kinds.values())) if concrete else 0)
 
     def __call__(self, x: ArrayLike) -> Any:
         """Return the fake-quantized network's output for a batch, in the layouts of the float network.

@@ -65,7 +65,9 @@ def choose_parts(images: ImageSet, recipe: Recipe) -> Parts:
     if recipe.calibration_ids:
         split = data.split_by_ids(images, recipe.calibration_ids)
     else:
-        split = data.split(images, recipe.calibration_images, recipe.seed)
+        split = data.split(images, recipe.calibration_images or 1, recipe.seed)
+        if recipe.without_images:
+            split = dataclasses.replace(split, calibration=split.calibration[:0])
     tune = np.zeros(0, np.int64)
     if recipe.tune_images:
         split, tune = data.split_tuning(images, split, recipe.tune_images, recipe.seed)

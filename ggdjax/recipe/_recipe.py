@@ -71,7 +71,7 @@ class Recipe:
     none of their own (``max_float_passes``, ``steps``); inf: the whole search. The run's own recipe has the number of
     passes and steps that it came to, and gives the same bits everywhere."""
     calibration_images: int = 512
-    """Images to calibrate on; the others are held out for evaluation."""
+    """Images to calibrate on; the others are held out for evaluation. 0: steps from batch normalization alone."""
     calibration_ids: tuple[str, ...] = ()
     """Ids of the calibration images, instead of a choice by seed."""
     tune_images: int = 0
@@ -95,7 +95,7 @@ class Recipe:
             if (value := getattr(self, name)) is not None:
                 check_types(value)
         for name, least in (
-            ("calibration_images", 1),
+            ("calibration_images", 0),
             ("tune_images", 0),
             ("sensitivity_images", 0),
             ("batch_size", 1),
@@ -103,12 +103,15 @@ class Recipe:
         ):
             if getattr(self, name) < least:
                 raise GgdjaxError(f"`{name}` must be at least {least}, got {getattr(self, name)}")
+        self._check_without_images()
         if self.held_out_images is not None and self.held_out_images < 1:
             raise GgdjaxError(f"`held_out_images` must be at least 1, got {self.held_out_images}")
         if self.seed >= 2**63:
             raise GgdjaxError(f"`seed` must be below 2^63, got {self.seed}")
         if self.mean_bits is not None and not 2 <= self.mean_bits <= 16:
             raise GgdjaxError(f"`mean_bits` must be from 2 to 16, got {self.mean_bits:g}")
+        if self.mean_bits is not None and (self.quantization.weight_bits_of or self.quantization.activation_bits_of):
+            raise GgdjaxError("`mean_bits` chooses every width: leave `weight_bits_of` and `activation_bits_of` out")
         if not self.tune_seconds > 0:
             raise GgdjaxError(f"`tune_seconds` must be more than 0, got {self.tune_seconds:g}")
         if self.tunes != bool(self.tune_images):
@@ -125,6 +128,26 @@ class Recipe:
             raise GgdjaxError("tuning has one step per feature map: leave `activations_per` 'channel' out")
         if self.target is not None and (reason := target(self.target).refuses(self)) is not None:
             raise GgdjaxError(f"{self.target} cannot run this recipe: {reason}")
+
+    def _check_without_images(self) -> None:
+        if not self.without_images:
+            return
+        if self.equalize:
+            raise GgdjaxError("`equalize` folds the batch normalization that `calibration_images` 0 reads: choose one")
+        needed = {
+            "`rounding` 'output'": (self.rounding == "output", "choose 'nearest'"),
+            "`mean_bits`": (self.mean_bits is not None, "give widths"),
+            "`bias_correction`": (self.bias_correction, "leave it out"),
+            "`sensitivity_images`": (self.sensitivity_images > 0, "leave them out"),
+        }
+        for what, (wanted, instead) in needed.items():
+            if wanted:
+                raise GgdjaxError(f"{what} needs calibration images, `calibration_images` is 0: give some or {instead}")
+
+    @property
+    def without_images(self) -> bool:
+        """Whether calibration reads batch normalization instead of images."""
+        return not self.calibration_images and not self.calibration_ids
 
     @property
     def widths(self) -> range:

@@ -18,8 +18,9 @@ from ggdjax import _files, tune
 from ggdjax._atomic import atomic_write
 from ggdjax._load import load
 from ggdjax.network import fold_batch_norm
+from ggdjax.network._ops import STATISTICS
 from ggdjax.network._serialize import graph_record
-from ggdjax.quantization import QuantizedNetwork, Stage, calibrate, evaluate, quantize
+from ggdjax.quantization import QuantizedNetwork, Stage, calibrate, calibrate_without_data, evaluate, quantize
 from ggdjax.quantization._record import image_hash
 from ggdjax.recipe._outcome import Outcome, load_evaluation, save_evaluation
 from ggdjax.recipe._parts import check_images, choose_parts, some
@@ -133,6 +134,8 @@ class _Run:
         calibration = self.calibration
         if calibration is None:
             settings = [self._ids(self.parts.calibration), config.activations_per]
+            if recipe.without_images:
+                settings.append(_statistics_marks(net))
             calibration = self._stage("calibrate", settings, lambda: self._calibrated(net))
         else:
             self.mark = _digest(self.mark, _array_mark(calibration.histograms.counts))
@@ -158,8 +161,10 @@ class _Run:
 
     def _calibrated(self, net: Network) -> Calibration:
         part = self.parts.calibration
-        batches = self._counted("calibrate", part, self.recipe.batch_size)
         per_channel = self.recipe.quantization.activations_per == "channel"
+        if self.recipe.without_images:
+            return calibrate_without_data(net, preprocessing=self.images.preprocessing, per_channel=per_channel)
+        batches = self._counted("calibrate", part, self.recipe.batch_size)
         return calibrate(net, (x for x, _ in batches), per_channel=per_channel)
 
     def _with_widths(self, q: QuantizedNetwork) -> QuantizedNetwork:
@@ -363,6 +368,12 @@ def network_mark(network: Network | QuantizedNetwork) -> str:
     for key in sorted(net.params):
         digest.update(f"{key} {_array_mark(net.params[key])}".encode())
     return digest.hexdigest()
+
+
+def _statistics_marks(net: Network) -> list[str]:
+    """Return what tells batch normalizations apart that fold to the same weights."""
+    keys = [key for node in net.graph.nodes for role, key in node.params if role in STATISTICS]
+    return [_array_mark(net.params[key]) for key in keys]
 
 
 def _array_mark(value: Any) -> str:

@@ -17,7 +17,7 @@ from ggdjax.datapath import Accelerator, Overflow, Requantization, Rounding
 from ggdjax.quantization import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from ggdjax.quantization import QuantizedNetwork
 
@@ -72,8 +72,8 @@ class Target:
             if not set(recipe.widths) <= allowed:
                 return f"`mean_bits` gives every layer a width of its own, {self._widths()}"
         for name, values, allowed in (
-            ("weight_bits", (config.weight_bits, *config.weight_bits_of.values()), self.weight_bits),
-            ("activation_bits", (config.activation_bits, *config.activation_bits_of.values()), self.activation_bits),
+            ("weight_bits", (config.weight_bits, *_numbers(config.weight_bits_of)), self.weight_bits),
+            ("activation_bits", (config.activation_bits, *_numbers(config.activation_bits_of)), self.activation_bits),
         ):
             if recipe.mean_bits is None and (wrong := sorted(set(values) - set(allowed))):
                 return f"`{name}` is {wrong[0]}, {self._widths()}"
@@ -161,6 +161,11 @@ class Target:
 
 def _is_power(factor: float) -> bool:
     return math.frexp(factor)[0] == 0.5
+
+
+def _numbers(widths: Mapping[str, Any]) -> Iterable[int]:
+    """Return the widths that are some: what stays in float is computed elsewhere."""
+    return (bits for bits in widths.values() if bits != "float")
 
 
 def _listed(widths: Iterable[int]) -> str:

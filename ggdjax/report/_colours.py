@@ -1,4 +1,4 @@
-"""Colours that the colour-blind tell apart (Okabe and Ito 2008), the same in every picture."""
+"""Colours that the colour-blind tell apart (Okabe and Ito 2008), the same in every plot."""
 
 from __future__ import annotations
 

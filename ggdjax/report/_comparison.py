@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 HISTOGRAMS_FILE, COMPARISON_FILE = "histograms.safetensors", "schemes.json"
 #: Widths at which schemes are compared beside the run's own, in bits.
 WIDTHS = (8, 7, 6, 5, 4, 3)
-#: Steps of the drawn curve, and how far it goes on beyond the outermost choice.
+#: Steps of the drawn curve, and how far it extends beyond the outermost choice.
 _POINTS, _BEYOND = 96, 1.5
 
 
@@ -155,5 +155,5 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def _rounded(values: Sequence[float] | np.ndarray) -> list[float | None]:
-    """Return the values to six digits: enough for every picture, and small."""
+    """Return the values to six digits: enough for every plot, and small."""
     return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]

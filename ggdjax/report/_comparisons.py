@@ -57,7 +57,7 @@ def scheme_sections(compared: Mapping[str, Any], scheme: str) -> list[str]:
         {"name": row["name"], **{name: choice["sqnr_db"] for name, choice in row["choices"].items()}} for row in maps
     ]
     losses = losses_db(maps)
-    picture = drawing(plot_losses(maps, scheme), "SQNR lost per scheme") if losses[names[0]].size else ""
+    plot = drawing(plot_losses(maps, scheme), "SQNR lost per scheme") if losses[names[0]].size else ""
     return [
         section(
             "Schemes",
@@ -72,18 +72,18 @@ def scheme_sections(compared: Mapping[str, Any], scheme: str) -> list[str]:
                 "scheme",
                 shades=_by_column(rows, keys),
             ),
-            picture,
+            plot,
             "</div>",
         ),
         section(
             "SQNR of every scheme on every feature map",
             '<p class="faint">dB at the width of the run, on the calibration histograms; the darker, the further from '
             "the best of the feature map.</p>",
-            search_field("tr.judged", "feature maps"),
+            search_field("tr.measured", "feature maps"),
             table(
                 per_map,
                 {"feature map": "name", **{name: name for name in names}},
-                "judged",
+                "measured",
                 css="heat",
                 shades=[_shades(row, names) for row in per_map],
             ),

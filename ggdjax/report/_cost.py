@@ -1,4 +1,4 @@
-"""What a quantized network costs on an accelerator, as a plain record; and the picture of energy against SQNR."""
+"""What a quantized network costs on an accelerator, as a plain record; and the plot of energy against SQNR."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of schemes side by side: distortion against step for one feature map, and dB lost over all of them."""
+"""Plots of schemes side by side: distortion against step for one feature map, and dB lost over all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pieces of the page: sections, tables that sort and filter, pictures that lie in the page itself."""
+"""Pieces of the page: sections, tables that sort and filter, plots that lie in the page itself."""
 
 from __future__ import annotations
 

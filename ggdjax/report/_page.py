@@ -8,13 +8,14 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from ggdjax._citation import citation
 from ggdjax._errors import expect_path
 from ggdjax.report._comparison import compare_run
 from ggdjax.report._comparisons import cost_section, scheme_sections
 from ggdjax.report._distortion import plot_distortion
 from ggdjax.report._drawn import drawn_curves, drawn_feature_maps
 from ggdjax.report._html import drawing, number, plot_tag, search_field, section, shade_rules, table
-from ggdjax.report._run_folder import load_run
+from ggdjax.report._run_folder import RECIPE_FILE, load_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -73,12 +74,10 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
     sensitivity, search = drawn_curves(folder, result)
     options = result["options"]
     mean = options.get("mean_bits")
-    widths = f"W{options['weight_bits']}A{options['activation_bits']}" if mean is None else f"{mean:g} bits in the mean"
+    widths = f"W{options['weight_bits']}A{options['activation_bits']}" if mean is None else f"{mean:g} bits on average"
     filtered = search_field("tr.map, details.map", "feature maps")
     sections = [
-        section(
-            "Feature maps", filtered, _maps(result["feature_maps"]), *_pictures(folder, result, compared, progress)
-        ),
+        section("Feature maps", filtered, _maps(result["feature_maps"]), *_plots(folder, result, compared, progress)),
         *([] if compared is None else scheme_sections(compared, options["scheme"])),
         section("Weights and biases", search_field("tr.layer", "layers"), _weights(result["weights"])),
         section("Where the signal is lost", plot_tag(sensitivity, "Where the signal is lost")) if sensitivity else "",
@@ -97,8 +96,14 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
         shades=shade_rules(),
         cards="".join(_cards(result)),
         sections="\n".join(sections),
+        citation=html.escape(cited([folder])),
         provenance=html.escape(json.dumps(provenance, indent=1, ensure_ascii=False)),
     )
+
+
+def cited(folders: Iterable[Path]) -> str:
+    """Return the BibTeX of what runs used; those of older versions hold no recipe and count as the method alone."""
+    return citation(*(load_run(folder).recipe for folder in folders if (folder / RECIPE_FILE).is_file()))
 
 
 def _cards(result: dict[str, Any]) -> Iterable[str]:
@@ -163,7 +168,7 @@ def _tuning(result: dict[str, Any], search: bytes | None) -> str:
     return section("Tuning", text, plot_tag(search, "tuning") if search else "")
 
 
-def _pictures(
+def _plots(
     folder: Path, result: dict[str, Any], compared: Mapping[str, Any] | None, progress: Callable[[str], None]
 ) -> Iterable[str]:
     """Return one fold per feature map with its values and the distortion of its steps; the worst one is open."""
@@ -181,5 +186,5 @@ def _pictures(
             yield (
                 f'<details class="map" data-name="{name}"{" open" * (index == worst)}><summary>{name}'
                 f' <span class="faint">{number(row["sqnr_db"])} dB</span></summary>'
-                f'<div class="pictures">{inside}</div></details>'
+                f'<div class="plots">{inside}</div></details>'
             )

@@ -1,4 +1,4 @@
-"""Pictures of one feature map: its histogram, the fitted density, and the step that was chosen."""
+"""Plots of one feature map: its histogram, the fitted density, and the step that was chosen."""
 
 from __future__ import annotations
 

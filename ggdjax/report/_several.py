@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ggdjax._errors import GgdjaxError, expect_path, refusal
 from ggdjax.report._html import search_field, section, shade_rules, table
-from ggdjax.report._page import TEMPLATE
+from ggdjax.report._page import TEMPLATE, cited
 from ggdjax.report._run_folder import load_run
 from ggdjax.tune import mcnemar
 
@@ -87,6 +87,7 @@ def comparison_page(folders: Sequence[Path]) -> str:
         shades=shade_rules(),
         cards="",
         sections="\n".join(sections),
+        citation=html.escape(cited(folders)),
         provenance=html.escape(json.dumps(provenance, indent=1, ensure_ascii=False)),
     )
 

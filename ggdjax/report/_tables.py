@@ -163,8 +163,9 @@ def _about_layers(quantized: QuantizedNetwork, maps: dict[str, dict[str, Any]], 
         rounded = any(stage.name == "round_weights" for stage in record.stages)
         least = "output error" if rounded else "squared error"
         weights = {"fixed-point": f"fractional length F of least {least}, step 2^-F"}
+        source = f"{calibration.images} calibration images" if calibration.images else "batch normalization, no images"
         lines.append(
-            f"Steps of inputs: scheme {config.scheme}, from {calibration.images} calibration images. Weights: "
+            f"Steps of inputs: scheme {config.scheme}, from {source}. Weights: "
             f"{weights.get(config.weight_scheme, f'scheme {config.weight_scheme}, free step Δ')}, one per "
             f"{'layer' if config.weights_per == 'tensor' else 'output channel'}"
             f"{', codes rounded for the output of their layer' if rounded else ''}."
@@ -195,7 +196,7 @@ def _about_layers(quantized: QuantizedNetwork, maps: dict[str, dict[str, Any]], 
         )
     missing = [n.name for n in quantized.graph.quantizable if n.name not in quantized.quantizers.weights]
     if missing:
-        lines.append(f"In float: {', '.join(missing)}: the file that brought the quantizers has none for them.")
+        lines.append(f"In float: {', '.join(missing)}: their weights have no quantizer.")
     lines += [
         f"{name}: {row['fit']}: {FitCode[row['fit'].upper().replace(' ', '_')].message}."
         for name, row in maps.items()

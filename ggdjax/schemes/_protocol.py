@@ -81,7 +81,7 @@ class Scheme:
             data: a histogram, whose leading axes are tensors, or the samples of one tensor (any shape).
             bits: width of the codes, integers from 2 to 16.
             signed: whether codes are two's complement; ``None``: where the tensor has a negative value. A tensor
-                that is asked for only unsigned is judged by its positive values, the others saturate at zero.
+                that is asked for only unsigned is evaluated by its positive values, the others saturate at zero.
 
         ``bits``, ``signed`` and the histogram's leading axes broadcast against each other, so that
         ``bits=jnp.array([8, 6, 4])[:, None]`` chooses three steps for each of the tensors in one compiled call.

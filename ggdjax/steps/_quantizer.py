@@ -114,15 +114,17 @@ class Quantizer:
     def centred(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return the codes of ``x`` less the zero point, as real numbers with the gradients of fake quantization."""
         step, low, high = self._aligned(jnp.asarray(x))
-        code = jnp.clip(divide(x, step), low, high)
-        return code + jax.lax.stop_gradient(jnp.round(code) - code)
+        quotient, nearest = divide(x, step)
+        code = jnp.clip(quotient, low, high)
+        return code + jax.lax.stop_gradient(jnp.clip(nearest, low, high) - code)
 
     def encode(self, x: ArrayLike) -> Int[Array, "..."]:
         """Return the codes of ``x``, int32, zero point included. NumPy arrays are computed by NumPy."""
         x = x if isinstance(x, jax.Array) else np.asarray(x)
         xp = jnp if isinstance(x, jax.Array) else np
         step, low, high = self._aligned(x)
-        centred = xp.clip(xp.round(divide(x, step) if xp is jnp else x / step), low, high)
+        nearest = divide(x, step)[1] if xp is jnp else np.round(x / step)
+        centred = xp.clip(nearest, low, high)
         codes = centred + self._zero(x)
         # Beyond 24 bits float32 rounds the largest code up: the last step down is taken on the integer. (JAX saturates
         # when it converts; NumPy would wrap.)

@@ -24,7 +24,7 @@ from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, expect_
 from ggdjax._lock import exclusive
 from ggdjax.quantization import Stage
 from ggdjax.quantization._batches import pad_batch
-from ggdjax.quantization._config import refuse_unknown
+from ggdjax.quantization._config import matching
 from ggdjax.quantization._evaluation import count_classes
 from ggdjax.quantization._record import image_hash
 from ggdjax.tune import _checkpoint as checkpoints
@@ -71,7 +71,7 @@ class Plan:
 
 
 def plan(q: QuantizedNetwork, images: int, config: TuneConfig | None = None) -> Plan:
-    """Return what `backward_forward` will cost at most for so many tuning images.
+    """Return what `backward_forward` will cost at most for that many tuning images.
 
     Raises:
         GgdjaxError: a layer in the config does not exist.
@@ -135,11 +135,11 @@ def backward_forward(
 
     Args:
         q: the quantized network to start from.
-        images: tuning images in the layout of the model's own input, disjoint from those that will judge the result;
+        images: tuning images in the layout of the model's own input, disjoint from those that will evaluate the result;
             anything that slices like a NumPy array, such as a memory map.
         labels: class indices; None for objectives that need none.
         config: objective, candidates, budget; the defaults of `TuneConfig` where None.
-        checkpoint: file that is written after every visit and, where it exists, gone on from.
+        checkpoint: file that is written after every visit and, where it exists, resumed from.
         progress: called after every visit with visits done, visits in all and the mean score.
         mesh: devices with the axes ``candidate`` and ``data``; None: all devices of this process.
 
@@ -228,7 +228,7 @@ class _Search:
                 checkpoints.save(path, state, mark)
             if progress:
                 progress(state.visits, total, decision.score)
-        # Of all units, not of the visits of this process alone: a search that goes on says the same.
+        # Of all units, not of the visits of this process alone: a search that resumes says the same.
         counts = [len(candidates_of(self.segments.units[unit], self.q.quantizers, config)) for unit in units]
         history = History(
             objective=config.objective,
@@ -435,8 +435,7 @@ def _chosen(segments: Segments, config: TuneConfig) -> list[int]:
     if not config.layers:
         return list(range(len(segments.units)))
     names = {name: i for i, unit in enumerate(segments.units) for name in (unit.tensor, *unit.readers)}
-    refuse_unknown("layers", config.layers, names)
-    return sorted({names[layer] for layer in config.layers})
+    return sorted({names[name] for layer in config.layers for name in matching("layers", layer, list(names))})
 
 
 def _rows(q: QuantizedNetwork, config: TuneConfig, images: int, devices: int) -> int:

@@ -33,7 +33,7 @@ class TuneConfig:
     sweeps: int = 2
     """Most sweeps over the network: backward, forward, backward, … A pair without a change ends the search earlier."""
     layers: tuple[str, ...] = ()
-    """Names of feature maps, or of layers that read them, to tune; all of them if empty."""
+    """Names of feature maps, or of their readers, or patterns (``blocks/3/*``), to tune; all of them if empty."""
     screening: tuple[float, ...] = (0.125, 0.375)
     """Shares of the images that choose after which the worse two thirds of the candidates are dropped (successive
     halving, Jamieson and Talwalkar 2016); the present values stay. Empty: every candidate runs on all images."""

@@ -44,7 +44,7 @@ class GradientConfig:
     per_layer: bool = False
     """Instead of the whole network at once, each layer after the other: mean squared error of its output (after the
     ReLU that alone reads it) on the inputs that the quantized network gives it (AdaRound, BRECQ). ``objective``
-    then only judges the end against the start."""
+    then only compares the end against the start."""
     steps: int | None = None
     """Gradient steps in all; with ``per_layer`` divided evenly among the layers. None: as many as take about a minute
     on this machine, up to 1,000; the history and the record have the number."""

@@ -60,7 +60,7 @@ def cross_entropy(logits: Float[Array, "row class"], labels: Int[Array, " row"])
 
 
 def check_objective(objective: str, labels: np.ndarray | None, images: int, classes: int, *, few: bool) -> None:
-    """Raise where the objective is unknown, or cannot be judged on these labels."""
+    """Raise where the objective is unknown, or cannot be evaluated on these labels."""
     if objective not in OBJECTIVES:
         raise GgdjaxError(f"`objective` is {objective!r}; expected one of {', '.join(OBJECTIVES)}")
     if not OBJECTIVES[objective]:
@@ -78,7 +78,7 @@ def check_objective(objective: str, labels: np.ndarray | None, images: int, clas
         )
     if labels.min() == labels.max():
         raise DataError(
-            f"`labels` are all {labels[0]}: objective {objective!r} cannot be judged on a single class; give several"
+            f"`labels` are all {labels[0]}: objective {objective!r} cannot be evaluated on a single class; give several"
         )
     if images < classes and not few:
         raise DataError(

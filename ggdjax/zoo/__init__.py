@@ -1,6 +1,6 @@
 """Networks in Flax NNX with their weights and the recipes that made them.
 
-`__init__.pyi` is the table of contents; names are imported on first use, so that importing the room costs no Flax.
+`__init__.pyi` is the table of contents; names are imported on first use, so that importing the package costs no Flax.
 """
 
 import lazy_loader

@@ -186,7 +186,7 @@ def entry(name: str) -> Entry:
 
 
 def create(name: str, *, seed: int = 0, num_classes: int | None = None) -> nnx.Module:
-    """Return the untrained network ``name`` in inference mode; ``module.train()`` makes it learn.
+    """Return the untrained network ``name`` in inference mode; ``module.train()`` returns it to training.
 
     Kernels are drawn from normals of variance 2 / fan-in for convolutions (He et al. 2015, eq. 10) and 1 / fan-in for
     dense layers; biases are 0 and normalizations the identity. The numbers depend on ``seed`` alone.

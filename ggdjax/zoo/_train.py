@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ggdjax.data import ImageSet
     from ggdjax.zoo._recipe import Recipe
 
-#: Steps between two checkpoints: a kill costs at most so many.
+#: Steps between two checkpoints: a kill costs up to this many.
 CHECKPOINT_EVERY = 100
 
 
@@ -74,7 +74,7 @@ def fit(
 ) -> nnx.Module:
     """Return a trained copy of ``net``, in inference mode.
 
-    The result is a function of the arguments alone: a run that was killed and goes on from its checkpoints ends with
+    The result is a function of the arguments alone: a run that was killed and resumes from its checkpoints ends with
     the same numbers. Over a mesh the batch is spread along its axis `data`; batch statistics are those of the whole
     batch, so that the result does not depend on the mesh but for the order in which floats are added.
 
@@ -121,8 +121,8 @@ def fit(
     # No scan over the steps: XLA's convolutions on a CPU run several times slower inside a loop of its own.
     @jax.jit(static_argnames="crop", donate_argnums=0, out_shardings=everywhere)
     def one_step(state: TrainState, key: PRNGKeyArray, batch: tuple[Array, Array], crop: int | None) -> TrainState:
-        pictures = augment(key, batch[0], shift=recipe.shift, crop=crop, flip=recipe.flip)
-        batch = jax.lax.with_sharding_constraint((pictures, batch[1]), over_data)
+        augmented = augment(key, batch[0], shift=recipe.shift, crop=crop, flip=recipe.flip)
+        batch = jax.lax.with_sharding_constraint((augmented, batch[1]), over_data)
         gradient_of = jax.value_and_grad(loss_and_changes, argnums=1, has_aux=True)
         (loss, (stats, top1)), gradient = gradient_of(
             graph, state.params, state.batch_stats, batch, recipe.label_smoothing
@@ -187,13 +187,13 @@ def fit(
 
 def _batches(images: ImageSet, order: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield whole batches; an unreadable image would shift all later ones, so it is an error here."""
-    for pictures, labels in images.batches(order, batch_size):
+    for x, labels in images.batches(order, batch_size):
         # Others than these images may have been found unreadable before.
         if images.unreadable and (lost := [i for i in order if images.ids[i] in images.unreadable]):
             id_ = images.ids[lost[0]]
             reason = images.unreadable[id_]
             raise GgdjaxError(f"image `{id_}` of `{images.name}` cannot be read ({reason}): repair or remove it")
-        yield pictures, labels
+        yield x, labels
 
 
 def top1(net: nnx.Module, images: ImageSet, indices: Iterable[int] | None = None, batch_size: int = 100) -> float:
@@ -210,8 +210,8 @@ def top1(net: nnx.Module, images: ImageSet, indices: Iterable[int] | None = None
 
     graph, state = nnx.split(net)
     right = count = 0
-    for pictures, labels, rows in padded(images.batches(indices, batch_size), batch_size):
-        right += int(np.sum(np.asarray(_predict(graph, state, pictures)) == labels))
+    for x, labels, rows in padded(images.batches(indices, batch_size), batch_size):
+        right += int(np.sum(np.asarray(_predict(graph, state, x)) == labels))
         count += rows
     if not count:
         raise GgdjaxError(f"`indices` names no readable images of `{images.name}`: give at least one")

@@ -79,7 +79,7 @@ def test_split_by_ids():
 
 
 def test_named_images_calibrate_and_test_is_held_out(parts_tree):
-    """As with `split`: the rest of `train`, which a network may know, judges nothing."""
+    """As with `split`: the rest of `train`, which a network may know, evaluates nothing."""
     images = open_images(parts_tree, RAW)
     first = split(images, 3)
     again = split_by_ids(images, first.to_dict(images)["calibration_ids"])

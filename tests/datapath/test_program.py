@@ -213,7 +213,7 @@ def test_wrong_input_is_refused(program):
 
 @pytest.mark.parametrize("bits", [6, 8])
 def test_rounded_factors_are_those_of_narrow_multipliers(bits):
-    """Fake quantization rounds a feature map and its gate; an accelerator of so many bits has the same codes."""
+    """Fake quantization rounds a feature map and its gate; an accelerator of that width has the same codes."""
     rng = np.random.default_rng(0)
     first, gate, last = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((3, 8), (8, 8), (8, 4)))
 

@@ -59,7 +59,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def texts_of(folder: Path, name: str) -> dict[str, str]:
-    """Return the texts of one table, without its picture."""
+    """Return the texts of one table, without its plot."""
     return pages(CONTENTS[name], CONTENTS[name].entries(Results(folder)))
 
 
@@ -134,7 +134,7 @@ def test_index_names_sources_with_day_and_device(results):
 
 
 @pytest.mark.parametrize("name", CONTENTS)
-def test_a_folder_without_results_gives_tables_and_pictures_that_say_so(name, tmp_path):
+def test_a_folder_without_results_gives_tables_and_plots_that_say_so(name, tmp_path):
     content = CONTENTS[name]
     entries = content.entries(Results(tmp_path))
     assert entries
@@ -228,7 +228,7 @@ def test_bad_results_are_one_line(results, capsys):
         assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_pictures_are_the_same_bytes_each_time(tmp_path):
+def test_plots_are_the_same_bytes_each_time(tmp_path):
     content = CONTENTS["T8"]
     entries = content.entries(Results(FOLDER))
     with mpl.rc_context(plots.STYLE):
@@ -240,7 +240,7 @@ def test_pictures_are_the_same_bytes_each_time(tmp_path):
 
 @pytest.mark.slow
 def test_lines_are_drawn_in_one_order_whatever_the_hash_seed():
-    """Strings hash anew in each process: drawn in the order of a set, the same picture is another file."""
+    """Strings hash anew in each process: drawn in the order of a set, the same plot is another file."""
     code = (
         "from experiments.tables.command import CONTENTS; from experiments.tables.results import FOLDER, Results\n"
         "for name in ('T2', 'T3'):\n"
@@ -256,7 +256,7 @@ def test_lines_are_drawn_in_one_order_whatever_the_hash_seed():
     assert first == second
 
 
-def test_small_pictures_keep_their_figures(tmp_path):
+def test_small_plots_keep_their_figures(tmp_path):
     figure = plots.new_figure(2, 2)
     figure.subplots().text(0.1234567, 0.5, "0.0087", color=plots.GREEN)
     with mpl.rc_context(plots.STYLE):

@@ -30,10 +30,10 @@ def parameters(dtype):
     a = np.geomspace(0.01, 100.0, 25)
     a, d, p = (v.astype(dtype) for v in (a, d, p))
     level = np.array([1e-6, 1e-3, 0.05, 0.2, 0.4, 0.5, 0.7, 0.9, 0.99, 0.9999, 1 - 1e-6])[:, None]
-    return a, d, p, np.maximum(law(a, d, p).ppf(level), 1e-30).astype(dtype)
+    return a, d, p, np.maximum(dist(a, d, p).ppf(level), 1e-30).astype(dtype)
 
 
-def law(a, d, p):
+def dist(a, d, p):
     a, d, p = (np.asarray(v, float) for v in (a, d, p))
     return scipy.stats.gengamma(a=d / p, c=p, scale=a)
 
@@ -82,7 +82,7 @@ def close(value, reference, tolerance):
 
 def test_density_and_tails(case):
     tolerance, got, (a, d, p, x, _) = case
-    exact = law(a, d, p)
+    exact = dist(a, d, p)
     close(got["log_prob"], exact.logpdf(x), tolerance)
     np.testing.assert_allclose(got["prob"], exact.pdf(x), rtol=20 * tolerance)
     for name, reference in (("cdf", exact.cdf(x)), ("sf", exact.sf(x))):
@@ -92,7 +92,7 @@ def test_density_and_tails(case):
 
 def test_quantiles(case):
     tolerance, got, (a, d, p, _, q) = case
-    exact = law(a, d, p)
+    exact = dist(a, d, p)
     # an error of one rounding in the probability, magnified by 1/d at the lower and 1/p at the upper end
     close(np.log(got["icdf"]), np.log(exact.ppf(q)), 20 * tolerance)
     close(np.log(got["isf"]), np.log(exact.isf(q)), 20 * tolerance)
@@ -111,7 +111,7 @@ def test_moments_of_real_order(case):
 
 def test_summaries(case):
     tolerance, got, (a, d, p, *_) = case
-    exact, k = law(a, d, p), d / p
+    exact, k = dist(a, d, p), d / p
     np.testing.assert_allclose(got["mean"], exact.mean(), rtol=10 * tolerance)
     np.testing.assert_allclose(got["variance"], exact.var(), rtol=20 * tolerance)
     close(got["mean_log"], np.log(a) + sp.digamma(k) / p, tolerance)
@@ -191,7 +191,7 @@ def test_conversions():
         for name in ("a", "d", "p"):
             np.testing.assert_allclose(getattr(back, name), getattr(g, name), rtol=2e-5)
     exact = scipy.stats.gengamma(**{name: np.asarray(v, float) for name, v in g.to_scipy().items()})
-    np.testing.assert_allclose(exact.mean(), law(a, d, p).mean(), rtol=1e-4)
+    np.testing.assert_allclose(exact.mean(), dist(a, d, p).mean(), rtol=1e-4)
     np.testing.assert_allclose(g.a, a, rtol=2e-5)
 
 
@@ -212,7 +212,7 @@ def test_edges_of_the_support():
     x, q = np.array([0.0, -0.0, -1.0, -np.inf, np.inf], np.float32), np.array([0.0, 1.0], np.float32)
     log_prob, cdf, sf, icdf, isf, moment = (np.asarray(v) for v in answers(g, x[:, None], q[:, None]))
     assert (log_prob[:2, 0] == np.inf).all()
-    np.testing.assert_allclose(log_prob[:2, 1], law(2.0, 1.0, 1.5).logpdf(0), rtol=1e-5)
+    np.testing.assert_allclose(log_prob[:2, 1], dist(2.0, 1.0, 1.5).logpdf(0), rtol=1e-5)
     assert (log_prob[:2, 2] == -np.inf).all()
     assert (log_prob[2:] == -np.inf).all()
     assert (cdf == np.array([0, 0, 0, 0, 1])[:, None]).all()
@@ -228,7 +228,7 @@ def test_samples():
     g = GeneralizedGamma(a, d, p)
     x = jax.jit(lambda g: g.sample(jax.random.key(3), (5000,)))(g)
     assert x.shape == (5000, 25)
-    exact = law(a, d, p)
+    exact = dist(a, d, p)
     uniform = exact.cdf(np.asarray(x, float))
     worst = min(scipy.stats.kstest(column, "uniform").pvalue for column in uniform.T)
     assert worst > 1e-3 / 25

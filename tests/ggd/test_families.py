@@ -1,4 +1,4 @@
-"""Rival families and goodness of fit on histograms, against SciPy on the samples themselves."""
+"""Other families and goodness of fit on histograms, against SciPy on the samples themselves."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ggdjax.ggd import (
 )
 
 N = 100_000
-#: One law per family, in the order of FAMILIES.
-LAWS = {
+#: One distribution per family, in the order of FAMILIES.
+DISTRIBUTIONS = {
     "half-normal": ss.halfnorm(scale=2.0),
     "exponential": ss.expon(scale=0.3),
     "gamma": ss.gamma(2.5, scale=10.0),
@@ -32,17 +32,17 @@ LAWS = {
     "pareto": ss.lomax(3.0, scale=5.0),
     "ggd": ss.gengamma(a=3 / 0.7, c=0.7, scale=0.1),
 }
-NAMES = list(LAWS)
+NAMES = list(DISTRIBUTIONS)
 
 
 @pytest.fixture(scope="module")
 def samples():
-    return np.stack([law.rvs(N, random_state=i) for i, law in enumerate(LAWS.values())]).astype(np.float32)
+    return np.stack([dist.rvs(N, random_state=i) for i, dist in enumerate(DISTRIBUTIONS.values())]).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def histogram(samples):
-    """The laws, then a constant, all zeros, and one value: same shapes for one compilation."""
+    """The distributions, then a constant, all zeros, and one value: same shapes for one compilation."""
     odd = np.zeros((3, N), np.float32)
     odd[0], odd[2, 0] = 1.5, 3.0
     return Histogram.from_samples(np.concatenate([samples, odd]), axis=-1)
@@ -58,7 +58,7 @@ def fitted(comparison, name):
 
 
 def frozen(distribution, index):
-    """Return the SciPy law of one fitted tensor."""
+    """Return the SciPy distribution of one fitted tensor."""
     leaves = {k: float(v[index]) for k, v in vars(distribution).items()} if hasattr(distribution, "__dict__") else {}
     if isinstance(distribution, LogNormal):
         return ss.lognorm(leaves["sigma"], scale=np.exp(leaves["loc"]))
@@ -102,31 +102,31 @@ def test_parameters_against_scipy(comparison, samples):
 
 @pytest.mark.parametrize("index", range(8))
 def test_distances_against_the_samples(comparison, samples, index):
-    """The laws fitted to one tensor, judged on its samples by SciPy and textbook formulas."""
+    """The distributions fitted to one tensor, evaluated on its samples by SciPy and textbook formulas."""
     x = np.sort(samples[index].astype(float))
     i = np.arange(1, N + 1)
     for f, name in enumerate(NAMES):
         distribution = comparison.fitted[f].distribution
         if name == "ggd" and not isinstance(distribution, Lomax) and float(distribution.p[index]) < 0.06:
             continue  # the log-normal boundary: its scale is beyond double precision for SciPy
-        law, got = frozen(distribution, index), jax.tree.map(lambda v, f=f: float(v[f, index]), comparison.goodness)
-        log_cdf, log_sf = law.logcdf(x), law.logsf(x)
-        exact = ss.ks_1samp(x, law.cdf).statistic
+        dist, got = frozen(distribution, index), jax.tree.map(lambda v, f=f: float(v[f, index]), comparison.goodness)
+        log_cdf, log_sf = dist.logcdf(x), dist.logsf(x)
+        exact = ss.ks_1samp(x, dist.cdf).statistic
         assert exact - 3e-4 < got.kolmogorov_smirnov < exact + 2e-5
         anderson = -1 - ((2 * i - 1) / N * (log_cdf + log_sf[::-1])).sum() / N
         if np.isfinite(anderson):  # infinite where SciPy's tails underflow
             np.testing.assert_allclose(got.anderson_darling, anderson, rtol=2e-3, atol=2e-7)
-        log_likelihood, k = law.logpdf(x).mean(), FAMILIES[name].parameters
+        log_likelihood, k = dist.logpdf(x).mean(), FAMILIES[name].parameters
         np.testing.assert_allclose(comparison.fitted[f].log_likelihood[index], log_likelihood, rtol=2e-4, atol=1e-4)
         np.testing.assert_allclose(got.aic, 2 * k / N - 2 * log_likelihood, rtol=2e-4, atol=2e-4)
         np.testing.assert_allclose(got.bic, k * np.log(N) / N - 2 * log_likelihood, rtol=2e-4, atol=2e-4)
 
 
 def test_kl_estimates_the_divergence(comparison):
-    """KL between two known laws, plus the mean that chance adds: (occupied bins − 1)/2n."""
-    law, other = LAWS["gamma"], frozen(fitted(comparison, "exponential").distribution, 2)
-    x = np.linspace(law.ppf(1e-9), law.ppf(1 - 1e-9), 400_001)
-    exact = np.trapezoid(law.pdf(x) * (law.logpdf(x) - other.logpdf(x)), x)
+    """KL between two known distributions, plus the mean that chance adds: (occupied bins − 1)/2n."""
+    dist, other = DISTRIBUTIONS["gamma"], frozen(fitted(comparison, "exponential").distribution, 2)
+    x = np.linspace(dist.ppf(1e-9), dist.ppf(1 - 1e-9), 400_001)
+    exact = np.trapezoid(dist.pdf(x) * (dist.logpdf(x) - other.logpdf(x)), x)
     by_chance = float(comparison.goodness.kl[NAMES.index("gamma"), 2])
     assert 0.002 < by_chance < 0.01
     np.testing.assert_allclose(comparison.goodness.kl[NAMES.index("exponential"), 2] - by_chance, exact, rtol=0.01)
@@ -190,14 +190,16 @@ def test_batched_equals_single(histogram, comparison):
     whole = fitted(comparison, name)
     for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(a, b[3], rtol=1e-5)
-    judged = goodness_of_fit(histogram[3], alone)
+    evaluated = goodness_of_fit(histogram[3], alone)
     for field in ("kolmogorov_smirnov", "anderson_darling", "bic"):
         expected = getattr(comparison.goodness, field)[NAMES.index(name), 3]
-        np.testing.assert_allclose(getattr(judged, field), expected, rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(getattr(evaluated, field), expected, rtol=1e-4, atol=1e-7)
 
 
 def test_sides():
-    x = np.concatenate([LAWS["exponential"].rvs(20_000, random_state=0), -LAWS["gamma"].rvs(10_000, random_state=1)])
+    x = np.concatenate(
+        [DISTRIBUTIONS["exponential"].rvs(20_000, random_state=0), -DISTRIBUTIONS["gamma"].rvs(10_000, random_state=1)]
+    )
     histogram = Histogram.from_samples(x.astype(np.float32))
     positive, negative = (fit_family(histogram, "exponential", side=s) for s in ("positive", "negative"))
     assert (int(positive.count), int(negative.count)) == (20_000, 10_000)
@@ -216,25 +218,25 @@ def test_wrong_names(histogram, comparison):
         quantile_pairs(histogram, comparison.fitted[0], [0.0, 0.5])
 
 
-RIVALS = {
+FAMILIES_ALONE = {
     "log-normal": (LogNormal(loc=jnp.array([0.5]), sigma=jnp.array([0.7])), ss.lognorm(0.7, scale=np.exp(0.5))),
     "pareto": (Lomax(loc=jnp.array([-0.5]), alpha=jnp.array([2.5])), ss.lomax(2.5, scale=np.exp(-0.5))),
 }
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", FAMILIES_ALONE)
 def test_rival_laws_against_scipy(name):
-    law, exact = RIVALS[name]
+    dist, exact = FAMILIES_ALONE[name]
     x = np.geomspace(1e-3, 300, 41)[:, None].astype(np.float32)
     wide = x.astype(float)
-    np.testing.assert_allclose(law.log_prob(x), exact.logpdf(wide), rtol=2e-5, atol=1e-5)
-    np.testing.assert_allclose(law.log_cdf(x), exact.logcdf(wide), rtol=2e-5, atol=1e-6)
-    np.testing.assert_allclose(law.log_sf(x), exact.logsf(wide), rtol=2e-5, atol=1e-6)
-    np.testing.assert_allclose(law.cdf(x) + law.sf(x), np.ones_like(x), rtol=1e-6)
+    np.testing.assert_allclose(dist.log_prob(x), exact.logpdf(wide), rtol=2e-5, atol=1e-5)
+    np.testing.assert_allclose(dist.log_cdf(x), exact.logcdf(wide), rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(dist.log_sf(x), exact.logsf(wide), rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(dist.cdf(x) + dist.sf(x), np.ones_like(x), rtol=1e-6)
     q = np.array([[0.0], [1e-3], [0.5], [0.999], [1.0]], np.float32)
-    np.testing.assert_allclose(law.icdf(q), exact.ppf(q.astype(float)), rtol=2e-4)
+    np.testing.assert_allclose(dist.icdf(q), exact.ppf(q.astype(float)), rtol=2e-4)
     edges = jnp.array([[-1.0], [0.0], [jnp.inf]])
-    assert law.cdf(edges)[:, 0].tolist() == [0, 0, 1]
-    assert law.sf(edges)[:, 0].tolist() == [1, 1, 0]
-    assert (law.log_prob(edges) == -jnp.inf).all()
-    assert law.batch_shape == (1,)
+    assert dist.cdf(edges)[:, 0].tolist() == [0, 0, 1]
+    assert dist.sf(edges)[:, 0].tolist() == [1, 1, 0]
+    assert (dist.log_prob(edges) == -jnp.inf).all()
+    assert dist.batch_shape == (1,)

@@ -111,8 +111,8 @@ def test_hurdle_mass(hurdle):
     np.testing.assert_allclose(cdf[3000] - cdf[2999], 0.3, atol=1e-3)
     assert (np.diff(cdf) >= -1e-6).all()
     np.testing.assert_allclose(cdf[[0, -1]], [0, 1], atol=1e-5)
-    law = scipy.stats.gengamma(a=0.8 / 0.7, c=0.7, scale=0.5)
-    np.testing.assert_allclose(1 - cdf[3000:], 0.5 * law.sf(x[3000:]), atol=1e-5)
+    dist = scipy.stats.gengamma(a=0.8 / 0.7, c=0.7, scale=0.5)
+    np.testing.assert_allclose(1 - cdf[3000:], 0.5 * dist.sf(x[3000:]), atol=1e-5)
 
 
 def test_hurdle_moments_and_samples(hurdle):

@@ -105,8 +105,8 @@ def test_samples(draws, distribution, answers):
     np.testing.assert_allclose(draws.var(0), answers["variance"], rtol=0.3)
     a, d, p = (np.broadcast_to(np.asarray(v, float), BATCH) for v in PARAMETERS)
     for index in np.ndindex(BATCH):
-        law = scipy.stats.gengamma(a=d[index] / p[index], c=p[index], scale=a[index])
-        assert scipy.stats.kstest(np.asarray(draws[(slice(0, 2000), *index)], float), law.cdf).pvalue > 1e-3
+        dist = scipy.stats.gengamma(a=d[index] / p[index], c=p[index], scale=a[index])
+        assert scipy.stats.kstest(np.asarray(draws[(slice(0, 2000), *index)], float), dist.cdf).pvalue > 1e-3
 
 
 def test_gradients():

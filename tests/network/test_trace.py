@@ -14,6 +14,7 @@ import pytest
 from flax import nnx
 from runtime import exported
 
+from ggdjax import zoo
 from ggdjax._errors import GgdjaxError, UnsupportedError
 from ggdjax.network import Network, fold_batch_norm, trace
 
@@ -121,8 +122,29 @@ def test_linen_module_in_its_three_forms() -> None:
     np.testing.assert_allclose(pair(x), net(x), rtol=1e-6)
     np.testing.assert_allclose(bound(x), net(x), rtol=1e-6)
     assert [node.name for node in pair.graph.quantizable] == ["Conv_0", "Conv_1", "Dense_0"]
+    assert [node.name for node in net.graph.quantizable] == ["Plain/Conv_0", "Plain/Conv_1", "Plain/Dense_0"]
     with _as_users_do(), pytest.raises(UnsupportedError, match="training mode"):
         trace(lambda x: module.apply(variables, x, train=True), x)
+
+
+def test_tensors_are_named_after_the_layer_before_them_and_their_function() -> None:
+    net = trace(zoo.digits_net(), _input(1, 8, 8, 1))
+    assert [feature_map.tensor for feature_map in net.graph.feature_maps()] == [
+        "input",
+        "stem/conv/relu",
+        "residual1/first/conv/relu",
+        "residual1/second/conv/max_pool",
+        "widen/conv/relu",
+        "residual2/first/conv/relu",
+        "residual2/second/conv/mean",
+    ]
+
+    def function(x: jax.Array) -> jax.Array:
+        return jax.nn.silu(jnp.abs(x @ np.ones((4, 3), np.float32)) @ np.ones((3, 2), np.float32))
+
+    names = [node.name for node in trace(function, _input(1, 4)).graph.nodes]
+    assert names[:3] == ["dense", "dense/abs", "dense_2"]
+    assert all(name.startswith("dense_2/silu") for name in names[3:])
 
 
 KERNEL = np.asarray(jax.random.normal(jax.random.key(1), (3, 3, 4, 6)))

@@ -96,7 +96,7 @@ def test_a_dead_feature_map_is_drawn_and_left_out_of_the_losses(compared):
 
 
 def text_of(figure):
-    """Return the letters of a picture as the page holds it."""
+    """Return the letters of a plot as the page holds it."""
     import base64
     import re
 
@@ -104,7 +104,7 @@ def text_of(figure):
     return " ".join(ET.fromstring(base64.b64decode(data)).itertext())
 
 
-def test_pictures_name_every_scheme(compared):
+def test_plots_name_every_scheme(compared):
     for row in compared["feature_maps"]:
         text = text_of(report.plot_distortion(row))
         assert all(name in text for name in FEW)

@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 
+import ggdjax as gd
 from ggdjax._errors import GgdjaxError
 from ggdjax.cli import main
 from ggdjax.report import html_page
@@ -27,7 +28,7 @@ const visible = (selector) => all(selector).filter((part) => !part.hidden).map((
 const type = (field, text) => { field.value = text; field.dispatchEvent(new Event("input")); };
 heads("tr.map")[7].click(); seen.ascending = texts("tr.map", 7);
 heads("tr.map")[7].click(); seen.descending = texts("tr.map", 7);
-heads("tr.judged")[1].click(); seen.judged = texts("tr.judged", 1);
+heads("tr.measured")[1].click(); seen.measured = texts("tr.measured", 1);
 const fields = all("input[type=search]");
 type(fields[0], "second"); seen.maps = visible("tr.map"); seen.folds = visible("details.map");
 type(fields[1], "max"); seen.schemes = visible("tr.scheme");
@@ -150,7 +151,7 @@ def test_page_sorts_and_filters_in_a_browser_at_both_widths(new_folder, tmp_path
         assert seen["errors"] == seen["broken"] == []
         assert seen["ascending"] == ["0.02", "0.50", "10.00"]
         assert seen["descending"] == seen["ascending"][::-1]
-        assert seen["judged"] == ["37.00", "38.00", "39.00"]
+        assert seen["measured"] == ["37.00", "38.00", "39.00"]
         assert seen["maps"] == seen["folds"] == ["second"]
         assert seen["schemes"] == ["max-abs"]
         assert seen["open"]
@@ -162,13 +163,20 @@ def test_old_run_folders_still_have_their_page(folder):
     assert "<h2>Cost</h2>" not in page
     assert "<h2>Schemes</h2>" not in page
     assert "second" in page
+    assert page.count("@article{kim2018ggd,") == 1
+    assert "gptq" not in page
+
+
+def test_the_page_cites_what_the_run_used(folder):
+    gd.Recipe(rounding="output").save(folder / "recipe.toml")
+    assert "@article{frantar2022gptq," in html_page(folder)
 
 
 def test_page_sets_the_run_beside_other_schemes_and_widths(new_folder):
     page = html_page(new_folder)
     assert page.count('<details class="map"') == 3
     assert page.count('<details class="map" data-name="first" open>') == 1
-    assert page.count('<tr class="judged"') == 3
+    assert page.count('<tr class="measured"') == 3
     assert 'data-value="39.0" class="s0">39.00' in page
     assert "2.00 ×" in page
     result = json.loads((new_folder / "result.json").read_text())

@@ -150,7 +150,7 @@ def test_bad_labels(tiny):
     for wrong, message in (
         (None, "`labels` are missing"),
         (labels[:-1], "expected .*, one per image"),
-        (np.zeros_like(labels), "cannot be judged on a single class"),
+        (np.zeros_like(labels), "cannot be evaluated on a single class"),
         (labels + 90, "outside the network's 10 classes"),
     ):
         with pytest.raises(DataError, match=message):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
+
+import jax
 
 from ggdjax._errors import UnsupportedError
 from ggdjax.network._builder import Constant, GraphBuilder, View
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ggdjax.network._builder import Probes
+
+
+_LAYERS = frozenset({"conv", "dense"})
 
 
 class Comparison:
@@ -37,16 +41,32 @@ class Trace:
         self.builder = GraphBuilder()
         self.sums: dict[str, tuple] = {}
         self.channel_sums: dict[str, tuple[View, View, int, int]] = {}
+        #: The calls around the equation at hand, by the names of what they call.
+        self.functions: list[str] = []
         self._paths = paths
-        self._counts: Counter[str] = Counter()
+        self._layers: dict[str, tuple[int, str]] = {}
 
-    def name(self, op: str, inputs: Sequence[Value]) -> str:
-        """Return the path of the module whose parameter is among ``inputs``, or op_index."""
+    def name(self, op: str, inputs: Sequence[Value], scope: str = "") -> str:
+        """Return the path of the module whose parameter is among ``inputs``; else a layer's ``scope``; else `layer/op`.
+
+        ``layer`` is the one last computed before the operation, ``op`` the function of `jax.nn` that it belongs to
+        where there is one: ``blocks/3/conv2/relu``.
+        """
         for value in inputs:
             if isinstance(value, Constant) and value.label and "/" in value.label:
                 return value.label.rsplit("/", 1)[0]
-        self._counts[op] += 1
-        return f"{op}_{self._counts[op] - 1}"
+        if op in _LAYERS:
+            return scope or op
+        op = next((name for name in reversed(self.functions) if hasattr(jax.nn, name)), op)
+        _, layer = self._layer(value.tensor for value in inputs if isinstance(value, View))
+        return f"{layer}/{op}" if layer else op
+
+    def emitted(self, op: str, tensor: str, inputs: Iterable[str]) -> None:
+        """Remember which layer a new tensor comes from: it is its own, or the last among those of its inputs."""
+        self._layers[tensor] = (len(self._layers), tensor) if op in _LAYERS else self._layer(inputs)
+
+    def _layer(self, tensors: Iterable[str]) -> tuple[int, str]:
+        return max((self._layers.get(tensor, (-1, "")) for tensor in tensors), default=(-1, ""))
 
     def where(self, equation: Any) -> str:
         """Return where an equation stands in the user's code, for a message."""
@@ -127,10 +147,11 @@ class Call:
         **attrs: Any,
     ) -> View:
         """Append a node; its result has axis i (in the function's order) stored at ``order[i]``."""
-        name = self.trace.name(op, self.inputs)
+        name = self.trace.name(op, self.inputs, str(self.pair[0].source_info.name_stack))
         tensor = self.builder.emit(op, inputs, name=name, attrs=attrs, params=dict(params or {}))
+        self.trace.emitted(op, tensor, (*inputs, *(view.tensor for view in self.inputs if isinstance(view, View))))
         return View(tensor, tuple(order))
 
     def reshape(self, view: View, probes: Probes) -> View:
         """Return ``view`` reshaped to the shape given at both probes."""
-        return self.builder.shaped(view, probes, name=self.trace.name("reshape", ()))
+        return self.builder.shaped(view, probes, name=self.trace.name("reshape", [view]))

@@ -126,7 +126,29 @@ def _binary(call: Call) -> View:
         if mean is not None:
             return mean
     attrs = {"reverse": True} if which == 0 and op in {"sub", "div"} else {}
-    return call.emit(op, [view.tensor], view.axes, {"constant": stored_constant(constant, view)}, **attrs)
+    stored = stored_constant(constant, view)
+    if (normalized := _normalization(call, which, view, stored)) is not None:
+        return normalized
+    return call.emit(op, [view.tensor], view.axes, {"constant": stored}, **attrs)
+
+
+def _normalization(call: Call, which: int, view: View, factor: np.ndarray) -> View | None:
+    """Return the product with γ/σ behind the subtraction of a mean, as an `affine` node that knows γ; else None."""
+    spread, before = call.inputs[which].spread, call.builder.producer(view.tensor)
+    if spread is None or call.primitive not in {"mul", "div"} or (call.primitive == "div" and which == 0):
+        return None
+    chan = factor.size
+    if chan != factor.shape[-1] or chan == 1 or chan != call.builder.stored_shape(view.tensor)[-1]:
+        return None
+    divides = call.primitive == "div"
+    if spread[0] != (1 if divides else -1) or before is None or before.op != "sub" or before.param("constant") is None:
+        return None
+    gain = stored_constant(_without_repeats(np.asarray(spread[1], np.float32)), view)
+    gain = np.broadcast_to(gain.reshape(-1), (chan,))
+    factor, gain = (1 / factor, 1 / gain) if divides else (factor, gain)
+    zeros = np.zeros(chan, np.float32)
+    params = {"scale": factor.reshape(-1), "offset": zeros, "mean": zeros, "deviation": np.abs(gain)}
+    return call.emit("affine", [view.tensor], view.axes, params)
 
 
 def _small(call: Call, index: int, kept: Sequence[int] = ()) -> np.ndarray:
@@ -136,15 +158,18 @@ def _small(call: Call, index: int, kept: Sequence[int] = ()) -> np.ndarray:
     """
     probes = []
     for value in call.constants(index):
-        small = np.asarray(value, np.float32)
-        for axis, size in enumerate(small.shape):
-            first = small.take([0], axis)
-            if size > 1 and axis not in kept and (small == first).all():
-                small = first
-        probes.append(small)
+        probes.append(_without_repeats(np.asarray(value, np.float32), kept))
     if not np.array_equal(*probes):
         raise call.refuse("a constant whose values depend on the batch size")
     return probes[0]
+
+
+def _without_repeats(value: np.ndarray, kept: Sequence[int] = ()) -> np.ndarray:
+    for axis, size in enumerate(value.shape):
+        first = value.take([0], axis)
+        if size > 1 and axis not in kept and (value == first).all():
+            value = first
+    return value
 
 
 def _mean(call: Call, view: View, divisor: np.ndarray) -> View | None:

@@ -77,7 +77,10 @@ class _Walk:
             closed = [body if hasattr(body, "consts") else None for body in bodies]
             consts = [] if closed[0] is None else constants(closed[0].consts, closed[1].consts, self._trace.label)
             plain = [body if whole is None else whole.jaxpr for body, whole in zip(bodies, closed, strict=True)]
-            return self.body(plain, consts, inputs)
+            self._trace.functions.append(str(pair[0].params.get("name", "")))
+            results = self.body(plain, consts, inputs)
+            self._trace.functions.pop()
+            return results
         if all(isinstance(value, Constant) for value in inputs):
             return _evaluate(pair, inputs)
         if name not in self._rules:
@@ -193,10 +196,40 @@ def _evaluate(pair: tuple[Any, Any], inputs: Sequence[Constant]) -> list[Constan
         primitive, arrays = pair[probe].primitive, [jnp.asarray(value.probes[probe]) for value in inputs]
         values = primitive.bind(*arrays, **pair[probe].params)
         results.append(values if primitive.multiple_results else [values])
+    spread = _spread(pair[0], inputs, results[0][0]) if once and len(results[0]) == 1 else None
     return [
-        Constant(*(np.asarray(v) for v in versions), label=label, positional=positional)
+        Constant(*(np.asarray(v) for v in versions), label=label, positional=positional, spread=spread)
         for versions in zip(*results, strict=True)
     ]
+
+
+#: What gives a constant another shape or type and leaves its values.
+_RESHAPING = frozenset({"broadcast_in_dim", "convert_element_type", "expand_dims", "reshape", "squeeze", "transpose"})
+
+
+def _spread(equation: Any, inputs: Sequence[Constant], value: Any) -> tuple[int, np.ndarray] | None:
+    """Return (power, gain) of a value that is gain · σ^power, σ the root of a constant; None where it is not seen.
+
+    Batch normalization multiplies by γ/√(variance + ε): γ is lost in the product, and is the standard deviation of
+    its result. Every root starts as gain 1; what is done to it afterwards is done to the gain.
+    """
+    name, first = equation.primitive.name, inputs[0].spread if inputs else None
+    if name in {"rsqrt", "sqrt"}:
+        return (1 if name == "sqrt" else -1), np.ones(np.shape(value))
+    if name in _RESHAPING and first is not None:
+        return first[0], np.asarray(equation.primitive.bind(jnp.asarray(first[1], jnp.float32), **equation.params))
+    if name not in {"mul", "div"}:
+        return None
+    second = inputs[1].spread
+    if (first is None) == (second is None):
+        return None
+    power, gain = first or second
+    other = inputs[1 if second is None else 0].probes[0]
+    if second is not None and name == "div":
+        power, gain = -power, other / gain
+    else:
+        gain = gain * other if name == "mul" else gain / other
+    return power, np.broadcast_to(gain, np.shape(value))
 
 
 def walk(first: Any, second: Any, paths: Mapping[int, str], rules: Mapping[str, Callable[[Call], Any]]) -> Network:

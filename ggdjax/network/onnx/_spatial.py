@@ -89,7 +89,8 @@ def _batch_normalization(call: Call) -> View:
         raise call.refuse("batch normalization per position")
     gamma, beta, mean, variance = (call.weight(k).astype(np.float64) for k in (1, 2, 3, 4))
     scale = gamma / np.sqrt(variance + call.attr("epsilon", 1e-5))
-    return call.spatial_op("affine", {"scale": scale, "offset": beta - mean * scale})
+    statistics = {"mean": beta, "deviation": np.abs(gamma)}
+    return call.spatial_op("affine", {"scale": scale, "offset": beta - mean * scale, **statistics})
 
 
 @handler("LRN")

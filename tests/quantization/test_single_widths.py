@@ -1,0 +1,85 @@
+"""Widths of single layers and feature maps, by name and pattern; what stays in float by choice."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ggdjax as gd
+from ggdjax._errors import GgdjaxError
+from ggdjax.cli._options import _widths
+from ggdjax.quantization._config import widths_of
+
+
+@pytest.fixture(scope="module")
+def net():
+    first, second = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(6, 8), (8, 4)]))
+    return gd.trace(lambda x: jax.nn.relu(x @ first + 0.1) @ second - 0.2, jnp.zeros((1, 6)))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def calibration(net, images):
+    return gd.calibrate(net, images)
+
+
+def test_the_last_pattern_that_matches_holds():
+    names = ["a/1/conv", "a/2/conv", "b[0]"]
+    config = gd.QuantConfig(weight_bits=8, weight_bits_of={"a/*": 4, "a/2*": "float", "b[0]": 3})
+    assert widths_of(config, "weight_bits", names) == {"a/1/conv": 4, "a/2/conv": None, "b[0]": 3}
+    with pytest.raises(GgdjaxError, match=r"`weight_bits_of` names 'c/\*', which the network does not have"):
+        widths_of(gd.QuantConfig(weight_bits_of={"c/*": 4}), "weight_bits", names)
+    with pytest.raises(GgdjaxError, match="from 2 to 16, or 'float', got 'real'"):
+        gd.QuantConfig(activation_bits_of={"a": "real"})
+
+
+def test_what_stays_in_float_computes_in_float(net, images, calibration):
+    config = gd.QuantConfig(activation_bits_of={"*": "float"}, weight_bits_of={"*": "float"})
+    q = gd.quantize(net, calibration, config)
+    np.testing.assert_array_equal(q(images), net(images))
+    assert q.record.choices == {}
+
+
+def test_a_layer_in_float_and_another_quantized(net, images, calibration, tmp_path):
+    last = net.graph.quantizable[-1]
+    half = gd.QuantConfig(weight_bits=3, weight_bits_of={last.name: "float"}, activation_bits_of={"input": "float"})
+    q = gd.quantize(net, calibration, half)
+    assert list(q.quantizers.weights) == [net.graph.quantizable[0].name]
+    assert list(q.quantizers.activations) == [last.inputs[0]]
+    rounded = gd.tune.round_weights(q, images)
+    np.testing.assert_array_equal(rounded.params[last.param("kernel")], net.params[last.param("kernel")])
+    rounded.save(tmp_path / "q.safetensors")
+    again = gd.load(tmp_path / "q.safetensors")
+    np.testing.assert_array_equal(again(images), rounded(images))
+    assert again.record.config == half
+    with pytest.raises(GgdjaxError, match="feature map `input` stays in float"):
+        gd.datapath.compile(q)
+
+
+def test_a_recipe_with_mean_bits_chooses_all_widths():
+    config = gd.QuantConfig(weight_bits_of={"a": 4})
+    with pytest.raises(GgdjaxError, match="`mean_bits` chooses every width"):
+        gd.Recipe(mean_bits=4, quantization=config)
+
+
+def test_a_target_looks_at_widths_alone():
+    target = gd.recipe.target("onnxruntime-x86")
+    config = target.recipe(gd.Recipe()).quantization
+    for bits, refused in (("float", False), (3, True)):
+        recipe = gd.Recipe(quantization=dataclasses.replace(config, weight_bits_of={"head": bits}))
+        assert (target.refuses(recipe) is not None) == refused
+
+
+def test_options():
+    assert _widths("weight_bits_of", ("a=b=4", "blocks/*=float")) == {"a=b": 4, "blocks/*": "float"}
+    for wrong in ("a", "=4", "a=four", "a=-1"):
+        with pytest.raises(GgdjaxError, match="`weight_bits_of` must be NAME=BITS or NAME=float, got"):
+            _widths("weight_bits_of", (wrong,))
