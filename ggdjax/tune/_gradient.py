@@ -140,12 +140,12 @@ def gradient(
     # One batch at least is tuned on.
     count = min(round(config.held_back * len(images)), len(images) - config.batch_size)
     held, tuning = shuffled[:count], np.sort(shuffled[count:])
-    judging = held if count else tuning
+    measuring = held if count else tuning
 
     def measured(candidate: QuantizedNetwork) -> float:
         bare = dataclasses.replace(candidate, graph=graph, record=None)
-        logits = _batchwise(partial(_logits, bare), images[judging], config.batch_size)
-        losses = _losses(config.objective, logits, targets[judging])
+        logits = _batchwise(partial(_logits, bare), images[measuring], config.batch_size)
+        losses = _losses(config.objective, logits, targets[measuring])
         return float(np.mean(np.asarray(losses, np.float64)))
 
     before = measured(q)
