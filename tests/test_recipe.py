@@ -177,6 +177,24 @@ def test_resumes_after_every_stage(small, run_folder, tmp_path, monkeypatch):
     assert len([path for path in kept.iterdir() if path.name[:2].isdigit()]) == len(stages) + 2
 
 
+def test_resumes_after_every_rounded_layer(small, run_folder, tmp_path):
+    """A run that stops while it rounds resumes from the layers that are done; their file then goes."""
+    net, kept = gd.load_onnx(small[0]), tmp_path / "kept"
+    images = gd.recipe.open_images(small[1], net, RECIPE)
+
+    def stop(stage, done, _total, _note):
+        if (stage, done) == ("round_weights", 1):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gd.recipe.run(net, images, RECIPE, folder=kept, progress=stop)
+    assert len(list(kept.glob("round_weights_*.safetensors"))) == 1
+    outcome = gd.recipe.run(net, images, RECIPE, folder=kept)
+    assert not list(kept.glob("round_weights_*.safetensors"))
+    outcome.network.save(tmp_path / "network.safetensors")
+    assert (tmp_path / "network.safetensors").read_bytes() == (run_folder / "network.safetensors").read_bytes()
+
+
 def test_a_budget_is_kept_and_recorded(small, tmp_path):
     """A run that resumes does not time a step again, and its recipe has what the time came to."""
     net = gd.load_onnx(small[0])
