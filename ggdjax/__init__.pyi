@@ -18,8 +18,14 @@ from . import (
 from .ggd import GeneralizedGamma as GeneralizedGamma, Histogram as Histogram, fit as fit
 from .steps import closed_form_step as closed_form_step, optimal_step as optimal_step, Quantizer as Quantizer
 from .network import Network as Network, load_onnx as load_onnx, trace as trace
-from .quantization import QuantConfig as QuantConfig, calibrate as calibrate, quantize as quantize, evaluate as evaluate
-from .quantization import calibrate_without_data as calibrate_without_data
+from .quantization import (
+    QuantConfig as QuantConfig,
+    calibrate as calibrate,
+    calibrate_without_data as calibrate_without_data,
+    quantize as quantize,
+    recalibrate as recalibrate,
+    evaluate as evaluate,
+)
 from .recipe import Recipe as Recipe
 from ._load import load as load
 from ._citation import citation as citation

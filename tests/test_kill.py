@@ -130,7 +130,7 @@ def comparable(run: Path) -> dict:
 
 
 def test_quantize_and_tune_end_the_same_after_kills(tmp_path):
-    """Killed while it opens and calibrates, while it tunes, and while it writes; each time it is started again."""
+    """Killed while it opens and calibrates, rounds, tunes, and writes; each time it is started again."""
     model, images = write_network(tmp_path / "net.onnx"), write_images(tmp_path / "images")
     place = tmp_path / "place"
 
@@ -144,11 +144,12 @@ def test_quantize_and_tune_end_the_same_after_kills(tmp_path):
     moments = [
         lambda: any(place.glob(".run.*.partial/new")),
         lambda: any(kept.glob("02_quantize_*.safetensors")),
+        lambda: any(kept.glob("round_weights_*.safetensors")),
         lambda: any(kept.glob("search_*.safetensors")),
         lambda: any(place.glob(".run.*.partial/new/network.safetensors")),
     ]
     chance = random.Random(SEED)
-    for moment, longest in zip(moments, (2.0, 0.5, 0.1, 0.05), strict=True):
+    for moment, longest in zip(moments, (2.0, 0.5, 0.1, 0.1, 0.05), strict=True):
         assert kill(words(place / "run"), moment, chance.uniform(0, longest))[0] == -signal.SIGKILL
         assert not (place / "run").exists()
     main(words(place / "run"))

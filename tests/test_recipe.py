@@ -20,14 +20,15 @@ from tests.small_onnx import write_images, write_network
 
 #: Every stage on the small network, by a scheme that compiles quickly.
 WORDS = (
-    "--size 8 --scheme max-abs --mean-bits 3.5 --equalize --bias-correction --calibration-images 12 --batch-size 4 "
-    "--tune-images 4 --tune-objective kl --tune-sweeps 1 --tune-seconds inf --gradient-steps 2"
+    "--size 8 --scheme max-abs --mean-bits 3.5 --equalize --weights-first --bias-correction --calibration-images 12 "
+    "--batch-size 4 --tune-images 4 --tune-objective kl --tune-sweeps 1 --tune-seconds inf --gradient-steps 2"
 )
 RECIPE = gd.Recipe(
     preprocessing=Preprocessing(size=8),
     quantization=gd.QuantConfig(scheme="max-abs"),
     mean_bits=3.5,
     equalize=True,
+    weights_first=True,
     bias_correction=True,
     calibration_images=12,
     batch_size=4,
@@ -149,7 +150,7 @@ def test_the_same_bits_from_python_file_and_command(small, run_folder, tmp_path)
         "equalize",
         "quantize",
         "widths",
-        *("round_weights", "bias_correction", "backward_forward", "gradient"),
+        *("round_weights", "recalibrate", "bias_correction", "backward_forward", "gradient"),
     ]
     assert {stage for stage, *_ in told} == set(outcome.seconds)
     assert all(0 <= done <= total for _, done, total, _ in told)
@@ -163,7 +164,7 @@ def test_resumes_after_every_stage(small, run_folder, tmp_path, monkeypatch):
     kept = tmp_path / "kept"
     gd.recipe.run(net, images, RECIPE, folder=kept)
     stages = sorted(path for path in kept.iterdir() if path.name[:2].isdigit())
-    assert len(stages) == 10
+    assert len(stages) == 11
     for number in reversed(range(len(stages))):
         stages[number].unlink()
         notes: list[str] = []
@@ -174,6 +175,24 @@ def test_resumes_after_every_stage(small, run_folder, tmp_path, monkeypatch):
     other = dataclasses.replace(RECIPE, gradient=dataclasses.replace(RECIPE.gradient, steps=1))
     gd.recipe.run(net, images, other, folder=kept)
     assert len([path for path in kept.iterdir() if path.name[:2].isdigit()]) == len(stages) + 2
+
+
+def test_resumes_after_every_rounded_layer(small, run_folder, tmp_path):
+    """A run that stops while it rounds resumes from the layers that are done; their file then goes."""
+    net, kept = gd.load_onnx(small[0]), tmp_path / "kept"
+    images = gd.recipe.open_images(small[1], net, RECIPE)
+
+    def stop(stage, done, _total, _note):
+        if (stage, done) == ("round_weights", 1):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gd.recipe.run(net, images, RECIPE, folder=kept, progress=stop)
+    assert len(list(kept.glob("round_weights_*.safetensors"))) == 1
+    outcome = gd.recipe.run(net, images, RECIPE, folder=kept)
+    assert not list(kept.glob("round_weights_*.safetensors"))
+    outcome.network.save(tmp_path / "network.safetensors")
+    assert (tmp_path / "network.safetensors").read_bytes() == (run_folder / "network.safetensors").read_bytes()
 
 
 def test_a_budget_is_kept_and_recorded(small, tmp_path):

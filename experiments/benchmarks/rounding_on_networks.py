@@ -17,7 +17,7 @@ import argparse
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -27,8 +27,11 @@ import ggdjax as gd
 from experiments.images import read
 from experiments.real_networks import NETWORKS, RealNetwork
 from experiments.rows import Row, append_line, read_lines
-from ggdjax import datapath, network, tune
+from ggdjax import data, datapath, network, tune
 from ggdjax.quantization import Accuracy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "rounding_on_networks.jsonl"
 #: Widths of weights / feature maps of each network, by what shares a fractional length.
@@ -42,34 +45,36 @@ _run = jax.jit(lambda network, x: network(x))
 
 
 class Setting:
-    """A network with its images, decoded once, and its calibration."""
+    """A network with its images, decoded once, and its calibration; up to ``most`` held-out images, by hash."""
 
-    def __init__(self, real: RealNetwork) -> None:
+    def __init__(self, real: RealNetwork, most: int | None = None) -> None:
         self.real, self.net = real, network.fold_batch_norm(real.load())
         images = real.open_images(self.net)
         parts = real.split(images)
         self.calibration, _ = self._decoded(images, parts.calibration, "calibrate")
-        self.held_out, self.labels = self._decoded(images, parts.held_out, "held out")
-        self.counted = gd.calibrate(self.net, list(self._batches(self.calibration)))
+        chosen = np.asarray(sorted(data.hash_order([images.ids[i] for i in parts.held_out], 0)[:most]))
+        self.held_out, self.labels = self._decoded(images, parts.held_out[chosen], "held out")
+        self.counted = gd.calibrate(self.net, self.batches(self.calibration))
         self.float_classes = self.classes(lambda x: _run(self.net, x), "float")
 
     def _decoded(self, images: Any, part: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
         x, labels = zip(*read(images, part, self.real.batch_size, f"{self.real.name}: {what}"), strict=True)
         return np.concatenate(x), np.concatenate(labels)
 
-    def _batches(self, x: np.ndarray) -> Any:
+    def batches(self, x: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the images of ``x``, a batch at a time."""
         return (x[i : i + self.real.batch_size] for i in range(0, len(x), self.real.batch_size))
 
     def classes(self, forward: Any, what: str) -> np.ndarray:
         """Return the class of every held-out image."""
-        batches = track(list(self._batches(self.held_out)), f"{self.real.name}: {what}")
+        batches = track(list(self.batches(self.held_out)), f"{self.real.name}: {what}")
         return np.concatenate([np.asarray(forward(x)).reshape(len(x), -1).argmax(-1) for x in batches])
 
     def float_seconds(self) -> float:
         """Return the seconds of the float network on the calibration images, compiled before."""
         for timed in (False, True):
             began = time.perf_counter()
-            for x in self._batches(self.calibration):
+            for x in self.batches(self.calibration):
                 np.asarray(_run(self.net, x))
             if timed:
                 return time.perf_counter() - began

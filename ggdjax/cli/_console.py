@@ -20,6 +20,7 @@ _TITLES = {
     "quantize": "Choosing steps",
     "widths": "Choosing widths per layer",
     "round_weights": "Rounding weights",
+    "recalibrate": "Calibrating with rounded weights",
     "bias_correction": "Correcting biases",
     "evaluate_untuned": "Evaluating before tuning",
     "search": "Searching steps",

@@ -63,7 +63,7 @@ def _metavar(kind: Any) -> str | None:
 
 
 #: Flags: fields of a recipe that they turn on.
-_FLAGS = ("equalize", "bias_correction")
+_FLAGS = ("equalize", "weights_first", "bias_correction")
 _TUNING: Any = dataclasses.make_dataclass(
     "_TUNING",
     [

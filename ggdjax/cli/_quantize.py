@@ -110,7 +110,9 @@ class Quantize(RecipeOptions):
                 if recipe.quantization.activations_per == "channel":
                     per_tensor = dataclasses.replace(recipe.quantization, activations_per="tensor")
                     again = dataclasses.replace(recipe, quantization=per_tensor)
-                    counted = dataclasses.replace(outcome.network.record.calibration, channels=None)
+                    # That of rounded weights is not the calibration that quantization begins with.
+                    counted = outcome.network.record.calibration
+                    counted = None if recipe.weights_first else dataclasses.replace(counted, channels=None)
                     beside = pipeline.run(net, images, again, calibration=counted, folder=unfinished, progress=progress)
             model = str(self.model) if self.model else "digits (embedded)"
             finish(outcome, images, screen, self.out, folder, model=model, data=self.data, beside=beside)

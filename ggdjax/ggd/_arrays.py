@@ -15,14 +15,18 @@ Real = Any  # what converts to a real array: Python number, numpy or jax array
 
 
 def as_real(*values: Real) -> tuple[Array, ...]:
-    """Return the values as arrays of one floating type: that of the typed floating ones, else the default."""
+    """Return the values as arrays of one floating type: that of the typed floating ones, else the default.
+
+    Under `jit` constants stay concrete, so that they can be validated.
+    """
     values = tuple(v if isinstance(v, float) else expect_array("value", v) for v in values)
     typed = [jnp.asarray(v).dtype for v in values if hasattr(v, "dtype") and not isinstance(v, float)]
     floating = [t for t in typed if jnp.issubdtype(t, jnp.floating)]
     dtype = jnp.result_type(*floating) if floating else jnp.result_type(float)
     if dtype.itemsize < 4:  # half precision cannot hold these tails
         dtype = jnp.dtype(jnp.float32)
-    return tuple(jnp.asarray(v, dtype) for v in values)
+    with jax.ensure_compile_time_eval():
+        return tuple(jnp.asarray(v, dtype) for v in values)
 
 
 def refuse_unreal(name: str, dtype: Any) -> None:

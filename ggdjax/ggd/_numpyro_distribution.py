@@ -45,7 +45,8 @@ class GeneralizedGammaDistribution(Distribution):
     reparametrized_params: ClassVar[list[str]] = ["a", "d", "p"]
 
     def __init__(self, a: ArrayLike, d: ArrayLike, p: ArrayLike, *, validate_args: bool | None = None) -> None:
-        self.a, self.d, self.p = promote_shapes(*as_real(a, d, p))
+        with jax.ensure_compile_time_eval():  # under `jit` too, so that constants are validated as NumPyro's are
+            self.a, self.d, self.p = promote_shapes(*as_real(a, d, p))
         batch_shape = jnp.broadcast_shapes(*(jnp.shape(v) for v in (self.a, self.d, self.p)))
         super().__init__(batch_shape=batch_shape, validate_args=validate_args)
 

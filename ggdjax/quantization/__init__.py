@@ -10,6 +10,7 @@ from ggdjax.quantization._qdq import load_qdq
 from ggdjax.quantization._quantize import quantize
 from ggdjax.quantization._quantized_network import IntegerWeights, QuantizedNetwork
 from ggdjax.quantization._quantizers import Quantizers
+from ggdjax.quantization._recalibrate import recalibrate
 from ggdjax.quantization._record import Record, Stage
 from ggdjax.quantization._sqnr import sqnr_db
 from ggdjax.quantization._without_data import calibrate_without_data
@@ -32,5 +33,6 @@ __all__ = [
     "evaluate",
     "load_qdq",
     "quantize",
+    "recalibrate",
     "sqnr_db",
 ]

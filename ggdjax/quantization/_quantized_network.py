@@ -178,6 +178,18 @@ class QuantizedNetwork:
         return Network(graph=self.graph, params=self.params)
 
     @property
+    def rounded_network(self) -> Network:
+        """The network with its weights and biases rounded; its feature maps are not."""
+        params = dict(self.params)
+        for node in self.graph.quantizable:
+            if (quantizer := self.quantizers.weights.get(node.name)) is not None:
+                key = node.param("kernel")
+                params[key] = quantizer.decode(quantizer.encode(np.asarray(params[key], np.float32)))
+            if (key := node.param("bias")) is not None:
+                params[key] = self.rounded_bias(node).astype(np.float32)
+        return Network(graph=self.graph, params=jax.device_put(params))
+
+    @property
     def float_network(self) -> Network:
         """The network that errors are measured against: the record's; `network` where there is no record."""
         return self.network if self.record is None else self.record.float_network

@@ -24,7 +24,7 @@ class Stage:
     """One step of the history of a quantized network."""
 
     name: str
-    """``quantize``, ``align``, ``bias_correction``, ``backward_forward``, ``gradient``, …"""
+    """``quantize``, ``recalibrate``, ``align``, ``bias_correction``, ``backward_forward``, ``gradient``, …"""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What was asked for, as JSON holds it."""
     images: int = 0

@@ -60,6 +60,9 @@ class Recipe:
     biases corrected (no labels, no gradients); or "nearest", each weight by itself, the paper's rule."""
     output_rounding: RoundingConfig = field(default_factory=RoundingConfig)
     """Settings of rounding for the output."""
+    weights_first: bool = False
+    """Calibrate once more when the weights are rounded, on the network that computes with them, and choose the steps of
+    all feature maps again: one more pass over the calibration images."""
     bias_correction: bool = False
     """Take the mean error of every output channel, on calibration images, out of its bias."""
     search: TuneConfig | None = None
@@ -138,6 +141,7 @@ class Recipe:
             "`rounding` 'output'": (self.rounding == "output", "choose 'nearest'"),
             "`mean_bits`": (self.mean_bits is not None, "give widths"),
             "`bias_correction`": (self.bias_correction, "leave it out"),
+            "`weights_first`": (self.weights_first, "leave it out"),
             "`sensitivity_images`": (self.sensitivity_images > 0, "leave them out"),
         }
         for what, (wanted, instead) in needed.items():

@@ -20,7 +20,15 @@ from ggdjax._load import load
 from ggdjax.network import fold_batch_norm
 from ggdjax.network._ops import STATISTICS
 from ggdjax.network._serialize import graph_record
-from ggdjax.quantization import QuantizedNetwork, Stage, calibrate, calibrate_without_data, evaluate, quantize
+from ggdjax.quantization import (
+    QuantizedNetwork,
+    Stage,
+    calibrate,
+    calibrate_without_data,
+    evaluate,
+    quantize,
+    recalibrate,
+)
 from ggdjax.quantization._record import image_hash
 from ggdjax.recipe._outcome import Outcome, load_evaluation, save_evaluation
 from ggdjax.recipe._parts import check_images, choose_parts, some
@@ -55,9 +63,9 @@ def run(
 ) -> Outcome:
     """Quantize, correct, tune and evaluate a network as a recipe says.
 
-    All stages: ``equalize``, ``calibrate``, ``quantize``, ``widths``, ``round_weights``, ``bias_correction``,
-    ``search``, ``gradient``, ``evaluate``. Of a quantized network the biases are corrected, where they were not, and it
-    is tuned and evaluated.
+    All stages: ``equalize``, ``calibrate``, ``quantize``, ``widths``, ``round_weights``, ``recalibrate``,
+    ``bias_correction``, ``search``, ``gradient``, ``evaluate``. Of a quantized network the biases are corrected, where
+    they were not, and it is tuned and evaluated.
 
     Args:
         network: from a file or a function; or a quantized network, to tune it.
@@ -65,8 +73,8 @@ def run(
         recipe: the defaults of `Recipe` where None.
         calibration: of an earlier run on the same images, instead of another pass over them.
         folder: where the result of every stage is kept; a run that was stopped resumes after the last finished stage
-            (a search after its last visit) and ends with the same bits. Stages of another network, other images or
-            other settings are not read.
+            (rounding after its last layer, a search after its last visit) and ends with the same bits. Stages of
+            another network, other images or other settings are not read.
         progress: called with the stage, how many of its units are done and in all, and a line about it or "".
 
     Raises:
@@ -155,15 +163,21 @@ class _Run:
         if recipe.rounding == "output":
             settings = [self._ids(self._rounding_part()), dataclasses.asdict(recipe.output_rounding)]
             q = all_channels(self._stage("round_weights", settings, lambda: self._rounded(q)))
+            if (path := self._checkpoint("round_weights")) is not None:
+                path.unlink(missing_ok=True)  # the stage is kept
+        if recipe.weights_first:
+            settings = self._ids(self.parts.calibration)
+            q = self._stage("recalibrate", settings, lambda: recalibrate(q, self._calibration_images("recalibrate")))
         return q
 
     def _calibrated(self, net: Network) -> Calibration:
-        part = self.parts.calibration
         per_channel = self.recipe.quantization.activations_per == "channel"
         if self.recipe.without_images:
             return calibrate_without_data(net, preprocessing=self.images.preprocessing, per_channel=per_channel)
-        batches = self._counted("calibrate", part, self.recipe.batch_size)
-        return calibrate(net, (x for x, _ in batches), per_channel=per_channel)
+        return calibrate(net, self._calibration_images("calibrate"), per_channel=per_channel)
+
+    def _calibration_images(self, stage: str) -> Iterator[np.ndarray]:
+        return (x for x, _ in self._counted(stage, self.parts.calibration, self.recipe.batch_size))
 
     def _with_widths(self, q: QuantizedNetwork) -> QuantizedNetwork:
         x, budget = self._few(), self.recipe.mean_bits
@@ -193,7 +207,11 @@ class _Run:
         x, config = self._load(self._rounding_part())[0], self.recipe.output_rounding
         config = replace(config, batch_size=min(config.batch_size, self.recipe.batch_size))
         return tune.round_weights(
-            q, x, config, progress=lambda done, total: self.progress("round_weights", done, total, "")
+            q,
+            x,
+            config,
+            checkpoint=self._checkpoint("round_weights"),
+            progress=lambda done, total: self.progress("round_weights", done, total, ""),
         )
 
     def _corrected(self, q: QuantizedNetwork) -> QuantizedNetwork:
@@ -253,7 +271,7 @@ class _Run:
             x,
             labels,
             config,
-            checkpoint=None if self.folder is None else self.folder / f"search_{self.mark[:12]}.safetensors",
+            checkpoint=self._checkpoint("search"),
             progress=lambda done, total, score: self.progress("search", done, total, f"{config.objective} {score:.4f}"),
         )
 
@@ -327,6 +345,10 @@ class _Run:
             if kept is not None:
                 save_evaluation(value, kept) if evaluated else value.save(kept)
             return value
+
+    def _checkpoint(self, stage: str) -> Path | None:
+        """Return where a stage keeps what it has done so far."""
+        return None if self.folder is None else self.folder / f"{stage}_{self.mark[:12]}.safetensors"
 
     def _budget(self, name: str, settings: Any, measure: Callable[[], float | None]) -> Any:
         """Return what ``measure`` returns, or what an earlier start kept: another time of one step changes nothing."""

@@ -162,10 +162,10 @@ def check_space(out: Path, network: Network) -> None:
 def _options(recipe: Recipe) -> dict[str, Any]:
     """Return the settings as one flat table."""
     search, gradient = recipe.search, recipe.gradient
-    names = ("mean_bits", "equalize", "bias_correction", "calibration_images", "tune_images", "held_out_images", "seed")
+    names = ("mean_bits", "equalize", "weights_first", "bias_correction", "calibration_images", "tune_images")
     return {
         **asdict(recipe.quantization),
-        **{name: getattr(recipe, name) for name in (*names, "batch_size")},
+        **{name: getattr(recipe, name) for name in (*names, "held_out_images", "seed", "batch_size")},
         "tune_objective": None if search is None else search.objective,
         "tune_sweeps": 0 if search is None else search.sweeps,
         "gradient_steps": 0 if gradient is None else gradient.steps,

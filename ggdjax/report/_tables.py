@@ -160,12 +160,14 @@ def _about_layers(quantized: QuantizedNetwork, maps: dict[str, dict[str, Any]], 
     config, calibration = (None, None) if record is None else (record.config, record.calibration)
     lines = []
     if config is not None and calibration is not None:
-        rounded = any(stage.name == "round_weights" for stage in record.stages)
+        stages = [stage.name for stage in record.stages]
+        rounded, again = "round_weights" in stages, "recalibrate" in stages
         least = "output error" if rounded else "squared error"
         weights = {"fixed-point": f"fractional length F of least {least}, step 2^-F"}
         source = f"{calibration.images} calibration images" if calibration.images else "batch normalization, no images"
         lines.append(
-            f"Steps of inputs: scheme {config.scheme}, from {source}. Weights: "
+            f"Steps of inputs: scheme {config.scheme}, from {source}"
+            f"{' of the network with rounded weights' if again else ''}. Weights: "
             f"{weights.get(config.weight_scheme, f'scheme {config.weight_scheme}, free step Δ')}, one per "
             f"{'layer' if config.weights_per == 'tensor' else 'output channel'}"
             f"{', codes rounded for the output of their layer' if rounded else ''}."

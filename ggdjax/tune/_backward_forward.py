@@ -14,7 +14,7 @@ import time
 from collections import deque
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -191,7 +191,7 @@ class _Search:
 
     def run(self, path: Path | None, progress: Callable[[int, int, float], None] | None) -> QuantizedNetwork:
         config, units = self.config, _chosen(self.segments, self.config)
-        mark = checkpoints.fingerprint(self.q, self.images, self.labels, config) if path else ""
+        mark = checkpoints.fingerprint(self.q, self.images, self.labels, _result_settings(config)) if path else ""
         state = checkpoints.load(path, mark) if path else None
         present = self._present(strong(self.q.quantizers))
         start_score, start_loss = (float(np.mean(v, dtype=np.float64)) for v in present)
@@ -402,6 +402,12 @@ def _rounds(images: int, config: TuneConfig) -> tuple[list[tuple[int, int]], tup
 def _blocks(span: tuple[int, int], rows: int) -> list[tuple[int, int]]:
     """Return the image ranges of a round that run at once."""
     return [(low, min(low + rows, span[1])) for low in range(*span, rows)]
+
+
+def _result_settings(config: TuneConfig) -> dict[str, Any]:
+    """Return the settings that change the result; how much runs at once does not, nor where the search ends."""
+    free = {"memory_bytes", "rows", "max_float_passes", "sweeps"}
+    return {name: value for name, value in vars(config).items() if name not in free}
 
 
 def _most_rows(candidates: list[Candidate], rounds: list[tuple[int, int]], held: tuple[int, int], rows: int) -> int:

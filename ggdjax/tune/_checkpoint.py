@@ -1,11 +1,12 @@
-"""The state of a tuning run on disk: written whole after every decision, refused where it belongs to another run."""
+"""The state of a search or a rounding on disk: written whole after every step, refused where it is another run's."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import jax
 import numpy as np
 
 from ggdjax import _files
@@ -16,12 +17,16 @@ from ggdjax.quantization._serialize import quantizers_from_record, quantizers_re
 from ggdjax.tune._history import Decision
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from ggdjax.network import Node
     from ggdjax.quantization import QuantizedNetwork
-    from ggdjax.tune._config import TuneConfig
+    from ggdjax.steps import Quantizer
+    from ggdjax.tune._walk import Walk
 
-_KIND = "search checkpoint"
+T = TypeVar("T")
+_SEARCH, _ROUNDING = "search checkpoint", "rounding checkpoint"
 
 
 @dataclass(kw_only=True)
@@ -39,23 +44,46 @@ class SearchState:
     """Did the present sweep change anything?"""
 
 
-def fingerprint(q: QuantizedNetwork, images: np.ndarray, labels: np.ndarray | None, config: TuneConfig) -> str:
-    """Return what tells one tuning run from another: network, parameters, images, labels and settings."""
+@dataclass(kw_only=True)
+class RoundingState:
+    """The layers that are rounded so far; what they give is computed again."""
+
+    layers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What the history says of each, in order."""
+    weights: dict[str, Quantizer] = field(default_factory=dict)
+    biases: dict[str, Quantizer | None] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    """``NAME/kernel`` and ``NAME/bias``: a kernel that a later layer shares changes again."""
+
+    def add(self, walk: Walk, node: Node, layer: dict[str, Any]) -> None:
+        """Add a layer as the walk has it now."""
+        self.layers[node.name], self.weights[node.name] = layer, walk.weights[node.name]
+        if node.name in walk.biases:
+            self.biases[node.name] = walk.biases[node.name]
+        for role, key in node.params:
+            self.arrays[f"{node.name}/{role}"] = np.asarray(walk.params[key])
+
+    def restore(self, walk: Walk, node: Node) -> dict[str, Any]:
+        """Give the walk a layer as it was added; return what the history says of it."""
+        walk.weights[node.name] = self.weights[node.name]
+        if node.name in self.biases:
+            walk.biases[node.name] = self.biases[node.name]
+        for role, key in node.params:
+            walk.params[key] = jax.device_put(self.arrays[f"{node.name}/{role}"])
+        return self.layers[node.name]
+
+
+def fingerprint(q: QuantizedNetwork, images: np.ndarray, labels: np.ndarray | None, settings: dict[str, Any]) -> str:
+    """Return what tells one run from another: network, parameters, images, labels and settings."""
     digest = hashlib.sha256()
     record, steps = quantizers_record(q.quantizers)
-    digest.update(repr((q.graph.nodes, config.objective, _result_settings(config), record)).encode())
-    for arrays in (q.params, steps):
+    digest.update(repr((q.graph.nodes, settings, record)).encode())
+    for arrays in (q.params, q.float_network.params, steps):
         for key in sorted(arrays):
             digest.update(key.encode() + np.ascontiguousarray(arrays[key]).tobytes())
     digest.update(image_hash(images).encode())
     digest.update(b"" if labels is None else np.asarray(labels, np.int64).tobytes())
     return digest.hexdigest()
-
-
-def _result_settings(config: TuneConfig) -> dict:
-    """Return the settings that change the result; how much runs at once does not, nor where the search ends."""
-    free = {"memory_bytes", "rows", "max_float_passes", "sweeps"}
-    return {name: value for name, value in vars(config).items() if name not in free}
 
 
 def save(path: Path, state: SearchState, mark: str) -> None:
@@ -68,7 +96,7 @@ def save(path: Path, state: SearchState, mark: str) -> None:
         "decisions": [vars(decision) for decision in state.decisions],
         "quantizers": quantizers,
     }
-    _files.write(path, _KIND, record, arrays | {"score": state.score, "loss": state.loss}, "checkpoint")
+    _files.write(path, _SEARCH, record, arrays | {"score": state.score, "loss": state.loss}, "checkpoint")
 
 
 def load(path: Path, mark: str) -> SearchState | None:
@@ -77,15 +105,9 @@ def load(path: Path, mark: str) -> SearchState | None:
     Raises:
         GgdjaxError: the file is damaged, or belongs to another network, other images or other settings.
     """
-    if not path.exists():
-        return None
-    try:
-        _, record, arrays = _files.read(path, (_KIND,), "checkpoint")
-    except GgdjaxError as error:
-        raise GgdjaxError(f"{error}, or remove it to start anew") from None
-    with _files.decoding(path, "checkpoint"):
-        found = record["fingerprint"]
-        state = SearchState(
+
+    def decode(record: dict[str, Any], arrays: dict[str, np.ndarray]) -> SearchState:
+        return SearchState(
             quantizers=quantizers_from_record(record["quantizers"], arrays),
             score=arrays["score"],
             loss=arrays["loss"],
@@ -93,6 +115,42 @@ def load(path: Path, mark: str) -> SearchState | None:
             visits=record["visits"],
             changed=record["changed"],
         )
+
+    return _load(path, _SEARCH, mark, decode)
+
+
+def save_rounding(path: Path, state: RoundingState, mark: str) -> None:
+    """Write the state; a reader sees the old one or the new one, never a part."""
+    quantizers, arrays = quantizers_record(Quantizers(weights=state.weights, biases=state.biases))
+    record = {"fingerprint": mark, "layers": state.layers, "quantizers": quantizers}
+    _files.write(path, _ROUNDING, record, arrays | state.arrays, "checkpoint")
+
+
+def load_rounding(path: Path, mark: str) -> RoundingState | None:
+    """Read the state, or None where there is none yet; errors as `load`."""
+
+    def decode(record: dict[str, Any], arrays: dict[str, np.ndarray]) -> RoundingState:
+        quantizers = quantizers_from_record(record["quantizers"], arrays)
+        own = {f"{name}/{part}" for name in record["layers"] for part in ("kernel", "bias")}
+        return RoundingState(
+            layers=record["layers"],
+            weights=dict(quantizers.weights),
+            biases=dict(quantizers.biases),
+            arrays={key: array for key, array in arrays.items() if key in own},
+        )
+
+    return _load(path, _ROUNDING, mark, decode)
+
+
+def _load(path: Path, kind: str, mark: str, decode: Callable[[dict[str, Any], dict[str, np.ndarray]], T]) -> T | None:
+    if not path.exists():
+        return None
+    try:
+        _, record, arrays = _files.read(path, (kind,), "checkpoint")
+    except GgdjaxError as error:
+        raise GgdjaxError(f"{error}, or remove it to start anew") from None
+    with _files.decoding(path, "checkpoint"):
+        found, state = record["fingerprint"], decode(record, arrays)
     if found != mark:
         raise GgdjaxError(
             f"`checkpoint` {path} belongs to another network, other images or other settings: remove it or name another"

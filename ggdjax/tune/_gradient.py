@@ -9,7 +9,8 @@ What is tuned, in units that make one learning rate fit every layer:
   and the bound says how many codes away a weight may go;
 * every bias, in standard deviations of its channel's output.
 
-The tuned kernels are codes times steps: they lie on the grid and round to themselves.
+The tuned kernels are codes times steps: they lie on the grid and round to themselves. At the end the layers are put
+back whose change does harm on images that tuned nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from ggdjax.quantization._evaluation import count_classes
 from ggdjax.quantization._record import DETAILS, image_hash
 from ggdjax.tune._gradient_config import OBJECTIVES, GradientConfig
 from ggdjax.tune._layerwise import tune_layers
+from ggdjax.tune._selective import selected
 from ggdjax.tune._trainables import Pace, Start, Trainable, adam_state
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GradientHistory:
-    """What gradient tuning did. ``before`` and ``after`` are the objective's mean over all tuning images."""
+    """What gradient tuning did. ``before`` and ``after`` are the objective's mean over the images held back, or over
+    all where none were."""
 
     config: GradientConfig
     images: int
@@ -55,6 +58,8 @@ class GradientHistory:
     after: float
     losses: Real[np.ndarray, " step"]
     """The loss of each mini-batch before its step (``per_layer``: of its layer)."""
+    reverted: tuple[str, ...] = ()
+    """Layers that were put back to the start: without their change the images held back lost less."""
     seconds: float = 0.0
     """Wall time, compilation included; not in `to_dict`, so that equal runs are equal files."""
 
@@ -74,8 +79,9 @@ class GradientHistory:
         """Undo `to_dict`; what it did not write is a `GgdjaxError`."""
         needed = [field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING]
         expect_record("record", record, needed)
-        losses = np.asarray(record["losses"], np.float32)
-        return cls(**{**record, "config": GradientConfig(**record["config"]), "losses": losses})
+        config = GradientConfig(**{"held_back": 0.0, **record["config"]})  # which older records do not have
+        losses, reverted = np.asarray(record["losses"], np.float32), tuple(record.get("reverted", ()))
+        return cls(**{**record, "config": config, "losses": losses, "reverted": reverted})
 
 
 DETAILS["GradientHistory"] = GradientHistory
@@ -103,8 +109,8 @@ def gradient(
         progress: called after every step with the number of steps done and the loss of its mini-batch.
 
     Returns:
-        The tuned network, or the start where that is no worse on the objective over all tuning images. ``history`` is
-        a :class:`GradientHistory`.
+        The tuned network, less the layers whose change does harm on the images held back, or the start where that is
+        no worse on those. ``history`` is a :class:`GradientHistory`.
 
     Raises:
         GgdjaxError: no labels where the objective needs them.
@@ -129,28 +135,41 @@ def gradient(
     real = _batchwise(partial(_float_logits, graph, q.float_network.params), images, config.batch_size)
     targets = _checked_labels(labels, len(images), real.shape[1]) if config.objective == "cross_entropy" else real
 
+    # Another seed than that of the batches, which would otherwise be drawn in the same order.
+    shuffled = np.random.default_rng([config.seed, 1]).permutation(len(images))
+    # One batch at least is tuned on.
+    count = min(round(config.held_back * len(images)), len(images) - config.batch_size)
+    held, tuning = shuffled[:count], np.sort(shuffled[count:])
+    measuring = held if count else tuning
+
     def measured(candidate: QuantizedNetwork) -> float:
         bare = dataclasses.replace(candidate, graph=graph, record=None)
-        logits = _batchwise(partial(_logits, bare), images, config.batch_size)
-        losses = _losses(config.objective, logits, targets)
+        logits = _batchwise(partial(_logits, bare), images[measuring], config.batch_size)
+        losses = _losses(config.objective, logits, targets[measuring])
         return float(np.mean(np.asarray(losses, np.float64)))
 
     before = measured(q)
-    start = Start.of(q, graph, images[: config.batch_size])
-    order = _batches(len(images), config)
+    tuned_on, aims = images[tuning], targets[tuning]
+    start = Start.of(q, graph, tuned_on[: config.batch_size])
+    order = _batches(len(tuning), config)
     progress = progress or (lambda _step, _loss: None)
     if config.per_layer:
-        trainable, losses = tune_layers(graph, start, images, order, config, progress)
+        trainable, losses = tune_layers(graph, start, tuned_on, order, config, progress)
     else:
-        trainable, losses = _tune_jointly(graph, start, images, targets, order, config, progress)
+        trainable, losses = _tune_jointly(graph, start, tuned_on, aims, order, config, progress)
     quantizers, params = start.finished(graph, trainable)
-    after = measured(dataclasses.replace(q, quantizers=quantizers, params=params))
+    tuned, reverted = dataclasses.replace(q, quantizers=quantizers, params=params), ()
+    if count:
+        tuned, after, reverted = selected(graph, q, tuned, measured)
+    else:
+        after = measured(tuned)
     history = GradientHistory(
         config=config,
         images=len(images),
         before=before,
         after=after,
         losses=np.asarray(losses, np.float32),
+        reverted=reverted,
         seconds=time.perf_counter() - began,
     )
     stage = Stage(
@@ -161,7 +180,7 @@ def gradient(
         figures={config.objective: [before, after], "kept": history.kept},
         details=history,
     )
-    return q.changed(stage, params=params, quantizers=quantizers) if history.kept else q.changed(stage)
+    return q.changed(stage, params=tuned.params, quantizers=tuned.quantizers) if history.kept else q.changed(stage)
 
 
 #: Steps that are timed to fill a budget, and the most that one is filled with: more gain little.
@@ -181,7 +200,7 @@ def gradient_steps(
     A few steps of the whole network are run and timed. Steps of single layers (``per_layer``) take less.
     """
     config = GradientConfig() if config is None else config
-    timed, moments = dataclasses.replace(config, steps=_TIMED, per_layer=False), []
+    timed, moments = dataclasses.replace(config, steps=_TIMED, per_layer=False, held_back=0.0), []
     first = slice(config.batch_size)
     gradient(
         q,

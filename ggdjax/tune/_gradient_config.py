@@ -58,6 +58,10 @@ class GradientConfig:
     """Rate for the biases, in standard deviations of the channel's output."""
     offset_bound: float = 2.0
     """Largest rounding offset, in codes: 0 keeps the weights, 1 lets each go to a neighbouring code, as AdaRound."""
+    held_back: float = 1 / 3
+    """Share of the images that tune nothing, as far as one batch is left to tune on: a layer is put back to the start
+    where they lose less without its change, and the whole where they gain nothing. 0: every image tunes and
+    evaluates."""
     seed: int = 0
     """Seed of the order of the images."""
 
@@ -72,6 +76,8 @@ class GradientConfig:
                 continue
             if not isinstance(value, int) or value < 1:
                 raise GgdjaxError(f"`{name}` must be an integer of at least 1, got {value!r}")
+        if not 0 <= self.held_back < 1:
+            raise GgdjaxError(f"`held_back` must be a share from 0 to below 1, got {self.held_back!r}")
         if self.seed < 0:
             raise GgdjaxError(f"`seed` must be at least 0, got {self.seed!r}")
         for name in ("step_rate", "offset_rate", "bias_rate", "offset_bound"):

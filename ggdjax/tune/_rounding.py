@@ -13,6 +13,7 @@ import dataclasses
 import math
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,17 +21,22 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, expect_record
+from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, expect_path, expect_record
+from ggdjax._lock import exclusive
 from ggdjax.quantization import Stage
 from ggdjax.quantization._quantize import beside_bias, changed_bias
 from ggdjax.quantization._record import DETAILS, image_hash
 from ggdjax.steps import Quantizer
+from ggdjax.tune import _checkpoint as checkpoints
+from ggdjax.tune._checkpoint import RoundingState
 from ggdjax.tune._rounding_core import round_rows
 from ggdjax.tune._rounding_rows import Layer, Moments, Positions, by_blocks, chunks, of_columns, output_energies
 from ggdjax.tune._walk import Walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from os import PathLike
+    from pathlib import Path
 
     from jax.typing import ArrayLike
     from jaxtyping import Float
@@ -127,6 +133,7 @@ def round_weights(
     images: Float[ArrayLike, "image ..."],
     config: RoundingConfig | None = None,
     *,
+    checkpoint: str | PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> QuantizedNetwork:
     """Return the network with its weights rounded for the output of their layers, and its biases corrected.
@@ -140,6 +147,8 @@ def round_weights(
         images: calibration images, in the layout of the network's input; no labels. One in eight (from 64 on) only
             measures the errors in the history.
         config: see `RoundingConfig`.
+        checkpoint: file that is written after every layer and, where it exists, resumed from with the same bits: layers
+            in it are run, not rounded again.
         progress: called after every layer with the layers done and their number.
 
     Returns:
@@ -147,18 +156,25 @@ def round_weights(
 
     Raises:
         DataError: no images, or images that do not fit the network.
-        GgdjaxError: the disk is too full for the tensors beyond ``memory_bytes``.
+        GgdjaxError: the disk is too full for the tensors beyond ``memory_bytes``; or a checkpoint of another run, or
+            that another process is writing.
     """
     expect("q", q, "QuantizedNetwork")
+    checkpoint = None if checkpoint is None else expect_path("checkpoint", checkpoint)
     config = RoundingConfig() if config is None else config
     images = np.asarray(expect_array("images", images), np.float32)
     if not len(images):
         raise DataError("`images` is empty: give calibration images")
     q.network.check_input(images)
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="ggdjax-") as folder:
+    # Of several processes, the first writes.
+    alone = checkpoint is not None and jax.process_index() == 0
+    with (
+        exclusive(checkpoint, "checkpoint") if alone else nullcontext(),
+        tempfile.TemporaryDirectory(prefix="ggdjax-") as folder,
+    ):
         walk = _Walk(q, images, config, folder)
-        layers = walk.run(progress)
+        layers = walk.run(checkpoint, progress)
     history = RoundingHistory(images=len(images), layers=tuple(layers), seconds=time.perf_counter() - began)
     stage = Stage(
         name="round_weights",
@@ -181,13 +197,23 @@ class _Walk(Walk):
         # One image in eight is held back; of few images none.
         self.builds = np.ones(self.count, bool) if self.count < 64 else np.arange(self.count) % 8 != 7
 
-    def run(self, progress: Callable[[int, int], None] | None) -> list[LayerRounding]:
+    def run(self, path: Path | None, progress: Callable[[int, int], None] | None) -> list[LayerRounding]:
         """Round every layer in order; return what became of each."""
         graph, done = self.q.graph, []
         layers = [node for node in graph.quantizable if node.name in self.weights]
+        # The memory changes no result.
+        settings = {name: value for name, value in vars(self.config).items() if name != "memory_bytes"}
+        mark = checkpoints.fingerprint(self.q, self.float[graph.inputs[0]], None, settings) if path else ""
+        state = (checkpoints.load_rounding(path, mark) if path else None) or RoundingState()
         for node in layers:
             self.advance(graph.index(node.name))
-            done.append(self._round(node))
+            if node.name in state.layers:
+                done.append(LayerRounding(**state.restore(self, node)))
+            else:
+                done.append(self._round(node))
+                if path and jax.process_index() == 0:
+                    state.add(self, node, dataclasses.asdict(done[-1]))
+                    checkpoints.save_rounding(path, state, mark)
             if progress is not None:
                 progress(len(done), len(layers))
         return done

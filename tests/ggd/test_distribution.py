@@ -311,8 +311,10 @@ def test_pytree():
 
 @pytest.mark.parametrize("bad", [{"a": 0.0}, {"d": -1.0}, {"p": np.nan}, {"p": np.inf}])
 def test_wrong_parameters_are_refused(bad):
-    with pytest.raises(GgdjaxError, match=f"`{next(iter(bad))}`"):
-        GeneralizedGamma(**({"a": 1.0, "d": 1.0, "p": 1.0} | bad))
+    parameters = {"a": 1.0, "d": 1.0, "p": 1.0} | bad
+    for made in (lambda: GeneralizedGamma(**parameters), jax.jit(lambda: GeneralizedGamma(**parameters))):
+        with pytest.raises(GgdjaxError, match=f"`{next(iter(bad))}`"):
+            made()
 
 
 @jax.jit

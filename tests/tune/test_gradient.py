@@ -8,6 +8,7 @@ import pytest
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.tune import GradientConfig, gradient
+from ggdjax.tune._selective import selected
 
 BUDGET = GradientConfig(steps=40, batch_size=32)
 
@@ -73,6 +74,40 @@ def test_never_worse_than_the_start(coarse, train):
     result = gradient(coarse, train[0], config=wild)
     assert not result.history.kept
     np.testing.assert_array_equal(result(train[0][:4]), coarse(train[0][:4]))
+
+
+def test_layers_that_do_harm_elsewhere_are_put_back(coarse, train):
+    graph, (harmed, unharmed) = coarse.graph, [node.name for node in coarse.graph.quantizable][:2]
+    kernels = {name: coarse.graph.node(name).param("kernel") for name in (harmed, unharmed)}
+    better = {kernels[unharmed]: coarse.float_network.params[kernels[unharmed]]}
+    changed = dataclasses.replace(
+        coarse, params={**coarse.params, kernels[harmed]: 0 * coarse.params[kernels[harmed]], **better}
+    )
+    seen = []
+
+    def measured(q):
+        seen.append(q)
+        kept = np.asarray(q.params[kernels[unharmed]] == changed.params[kernels[unharmed]]).all()
+        return float(np.asarray(q.params[kernels[harmed]] == 0).all()) - 0.1 * kept
+
+    found, loss, back = selected(graph, coarse, changed, measured)
+    assert back == (harmed,)
+    assert loss == pytest.approx(-0.1)
+    assert len(seen) == 1 + len(graph.quantizable)
+    np.testing.assert_array_equal(found.params[kernels[harmed]], coarse.params[kernels[harmed]])
+
+
+def test_what_is_held_back_tunes_nothing(coarse, tuned, train):
+    images, _ = train
+    config = dataclasses.replace(BUDGET, held_back=0.0)
+    every, result = gradient(coarse, images, config=config), tuned[0]
+    assert not every.history.reverted
+    assert every.history.losses.tolist() != result.history.losses.tolist()
+    assert type(result.history).from_dict(result.history.to_dict()).reverted == result.history.reverted
+    # One batch is left to tune on.
+    assert gradient(coarse, images[:32], config=dataclasses.replace(BUDGET, steps=1)).history.reverted == ()
+    with pytest.raises(GgdjaxError, match="`held_back` must be a share from 0 to below 1, got 1"):
+        GradientConfig(held_back=1)
 
 
 def test_layer_by_layer(coarse, train):

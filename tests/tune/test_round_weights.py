@@ -11,7 +11,7 @@ from jax import lax
 import ggdjax as gd
 from ggdjax._errors import GgdjaxError
 from ggdjax.network._ops import OPS
-from ggdjax.tune import RoundingConfig, round_weights
+from ggdjax.tune import RoundingConfig, _rounding, round_weights
 from ggdjax.tune._rounding_core import _inverse_factor, float_target, round_rows
 from ggdjax.tune._rounding_rows import Layer, Moments, Positions, chunks, of_columns
 
@@ -171,6 +171,44 @@ def test_memory_and_batches_change_nothing(network):
     one, other = (round_weights(q, images[:40], RoundingConfig(batch_size=20, memory_bytes=m)) for m in (1, 1 << 30))
     for key, value in one.params.items():
         np.testing.assert_array_equal(value, other.params[key], err_msg=key)
+
+
+@pytest.mark.parametrize("per", ["tensor", "channel"])
+def test_an_interrupted_rounding_resumes_with_the_same_bits(network, per, tmp_path, monkeypatch):
+    net, images = network
+    q = gd.quantize(net, gd.calibrate(net, [images]), gd.QuantConfig(weight_bits=3, scheme="max-abs", weights_per=per))
+    config, path = RoundingConfig(batch_size=20), tmp_path / "rounding.safetensors"
+    whole = round_weights(q, images[:40], config)
+
+    def stop(done, _total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        round_weights(q, images[:40], config, checkpoint=path, progress=stop)
+    original, rounded = _rounding._Walk._round, []
+    monkeypatch.setattr(_rounding._Walk, "_round", lambda walk, node: rounded.append(node.name) or original(walk, node))
+    seen = []
+    found = round_weights(q, images[:40], config, checkpoint=path, progress=lambda *told: seen.append(told))
+    assert rounded == [net.graph.quantizable[-1].name]
+    assert seen == [(k, 4) for k in range(1, 5)]
+    for name, q in (("found", found), ("whole", whole)):
+        q.save(tmp_path / name)
+    assert (tmp_path / "found").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_a_checkpoint_of_another_rounding_is_refused(network, tmp_path):
+    net, images = network
+    q = gd.quantize(net, gd.calibrate(net, [images]), gd.QuantConfig(scheme="max-abs"))
+    path = tmp_path / "rounding.safetensors"
+    round_weights(q, images[:20], checkpoint=path)
+    with pytest.raises(GgdjaxError, match="belongs to another network, other images or other settings: remove it"):
+        round_weights(q, images[:24], checkpoint=path)
+    with pytest.raises(GgdjaxError, match="rounding checkpoint"):
+        gd.load(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(GgdjaxError, match="or remove it to start anew"):
+        round_weights(q, images[:20], checkpoint=path)
 
 
 def test_what_cannot_be_rounded_is_an_error(network):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 
 _LAYERS = frozenset({"conv", "dense"})
+
+
+def _scope(equation: Any) -> str:
+    """Return the name scopes around an equation, without the transformations: ``vmap(net)/conv`` is ``net/conv``."""
+    return re.sub(r"\w+\(([^()]*)\)", r"\1", str(equation.source_info.name_stack))
 
 
 class Comparison:
@@ -147,7 +153,7 @@ class Call:
         **attrs: Any,
     ) -> View:
         """Append a node; its result has axis i (in the function's order) stored at ``order[i]``."""
-        name = self.trace.name(op, self.inputs, str(self.pair[0].source_info.name_stack))
+        name = self.trace.name(op, self.inputs, _scope(self.pair[0]))
         tensor = self.builder.emit(op, inputs, name=name, attrs=attrs, params=dict(params or {}))
         self.trace.emitted(op, tensor, (*inputs, *(view.tensor for view in self.inputs if isinstance(view, View))))
         return View(tensor, tuple(order))
