@@ -139,7 +139,10 @@ def cell(bench: Bench, real: RealNetwork, widths: str, config: tune.TuneConfig, 
     path = Path(tempfile.gettempdir()) / "ggdjax-backward-forward" / f"{mark}.safetensors"
     tuned, seconds, after = search(bench, q, f"{real.name} {widths}", config, path)
     steps, size = FINISH.get(real.name, FEW)
-    history, settings = tuned.history, tune.GradientConfig(steps=steps, batch_size=size, seed=config.seed)
+    history, settings = (
+        tuned.history,
+        tune.GradientConfig(steps=steps, batch_size=size, held_back=0.0, seed=config.seed),
+    )
     stages |= after
     stages["gradient"] = bench.evaluate(finish(bench, tuned, f"{real.name} {widths}", settings))
     row = {

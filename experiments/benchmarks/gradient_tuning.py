@@ -139,7 +139,8 @@ class Setting:
         if method in ("gradient", "layer by layer", ALLOCATED_AND_TUNED, FREE_AND_TUNED):
             with Progress() as bar:
                 task = bar.add_task(f"{self.real.name} {bits}: {method}", total=self.steps)
-                settings = GradientConfig(steps=self.steps, batch_size=size, per_layer=method == "layer by layer")
+                layerwise = method == "layer by layer"
+                settings = GradientConfig(steps=self.steps, batch_size=size, held_back=0.0, per_layer=layerwise)
                 q = gradient(
                     q,
                     self.images["tune"],

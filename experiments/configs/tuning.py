@@ -111,7 +111,7 @@ class Tuning(Experiment):
         if self.gradient_steps:
             start = time.perf_counter()
             size = min(self.gradient_batch, len(prepared.images))
-            settings = tune.GradientConfig(steps=self.gradient_steps, batch_size=size, seed=cell["seed"])
+            settings = tune.GradientConfig(steps=self.gradient_steps, batch_size=size, held_back=0.0, seed=cell["seed"])
             tuned = finish(prepared, tuned, what, settings)
             stages["gradient"] = prepared.evaluate(tuned)
             history = tuned.history
