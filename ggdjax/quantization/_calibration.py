@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from ggdjax.quantization._numerics import Observe, tensors_with_ranges
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from jaxtyping import Array, Float, Int
 
@@ -67,8 +68,13 @@ class Calibration:
         Returns:
             By feature map; NaN where nothing tells it: fewer than 2 images, zeros alone, a first axis that is not that
             of the images, and the network's inputs: pixels are points of a fixed range.
+
+        Raises:
+            GgdjaxError: ``bits`` names no feature map of the calibration.
         """
-        widths = dict.fromkeys(self.names, bits) if isinstance(bits, int) else bits
+        widths = dict(bits) if isinstance(bits, Mapping) else dict.fromkeys(self.names, bits)
+        if unknown := [name for name in widths if name not in self.names]:
+            raise GgdjaxError(f"`bits` names `{unknown[0]}`, which is no feature map: {', '.join(self.names)}")
         if self.moments is None:
             return dict.fromkeys(widths, math.nan)
         errors = self.moments.step_error(np.asarray([widths.get(name, 2) for name in self.names]), self.images)

@@ -81,6 +81,8 @@ def test_files_keep_it_and_may_lack_it(subsets, tmp_path):
     assert np.isnan(list(old.step_error(8).values())).all()
     with pytest.raises(GgdjaxError, match="calibrate on at least 2 images"):
         old.design_effect(4)
+    with pytest.raises(GgdjaxError, match="`other`, which is no feature map"):
+        first.step_error({"other": 8})
 
 
 def test_units_change_nothing():
