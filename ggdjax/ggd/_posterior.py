@@ -10,7 +10,8 @@ Values of one feature map are not independent (neighbouring pixels, one image), 
 each, so N is not the number of values: with A minus the mean second derivative, and V the variance of the mean score,
 ``N = 3 / tr(A⁻¹V)`` (Pauli, Racugno and Ventura, Statistica Sinica 21, 2011), and the draws are then stretched so that
 their covariance is the sandwich ``A⁻¹VA⁻¹`` (Shaby, J. Comp. Graph. Stat. 23, 2014). V is measured between splits of
-the images where the histogram has them, so that the intervals say what other images would have given.
+the images where the histogram has them, so that the intervals say what other images would have given; otherwise as if
+values were independent, times a given design effect.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ def sample_posterior(
     order: ArrayLike = 2,
     side: Side = "auto",
     split_axis: int | None = None,
+    design_effect: ArrayLike = 1.0,
     draws: int = 500,
     warmup: int = 300,
 ) -> Posterior:
@@ -108,17 +110,23 @@ def sample_posterior(
         order: the order m ≥ 0 of the weights: one number, or one per tensor.
         side: as in `fit`.
         split_axis: batch axis of splits of the images (at least 4, better 16, of equal size): what differs between
-            them is the uncertainty. Without it every value counts as independent, which feature maps are far from:
-            intervals are then too narrow, by a factor of ten and more.
+            them is the uncertainty. Without it every value counts as independent but for ``design_effect``, which
+            feature maps are far from: intervals are then too narrow, by a factor of ten and more.
+        design_effect: without splits, by which factor the number of values overstates what they tell, at least 1: one
+            number, or one per tensor. `Calibration.design_effect` measures it between images, so that N counts images.
         draws: kept draws.
         warmup: draws before them, which adapt the step size.
 
     Raises:
-        GgdjaxError: unknown side, an order as in `fit`, `split_axis` without at least 4 splits, no draws.
+        GgdjaxError: unknown side, an order as in `fit`, `split_axis` without at least 4 splits, a `design_effect` below
+            1 or beside splits, no draws.
     """
     expect("histogram", histogram, "Histogram")
     if draws < 1 or warmup < 1:
         raise GgdjaxError(f"`draws` is {draws} and `warmup` {warmup}; expected at least 1 of each")
+    effect = np.asarray(design_effect, np.float32)
+    if not (effect >= 1.0).all() or (split_axis is not None and (effect != 1.0).any()):
+        raise GgdjaxError(f"`design_effect` is {design_effect}; expected at least 1, and 1 with `split_axis`")
     if split_axis is None:
         parts, whole = None, histogram.compress(side)
     else:
@@ -127,13 +135,14 @@ def sample_posterior(
         parts = jnp.moveaxis(aligned.compress(side).weight, split_axis, 0)
     batch = whole.log_scale.shape
     order = checked_order(order, batch, jnp.float32)
+    effect = np.broadcast_to(effect, batch).reshape(-1)
     bins, order = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(batch) :]), (whole, order))
     if parts is not None:
         parts = parts.reshape(parts.shape[0], -1, parts.shape[-1])
     result = fit_weighted(bins.log_x, bins.weight, order)  # relative to the scale of the bins
     # NumPyro's sampler relies on implicit promotion.
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        tail, effective, coordinates, diverging = _sample(bins, result, parts, key, draws=draws, warmup=warmup)
+        tail, effective, coordinates, diverging = _sample(bins, result, parts, effect, key, draws=draws, warmup=warmup)
     shaped = jax.tree.map(lambda leaf: leaf.reshape(draws, *batch), tail)
     return Posterior(
         tail=shaped,
@@ -173,7 +182,7 @@ def _log_density(theta: Float[Array, "3"], c: Float[Array, " bin"]) -> Float[Arr
 
 @partial(jax.jit, static_argnames=("draws", "warmup"))
 def _sample(
-    bins: Bins, result: FitResult, parts: Array | None, key: Array, *, draws: int, warmup: int
+    bins: Bins, result: FitResult, parts: Array | None, effect: Array, key: Array, *, draws: int, warmup: int
 ) -> tuple[TailWeighted, Array, Array, Array]:
     from numpyro.infer.hmc import hmc
 
@@ -196,7 +205,7 @@ def _sample(
         each = tilt[..., None] / total[:, None, None] * extended
         each = each.at[..., 3].add(-1.0 / count[:, None])
         variance = jnp.einsum("tb,tbi,tbj->tij", bins.weight, each, each, precision="highest")
-        freedom = count
+        variance, freedom = effect[:, None, None] * variance, count / effect
     else:
         splits = parts.shape[0]
         each = jnp.einsum("stb,tb,tbi->sti", parts, tilt / total[:, None], extended, precision="highest")

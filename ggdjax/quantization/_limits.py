@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from ggdjax.network import Network, Node
+    from ggdjax.network import Graph, Network, Node
 
 Interval = tuple[float, float]
 _ANY: Interval = (-math.inf, math.inf)
@@ -90,3 +90,11 @@ _RULES: dict[str, Callable[[Node, list[Interval]], Interval]] = {
     "tanh": _always(-1.0, 1.0),
     "transpose": _same,
 }
+
+
+def is_input(graph: Graph, name: str) -> bool:
+    """Return whether a feature map is an input of the network, in whatever order of axes."""
+    before = graph.producer(name)
+    return name in graph.inputs or (
+        before is not None and before.op == "transpose" and before.inputs[0] in graph.inputs
+    )

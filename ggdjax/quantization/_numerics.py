@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ggdjax.ggd._histogram import histogram_counts
 from ggdjax.network import Float
 from ggdjax.network._ops import LIMITS, MOVES, QUANTIZABLE
+from ggdjax.quantization._image_moments import power_sums
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +34,8 @@ class Observe(Float):
     ``ranges`` maps every other tensor that integers will hold, such as the summands of an addition, to its least and
     largest value so far.
     ``share`` is None, or how many images of the batch count, the first ones, and how many it holds.
+    ``read`` names images by their rows, as many as the batch holds, of which the first ones count, and their number;
+    ``power_sums`` has theirs, for the feature maps whose first axis is as long as the batch.
     """
 
     def __init__(
@@ -40,11 +43,13 @@ class Observe(Float):
         counters: Mapping[str, Counter],
         ranges: Mapping[str, tuple[Real[Array, ""], Real[Array, ""]]],
         *,
+        read: tuple[Int[Array, " batch"], Int[Array, ""]] | None = None,
         per_channel: bool = False,
         share: tuple[Int[Array, ""], int] | None = None,
     ) -> None:
         self.counters, self.ranges, self.share = dict(counters), dict(ranges), share
-        self.per_channel = per_channel
+        self.read, self.per_channel = read, per_channel
+        self.power_sums: dict[str, Real[Array, "image 6"]] = {}
         self.channels: dict[str, Histogram] = {}
         self._counted: set[str] = set()
 
@@ -55,6 +60,8 @@ class Observe(Float):
             self._counted.add(name)
             count = None if self.share is None else self.share[0] * (x.size // self.share[1])
             self.counters[name] = self.counters[name].add(x, count)
+            if self.read is not None and x.shape[:1] == self.read[0].shape:
+                self.power_sums[name] = power_sums(x, *self.read)
             if self.per_channel:
                 count = None if count is None else count // x.shape[-1]
                 self.channels[name] = histogram_counts(x, tuple(range(x.ndim - 1)), count)

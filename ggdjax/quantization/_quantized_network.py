@@ -17,6 +17,7 @@ from ggdjax.ggd._arrays import is_concrete
 from ggdjax.network import Network
 from ggdjax.network._chunks import run_in_chunks
 from ggdjax.network._serialize import graph_from_record, graph_record
+from ggdjax.quantization._limits import is_input
 from ggdjax.quantization._numerics import FakeQuant
 from ggdjax.quantization._quantizers import ACCUMULATOR_BITS
 from ggdjax.quantization._serialize import (
@@ -222,6 +223,21 @@ class QuantizedNetwork:
         return {
             name: _prediction(quantizer, choices.get(name)) for name, quantizer in self.quantizers.activations.items()
         }
+
+    @property
+    def step_error(self) -> dict[str, float]:
+        """Relative standard error of each feature map's step, by images (`Calibration.step_error`), by tensor name.
+
+        NaN where nothing tells it, or where `predicted_sqnr_db` is NaN, and for inputs.
+        """
+        widths = {
+            name: self.quantizers.activations[name].bits
+            for name, predicted in self.predicted_sqnr_db.items()
+            if not (np.isnan(predicted) or is_input(self.graph, name))
+        }
+        calibration = None if self.record is None else self.record.calibration
+        found = {} if calibration is None else calibration.step_error(widths)
+        return {name: found.get(name, float("nan")) for name in self.quantizers.activations}
 
     @property
     def weight_sqnr_db(self) -> dict[str, float]:

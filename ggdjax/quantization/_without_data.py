@@ -21,6 +21,7 @@ from ggdjax.ggd import Histogram
 from ggdjax.network import fold_batch_norm
 from ggdjax.network._ops import ELEMENTWISE, OPS
 from ggdjax.quantization._calibration import Calibration, limits_of
+from ggdjax.quantization._limits import is_input
 from ggdjax.quantization._numerics import tensors_with_ranges
 
 if TYPE_CHECKING:
@@ -96,16 +97,8 @@ def calibrate_without_data(
         images=0,
         channels=by_channel if per_channel else None,
         limits=limits_of(folded, names),
-        inputs=tuple(name for name in names if _is_input(graph, name)),
+        inputs=tuple(name for name in names if is_input(graph, name)),
         ranges={name: (found[name].min().item(), found[name].max().item()) for name in tensors_with_ranges(graph)},
-    )
-
-
-def _is_input(graph: Graph, name: str) -> bool:
-    """Return whether a feature map is an input of the network, in whatever order of axes."""
-    before = graph.producer(name)
-    return name in graph.inputs or (
-        before is not None and before.op == "transpose" and before.inputs[0] in graph.inputs
     )
 
 

@@ -37,6 +37,7 @@ _MAP_COLUMNS = {
     "SQNR alone, dB": "sqnr_db",
     "accumulated, dB": "accumulated_sqnr_db",
     "predicted, dB": "predicted_sqnr_db",
+    "step ± %": "step_error",
 }
 _WEIGHT_COLUMNS = {
     "layer": "name",
@@ -131,8 +132,13 @@ def _card(title: str, value: str, below: str) -> str:
 
 
 def _maps(rows: list[dict[str, Any]]) -> str:
-    shown = [{**row, "shape": tuple(row["shape"]), "zero_fraction": 100 * row["zero_fraction"]} for row in rows]
-    return table(shown, _MAP_COLUMNS, "map")
+    percent = ("zero_fraction", "step_error")
+    shown = [
+        {**row, "shape": tuple(row["shape"])} | {key: 100 * row[key] for key in percent if row.get(key) is not None}
+        for row in rows
+    ]
+    about = "<p>Step ±: standard error of the step by images; more images would change it by about as much.</p>"
+    return about + table(shown, _MAP_COLUMNS, "map")
 
 
 def _weights(rows: list[dict[str, Any]]) -> str:

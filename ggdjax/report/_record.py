@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 from importlib import metadata
@@ -35,11 +36,12 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
     ``fit`` (the generalized gamma fit that chose the step, the order of its tail weighting, and how it ended; None
     where the scheme fits nothing, or has a fit per channel), ``tail`` (the density that gave the step: log-location, d
     and p of the weighted distribution, and the logarithm of its moment of that order), ``step`` and ``zero_point`` (a
-    list per channel), ``qmin``, ``qmax``, ``bits``, ``predicted_sqnr_db`` (by that fit), and measured on held-out
-    images ``sqnr_db`` (of the feature map alone) and ``accumulated_sqnr_db`` (with the errors of all layers before).
+    list per channel), ``step_error`` (relative standard error of the step by images; None: not known), ``qmin``,
+    ``qmax``, ``bits``, ``predicted_sqnr_db`` (by that fit), and measured on held-out images ``sqnr_db`` (of the feature
+    map alone) and ``accumulated_sqnr_db`` (with the errors of all layers before).
     """
     expect("quantized", quantized, "QuantizedNetwork")
-    record, predicted = quantized.record, quantized.predicted_sqnr_db
+    record, predicted, errors = quantized.record, quantized.predicted_sqnr_db, quantized.step_error
     calibration = None if record is None else record.calibration
     zeros = (
         {} if calibration is None else dict(zip(calibration.names, calibration.histograms.zero_fraction, strict=True))
@@ -59,6 +61,7 @@ def feature_map_rows(quantized: QuantizedNetwork, evaluation: Evaluation | None 
                 **fits.get(name, dict.fromkeys(("a", "d", "p", "order", "fit", "tail"))),
                 "predicted_sqnr_db": predicted[name],
                 "step": np.asarray(quantizer.step).tolist(),
+                "step_error": None if math.isnan(errors[name]) else errors[name],
                 **{key: getattr(quantizer, key) for key in ("qmin", "qmax", "bits")},
                 "zero_point": zero_point.astype(int).tolist(),
                 "sqnr_db": None if evaluation is None else evaluation.sqnr_db[name],

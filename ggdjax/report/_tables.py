@@ -6,6 +6,8 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ggdjax._errors import expect
 from ggdjax.ggd import FitCode
 from ggdjax.network._ops import QUANTIZABLE
@@ -171,6 +173,13 @@ def _about_layers(quantized: QuantizedNetwork, maps: dict[str, dict[str, Any]], 
             f"{weights.get(config.weight_scheme, f'scheme {config.weight_scheme}, free step Δ')}, one per "
             f"{'layer' if config.weights_per == 'tensor' else 'output channel'}"
             f"{', codes rounded for the output of their layer' if rounded else ''}."
+        )
+    errors = {name: 100 * row["step_error"] for name, row in maps.items() if row["step_error"] is not None}
+    if errors:
+        most = max(errors, key=errors.get)
+        lines.append(
+            f"More images would change the steps by ± {np.median(list(errors.values())):.2g} % (standard error, "
+            f"median), the most: {most}, ± {errors[most]:.2g} %."
         )
     if config is not None:
         lines.append(

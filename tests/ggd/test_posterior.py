@@ -119,6 +119,16 @@ def test_splits_measure_what_other_images_would_give(images):
     assert (honest.effective_count < naive.effective_count).mean() > 0.9
 
 
+def test_design_effect_divides_the_number_of_values(images):
+    naive = sample_posterior(images.merge(0), jax.random.key(2), order=0)
+    wide = sample_posterior(images.merge(0), jax.random.key(2), order=0, design_effect=16.0)
+    np.testing.assert_allclose(wide.effective_count, naive.effective_count / 16, rtol=0.01)
+    assert 3.0 < np.median(width(wide.interval(step)) / width(naive.interval(step))) < 5.0
+    for broken in ({"design_effect": 0.5}, {"design_effect": np.nan}, {"design_effect": 2.0, "split_axis": 0}):
+        with pytest.raises(GgdjaxError, match="expected at least 1, and 1 with `split_axis`"):
+            sample_posterior(images, jax.random.key(2), **broken)
+
+
 @pytest.fixture(scope="module")
 def odd(histograms):
     """Four odd tensors in the place of the first four: same shapes, no new compilation."""
