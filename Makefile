@@ -16,10 +16,10 @@ demo: $(VENV)/core.stamp
 	@echo "Quantizing the embedded digits network; the run goes to runs/demo"
 	@$(BIN)/ggdjax quantize --out runs/demo
 
-# Each worker compiles: more than one per core only wastes memory, and a file in two workers compiles twice.
+# Each worker compiles; more than one per core only wastes memory.
 test: $(VENV)/dev.stamp
 	@echo "Running the test suite"
-	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 lint: $(VENV)/dev.stamp
 	@echo "Checking style and format"

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from ggdjax._errors import GgdjaxError
 
 if TYPE_CHECKING:
-    from ggdjax.quantization import QuantConfig
-    from ggdjax.recipe import Recipe
+    import ggdjax
 
 #: Beginning of a scheme's name -> keys of its papers; ``ggd`` is the method itself.
 _SCHEMES = {
@@ -25,7 +24,7 @@ _SCHEMES = {
 }
 
 
-def citation(*used: Recipe | QuantConfig) -> str:
+def citation(*used: ggdjax.recipe.Recipe | ggdjax.quantization.QuantConfig) -> str:
     """Return BibTeX entries, separated by empty lines: the method's paper, then those of what is used.
 
     Args:
@@ -50,7 +49,7 @@ def citation(*used: Recipe | QuantConfig) -> str:
     )
 
 
-def _keys(of: Recipe | QuantConfig) -> list[str]:
+def _keys(of: ggdjax.recipe.Recipe | ggdjax.quantization.QuantConfig) -> list[str]:
     from ggdjax.quantization import QuantConfig
     from ggdjax.recipe import Recipe
 

@@ -91,8 +91,8 @@ class _Integers:
         """Append a node; without ``name`` the last input names it."""
         if name is None:
             *inputs, name = inputs  # type: ignore[assignment]
-        # Names that no tensor of the network has leave those of the outputs free.
-        made = self.writer.node(operator, inputs, name if exact_name else f"{name}/{operator.lower()}", **attrs)
+        # Names that no tensor of the network has (the tracer's are `layer/operation`) leave those of the outputs free.
+        made = self.writer.node(operator, inputs, name if exact_name else f"{name}:{operator.lower()}", **attrs)
         if exact_name and made != name:
             raise UnsupportedError(f"the name `{name}` is taken in the graph: rename the network's tensor")
         return made
