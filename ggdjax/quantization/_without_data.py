@@ -54,7 +54,7 @@ def calibrate_without_data(
 ) -> Calibration:
     """Return a calibration from batch normalization alone, for `ggdjax.quantize`; no image is read.
 
-    A channel behind batch normalization is Gaussian with mean β and the size of γ as its deviation. Activation functions
+    A channel behind batch normalization is Gaussian, its mean β and its deviation the size of γ. Activation functions
     act on it exactly. Elsewhere independence is assumed: a convolution without batch normalization sums means, and
     variances with squared weights; the summands of an addition and the values of a maximum are independent. An average
     of n values has the variance of √n independent ones: neighbours are alike.
