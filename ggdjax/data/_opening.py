@@ -1,4 +1,4 @@
-"""One opener of all images on disk."""
+"""Images on disk, of whatever kind: the one function that opens them."""
 
 from __future__ import annotations
 

@@ -188,12 +188,14 @@ class GeneralizedGamma:
     def half_normal(cls, sigma: Real) -> GeneralizedGamma:
         """Return the distribution of ``|N(0, σ²)|``."""
         (sigma,) = as_real(sigma)
+        _require_positive(sigma=sigma)
         return cls(sigma * math.sqrt(2.0), 1.0, 2.0)
 
     @classmethod
     def rayleigh(cls, sigma: Real) -> GeneralizedGamma:
         """Return the distribution of the length of a vector of two N(0, σ²)."""
         (sigma,) = as_real(sigma)
+        _require_positive(sigma=sigma)
         return cls(sigma * math.sqrt(2.0), 2.0, 2.0)
 
     @classmethod

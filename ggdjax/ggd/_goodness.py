@@ -34,8 +34,8 @@ _LOG_ZERO = -1e4
 class GoodnessOfFit:
     """Distances of a fit f, with distribution function F, from the empirical F̂ of n nonzero values. Smaller is better.
 
-    For samples of f itself: ``√n · kolmogorov_smirnov`` is Kolmogorov's statistic, ``n · anderson_darling`` that of
-    Anderson and Darling (mean 1), and ``kl`` has the mean (occupied bins − 1)/2n. Values of a feature map are not
+    For samples of f itself: ``√n · kolmogorov_smirnov`` is distributed as Kolmogorov found, ``n · anderson_darling`` as
+    Anderson and Darling did (mean 1), and ``kl`` has the mean (occupied bins − 1)/2n. Values of a feature map are not
     independent, so n says less than it seems; differences between distributions on the same histogram are what to read.
     """
 

@@ -110,8 +110,8 @@ def sample_posterior(
         order: the order m ≥ 0 of the weights: one number, or one per tensor.
         side: as in `fit`.
         split_axis: batch axis of splits of the images (at least 4, better 16, of equal size): what differs between
-            them is the uncertainty. Without it every value counts as independent but for ``design_effect``, which
-            feature maps are far from: intervals are then too narrow, by a factor of ten and more.
+            them is the uncertainty. Without it values count as independent, but for ``design_effect``; those of large
+            feature maps are far from it, and intervals too narrow by a factor of ten and more.
         design_effect: without splits, by which factor the number of values overstates what they tell, at least 1: one
             number, or one per tensor. `Calibration.design_effect` measures it between images, so that N counts images.
         draws: kept draws.

@@ -331,3 +331,9 @@ _any, _level = st.floats(width=32, allow_nan=False), st.floats(0, 1, width=32)
 @given(_positive, _shape, _shape, _any, _level)
 def test_never_nan(a, d, p, x, q):
     assert not jnp.isnan(_extreme(*(np.float32(v) for v in (a, d, p, x, q)))).any()
+
+
+@pytest.mark.parametrize("name", ["half_normal", "rayleigh", "exponential", "chi"])
+def test_special_cases_refuse_invalid_constants_under_jit(name):
+    with pytest.raises(GgdjaxError, match="expected a finite number > 0"):
+        jax.jit(lambda x: getattr(GeneralizedGamma, name)(-1.0).log_prob(x))(1.0)
