@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
 
 from ggdjax import _files
 from ggdjax._errors import DataError, GgdjaxError, summary
@@ -20,6 +22,7 @@ from ggdjax.quantization._batches import image_batches, pad_batch
 from ggdjax.quantization._image_moments import ImageMoments, images_to_read
 from ggdjax.quantization._limits import proven_limits
 from ggdjax.quantization._numerics import Observe, tensors_with_ranges
+from ggdjax.quantization._rows import Rows
 
 if TYPE_CHECKING:
     import os
@@ -163,10 +166,17 @@ class Calibration:
         )
 
 
-def calibrate(net: Network, batches: Iterable[Float[Array, "batch ..."]], *, per_channel: bool = False) -> Calibration:
+def calibrate(
+    net: Network,
+    batches: Iterable[Float[Array, "batch ..."]],
+    *,
+    per_channel: bool = False,
+    mesh: Mesh | None = None,
+) -> Calibration:
     """Stream images through the float network, batch normalization folded, and count its feature maps.
 
-    Memory does not depend on the number of images: one histogram of 65,536 bins per feature map.
+    Memory does not depend on the number of images: one histogram of 65,536 bins per feature map, on every device. Each
+    device counts its share of every batch by itself; the counts are added at the end.
 
     Args:
         net: a network from ``load_onnx`` or ``trace``.
@@ -174,6 +184,8 @@ def calibrate(net: Network, batches: Iterable[Float[Array, "batch ..."]], *, per
             images are read; or an image set, all of it. Shorter batches are padded, and the padding not counted; one
             larger than all before compiles anew.
         per_channel: also count every channel of every feature map by itself (256 KiB each).
+        mesh: devices, with axes of any name; None: all of this process. Of several processes, each gives the same
+            batches. A network whose feature maps do not have the images as first axis runs on the first device.
 
     Raises:
         DataError: no batches, images that do not fit the network, or NaN or infinity in a feature map (named).
@@ -190,42 +202,43 @@ def calibrate(net: Network, batches: Iterable[Float[Array, "batch ..."]], *, per
     limit = (2**31 - 1) // max(
         (math.prod(size or 1 for size in net.graph.shape(name)[1:]) for name in names), default=1
     )
-    counts = _Counts(names, limit)
     ranges = {name: (np.float32(np.inf), np.float32(-np.inf)) for name in tensors_with_ranges(net.graph)}
     channels: dict[str, Histogram] | None = None
     images = size = 0
     # Rows of padding are told apart where the images are the first axis of every feature map.
     by_image = all(None in (shape := net.graph.shape(name))[:1] and None not in shape[1:] for name in names)
+    rows = Rows(mesh)
+    if not by_image and rows.devices > 1:
+        rows = Rows(Mesh(rows.mesh.devices.reshape(-1)[:1], ("data",)))
+    counts = _Counts(names, limit, rows)
+    params = rows.everywhere(net.params)
     moments = ImageMoments.empty(len(names))
     running: Any = ()
-    known = 0  # images in `running`
+    known: Any = []  # where `running` has images
     for batch in image_batches(batches, len(net.input_shape)):
         # While this batch was decoded the one before was counted; never more than these two are held.
-        moments = moments.add(np.asarray(running)[:, :known]) if images else moments
+        moments = moments.add(rows.read(running)[:, known]) if images else moments
         net.check_input(batch)
         count = len(batch)
         if not count:
             continue
         counts.make_room(count)
-        size = max(size, count) if by_image else count
-        first = np.int32(count) if by_image else None
-        x, read = pad_batch(batch, size), images_to_read(images, count)
-        known = len(read)
-        rows = np.zeros(size, np.int32)
-        rows[:known] = read
+        size = max(size, rows.whole(count)) if by_image else count
+        first, *read, known = _shares(count if by_image else None, images_to_read(images, count), size, rows.devices)
+        given = rows.split((pad_batch(batch, size), first, *read))
         counts.counters, ranges, by_channel, running = _observe(
-            net.graph, per_channel, net.params, x, first, counts.counters, ranges, (rows, np.int32(known))
+            net.graph, per_channel, rows.mesh if rows.devices > 1 else None, params, given, counts.counters, ranges
         )
         if per_channel:
-            by_channel = jax.device_get(by_channel)
+            by_channel = rows.read(by_channel)
             channels = by_channel if channels is None else {name: channels[name] + h for name, h in by_channel.items()}
         images += count
     if not images:
         raise DataError("no images to calibrate on: `batches` is empty, give at least one")
-    moments = moments.add(np.asarray(running)[:, :known])
+    moments = moments.add(rows.read(running)[:, known])
     histograms = counts.total()
     _refuse_nonfinite(names, histograms)
-    measured = {name: (float(low), float(high)) for name, (low, high) in jax.device_get(ranges).items()}
+    measured = {name: (float(low), float(high)) for name, (low, high) in rows.read(ranges).items()}
     measured = {name: ends for name, ends in measured.items() if all(map(math.isfinite, ends))}
     return Calibration(
         names=names,
@@ -247,10 +260,10 @@ def limits_of(net: Network, names: tuple[str, ...]) -> dict[str, tuple[float | N
 
 
 class _Counts:
-    """Counters on the device, and what was read from them before they could overflow."""
+    """Counters on the devices, and what was read from them before they could overflow."""
 
-    def __init__(self, names: Sequence[str], limit: int) -> None:
-        self.names, self.limit = names, limit
+    def __init__(self, names: Sequence[str], limit: int, rows: Rows) -> None:
+        self.names, self.limit, self.rows = names, limit, rows
         self.counters: dict[str, Counter] = {}
         self._images = 0
         self._read: Histogram | None = None
@@ -259,32 +272,86 @@ class _Counts:
         """Count this many images more, on empty counters if they would not hold them."""
         if not self.counters or self._images + images > self.limit:
             self._read = self.total() if self.counters else None
-            self.counters = {name: _empty() for name in self.names}
+            self.counters = {name: self.rows.split(_empty(self.rows.devices)) for name in self.names}
             self._images = 0
         self._images += images
 
     def total(self) -> Histogram:
         """Return all that was counted, batch shape ``[tensor]``; at least one image must have been."""
-        counted = Histogram.stack([jax.device_get(_read(self.counters[name])) for name in self.names])
+        counted = Histogram.stack([self.rows.read(_read(self.counters[name])) for name in self.names])
         return counted if self._read is None else self._read + counted
 
 
-_empty, _read = jax.jit(Counter.empty), jax.jit(Histogram.from_counter)
+@partial(jax.jit, static_argnums=0)
+def _empty(devices: int) -> Counter:
+    """Return the counts of nothing, one counter per device."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (devices, *leaf.shape)), Counter.empty())
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=5)
+@jax.jit
+def _read(counters: Counter) -> Histogram:
+    """Return what all devices counted."""
+    return Histogram.from_counter(
+        Counter(copies=counters.copies.sum(0), smallest=counters.smallest.min(0), largest=counters.largest.max(0))
+    )
+
+
+def _shares(
+    count: int | None, read: Int[np.ndarray, " read"], size: int, devices: int
+) -> tuple[np.ndarray | None, Int[np.ndarray, " row"], Int[np.ndarray, " device"], Int[np.ndarray, " read"]]:
+    """Return what each device is told of its rows of a padded batch.
+
+    How many of them are images (None: all count); which of these are read for `power_sums`, by row of its own, and how
+    many; and where the images that are read stand among what all devices return.
+    """
+    own = size // devices
+    first = None if count is None else np.clip(count - own * np.arange(devices), 0, own).astype(np.int32)
+    rows, numbers, places = np.zeros((devices, own), np.int32), np.zeros(devices, np.int32), []
+    for device in range(devices):
+        chosen = read[read // own == device] - own * device
+        rows[device, : len(chosen)], numbers[device] = chosen, len(chosen)
+        places.append(own * device + np.arange(len(chosen)))
+    return first, rows.reshape(-1), numbers, np.concatenate(places)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=5)
 def _observe(
     graph: Graph,
     per_channel: bool,
+    mesh: Mesh | None,
     params: dict[str, Array],
-    x: Array,
-    count: Int[Array, ""] | None,
+    given: tuple[Array, Array | None, Array, Array],
     counters: dict[str, Counter],
     ranges: dict[str, tuple[Array, Array]],
-    read: tuple[Int[Array, " batch"], Int[Array, ""]],
 ) -> tuple[dict[str, Counter], dict[str, tuple[Array, Array]], dict[str, Histogram], Float[Array, "tensor image 6"]]:
-    share = None if count is None else (count, len(x))
-    numerics = Observe(counters, ranges, read=read, per_channel=per_channel, share=share)
+    """Run one batch: its rows and `_shares`, split over the mesh; None: one device."""
+    own = partial(_observe_own, graph, per_channel, () if mesh is None else mesh.axis_names)
+    if mesh is None:
+        return own(params, given, counters, ranges)
+    rows, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
+    return jax.shard_map(
+        own,
+        mesh=mesh,
+        in_specs=(whole, rows, rows, whole),
+        out_specs=(rows, whole, whole, PartitionSpec(None, mesh.axis_names)),
+        check_vma=False,
+    )(params, given, counters, ranges)
+
+
+def _observe_own(
+    graph: Graph,
+    per_channel: bool,
+    axes: tuple[str, ...],
+    params: dict[str, Array],
+    given: tuple[Array, Array | None, Array, Array],
+    counters: dict[str, Counter],
+    ranges: dict[str, tuple[Array, Array]],
+) -> tuple[dict[str, Counter], dict[str, tuple[Array, Array]], dict[str, Histogram], Float[Array, "tensor image 6"]]:
+    """Run the rows of one device, of a mesh with ``axes``."""
+    x, count, read, reads = given
+    share = None if count is None else (count[0], len(x))
+    own = jax.tree.map(lambda leaf: leaf[0], counters)
+    numerics = Observe(own, ranges, read=(read, reads[0]), per_channel=per_channel, share=share)
     outputs = run(graph, params, x.astype(jnp.float32), numerics)
     for name, y in zip(graph.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True):
         if name in ranges:
@@ -293,7 +360,12 @@ def _observe(
     by_image = {name for name in numerics.power_sums if graph.shape(name)[0] is None}
     unknown = jnp.full((len(x), 6), jnp.nan, jnp.float32)
     sums = jnp.stack([numerics.power_sums[name] if name in by_image else unknown for name in names])
-    return numerics.counters, numerics.ranges, numerics.channels, sums
+    ends, channels = numerics.ranges, numerics.channels
+    if axes:
+        gather = partial(lax.all_gather, axis_name=axes)
+        ends = {name: (lax.pmin(low, axes), lax.pmax(high, axes)) for name, (low, high) in ends.items()}
+        channels = {name: jax.tree.map(gather, histogram).merge() for name, histogram in channels.items()}
+    return jax.tree.map(lambda leaf: leaf[None], numerics.counters), ends, channels, sums
 
 
 def _refuse_nonfinite(names: tuple[str, ...], counted: Histogram) -> None:

@@ -15,11 +15,13 @@ from ggdjax._ranking import rank_of_label
 from ggdjax.network import run
 from ggdjax.quantization._batches import labelled_batches, pad_batch
 from ggdjax.quantization._numerics import FakeQuant, Measure
+from ggdjax.quantization._rows import Rows
 from ggdjax.quantization._sqnr import sqnr_db
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from jax.sharding import Mesh
     from jaxtyping import Array, Float, Int
 
     from ggdjax.network import Network
@@ -101,15 +103,20 @@ def _classes(shape: Sequence[int | None]) -> int:
 def evaluate(
     quantized: QuantizedNetwork,
     batches: Iterable[tuple[Float[Array, "batch ..."], Int[Array, " batch"]]],
+    *,
+    mesh: Mesh | None = None,
 ) -> Evaluation:
     """Run the float and the fake-quantized network over labelled images, in one stream.
 
-    Every batch is padded to the size of the first, so that each of the two programs compiles once.
+    Every batch is padded to the size of the first, a multiple of the devices, so that each of the two programs compiles
+    once.
 
     Args:
         quantized: what :func:`ggdjax.quantize` returned.
         batches: pairs of input batch (the model's own layout) and class indices; one such pair of arrays; or an image
             set, which gives all its images.
+        mesh: devices that share the images of a batch, with axes of any name; None: all of this process. Of several
+            processes, each gives the same batches.
 
     Raises:
         DataError: no images, images that do not fit the network, another number of labels than images, a label that
@@ -124,8 +131,9 @@ def evaluate(
         (1.0, True)
     """
     expect("quantized", quantized, "QuantizedNetwork")
-    net, bare = quantized.float_network, replace(quantized, record=None)
+    net, rows = quantized.float_network, Rows(mesh)
     classes = count_classes(net)
+    both = rows.everywhere((replace(quantized, record=None), net))
     ranks: dict[str, list[np.ndarray]] = {"float": [], "quantized": []}
     energy: dict[str, float] = {}
     error: dict[str, float] = {}
@@ -136,8 +144,9 @@ def evaluate(
         if len(x) == len(labels) == 0:  # as the end of a stream may be; nothing to pad
             continue
         count = len(labels)
-        size = size or count
-        real, rounded, *sums = jax.device_get(_run_both(bare, net, _pad(x, labels, size), np.arange(size) < count))
+        size = size or rows.whole(count)
+        given = rows.split((_pad(x, labels, size), np.arange(size) < count))
+        real, rounded, *sums = rows.read(_run_both(*both, *given))
         for which, logits in (("float", real), ("quantized", rounded)):
             ranks[which].append(_ranks(_scores(logits, size)[:count], np.asarray(labels)))
         for total, part in zip((energy, error, accumulated), sums, strict=True):

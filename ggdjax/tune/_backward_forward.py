@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, expect_path
 from ggdjax._lock import exclusive
+from ggdjax._memory import quarter_of_device
 from ggdjax.quantization import Stage
 from ggdjax.quantization._batches import pad_batch
 from ggdjax.quantization._config import matching
@@ -50,8 +51,8 @@ if TYPE_CHECKING:
 _KEPT = 1 / 3
 #: Scores and losses that differ by less than this share are equal: float32 sums of other shapes differ by less.
 _EQUAL = 1e-6
-#: Rows that run at once, where memory allows: an eighth of the images, as many as the first screening round has, within
-#: these limits. Fewer leave a processor idle, more run empty in small groups of candidates.
+#: Rows that run at once on a CPU, where memory allows: an eighth of the images, as many as the first screening round
+#: has, within these limits. Fewer leave a processor idle, more run empty in small groups of candidates.
 _LEAST_ROWS, _MOST_ROWS = 64, 512
 #: Images that are timed to fill a budget.
 _TIMED = 64
@@ -185,7 +186,7 @@ class _Search:
         rows = _rows(q, config, len(images), mesh.size)
         self.blocks = [block for span in (*self.rounds, self.held) for block in _blocks(span, rows)]
         self.segments = Segments(q.network, rows, mesh)
-        self.prefix = Prefix(self.segments, _Ordered(images, self.order), self.blocks, config.memory_bytes)
+        self.prefix = Prefix(self.segments, _Ordered(images, self.order), self.blocks, _memory(config))
         self.targets = np.zeros(len(images), np.int32) if labels is None else labels[self.order].astype(np.int32)
         self.reference = self._reference()
 
@@ -447,8 +448,13 @@ def _rows(q: QuantizedNetwork, config: TuneConfig, images: int, devices: int) ->
         peak = max(
             8 * sum(values_of(graph.shape(tensor)) for tensor in (*node.inputs, node.output)) for node in graph.nodes
         )
-        rows = min(max(_LEAST_ROWS, images // 8), _MOST_ROWS, max(1, config.memory_bytes // peak))
+        usual = min(max(_LEAST_ROWS, images // 8), _MOST_ROWS) if jax.default_backend() == "cpu" else images
+        rows = min(usual, max(1, _memory(config) // peak))
     return max(1, rows // devices) * devices
+
+
+def _memory(config: TuneConfig) -> int:
+    return quarter_of_device() if config.memory_bytes is None else config.memory_bytes
 
 
 def _local_mesh() -> Mesh:

@@ -18,6 +18,7 @@ from ggdjax.tune._walk import Walk
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from jax.sharding import Mesh
     from jax.typing import ArrayLike
     from jaxtyping import Float as Real
 
@@ -29,7 +30,8 @@ def correct_biases(
     images: Real[ArrayLike, "image ..."],
     *,
     batch_size: int = 64,
-    memory_bytes: int = 4 << 30,
+    memory_bytes: int | None = None,
+    mesh: Mesh | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> QuantizedNetwork:
     """Return the network with the mean error of every layer's output channels taken from its biases.
@@ -46,7 +48,9 @@ def correct_biases(
         q: what :func:`ggdjax.quantize` or a tuner returned.
         images: in the layout of the network's input; the calibration images will do.
         batch_size: images that run at once.
-        memory_bytes: tensors of all images beyond this are kept in temporary files.
+        memory_bytes: tensors of all images beyond this are kept in temporary files; None: a quarter of the machine's
+            memory.
+        mesh: devices that share the images of a batch, with axes of any name; None: all of this process.
         progress: called after every layer with the layers done and their number.
 
     Raises:
@@ -65,7 +69,7 @@ def correct_biases(
     layers = [node for node in graph.quantizable if node.name in q.quantizers.biases]
     errors = []
     with tempfile.TemporaryDirectory(prefix="ggdjax-") as folder:
-        walk = Walk(q, images, batch_size, memory_bytes, folder)
+        walk = Walk(q, images, batch_size, memory_bytes, folder, mesh)
         for done, node in enumerate(layers, start=1):
             walk.advance(graph.index(node.name) + 1)
             output = walk.quantized[node.output]

@@ -42,11 +42,12 @@ class TuneConfig:
     worse on these, so that what a search gains is not its own images'. 0: every image chooses."""
     max_float_passes: float | None = None
     """Budget: passes of the whole network over the tuning images that the search may spend; None: no limit."""
-    memory_bytes: int = 2 << 30
-    """Bounds the rows that run at once, and, again, the activations that are kept between layers."""
+    memory_bytes: int | None = None
+    """Bounds the rows that run at once, and, again, the activations that are kept between layers; None: a quarter of
+    the memory of the device. The result does not depend on it."""
     rows: int | None = None
-    """Rows (candidates times images) that run at once; None: an eighth of the images, where that fits in
-    ``memory_bytes``. The result does not depend on it."""
+    """Rows (candidates times images) that run at once; None: an eighth of the images on a CPU, all of them on other
+    devices, where that fits in ``memory_bytes``. The result does not depend on it."""
     allow_few_images: bool = False
     """Tune for top-1, top-5 or cross-entropy on fewer images than classes."""
     seed: int = 0
@@ -63,7 +64,8 @@ class TuneConfig:
             raise GgdjaxError(f"`screening` must be rising shares between 0 and 1, got {self.screening!r}")
         if not 0 <= self.held_back < 1:
             raise GgdjaxError(f"`held_back` must be a share from 0 to below 1, got {self.held_back!r}")
-        if self.rows is not None and self.rows < 1:
-            raise GgdjaxError(f"`rows` must be at least 1, got {self.rows!r}")
+        for name in ("rows", "memory_bytes"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise GgdjaxError(f"`{name}` must be at least 1, got {value!r}")
         if self.max_float_passes is not None and self.max_float_passes <= 0:
             raise GgdjaxError(f"`max_float_passes` must be positive, got {self.max_float_passes!r}")

@@ -31,6 +31,7 @@ from ggdjax.quantization import FakeQuant, Stage
 from ggdjax.quantization._batches import batches_of
 from ggdjax.quantization._evaluation import count_classes
 from ggdjax.quantization._record import DETAILS, image_hash
+from ggdjax.quantization._rows import Rows
 from ggdjax.tune._gradient_config import OBJECTIVES, GradientConfig
 from ggdjax.tune._layerwise import tune_layers
 from ggdjax.tune._selective import selected
@@ -39,6 +40,7 @@ from ggdjax.tune._trainables import Pace, Start, Trainable, adam_state
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from jax.sharding import Mesh
     from jax.typing import ArrayLike
     from jaxtyping import Array, Int
     from jaxtyping import Float as Real
@@ -94,10 +96,11 @@ def gradient(
     config: GradientConfig | None = None,
     *,
     progress: Callable[[int, float], None] | None = None,
+    mesh: Mesh | None = None,
 ) -> QuantizedNetwork:
     """Tune steps, rounding of weights, and biases of a quantized network by gradient descent.
 
-    The same images, seed and device give the same result. Beside the images and one row of targets per image, memory
+    The same images, seed and devices give the same result. Beside the images and one row of targets per image, memory
     depends on ``config.batch_size`` only. Biases are real while they are tuned; at the end they get the fractional
     length of least squared error at their width.
 
@@ -107,6 +110,9 @@ def gradient(
         labels: their classes, for the objective ``"cross_entropy"``; not read otherwise.
         config: see :class:`GradientConfig`.
         progress: called after every step with the number of steps done and the loss of its mini-batch.
+        mesh: devices that share the images of a batch, where they divide it, with axes of any name; None: all of this
+            process. Of several processes, each gives the same images. Gradients are sums over devices: floats of
+            another order, and with them codes near a threshold, differ from those of one device.
 
     Returns:
         The tuned network, less the layers whose change does harm on the images held back, or the start where that is
@@ -120,7 +126,7 @@ def gradient(
     images = expect_array("images", images, "an array of images", least_rank=1, error=DataError)
     config = GradientConfig() if config is None else config
     began = time.perf_counter()
-    images = np.asarray(images, np.float32)
+    images, rows = np.asarray(images, np.float32), Rows(mesh)
     if len(images) < config.batch_size:
         raise DataError(
             f"`images` holds {len(images)}, fewer than one batch of {config.batch_size}: give more, or a smaller "
@@ -128,11 +134,12 @@ def gradient(
         )
     q.network.check_input(images)
     if config.steps is None:
-        config = dataclasses.replace(config, steps=gradient_steps(q, images, labels, config))
+        config = dataclasses.replace(config, steps=gradient_steps(q, images, labels, config, mesh=mesh))
     graph = q.graph.up_to_logits()
     if config.objective == "cross_entropy":
         count_classes(q.network)
-    real = _batchwise(partial(_float_logits, graph, q.float_network.params), images, config.batch_size)
+    forward = partial(_float_logits, graph, rows.everywhere(q.float_network.params))
+    real = _batchwise(forward, images, config.batch_size, rows)
     targets = _checked_labels(labels, len(images), real.shape[1]) if config.objective == "cross_entropy" else real
 
     # Another seed than that of the batches, which would otherwise be drawn in the same order.
@@ -143,21 +150,21 @@ def gradient(
     measuring = held if count else tuning
 
     def measured(candidate: QuantizedNetwork) -> float:
-        bare = dataclasses.replace(candidate, graph=graph, record=None)
-        logits = _batchwise(partial(_logits, bare), images[measuring], config.batch_size)
+        bare = rows.everywhere(dataclasses.replace(candidate, graph=graph, record=None))
+        logits = _batchwise(partial(_logits, bare), images[measuring], config.batch_size, rows)
         losses = _losses(config.objective, logits, targets[measuring])
         return float(np.mean(np.asarray(losses, np.float64)))
 
     before = measured(q)
     tuned_on, aims = images[tuning], targets[tuning]
-    start = Start.of(q, graph, tuned_on[: config.batch_size])
+    start = rows.everywhere(Start.of(q, graph, tuned_on[: config.batch_size]))
     order = _batches(len(tuning), config)
     progress = progress or (lambda _step, _loss: None)
     if config.per_layer:
-        trainable, losses = tune_layers(graph, start, tuned_on, order, config, progress)
+        trainable, losses = tune_layers(graph, start, tuned_on, order, config, progress, rows)
     else:
-        trainable, losses = _tune_jointly(graph, start, tuned_on, aims, order, config, progress)
-    quantizers, params = start.finished(graph, trainable)
+        trainable, losses = _tune_jointly(graph, start, tuned_on, aims, order, config, progress, rows)
+    quantizers, params = start.finished(graph, rows.read(trainable))
     tuned, reverted = dataclasses.replace(q, quantizers=quantizers, params=params), ()
     if count:
         tuned, after, reverted = selected(graph, q, tuned, measured)
@@ -194,6 +201,7 @@ def gradient_steps(
     config: GradientConfig | None = None,
     *,
     seconds: float = 60.0,
+    mesh: Mesh | None = None,
 ) -> int:
     """Return how many steps of `gradient` take about ``seconds`` on this machine, 1 to 1,000; compiling not counted.
 
@@ -208,6 +216,7 @@ def gradient_steps(
         None if labels is None else np.asarray(labels)[first],
         timed,
         progress=lambda _step, _loss: moments.append(time.perf_counter()),
+        mesh=mesh,
     )
     return int(np.clip(seconds / np.median(np.diff(moments)), 1, _MOST))
 
@@ -220,15 +229,14 @@ def _tune_jointly(
     order: Iterator[np.ndarray],
     config: GradientConfig,
     progress: Callable[[int, float], None],
+    rows: Rows,
 ) -> tuple[Trainable, list[float]]:
-    trainable = start.trainable(graph)
-    state = adam_state(trainable)
+    trainable = rows.everywhere(start.trainable(graph))
+    state = rows.everywhere(adam_state(trainable))
     losses = []
     for step, chosen in enumerate(order, start=1):
-        pace = Pace.at(step, config.steps, config)
-        trainable, state, loss = _joint_step(
-            graph, config.objective, start, pace, trainable, state, images[chosen], targets[chosen]
-        )
+        pace, given = Pace.at(step, config.steps, config), rows.split((images[chosen], targets[chosen]))
+        trainable, state, loss = _joint_step(graph, config.objective, start, pace, trainable, state, *given)
         losses.append(float(loss))
         progress(step, losses[-1])
     return trainable, losses
@@ -270,9 +278,10 @@ def _batches(count: int, config: GradientConfig) -> Iterator[np.ndarray]:
         order = order[config.batch_size :]
 
 
-def _batchwise(function: Callable[[np.ndarray], Array], images: np.ndarray, size: int) -> np.ndarray:
+def _batchwise(function: Callable[[np.ndarray], Array], images: np.ndarray, size: int, rows: Rows) -> np.ndarray:
     """Return one row per image."""
-    return np.concatenate([np.asarray(function(batch))[:count] for batch, count in batches_of(images, size)])
+    batches = batches_of(images, size)
+    return np.concatenate([rows.read(function(rows.split(batch)))[:count] for batch, count in batches])
 
 
 @partial(jax.jit, static_argnums=0)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array
 
     from ggdjax.network import Graph, Node
+    from ggdjax.quantization._rows import Rows
     from ggdjax.tune._gradient_config import GradientConfig
 
 
@@ -34,12 +35,13 @@ def tune_layers(
     order: Iterator[np.ndarray],
     config: GradientConfig,
     progress: Callable[[int, float], None],
+    rows: Rows,
 ) -> tuple[Trainable, list[float]]:
     """Return the trainables after ``config.steps`` steps, divided among the layers, and the loss of each step.
 
     ``order`` yields the indices of the images of each step. The losses are relative to the energy of the target.
     """
-    whole, losses = start.trainable(graph), []
+    whole, losses = rows.everywhere(start.trainable(graph)), []
     layers = graph.quantizable
     share, more = divmod(config.steps, len(layers))
     done: set[str] = set()
@@ -54,10 +56,10 @@ def tune_layers(
         }
         if not steps:
             continue
-        state = adam_state(own)
+        state = rows.everywhere(adam_state(own))
         end = _end_of_layer(graph, node)
         for step in range(1, steps + 1):
-            pace, x = Pace.at(step, steps, config), images[next(order)]
+            pace, x = Pace.at(step, steps, config), rows.split(images[next(order)])
             own, state, loss = _layer_step(graph, (node.name, end), start, pace, whole, own, state, x)
             losses.append(float(loss))
             progress(len(losses), losses[-1])

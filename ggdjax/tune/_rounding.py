@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from os import PathLike
     from pathlib import Path
 
+    from jax.sharding import Mesh
     from jax.typing import ArrayLike
     from jaxtyping import Float
 
@@ -69,12 +70,14 @@ class RoundingConfig:
     """Added to the diagonal of the Gram matrix, over its mean."""
     batch_size: int = 64
     """Images that run at once."""
-    memory_bytes: int = 4 << 30
-    """Tensors of both walks beyond this are kept in temporary files."""
+    memory_bytes: int | None = None
+    """Tensors of both walks beyond this are kept in temporary files; None: a quarter of the machine's memory."""
 
     def __post_init__(self) -> None:
         for name in ("rows_per_column", "least_rows", "batch_size", "memory_bytes"):
             value = getattr(self, name)
+            if value is None and name == "memory_bytes":
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise GgdjaxError(f"`{name}` must be an integer of at least 1, got {value!r}")
         if not 0 < self.damping < math.inf:
@@ -135,6 +138,7 @@ def round_weights(
     *,
     checkpoint: str | PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    mesh: Mesh | None = None,
 ) -> QuantizedNetwork:
     """Return the network with its weights rounded for the output of their layers, and its biases corrected.
 
@@ -150,6 +154,8 @@ def round_weights(
         checkpoint: file that is written after every layer and, where it exists, resumed from with the same bits: layers
             in it are run, not rounded again.
         progress: called after every layer with the layers done and their number.
+        mesh: devices that share the images of a batch, the rows of a Gram matrix, and the output channels, with axes
+            of any name; None: all of this process. Of several processes, each gives the same images.
 
     Returns:
         The network; its ``history`` is a `RoundingHistory`. Kernels lie on their grids, which may be finer or coarser.
@@ -173,7 +179,7 @@ def round_weights(
         exclusive(checkpoint, "checkpoint") if alone else nullcontext(),
         tempfile.TemporaryDirectory(prefix="ggdjax-") as folder,
     ):
-        walk = _Walk(q, images, config, folder)
+        walk = _Walk(q, images, config, folder, mesh)
         layers = walk.run(checkpoint, progress)
     history = RoundingHistory(images=len(images), layers=tuple(layers), seconds=time.perf_counter() - began)
     stage = Stage(
@@ -191,8 +197,10 @@ def round_weights(
 class _Walk(Walk):
     """A walk that rounds every layer on its way."""
 
-    def __init__(self, q: QuantizedNetwork, images: np.ndarray, config: RoundingConfig, folder: str) -> None:
-        super().__init__(q, images, config.batch_size, config.memory_bytes, folder)
+    def __init__(
+        self, q: QuantizedNetwork, images: np.ndarray, config: RoundingConfig, folder: str, mesh: Mesh | None
+    ) -> None:
+        super().__init__(q, images, config.batch_size, config.memory_bytes, folder, mesh)
         self.config = config
         # One image in eight is held back; of few images none.
         self.builds = np.ones(self.count, bool) if self.count < 64 else np.arange(self.count) % 8 != 7
@@ -226,7 +234,7 @@ class _Walk(Walk):
         tensors = tuple(values[node.inputs[0]] for values in (self.float, self.quantized))
         sampled = partial(chunks, layer, Positions.of(node, tensors[0].shape, kernel.shape), tensors=tensors)
         x = of_columns(layer, self.q.quantizers.activations.get(node.inputs[0]), tensors[0].shape[-1])
-        moments = Moments()
+        moments = Moments(self.split)
         least = min(self.config.least_rows, _MOST_PER_COLUMN * layer.columns)
         wanted = max(least, self.config.rows_per_column * layer.columns)
         for pair, count in sampled(np.flatnonzero(self.builds), wanted):
@@ -282,7 +290,8 @@ class _Walk(Walk):
         """Return the rounded rows and the quantizer on whose grid they lie."""
         steps = np.stack([layer.per_row(np.asarray(grid.step), 1.0) for grid in grids], axis=1)
         own = partial(round_rows, low=grids[0].qmin, high=grids[0].qmax, damping=self.config.damping)
-        values, error = by_blocks(own, len(rows), rows, gram, steps, cross)  # group candidate row …
+        # group candidate row …
+        values, error = by_blocks(own, self.split, (rows, gram, steps, cross), (1, None, 2, None))
         per_row = np.ndim(grids[0].step) > 0
         error = error if per_row else error.sum((0, 2), keepdims=True)
         which = np.broadcast_to(np.argmin(error, axis=1)[:, None], (len(rows), 1, rows.shape[1]))  # of equals the first

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ggdjax.quantization._rows import Rows
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -121,7 +123,7 @@ def chunks(
     """
     groups, _, columns = layer.padded
     each = min(len(plan.corners), -(-wanted // len(images)))
-    size = max(64, min(4096, _CHUNK_VALUES // (groups * columns)))
+    size = max(64, min(4096, _CHUNK_VALUES // (groups * columns) // 8 * 8))  # shared by up to 8 devices
     index = np.concatenate([plan.sample(int(i), each) for i in images])
     owner = np.repeat(images, each)[:, None]
     flat = [values.reshape(len(values), -1, values.shape[-1]) for values in tensors]
@@ -137,15 +139,23 @@ def chunks(
         yield taken, len(where)
 
 
-def by_blocks(function: Callable[..., Any], groups: int, *arguments: Any) -> list[np.ndarray]:
+def by_blocks(
+    function: Callable[..., Any], split: Rows, arguments: tuple[Any, ...], axes: tuple[int | None, ...]
+) -> list[np.ndarray]:
     """Return what ``function`` returns for all groups, called for a block of them at a time.
 
     Arguments are pytrees whose leaves have the groups first, and more axes than two; others go to every block whole.
+    Several devices share them along ``axes``, one of each argument; None: every device has all.
     """
+    groups = len(next(leaf for leaf in jax.tree.leaves(arguments) if np.ndim(leaf) > 2))
 
     def block(first: int) -> list[Any]:
         cut = jax.tree.map(lambda leaf: leaf[first : first + _BLOCK] if np.ndim(leaf) > 2 else leaf, arguments)
-        return jax.device_get(jax.tree.leaves(function(*cut)))
+        given = (
+            split.everywhere(part) if axis is None else split.split(part, axis)
+            for part, axis in zip(cut, axes, strict=True)
+        )
+        return split.read(jax.tree.leaves(function(*given)))
 
     blocks = [block(first) for first in range(0, groups, _BLOCK)]
     return blocks[0] if len(blocks) == 1 else [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
@@ -157,8 +167,8 @@ class Moments:
     About zero, products of inputs that hardly vary would leave nothing of their variance in float32.
     """
 
-    def __init__(self) -> None:
-        self.count = 0
+    def __init__(self, split: Rows | None = None) -> None:
+        self.split, self.count = Rows(None) if split is None else split, 0
         self._sums: list[np.ndarray] = []
         self._origins: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -170,7 +180,8 @@ class Moments:
             self._origins = tuple(
                 x[:, :count].mean(1, keepdims=True, dtype=np.float64).astype(np.float32) for x in (about, real)
             )
-        found = by_blocks(_sums, len(real), quantizer, real, rounded, *self._origins, np.int32(count))
+        arguments = (quantizer, real, rounded, *self._origins, np.int32(count))
+        found = by_blocks(_sums, self.split, arguments, (None, 1, 1, None, None, None))
         new = [np.asarray(value, np.float64) for value in found]
         self._sums = [a + b for a, b in zip(self._sums, new, strict=True)] if self._sums else new
         self.count += count

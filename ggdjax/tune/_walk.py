@@ -13,13 +13,16 @@ import jax
 import numpy as np
 
 from ggdjax._errors import GgdjaxError
+from ggdjax._memory import quarter_of_host
 from ggdjax.network import Float as FloatNumerics
 from ggdjax.network import run
 from ggdjax.quantization import FakeQuant, Quantizers
 from ggdjax.quantization._batches import pad_batch
+from ggdjax.quantization._rows import Rows
 from ggdjax.tune._segments import canonical, renamed
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
     from jaxtyping import Array, Float
 
     from ggdjax.network import Graph, Node
@@ -33,9 +36,17 @@ class Walk:
     """
 
     def __init__(
-        self, q: QuantizedNetwork, images: np.ndarray, batch_size: int, memory_bytes: int, folder: str
+        self,
+        q: QuantizedNetwork,
+        images: np.ndarray,
+        batch_size: int,
+        memory_bytes: int | None,
+        folder: str,
+        mesh: Mesh | None = None,
     ) -> None:
-        self.q, self.batch_size, self.memory_bytes, self.folder = q, batch_size, memory_bytes, folder
+        self.split = Rows(mesh)
+        self.q, self.batch_size, self.folder = q, batch_size, folder
+        self.memory_bytes = quarter_of_host() if memory_bytes is None else memory_bytes
         self.real, self.params = q.float_network.params, dict(q.params)
         self.weights, self.biases = dict(q.quantizers.weights), dict(q.quantizers.biases)
         self.count = len(images)
@@ -47,7 +58,7 @@ class Walk:
 
     def advance(self, stop: int) -> None:
         """Run both walks up to node ``stop`` of the graph; keep what is read later."""
-        graph, size, start = self.q.graph, min(self.batch_size, self.count), self._reached
+        graph, size, start = self.q.graph, self.split.whole(min(self.batch_size, self.count)), self._reached
         self._reached = stop
         segment = canonical(graph, start, stop)
         new = tuple(name for name in segment.graph.outputs if name not in segment.graph.inputs)
@@ -58,6 +69,7 @@ class Walk:
             biases=renamed(self.biases, segment.nodes),
         )
         params = [{key: own[name] for key, name in segment.params.items()} for own in (self.real, self.params)]
+        given = self.split.everywhere((*params, quantizers))
         walks = (self.float, self.quantized)
         results: list[list[np.ndarray]] = [[], []]
         for first in range(0, self.count if new else 0, size):
@@ -65,12 +77,12 @@ class Walk:
                 {name: pad_batch(walk[segment.tensors[name]][first : first + size], size) for name in cut.inputs}
                 for walk in walks
             ]
-            both = _run_both(cut, *params, quantizers, *values)
+            both = self.split.read(_run_both(cut, *given, *self.split.split(values)))
             if not results[0]:
                 results = [[self._array((self.count, *y.shape[1:])) for y in one] for one in both]
             for kept, one in zip(results, both, strict=True):
                 for array, y in zip(kept, one, strict=True):
-                    array[first : first + size] = np.asarray(y)[: self.count - first]
+                    array[first : first + size] = y[: self.count - first]
         for walk, kept in zip(walks, results, strict=True):
             walk |= {segment.tensors[name]: array for name, array in zip(new, kept, strict=True)}
             for tensor in set(walk) - set(graph.live(stop)):

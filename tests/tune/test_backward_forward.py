@@ -220,7 +220,7 @@ def test_same_result_on_many_devices_and_processes(tuned, tmp_path, how):
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
     out = tmp_path / "params.npz"
     if how == "devices":
-        env["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+        env["XLA_FLAGS"] = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
         ranks = [("0", "1")]
     else:
         ranks = [("0", "2"), ("1", "2")]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -116,7 +117,7 @@ np.savez(sys.argv[1], *arrays(fit(tiny(), stripes(56), RECIPE, mesh=whole)))
 
 
 def test_the_result_does_not_depend_on_the_mesh(trained, tmp_path, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+    monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     subprocess.run([sys.executable, "-c", ON_EIGHT_DEVICES, tmp_path / "eight.npz"], check=True)
     with np.load(tmp_path / "eight.npz") as stored:

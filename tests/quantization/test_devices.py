@@ -1,0 +1,81 @@
+"""The same results on one device, on eight, and in two processes."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import ggdjax as gd
+from ggdjax import GgdjaxError
+
+HERE = Path(__file__).parent
+SCRIPT = HERE / "devices_elsewhere.py"
+#: Sums of floats in another order.
+NEARLY = {"ranges", "moments", "sqnr", "losses"}
+
+
+@pytest.fixture(scope="module")
+def here():
+    sys.path.insert(0, str(HERE))
+    sys.path.insert(0, str(HERE.parent / "tune"))
+    try:
+        from devices_elsewhere import results
+
+        return results()
+    finally:
+        del sys.path[:2]
+
+
+@pytest.mark.parametrize("how", ["devices", "processes"])
+def test_the_same_on_many_devices_and_processes(here, tmp_path, how):
+    path = os.pathsep.join([str(HERE.parent / "tune"), *sys.path])
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
+    out, ranks = tmp_path / "results.pickle", [("0", "1", "0")]
+    if how == "devices":
+        env["XLA_FLAGS"] = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    else:
+        import socket
+
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = str(free.getsockname()[1])
+        ranks = [(str(rank), "2", port) for rank in range(2)]
+    runs = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(out), *rank],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in ranks
+    ]
+    for run in runs:
+        text, _ = run.communicate(timeout=600)
+        assert run.returncode == 0, text
+    there = pickle.loads(out.read_bytes())
+    for name, own in here.items():
+        for a, b in zip(jax.tree.leaves(own), jax.tree.leaves(there[name]), strict=True):
+            # Counts to the integer; extremes are floats, which a batch of another size sums in another order.
+            if name in NEARLY or (name in {"histograms", "channels"} and a.dtype.kind == "f"):
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6, err_msg=name)
+            elif name in {"rounded", "tuned"}:  # a code near a threshold may turn
+                assert np.mean(np.abs(a - b) > 1e-5) < 0.01, name
+            else:
+                np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+def test_what_is_no_mesh_is_refused():
+    net = gd.trace(
+        lambda x: jax.nn.relu(x @ np.eye(4, dtype=np.float32)) @ np.eye(4, dtype=np.float32),
+        np.zeros((1, 4), np.float32),
+    )
+    with pytest.raises(GgdjaxError, match=r"^`mesh` is an int; expected a `jax.sharding.Mesh`"):
+        gd.calibrate(net, [np.ones((2, 4), np.float32)], mesh=8)
