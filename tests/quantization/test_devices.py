@@ -77,5 +77,5 @@ def test_what_is_no_mesh_is_refused():
         lambda x: jax.nn.relu(x @ np.eye(4, dtype=np.float32)) @ np.eye(4, dtype=np.float32),
         np.zeros((1, 4), np.float32),
     )
-    with pytest.raises(GgdjaxError, match=r"^`mesh` is an int; expected a `jax.sharding.Mesh`"):
+    with pytest.raises(GgdjaxError, match=r"^`mesh` is 8; expected a `jax.sharding.Mesh`"):
         gd.calibrate(net, [np.ones((2, 4), np.float32)], mesh=8)
