@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
 import threading
 from dataclasses import dataclass
 from multiprocessing import connection
@@ -41,50 +43,70 @@ class Slurm:
     """Memory."""
 
 
+#: How often the cells of one process that died are taken by a new one.
+_RESTARTS = 3
+#: Exit status of a process that says why it failed: another would fail, too.
+_FAILED = 2
+
+
 def run_workers(experiment: Experiment, folder: Path, workers: int, console: Console) -> None:
     """Run the cells in this many processes, which end with this one, and print the table of the cells.
 
-    Where CUDA_VISIBLE_DEVICES names devices, they are dealt to the processes.
+    GPUs are dealt to the processes: those that CUDA_VISIBLE_DEVICES names, or all. A process that dies, as by a lack of
+    memory, is told of, and a new one takes its cells, a few times.
 
     Raises:
         GgdjaxError: more processes than devices, another run holds the folder, or a process failed.
     """
-    devices = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    devices = _devices()
     if devices and workers > len(devices):
-        raise GgdjaxError(
-            f"`--workers` is {workers}, but CUDA_VISIBLE_DEVICES names {len(devices)} devices: ask for fewer"
-        )
+        raise GgdjaxError(f"`--workers` is {workers}, but there are {len(devices)} devices: ask for fewer")
     context = multiprocessing.get_context("spawn")
     with store.atomic_directory(folder):
         planned = plan(experiment, folder)
         display.print_plan(planned, folder, workers, console)
         todo = planned.todo
         messages = context.SimpleQueue()
-        processes = [
-            context.Process(
-                target=_work,
-                args=(experiment, folder, (index + 1, workers), ",".join(devices[index::workers]), messages),
-                daemon=True,
-            )
-            for index in range(workers if todo else 0)
-        ]
-        for process in processes:
+        left = dict.fromkeys(range(workers if todo else 0), _RESTARTS)
+
+        def started(index: int) -> Any:
+            share = (experiment, folder, (index + 1, workers), ",".join(devices[index::workers]), messages)
+            process = context.Process(target=_work, args=share, daemon=True)
             process.start()
+            return process
+
+        processes = {index: started(index) for index in left}
         with display.progress_bar(console, len(todo)) as update:
-            running = processes
-            while running:
-                connection.wait([process.sentinel for process in running], timeout=1.0)
-                running = [process for process in running if process.exitcode is None]
+            pending = set(processes)
+            while pending:
+                connection.wait([processes[index].sentinel for index in pending], timeout=1.0)
                 now = plan(experiment, folder)
                 update(len(todo) - len(now.todo), seconds_left(now.todo, list(now.rows.values()))[0] / workers)
+                for index in sorted(pending):
+                    if (status := processes[index].exitcode) in (0, _FAILED) or (status and not left[index]):
+                        pending.discard(index)
+                    elif status is not None:
+                        left[index] -= 1
+                        console.print(f"process {index + 1} of {workers} ended with status {status}: started again")
+                        processes[index] = started(index)
         said: dict[int, str] = {}
         while not messages.empty():
             said.update([messages.get()])
-        for number, process in enumerate(processes, 1):
+        for number, process in enumerate(processes.values(), 1):
             if process.exitcode:
                 why = said.get(number, f"ended with status {process.exitcode}")
                 raise GgdjaxError(f"process {number} of {workers}: {why}; what is finished is kept")
     display.print_table(experiment, plan(experiment, folder), console)
+
+
+def _devices() -> list[str]:
+    """Return the GPUs that processes may use; none without NVIDIA's driver."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None and (tool := shutil.which("nvidia-smi")):
+        query = [tool, "--query-gpu=index", "--format=csv,noheader"]
+        found = subprocess.run(query, check=False, capture_output=True, text=True)
+        named = ",".join(found.stdout.split()) if found.returncode == 0 else ""
+    return [name for name in (named or "").split(",") if name]
 
 
 def _work(experiment: Experiment, folder: Path, shard: tuple[int, int], devices: str, messages: Any) -> None:
@@ -99,7 +121,7 @@ def _work(experiment: Experiment, folder: Path, shard: tuple[int, int], devices:
             pass
     except GgdjaxError as error:
         messages.put((shard[0], str(error)))
-        raise SystemExit(2) from None
+        raise SystemExit(_FAILED) from None
 
 
 def _end_with_parent() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ class Counting(Experiment):
     AXES: ClassVar[tuple[str, ...]] = ("numbers",)
     numbers: tuple[int, ...] = (1, 2, 3, 4, 5)
     unlucky: int | None = None
+    deadly: int | None = None
+    """The first process that measures this one is killed."""
 
     def check(self) -> None:
         pass
@@ -36,6 +40,9 @@ class Counting(Experiment):
         assert prepared == cell["network"]
         if cell["number"] == self.unlucky:
             raise GgdjaxError("bad luck")
+        if cell["number"] == self.deadly and not (folder / "killed").exists():
+            (folder / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         return {"square": cell["number"] ** 2}
 
     def shown(self, row: dict[str, Any]) -> dict[str, str]:

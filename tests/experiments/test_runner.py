@@ -116,9 +116,16 @@ def test_worker_that_fails_says_why(tmp_path, capsys):
     assert "9999" in line
 
 
+def test_cells_of_a_worker_that_dies_are_taken_by_a_new_one(tmp_path):
+    console = Console(width=160, file=io.StringIO())
+    spread.run_workers(Counting(deadly=3), tmp_path, 2, console)
+    assert "of 2 ended with status -9: started again" in console.file.getvalue()
+    assert sorted(row["number"] for row in store.read_rows(tmp_path)) == [1, 2, 3, 4, 5]
+
+
 def test_more_workers_than_devices_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    with pytest.raises(GgdjaxError, match="names 2 devices"):
+    with pytest.raises(GgdjaxError, match="there are 2 devices"):
         spread.run_workers(Counting(), tmp_path, 3, Console())
 
 
