@@ -143,6 +143,22 @@ def test_unsupported_operator_is_named_with_the_supported_ones(small, tmp_path, 
     assert "Relu" in line
 
 
+def test_output_and_input_shape(small, tmp_path, capsys):
+    model = onnx.load(small[0])
+    for axis in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"size{axis}"
+    model.graph.output.append(onnx.helper.make_tensor_value_info("pool", onnx.TensorProto.FLOAT, None))
+    onnx.save(model, path := tmp_path / "open.onnx")
+    assert "give `--input-shape`" in refused(capsys, "inspect", path)
+    shape = ("--input-shape", 1, 3, 8, 8)
+    assert "choose one of logits, pool by `--output`" in refused(capsys, "inspect", path, *shape)
+    line = refused(capsys, "quantize", path, "--output", "logit", *shape, "--data", small[1], "--size", 8)
+    assert "`--output` 'logit' is no tensor of the model; did you mean `logits`" in line
+    assert "give one as MODEL" in refused(capsys, "inspect", "--output", "logits")
+    main(["inspect", str(path), "--output", "logits", *map(str, shape)])
+    assert "gemm" in capsys.readouterr().out
+
+
 def bad_images(kind, tmp_path):
     folder = tmp_path / "images"
     if kind == "empty":

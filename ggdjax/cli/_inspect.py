@@ -39,6 +39,10 @@ class Inspect:
     """Labelled images: show with which colour order, scale, mean and label offset a float MODEL is right on most."""
     preset: str = "imagenet"
     """Resize and crop for ``--data``, and what is tried first."""
+    output: str | None = None
+    """Tensor of the ONNX file to compute, of a model with several outputs or up to a layer inside."""
+    input_shape: Annotated[tuple[int, ...], tyro.conf.arg(metavar="[INT ...]")] = ()
+    """Full shape of the input, batch first (1 3 224 224), of an ONNX file that leaves its image size open."""
 
     def run(self) -> None:
         """Do the job.
@@ -54,10 +58,10 @@ class Inspect:
         screen = console()
         if self.what is not None and self.what.is_dir():
             value = report.load_run(self.what).network
-        elif self.what is not None and self.what.suffix == ".safetensors":
+        elif self.what is not None and self.what.suffix == ".safetensors" and not (self.output or self.input_shape):
             value = gd.load(self.what)
         else:
-            value = load_network(self.what)
+            value = load_network(self.what, self.output, self.input_shape)
         images = None
         if self.data is not None:
             if not isinstance(value, gd.Network):

@@ -63,6 +63,10 @@ class Quantize(RecipeOptions):
     """Beside the run, a sweep over mean widths, such as 3 4 5 6 8: the Pareto front of top-1 against weight bytes,
     traffic and energy, on images that do nothing else. It is printed, and with `--out` written to pareto.json and
     pareto.png."""
+    output: str | None = None
+    """Tensor of the ONNX file to compute, of a model with several outputs or up to a layer inside."""
+    input_shape: Annotated[tuple[int, ...], tyro.conf.arg(metavar="[INT ...]")] = ()
+    """Full shape of the input, batch first (1 3 224 224), of an ONNX file that leaves its image size open."""
     preset: str | None = None
     """Preprocessing: cifar10, mnist, imagenet, imagenet-caffe or imagenet-tf; options below change single fields."""
     calibration_ids: Path | None = None
@@ -144,7 +148,7 @@ class Quantize(RecipeOptions):
                     raise GgdjaxError(
                         f"`--{name.replace('_', '-')}` needs a MODEL: the embedded network comes with its own images"
                     )
-        net = load_network(self.model)
+        net = load_network(self.model, self.output, self.input_shape)
         if self.model is not None and self.data is None:
             raise GgdjaxError("`--data` is missing: name the images to calibrate and evaluate on")
         if self.model is not None and recipe.preprocessing is None:

@@ -277,14 +277,17 @@ class _Compiler:
         groups = node.attr("groups") if node.op == "conv" else 1
         held = self._held(layer)
         self.params[f"{node.name}/kernel"], self.params[f"{node.name}/bias"] = kernel, layer.bias
+        attrs, source = dict(node.attrs), self._as(node.inputs[0], self._codes(node.inputs[0]))
+        if (factors := attrs.pop("input_dilation", None)) is not None:
+            source = self._spread(node, source, factors)
         tensor = self._emit(
             node.output,
             node.op,
-            (self._as(node.inputs[0], self._codes(node.inputs[0])),),
+            (source,),
             held,
             name=node.name,
             params=(("kernel", f"{node.name}/kernel"), ("bias", f"{node.name}/bias")),
-            **dict(node.attrs),
+            **attrs,
             method=method_of(node.op, kernel, groups, codes.low, codes.high, layer.magnitude),
             low=codes.low,
             high=codes.high,
@@ -293,6 +296,16 @@ class _Compiler:
             channel_tile=min(spec.channel_tile or kernel.shape[-2], kernel.shape[-2]),
         )
         return _Sums(tensor=tensor, format=held, kind=spec.requantization)
+
+    def _spread(self, node: Node, source: str, factors: Sequence[int]) -> str:
+        """Put the zeros of a transposed convolution between the codes of its feature map; the rest is a convolution."""
+        form = self.formats[source]
+        zero = replace(form, low=min(form.low, 0), high=max(form.high, 0))
+        tensor = self._emit(node.inputs[0], "spread", (source,), zero, factors=tuple(factors))
+        batch, *space, channels = self.source.shape(node.inputs[0])
+        sizes = ((size - 1) * factor + 1 for size, factor in zip(space, factors, strict=True))
+        self.shapes[tensor] = (batch, *sizes, channels)
+        return tensor
 
     def _rounded(self, node: Node) -> _Sums:
         form = _grid_of(node)

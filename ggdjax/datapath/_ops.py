@@ -158,6 +158,11 @@ def max_pool(x: Array, *, window: Ints, strides: Ints, padding: Pads, dilation: 
     return float_ops.pool(x, -(2**31), lax.max, window, strides, padding, dilation)
 
 
+def spread(x: Int[Array, "batch *space chan"], *, factors: Ints) -> Int[Array, "batch *space_out chan"]:
+    """Put ``factors`` − 1 zeros between neighbours."""
+    return float_ops.spread(x, factors=factors)
+
+
 def conv(
     x: Int[Array, "batch *space cin"],
     *,

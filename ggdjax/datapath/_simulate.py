@@ -39,6 +39,7 @@ INTEGER_OPS = {name: OPS[name] for name in _SHARED} | {
         ops.requantize_by_sign,
         ops.saturate,
         ops.sub,
+        ops.spread,
         ops.sum_over,
         ops.sum_pool,
         ops.wide_mul,

@@ -11,7 +11,7 @@ from ggdjax.datapath._formats import signed_bits
 from ggdjax.datapath._rounding import Rounding
 from ggdjax.network._builder import View, stored_constant
 from ggdjax.network.onnx._model_writer import Writer, channels_first, stored_attributes
-from ggdjax.network.onnx._writer_ops import max_pool_node, reduce_node, write_node
+from ggdjax.network.onnx._writer_ops import max_pool_node, reduce_node, spread_node, write_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +75,7 @@ class _Integers:
             "requantize": self.requantize,
             "requantize_by_sign": self.requantize_by_sign,
             "saturate": self.saturate,
+            "spread": self.spread,
             "sub": self.binary,
             "sum_over": self.reduced,
             "sum_pool": self.sum_pool,
@@ -202,6 +203,10 @@ class _Integers:
         weights, weights_zero = self.weights(layer.kernel, node)
         acc = self.do("MatMulInteger", source, weights, zero, weights_zero, node.name)
         return self.biased(acc, View(acc, tuple(range(len(view.axes)))), node)
+
+    def spread(self, node: Node) -> View:
+        axes = channels_first(len(self.writer.view(node).axes))
+        return View(spread_node(self.writer, node, self.writer.stored(self.writer.view(node), axes)), axes)
 
     def bytes_of(self, node: Node) -> Any:
         """Return the layer, if 8-bit products and 32-bit sums give its accumulators."""

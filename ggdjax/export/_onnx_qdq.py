@@ -10,7 +10,7 @@ from ggdjax._errors import UnsupportedError
 from ggdjax.network._builder import View
 from ggdjax.network._ops import QUANTIZABLE
 from ggdjax.network.onnx._model_writer import Writer, channels_first
-from ggdjax.network.onnx._writer_ops import write_node
+from ggdjax.network.onnx._writer_ops import spread_node, write_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +91,7 @@ def conv_node(writer: Writer, node: Node, source: View, window: tuple[int, ...],
     axes, padding = channels_first(len(source.axes)), node.attr("padding")
     output = writer.node(
         "Conv",
-        [writer.stored(source, axes), weights, bias],
+        [spread_node(writer, node, writer.stored(source, axes)), weights, bias],
         node.name,
         kernel_shape=window,
         strides=node.attr("strides"),

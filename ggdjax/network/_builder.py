@@ -196,6 +196,27 @@ class GraphBuilder:
                 self._stored[key] = self.emit("transpose", [view.tensor], name=name, attrs={"axes": order})
         return self._stored[key]
 
+    def uncropped(
+        self, tensor: str, padding: Sequence[Sequence[int]], spreading: Sequence[int], name: str
+    ) -> tuple[str, tuple[tuple[int, int], ...]]:
+        """Return the input and padding, never negative, of a convolution; what it would crop is sliced off before it.
+
+        ``tensor`` is stored channels last; ``spreading`` is the convolution's input dilation, ``name`` of the slice.
+        """
+        if min(map(min, padding), default=0) >= 0:
+            return tensor, tuple((low, high) for low, high in padding)
+        # Of s − 1 zeros behind each value, a crop can leave some.
+        gone = [[-(-max(-end, 0) // step) for end in ends] for ends, step in zip(padding, spreading, strict=True)]
+        sizes = self.stored_shape(tensor)[1:-1]
+        ends = [(first, size - last, 1) for size, (first, last) in zip(sizes, gone, strict=True)]
+        whole = (None, None, 1)
+        sliced = self.emit("slice", [tensor], name=name, attrs={"slices": (whole, *ends, whole)})
+        left = [
+            tuple(end + step * away for end, away in zip(ends, aways, strict=True))
+            for ends, aways, step in zip(padding, gone, spreading, strict=True)
+        ]
+        return sliced, tuple(left)  # type: ignore[return-value]
+
     def native(self, view: View) -> str:
         """Return a tensor that holds ``view`` in the model's own order."""
         return self.stored(view, range(len(view.axes)))

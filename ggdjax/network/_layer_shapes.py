@@ -18,7 +18,8 @@ class LayerShape:
     """``y[g, m, e, f] = Σ_{c, i, j} x[g, c, e·stride + i, f·stride + j] · w[g, m, c, i, j] + b[g, m]`` for one image.
 
     Channels are those of one group. A dense layer is a window of one by one; what lies between its batch and channels
-    are its rows. Three spatial dimensions count as rows by the product of the other two.
+    are its rows. Three spatial dimensions count as rows by the product of the other two. The input of a transposed
+    convolution is the one with zeros between its values, as datapaths that know no other convolution read it.
     """
 
     name: str
@@ -60,7 +61,7 @@ class LayerShape:
 
     @property
     def inputs(self) -> int:
-        """Values of the tensor that enters, without padding."""
+        """Values of the tensor that enters, without padding, with the zeros of a transposed convolution."""
         return self.groups * self.channels_in * self.rows * self.columns
 
     @property
@@ -75,7 +76,7 @@ class LayerShape:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates, those on padding included."""
+        """Multiply-accumulates, those on padding and on the zeros of a transposed convolution included."""
         return self.outputs * self.channels_in * self.window
 
 
@@ -107,6 +108,9 @@ def layer_shape(net: Network, node: Node) -> LayerShape:
         window_rows, window_columns = kernel[0], prod(kernel[1:-2])
         stride_rows, stride_columns = strides[0], prod(strides[1:])
         extent_rows = (window_rows - 1) * dilation[0] + 1
+        spreading = dict(node.attrs).get("input_dilation", (1,) * len(strides))
+        spread = ((size - 1) * step + 1 for size, step in zip(before, spreading, strict=False))
+        before = (*spread, before[-1])
         before, after = ((shape[0], prod(shape[1:-1]), shape[-1]) for shape in (before, after))
     return LayerShape(
         name=node.name,

@@ -86,15 +86,22 @@ def conv(
     padding: Pads,
     dilation: Ints,
     groups: int,
+    input_dilation: Ints | None = None,
 ) -> Float[Array, "batch *space_out cout"]:
-    """Convolve as all frameworks do (cross-correlate); zero ``padding``: (before, after) per dimension."""
+    """Convolve as all frameworks do (cross-correlate); zero ``padding``: (before, after) per dimension.
+
+    ``input_dilation`` − 1 zeros stand between neighbours of the input: a transposed convolution is that, with its
+    kernel reversed.
+    """
     spatial = x.ndim - 2
-    pointwise = groups == 1 and all(size == 1 for size in kernel.shape[:-2]) and not any(map(any, padding))
+    plain_input = input_dilation is None or max(input_dilation) == 1
+    pointwise = plain_input and groups == 1 and all(n == 1 for n in kernel.shape[:-2]) and not any(map(any, padding))
     if pointwise and max(strides) == 1:
         return dense(x, kernel=kernel.reshape(kernel.shape[-2:]), bias=bias)
     letters = "DHW"[-spatial:] if spatial <= 3 else "".join(map(str, range(spatial)))
     general = partial(
         lax.conv_general_dilated,
+        lhs_dilation=input_dilation,
         rhs_dilation=dilation,
         dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
         feature_group_count=groups,
@@ -107,7 +114,7 @@ def conv(
     if pointwise:
         # On the CPU only: XLA's GPU compiler aborts where two of them stand side by side (openxla/xla issue 47381).
         on_cpu = partial(_pointwise, strides=strides)
-    elif spatial == 2 and min(map(min, padding)) >= 0:
+    elif plain_input and spatial == 2 and min(map(min, padding)) >= 0:
         if depthwise:
             on_cpu = partial(depthwise_by_shifts, strides=strides, padding=padding, dilation=dilation)
         elif few and max(dilation) == 1 and kernel.shape[-2] > 1 and prod(kernel.shape[:-1]) <= SMALL_WINDOW:
@@ -116,6 +123,12 @@ def conv(
             on_cpu = partial(conv_of_few_channels, general, strides=strides, padding=padding)
     y = plain(x, kernel) if on_cpu is None else lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain)
     return y if bias is None else y + _as_rank(bias, y.ndim)
+
+
+def spread(x: Array, *, factors: Ints) -> Array:
+    """Put ``factors`` − 1 zeros between neighbours along the spatial axes."""
+    interior = ((0, 0, 0), *((0, 0, factor - 1) for factor in factors), (0, 0, 0))
+    return lax.pad(x, np.zeros((), x.dtype), interior)
 
 
 def _pointwise(x: Array, kernel: Array, *, strides: Ints) -> Array:

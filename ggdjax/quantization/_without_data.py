@@ -181,11 +181,13 @@ class _Distributions:
         kernel = params["kernel"]
         *_, chan_in, chan_out = kernel.shape
         groups = node.attr("groups") if node.op == "conv" else 1
+        # Of a transposed convolution's window, one value in so many is no zero.
+        share = 1 / math.prod(dict(node.attrs).get("input_dilation", (1,)))
         moments = []
         for factors, moment in ((kernel, x @ _WEIGHTS), (kernel**2, _variance(x))):
             summed = factors.reshape(-1, chan_in, groups, chan_out // groups).sum(0)
             by_group = np.broadcast_to(moment, (chan_in * groups,)).reshape(groups, chan_in)
-            moments.append(np.einsum("gi,igo->go", by_group, summed).reshape(-1))
+            moments.append(share * np.einsum("gi,igo->go", by_group, summed).reshape(-1))
         mean = moments[0] + params.get("bias", 0.0)
         return mean[:, None] + np.sqrt(moments[1])[:, None] * _Z
 

@@ -83,6 +83,8 @@ class Positions:
     corners: Int[np.ndarray, "position axis"]
     window: Int[np.ndarray, "element axis"]
     space: tuple[int, ...]
+    spreading: tuple[int, ...]
+    """Steps from one value of the input to the next, zeros between them; corners and windows count these steps."""
 
     @classmethod
     def of(cls, node: Node, x: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
@@ -92,13 +94,18 @@ class Positions:
         padding, strides, dilation, window = ((0, 0),) * len(space), ones, ones, window or ones
         if node.op == "conv":
             padding, strides, dilation = (node.attr(name) for name in ("padding", "strides", "dilation"))
+        spreading = dict(node.attrs).get("input_dilation", ones)
+        spread = [(n - 1) * step + 1 for n, step in zip(space, spreading, strict=True)]
         extents = [(w - 1) * d + 1 for w, d in zip(window, dilation, strict=True)]
-        outputs = [(n + sum(pads) - e) // s + 1 for n, pads, e, s in zip(space, padding, extents, strides, strict=True)]
+        outputs = [
+            (n + sum(pads) - e) // s + 1 for n, pads, e, s in zip(spread, padding, extents, strides, strict=True)
+        ]
         corners = _grid([np.arange(n) * s - pads[0] for n, s, pads in zip(outputs, strides, padding, strict=True)])
-        return cls(corners, _grid([np.arange(w) * d for w, d in zip(window, dilation, strict=True)]), space)
+        taps = _grid([np.arange(w) * d for w, d in zip(window, dilation, strict=True)])
+        return cls(corners, taps, space, tuple(spreading))
 
     def sample(self, image: int, count: int) -> Int[np.ndarray, "{count} element"]:
-        """Return the flat indices of ``count`` windows of an image, spread evenly, others for every image; −1: padding.
+        """Return the flat indices of ``count`` windows of an image, spread evenly, others for every image; −1: zeros.
 
         A stride that shares no factor with the outputs visits rows and columns alike.
         """
@@ -107,10 +114,10 @@ class Positions:
         while math.gcd(stride, total) != 1:
             stride += 1
         chosen = (image * 7919 + np.arange(count, dtype=np.int64) * stride) % total
-        at = self.corners[chosen][:, None] + self.window[None]
+        at, between = np.divmod(self.corners[chosen][:, None] + self.window[None], np.asarray(self.spreading, np.int64))
         size = np.asarray(self.space, np.int64)
         strides = np.asarray([math.prod(self.space[axis + 1 :]) for axis in range(len(self.space))], np.int64)
-        inside = ((at >= 0) & (at < size)).all(-1)
+        inside = ((at >= 0) & (at < size) & (between == 0)).all(-1)
         return np.where(inside, (at * strides).sum(-1), -1)
 
 

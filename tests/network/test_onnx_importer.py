@@ -51,10 +51,18 @@ def test_external_data(tmp_path: Path) -> None:
 
 def test_several_outputs_are_chosen_by_name(tmp_path: Path) -> None:
     path = _save(tmp_path / "net.onnx", outputs=("y", "pool"))
-    with pytest.raises(ModelError, match="several outputs: choose one of y, pool by `output`"):
+    with pytest.raises(ModelError, match="several outputs: choose one of y, pool by `output`, or some by `outputs`"):
         load_onnx(path)
     with pytest.raises(ModelError, match="'pol' is no tensor of the model; did you mean `pool`"):
         load_onnx(path, "pol")
+    for wrong in ("y", [], ["y", "y"]):
+        with pytest.raises(ModelError, match=r"give names of tensors, each once, without `output`; .* are y, pool"):
+            load_onnx(path, outputs=wrong)
+    with pytest.raises(ModelError, match="`outputs`: 'pol' is no tensor of the model; did you mean `pool`"):
+        load_onnx(path, outputs=["y", "pol"])
+    logits, pooled = load_onnx(path, outputs=("y", "pool"))(X)
+    assert logits.shape == (2, 5)
+    assert pooled.shape == (2, 8, 1, 1)
     assert load_onnx(path, "pool").output_shape == (None, 8, 1, 1)
     # Any tensor will do: what it does not need is left out.
     inner = load_onnx(path, "act")

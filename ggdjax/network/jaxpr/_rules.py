@@ -267,8 +267,8 @@ def _chosen(call: Call, condition: Comparison, *branches: View | Constant) -> Vi
 @rule("conv_general_dilated")
 def _conv(call: Call) -> View:
     numbers = call.param("dimension_numbers")
-    if call.param("batch_group_count") != 1 or any(step != 1 for step in call.param("lhs_dilation")):
-        raise call.refuse("a transposed or batch-grouped convolution")
+    if call.param("batch_group_count") != 1:
+        raise call.refuse("a convolution grouped by the batch")
     view = call.view(0).permute(numbers.lhs_spec)
     out_features, in_features, *space = numbers.rhs_spec
     kernel = call.constant(1).transpose((*space, in_features, out_features))
@@ -277,23 +277,19 @@ def _conv(call: Call) -> View:
     order = [0] * rank
     for axis, position in enumerate(numbers.out_spec):
         order[position] = last[axis]
-    source, padding = call.builder.stored(view, last), [_ints(pair) for pair in call.param("padding")]
-    if min(map(min, padding), default=0) < 0:
-        # A convolution that crops: integer programs and other formats only pad.
-        sizes = call.builder.stored_shape(source)[1:-1]
-        ends = [(max(-low, 0), size - max(-high, 0), 1) for size, (low, high) in zip(sizes, padding, strict=True)]
-        whole = (None, None, 1)
-        source = call.emit("slice", [source], last, slices=(whole, *ends, whole)).tensor
-        padding = [(max(low, 0), max(high, 0)) for low, high in padding]
+    spreading, padding = _ints(call.param("lhs_dilation")), [_ints(pair) for pair in call.param("padding")]
+    # Integer programs and other formats only pad.
+    source, padding = call.builder.uncropped(call.builder.stored(view, last), padding, spreading, f"{view.tensor}.crop")
     return call.emit(
         "conv",
         [source],
         order,
         {"kernel": kernel},
         strides=_ints(call.param("window_strides")),
-        padding=tuple(padding),
+        padding=padding,
         dilation=_ints(call.param("rhs_dilation")),
         groups=int(call.param("feature_group_count")),
+        **({"input_dilation": spreading} if max(spreading, default=1) > 1 else {}),
     )
 
 

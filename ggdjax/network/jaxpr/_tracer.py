@@ -45,6 +45,11 @@ def trace(function: Callable[..., Any] | tuple[Any, Any], example: Any) -> Netwo
         ((None, 4), (None, 3))
     """
     call, paths = _callable(function)
+    if isinstance(example, tuple | list | dict):
+        raise GgdjaxError(
+            f"`example` is a {type(example).__name__} of {len(example)}; a network has one input, a batch of arrays: "
+            "close over the others (`functools.partial`), or join them along an axis and split them in `function`"
+        )
     shape = tuple(expect_array("example", example, "an array of the input's shape, batch first").shape)
     if len(shape) < 2:
         raise GgdjaxError(f"`example` has shape {shape}; a batch of images or vectors is expected, batch first")

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def load_onnx(
-    path: str | PathLike[str], output: str | None = None, *, input_shape: Sequence[int | None] | None = None
+    path: str | PathLike[str],
+    output: str | None = None,
+    *,
+    outputs: Sequence[str] | None = None,
+    input_shape: Sequence[int | None] | None = None,
 ) -> Network:
     """Read an ONNX file (operator sets from 7 on) into a `Network` whose batch size is free.
 
@@ -32,6 +36,7 @@ def load_onnx(
     Args:
       path: the file; external data is read from beside it.
       output: name of the tensor to compute, any tensor of the model; None: its only output.
+      outputs: instead of one output, the names of several: ``net(x)`` returns a tuple of them.
       input_shape: for a model that leaves its image size open: the full shape, batch first (None or any
         number).
 
@@ -45,11 +50,15 @@ def load_onnx(
         >>> gd.load_onnx("net.onnx")(jnp.array([[-1.0, 0.5, 2.0]])).tolist()
         [[0.0, 0.5, 2.0]]
     """
-    return load_with_grids(path, output, input_shape=input_shape)[0]
+    return load_with_grids(path, output, outputs=outputs, input_shape=input_shape)[0]
 
 
 def load_with_grids(
-    path: str | PathLike[str], output: str | None = None, *, input_shape: Sequence[int | None] | None = None
+    path: str | PathLike[str],
+    output: str | None = None,
+    *,
+    outputs: Sequence[str] | None = None,
+    input_shape: Sequence[int | None] | None = None,
 ) -> tuple[Network, Grids]:
     """Do as `load_onnx`, and also return the grids that a quantized file stores its weights and biases on."""
     from ggdjax.network._rewrites import simplify
@@ -69,7 +78,7 @@ def load_with_grids(
             f"input `{image.name}` of `{path}` has open dimensions {shape}: give `input_shape` to `load_onnx`, or "
             "export the model with fixed sizes"
         )
-    chosen = [_choose_output(model.graph, output)]
+    chosen = _choose_outputs(model.graph, output, outputs)
 
     def converted(first: int, second: int) -> tuple[Network, Grids]:
         grids: Grids = {}
@@ -91,7 +100,8 @@ def _only_input(graph: Any) -> Any:
     if len(inputs) != 1:
         names = ", ".join(f"`{value.name}`" for value in inputs) or "none"
         raise ModelError(
-            f"a network has one input, a batch of images; this model's inputs: {names}; export it with one"
+            f"a network has one input, a batch of images; this model's inputs: {names}: export it with one, the others "
+            "as constants, or load the part behind them as a file of its own"
         )
     return inputs[0]
 
@@ -119,13 +129,22 @@ def _check_shape(given: tuple[Any, ...], image: Any, declared: tuple[int | None,
         )
 
 
-def _choose_output(graph: Any, output: str | None) -> str:
+def _choose_outputs(graph: Any, output: str | None, outputs: Sequence[str] | None) -> list[str]:
     names = [value.name for value in graph.output]
-    if output is None:
-        if len(names) > 1:
-            raise ModelError(f"the model has several outputs: choose one of {', '.join(names)} by `output`")
-        return names[0]
+    if outputs is not None:
+        if isinstance(outputs, str) or output is not None or not outputs or len(set(outputs)) < len(outputs):
+            raise ModelError(
+                f"`outputs` is {outputs!r}: give names of tensors, each once, without `output`; those of the model are "
+                f"{', '.join(names)}"
+            )
+    elif output is None and len(names) > 1:
+        raise ModelError(
+            f"the model has several outputs: choose one of {', '.join(names)} by `output`, or some by `outputs`"
+        )
+    chosen = list(outputs or [names[0] if output is None else output])
     known = [*names, *(name for node in graph.node for name in node.output)]
-    if output not in known:
-        raise ModelError(f"`output` {output!r} is no tensor of the model; {near_matches(output, names)}")
-    return output
+    for name in chosen:
+        if name not in known:
+            given = "`output`" if outputs is None else "`outputs`:"
+            raise ModelError(f"{given} {name!r} is no tensor of the model; {near_matches(name, names)}")
+    return chosen

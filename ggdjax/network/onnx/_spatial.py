@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggdjax.network._builder import View, stored_constant
+from ggdjax.network._builder import View, channels_last, stored_constant
 from ggdjax.network.onnx._convert import Call, handler
 
 Pads = tuple[tuple[int, int], ...]
@@ -21,6 +21,45 @@ def _conv(call: Call) -> View:
         padding=padding,
         dilation=dilation,
         groups=call.attr("group", 1),
+    )
+
+
+@handler("ConvTranspose")
+def _conv_transpose(call: Call) -> View:
+    """Return the convolution that it is: of the input with zeros between its values, with the kernel reversed."""
+    kernel, groups = call.weight(1), call.attr("group", 1)
+    cin, per_group, *window = kernel.shape
+    rank = len(window)
+    strides, dilation = (call.attr(name, (1,) * rank) for name in ("strides", "dilations"))
+    more, wanted = call.attr("output_padding", (0,) * rank), call.attr("output_shape", None)
+    pads, mode = call.attr("pads", (0,) * (2 * rank)), call.attr("auto_pad", "NOTSET")
+    padding = []
+    for k, size in enumerate(call.spatial(call.view())):
+        reach = (window[k] - 1) * dilation[k]
+        whole = (size - 1) * strides[k] + reach + 1 + more[k]
+        if wanted is not None or mode in {"SAME_UPPER", "SAME_LOWER"}:
+            target = size * strides[k] if wanted is None else wanted[k - rank]
+            # What is wanted beyond the convolution's own output lies at the end and holds zeros.
+            cropped = max(whole - target, 0)
+            low, high = (cropped // 2, -(-cropped // 2)) if mode == "SAME_UPPER" else (-(-cropped // 2), cropped // 2)
+            high -= max(target - whole, 0)
+        else:
+            low, high = (0, 0) if mode == "VALID" else (pads[k], pads[k + rank])
+        padding.append((int(reach - low), int(reach - high + more[k])))
+    flipped = np.flip(kernel, range(2, kernel.ndim)).reshape(groups, cin // groups, per_group, *window)
+    flipped = np.moveaxis(flipped, (1, 0, 2), (-3, -2, -1)).reshape(*window, cin // groups, groups * per_group)
+    view = call.view()
+    source, padding = call.builder.uncropped(call.channels_last(view), padding, strides, f"{call.name}.crop")
+    return call.emit(
+        "conv",
+        [source],
+        channels_last(len(view.axes)),
+        {"kernel": flipped, "bias": call.weight(2)},
+        strides=(1,) * rank,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        **({"input_dilation": strides} if max(strides) > 1 else {}),
     )
 
 

@@ -78,12 +78,14 @@ def _pads(padding: Sequence[tuple[int, int]]) -> list[int]:
 @writes("conv")
 def _conv(writer: Writer, node: Node) -> View:
     kernel, bias = writer.param(node, "kernel"), writer.param(node, "bias")
+    if (transposed := _transposed_conv(writer, node, kernel, bias)) is not None:
+        return transposed
     inputs = [writer.constant(np.moveaxis(kernel, (-1, -2), (0, 1)), node.param("kernel"))]
     if bias is not None:
         inputs.append(writer.constant(bias, node.param("bias")))
     padding = node.attr("padding")
     axes = channels_first(writer.rank(node))
-    source = writer.stored(writer.view(node), axes)
+    source = spread_node(writer, node, writer.stored(writer.view(node), axes))
     if min(map(min, padding)) < 0:
         # A convolution that crops: only `Pad` takes negative amounts.
         amounts = writer.integers(_pads([(0, 0), (0, 0), *padding]))
@@ -100,6 +102,60 @@ def _conv(writer: Writer, node: Node) -> View:
         group=node.attr("groups"),
     )
     return View(output, axes)
+
+
+def _transposed_conv(writer: Writer, node: Node, kernel: np.ndarray, bias: np.ndarray | None) -> View | None:
+    """Write the transposed convolution that a convolution with zeros between its inputs is; None where it is none."""
+    spreading, dilation, groups = dict(node.attrs).get("input_dilation"), node.attr("dilation"), node.attr("groups")
+    if spreading is None or max(node.attr("strides")) > 1:
+        return None
+    window, pads, more = kernel.shape[:-2], [], []
+    for taps, step, (low, high) in zip(window, dilation, node.attr("padding"), strict=True):
+        reach = (taps - 1) * step
+        pads.append((reach - low, max(reach - high, 0)))
+        more.append(max(high - reach, 0))
+    # Runtimes want less of that padding than what a value is spread by.
+    if min(low for low, _ in pads) < 0 or any(extra >= step for extra, step in zip(more, spreading, strict=True)):
+        return None
+    axes = channels_first(writer.rank(node))
+    weights = np.flip(kernel, range(len(window))).reshape(*window, kernel.shape[-2], groups, -1)
+    weights = np.moveaxis(weights, (-2, -3, -1), (0, 1, 2))
+    inputs = [writer.constant(weights.reshape(-1, *weights.shape[2:]), node.param("kernel"))]
+    if bias is not None:
+        inputs.append(writer.constant(bias, node.param("bias")))
+    output = writer.node(
+        "ConvTranspose",
+        [writer.stored(writer.view(node), axes), *inputs],
+        node.name,
+        kernel_shape=window,
+        strides=spreading,
+        pads=_pads(pads),
+        output_padding=more,
+        dilations=dilation,
+        group=groups,
+    )
+    return View(output, axes)
+
+
+def spread_node(writer: Writer, node: Node, source: str) -> str:
+    """Write the zeros that a node puts between the values of its input, channels first; nothing where it puts none."""
+    attrs = dict(node.attrs)
+    factors = attrs.get("factors", attrs.get("input_dilation"))
+    if factors is None:
+        return source
+    _, *space, channels = writer.graph.shape(node.inputs[0])
+    name = f"{node.name}.spread"
+    apart = [n for size in space for n in (size, 1)]
+    ends = [(0, 0), (0, 0), *(ends for factor in factors for ends in ((0, 0), (0, factor - 1)))]
+    axes = range(2, 2 + len(space))
+    # A zero in the shape keeps the batch.
+    split = writer.node("Reshape", [source, writer.integers([0, channels, *apart])], name)
+    padded = writer.node("Pad", [split, writer.integers(_pads(ends))], name)
+    whole = [size * factor for size, factor in zip(space, factors, strict=True)]
+    joined = writer.node("Reshape", [padded, writer.integers([0, channels, *whole])], name)
+    stops = [size - factor + 1 for size, factor in zip(whole, factors, strict=True)]
+    limits = [writer.integers(values) for values in ([0] * len(space), stops, axes)]
+    return writer.node("Slice", [joined, *limits], name)
 
 
 @writes("dense")
