@@ -18,6 +18,8 @@ request travels back to the tensor that produces the value:
   many nodes, are tables (`ggdjax.datapath._functions`); the product of two tensors multiplies two numbers of
   ``factor_bits`` and is rounded to a wide number; a rounding in the middle of the network is a requantization to its
   grid.
+- A layer whose input or weights stay in float by choice is computed in float: its input is turned into real numbers,
+  its output into wide fixed-point numbers. `Program.in_float` names them.
 - The output of the network stays in the units of the accumulator that makes it, as int32 with one scale: argmax needs
   no requantization. Weights with a step per channel have no common unit; their logits are carried.
 
@@ -39,7 +41,7 @@ from ggdjax.datapath._functions import Functions, exact_table, range_of, tables
 from ggdjax.datapath._layers import IntegerLayer, code_format, integer_layer
 from ggdjax.datapath._ops import method_of
 from ggdjax.datapath._program import Program
-from ggdjax.datapath._ranges import Ranges, bounds_of, grid, headroom_of, limits_of, window_of
+from ggdjax.datapath._ranges import Ranges, bounds_of, float_bounds, grid, headroom_of, in_float, limits_of, window_of
 from ggdjax.datapath._rounding import Overflow, Requantization
 from ggdjax.datapath._spec import Accelerator
 from ggdjax.network import Graph, Node
@@ -83,6 +85,19 @@ def compile(quantized_network: QuantizedNetwork, accelerator: Accelerator | None
     """
     expect("quantized_network", quantized_network, "QuantizedNetwork")
     return _Compiler(quantized_network, accelerator or Accelerator()).program()
+
+
+def refuse_float(program: Program, what: str) -> None:
+    """Raise where a layer stays in float, which ``what`` cannot hold.
+
+    Raises:
+        UnsupportedError: naming the layer.
+    """
+    if program.in_float:
+        raise UnsupportedError(
+            f"`{program.in_float[0]}` stays in float, which {what} cannot hold: give it widths, or write QDQ with "
+            "`export_onnx`"
+        )
 
 
 def as_program(program: Program | QuantizedNetwork) -> Program:
@@ -140,7 +155,8 @@ class _Compiler:
         for node in self.source.nodes:
             if node.op in QUANTIZABLE:
                 # In order, so that requests never travel back over more than one layer.
-                feature_maps[node.inputs[0]] = self._as(node.inputs[0], self._codes(node.inputs[0]))
+                if node.inputs[0] in self.q.quantizers.activations:
+                    feature_maps[node.inputs[0]] = self._as(node.inputs[0], self._codes(node.inputs[0]))
                 self._sums_of(node)
         outputs = tuple(self._output(tensor) for tensor in self.source.outputs)
         graph = Graph(
@@ -165,6 +181,17 @@ class _Compiler:
         for tensor in self.source.inputs:
             bounds[tensor] = (-math.inf, math.inf)
         for node in self.source.nodes:
+            if in_float(self.q, node):
+                rounded = node.inputs[0] in self.q.quantizers.activations
+                codes = self._codes(node.inputs[0]) if rounded else None
+                source = (
+                    (codes.low * codes.scale[0], codes.high * codes.scale[0])
+                    if codes
+                    else (self.ranges.expected(node.inputs[0]))
+                )
+                kernel, bias = self._float_parameters(node)
+                bounds[node.output] = float_bounds(kernel, bias, source)
+                continue
             if node.op in QUANTIZABLE:
                 layer = integer_layer(self.q, node, self._codes(node.inputs[0]), self.spec)
                 self.layers[node.name] = layer
@@ -261,7 +288,9 @@ class _Compiler:
 
     def _sums_of(self, node: Node) -> _Sums:
         if node.output not in self.sums:
-            if node.op in QUANTIZABLE:
+            if in_float(self.q, node):
+                make = self._in_float
+            elif node.op in QUANTIZABLE:
                 make = self._layer
             elif self._is_scaling(node):
                 make = self._scaled
@@ -306,6 +335,38 @@ class _Compiler:
         sizes = ((size - 1) * factor + 1 for size, factor in zip(space, factors, strict=True))
         self.shapes[tensor] = (batch, *sizes, channels)
         return tensor
+
+    def _float_parameters(self, node: Node) -> tuple[np.ndarray, np.ndarray | float]:
+        """Return the kernel and bias of a layer in float, rounded where they have quantizers; a bias of 0 without."""
+        quantizers, key = self.q.quantizers, node.param("bias")
+        rounding = [(node.param("kernel"), quantizers.weights.get(node.name))]
+        rounding += [] if key is None else [(key, quantizers.bias(node))]
+        found = [np.asarray(self.q.params[k] if r is None else r(self.q.params[k]), np.float32) for k, r in rounding]
+        return found[0], found[1] if len(found) > 1 else 0.0
+
+    def _in_float(self, node: Node) -> _Sums:
+        """Compute a layer in float between integers: codes where its input has any, else wide numbers."""
+        source = node.inputs[0]
+        own = self._codes(source) if source in self.q.quantizers.activations else self.ranges.carry(source)
+        form, keys = self.ranges.carry(node.output), [("kernel", f"{node.name}/kernel"), ("bias", f"{node.name}/bias")]
+        arrays = dict(zip(("kernel", "bias"), self._float_parameters(node), strict=True))
+        params = tuple((role, key) for role, key in keys if np.ndim(arrays[role]))
+        self.params |= {key: arrays[role] for role, key in params}
+        tensor = self._emit(
+            node.output,
+            "in_float",
+            (self._as(source, own),),
+            form,
+            name=node.name,
+            params=params,
+            **dict(node.attrs),
+            layer=node.op,
+            unit=own.scale[0],
+            scale=form.scale[0],
+            low=form.low,
+            high=form.high,
+        )
+        return _Sums(tensor=tensor, format=form, kind=self.spec.requantization)
 
     def _rounded(self, node: Node) -> _Sums:
         form = _grid_of(node)

@@ -46,13 +46,9 @@ def code_format(q: QuantizedNetwork, tensor: str, accelerator: Accelerator) -> F
     """Return the format of a feature map's codes.
 
     Raises:
-        GgdjaxError: it is not quantized, has a step per channel, or codes wider than the accelerator's.
+        GgdjaxError: it has a step per channel, or codes wider than the accelerator's.
     """
-    quantizer = q.quantizers.activations.get(tensor)
-    if quantizer is None:
-        raise GgdjaxError(
-            f"feature map `{tensor}` stays in float in `quantized_network`: give it a width to compile it"
-        )
+    quantizer = q.quantizers.activations[tensor]
     step = np.asarray(quantizer.step, np.float64)
     if step.ndim:
         raise GgdjaxError(
@@ -72,7 +68,7 @@ def integer_layer(q: QuantizedNetwork, node: Node, source: Format, accelerator: 
     """Return the integers of a convolution or dense node whose input has the format ``source``.
 
     Raises:
-        GgdjaxError: weights without a quantizer, with a zero point or too wide; a bias that ``bias_bits`` cannot
+        GgdjaxError: weights with a zero point or too wide; a bias that ``bias_bits`` cannot
             hold; an accumulator that overflows under `Overflow.RAISE`, or 32 bits under any policy.
     """
     kernel, step = _kernel(q, node, accelerator)
@@ -105,9 +101,7 @@ def _ends(kernel: np.ndarray, bias: np.ndarray, source: Format) -> tuple[np.ndar
 
 def _kernel(q: QuantizedNetwork, node: Node, accelerator: Accelerator) -> tuple[np.ndarray, np.ndarray]:
     """Return the codes of a kernel and its step(s), float64, one or one per output channel."""
-    weights = q.quantizers.weights.get(node.name)
-    if weights is None:
-        raise GgdjaxError(f"the weights of `{node.name}` have no quantizer in `quantized_network.quantizers`")
+    weights = q.quantizers.weights[node.name]
     if weights.zero_point is not None and np.any(np.asarray(weights.zero_point) != 0):
         raise GgdjaxError(
             f"the weights of `{node.name}` have a zero point; the accelerator multiplies symmetric weights: "

@@ -33,6 +33,26 @@ def quantize(x: Float[Array, "..."], *, scale: float, low: int, high: int) -> In
     return jnp.clip(jnp.round(limits).astype(jnp.int32), low, high)
 
 
+def in_float(
+    x: Int[Array, "..."],
+    *,
+    layer: str,
+    kernel: Float[Array, "..."],
+    bias: Float[Array, " cout"] | None = None,
+    unit: float,
+    scale: float,
+    low: int,
+    high: int,
+    **attrs: Any,
+) -> Int[Array, "..."]:
+    """Return what a layer that stays in float makes of integers in units of ``unit``, as integers in ``scale``.
+
+    The one operation whose integers depend, in their last bits, on the backend.
+    """
+    real = float_ops.OPS[layer](x.astype(jnp.float32) * jnp.float32(unit), kernel=kernel, bias=bias, **attrs)
+    return quantize(real, scale=scale, low=low, high=high)
+
+
 def requantize(
     x: Int[Array, "..."],
     *,

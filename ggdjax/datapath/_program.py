@@ -66,16 +66,18 @@ class Program:
     Every tensor of ``graph`` is int32 and stands for ``formats[tensor].scale · integer``. The nodes, in order of
     execution, are ``quantize`` (of the input), ``conv`` and ``dense`` (integer kernel and bias in ``params``),
     ``requantize`` (attributes ``multiplier``, ``shift``, ``low``, ``high``, ``rounding``), and the integer forms of
-    what lies between; the operations are in `ggdjax.datapath._ops`. Results do not depend on batch size or backend.
+    what lies between; the operations are in `ggdjax.datapath._ops`. Results do not depend on batch size or backend,
+    where no layer stays in float (``in_float``).
     """
 
     graph: Graph
     params: dict[str, np.ndarray] = field(repr=False)
-    """Integer arrays: ``<layer>/kernel`` (int8 or int16), ``<layer>/bias`` (int32), tables (int32)."""
+    """Integer arrays: ``<layer>/kernel`` (int8 or int16), ``<layer>/bias`` (int32), tables (int32); float32 ones of
+    layers that stay in float."""
     formats: dict[str, Format] = field(repr=False)
     """What each integer tensor stands for."""
     layers: dict[str, IntegerLayer] = field(repr=False)
-    """By the name of each convolution and dense node: its integers and the exact range of its accumulators."""
+    """By the name of each convolution and dense node in integers: these, and the exact range of its accumulators."""
     feature_maps: dict[str, str] = field(repr=False)
     """The network's feature maps, in order -> the integer tensor that holds its codes."""
     code_formats: dict[str, Format] = field(repr=False)
@@ -91,6 +93,7 @@ class Program:
             integer_nodes=len(self.graph.nodes),
             feature_maps=len(self.feature_maps),
             overflow=self.accelerator.overflow.value,
+            **({"in_float": ", ".join(self.in_float)} if self.in_float else {}),
         )
 
     def _repr_html_(self) -> str:
@@ -155,6 +158,11 @@ class Program:
         return cls(**program_fields(record, arrays))
 
     @property
+    def in_float(self) -> tuple[str, ...]:
+        """Layers that stay in float between integers, as `QuantConfig` asked for."""
+        return tuple(node.name for node in self.graph.nodes if node.op == "in_float")
+
+    @property
     def output_scale(self) -> tuple[float, ...]:
         """Unit of each output's integers."""
         return tuple(self.formats[tensor].scale[0] for tensor in self.graph.outputs)
@@ -187,7 +195,7 @@ class Program:
         return x
 
 
-_LIMITED = frozenset({"quantize", "requantize", "requantize_by_sign", "saturate", "wide_mul"})
+_LIMITED = frozenset({"in_float", "quantize", "requantize", "requantize_by_sign", "saturate", "wide_mul"})
 
 
 @partial(jax.jit, static_argnums=0)

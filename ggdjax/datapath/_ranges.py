@@ -17,7 +17,7 @@ import numpy as np
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.datapath._formats import Format
-from ggdjax.network._ops import LIMITS, MOVES
+from ggdjax.network._ops import LIMITS, MOVES, QUANTIZABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,7 +68,10 @@ class Ranges:
                 self._parent[self._root(tensor)] = self._root(node.output)
         self._members: dict[str, list[str]] = {}
         for node in self.graph.nodes:
-            for tensor in node.inputs if node.op in _WIDE else ():
+            wide = node.inputs if node.op in _WIDE else ()
+            if in_float(q, node):
+                wide = (*node.inputs, node.output)
+            for tensor in wide:
                 self._members.setdefault(self._root(tensor), []).append(tensor)
         self._formats: dict[str, Format] = {}
 
@@ -105,6 +108,21 @@ class Ranges:
     def magnitude(self, tensor: str, headroom: float = HEADROOM) -> float:
         """Return the largest magnitude that must be representable."""
         return max(map(abs, self.expected(tensor, headroom)))
+
+
+def in_float(q: QuantizedNetwork, node: Node) -> bool:
+    """Return whether a convolution or dense layer computes in float: its input or its weights have no quantizer."""
+    quantizers = q.quantizers
+    missing = quantizers.activations.get(node.inputs[0]) is None or quantizers.weights.get(node.name) is None
+    return node.op in QUANTIZABLE and missing
+
+
+def float_bounds(kernel: np.ndarray, bias: np.ndarray | float, source: Bounds) -> Bounds:
+    """Return the range of a layer's output for inputs within ``source`` and zeros of padding."""
+    rows = kernel.reshape(-1, kernel.shape[-1]).astype(np.float64)
+    low, high = min(source[0], 0.0), max(source[1], 0.0)
+    ends = rows * low, rows * high
+    return float((np.minimum(*ends).sum(0) + bias).min()), float((np.maximum(*ends).sum(0) + bias).max())
 
 
 def headroom_of(bits: int) -> float:

@@ -29,6 +29,7 @@ INTEGER_OPS = {name: OPS[name] for name in _SHARED} | {
         ops.add,
         ops.conv,
         ops.dense,
+        ops.in_float,
         ops.interpolate,
         ops.lookup,
         ops.max_pool,

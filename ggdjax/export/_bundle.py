@@ -23,7 +23,7 @@ import numpy as np
 from ggdjax import _files
 from ggdjax._atomic import atomic_directory
 from ggdjax._errors import GgdjaxError, expect_path
-from ggdjax.datapath._compile import as_program
+from ggdjax.datapath._compile import as_program, refuse_float
 from ggdjax.datapath._program import Program, program_record
 from ggdjax.datapath._simulate import simulate
 from ggdjax.export._hex import hex_lines
@@ -67,6 +67,7 @@ def export_bundle(program: Program, folder: os.PathLike[str] | str, images: Arra
         True
     """
     program = as_program(program)
+    refuse_float(program, "a bundle")
     from safetensors.numpy import save
 
     folder = expect_path("folder", folder, "the name of a folder")

@@ -40,8 +40,10 @@ def write_rounded(
             continue
         tensor = node.inputs[0]
         if tensor not in rounded:
-            rounded[tensor] = feature_map(program, writer, tensor)
-        writer.views[node.output] = layer(program, writer, node, rounded[tensor])
+            coded = tensor in program.code_formats
+            rounded[tensor] = feature_map(program, writer, tensor) if coded else writer.views[tensor]
+        write = layer if node.name in program.layers else _in_float
+        writer.views[node.output] = write(program, writer, node, rounded[tensor])
     return writer.finish()
 
 
@@ -77,8 +79,29 @@ def _layer(program: Program, writer: Writer, node: Node, source: View) -> View:
         kernel, zero = (kernel.astype(np.int16) + 128).astype(np.uint8), 128
     weights = _dequantized(writer, kernel, step, channel if per_channel else None, f"{node.name}/kernel", zero)
     bias = _dequantized(writer, layer.bias, scales, 0 if per_channel else None, f"{node.name}/bias")
+    return _product(writer, node, source, layer.kernel.shape, weights, bias)
+
+
+def _in_float(program: Program, writer: Writer, node: Node, source: View) -> View:
+    """Write a layer that stays in float.
+
+    ONNX Runtime gives codes to real weights whose input is dequantized; limits that the input keeps anyhow prevent it.
+    """
+    if (form := program.code_formats.get(node.inputs[0])) is not None:
+        limits = [np.float32(end * form.scale[0]) for end in (form.low, form.high)]
+        names = [writer.constant(end, f"{node.name}/input_{i}") for i, end in zip(("low", "high"), limits, strict=True)]
+        source = View(writer.node("Clip", [source.tensor, *names], f"{node.name}.input"), source.axes)
+    kernel = np.asarray(program.params[f"{node.name}/kernel"])
+    bias = np.asarray(program.params.get(f"{node.name}/bias", np.zeros(kernel.shape[-1], np.float32)))
+    stored = kernel if node.op == "dense" else np.moveaxis(kernel, (-1, -2), (0, 1))
+    names = [writer.constant(value, f"{node.name}/{role}") for role, value in (("kernel", stored), ("bias", bias))]
+    return _product(writer, node, source, kernel.shape, *names)
+
+
+def _product(writer: Writer, node: Node, source: View, kernel: tuple[int, ...], weights: str, bias: str) -> View:
+    """Write a convolution or dense node over weights and bias that stand in the file."""
     if node.op == "conv":
-        return conv_node(writer, node, source, layer.kernel.shape[:-2], weights, bias)
+        return conv_node(writer, node, source, kernel[:-2], weights, bias)
     rank = len(source.axes)
     inputs, own = [writer.native(source), weights], tuple(range(rank))
     if rank == 2:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggdjax._errors import GgdjaxError, expect_path, near_matches
-from ggdjax.datapath._compile import as_program
+from ggdjax.datapath._compile import as_program, refuse_float
 from ggdjax.datapath._rounding import Rounding
 from ggdjax.datapath._simulate import simulate
 from ggdjax.export._testbench import parts, testbench
@@ -71,6 +71,7 @@ class RtlResult:
 def rtl_layers(program: Program) -> tuple[str, ...]:
     """Return the names of the layers, poolings and additions that the Verilog reference has a unit for, in order."""
     program = as_program(program)
+    refuse_float(program, "Verilog")
     return tuple(parts(program))
 
 
@@ -103,6 +104,7 @@ def write_testbenches(
         GgdjaxError: a layer or a rounding is unknown, ``lanes`` is not positive, or the folder cannot be written.
     """
     program = as_program(program)
+    refuse_float(program, "Verilog")
     folder = expect_path("folder", folder, "the name of a folder")
     names = []
     for name, bench in _testbenches(program, images, layers, rounding, lanes):
@@ -136,6 +138,7 @@ def verify_rtl(
             positive.
     """
     program = as_program(program)
+    refuse_float(program, "Verilog")
     missing = [tool for tool in ("iverilog", "vvp") if shutil.which(tool) is None]
     if missing:
         raise GgdjaxError(f"`{missing[0]}` was not found: install Icarus Verilog (Debian's package iverilog)")

@@ -60,8 +60,44 @@ def test_a_layer_in_float_and_another_quantized(net, images, calibration, tmp_pa
     again = gd.load(tmp_path / "q.safetensors")
     np.testing.assert_array_equal(again(images), rounded(images))
     assert again.record.config == half
-    with pytest.raises(GgdjaxError, match="feature map `input` stays in float"):
-        gd.datapath.compile(q)
+
+
+@pytest.mark.parametrize(
+    ("weights", "maps"),
+    [
+        ({"a": "float"}, {}),
+        ({"b": "float"}, {"b_in": "float"}),
+        ({}, {"input": "float"}),
+        ({"*": "float"}, {"*": "float"}),
+    ],
+)
+def test_layers_in_float_compile_and_export(net, images, calibration, tmp_path, weights, maps):
+    """Between integers a layer may stay in float; QDQ files leave it in float, all others refuse it in one line."""
+    first, last = net.graph.quantizable
+    names = {"a": first.name, "b": last.name, "b_in": last.inputs[0], "input": "input", "*": "*"}
+    own = {kind: {names[k]: v for k, v in of.items()} for kind, of in (("weights", weights), ("maps", maps))}
+    config = gd.QuantConfig(weight_bits_of=own["weights"], activation_bits_of=own["maps"])
+    q = gd.quantize(net, calibration, config)
+    program = gd.datapath.compile(q)
+    assert program.in_float
+    assert program.in_float[0] in repr(program)
+    fake = np.asarray(q(images))
+    np.testing.assert_allclose(program(images), fake, atol=1e-3)
+    assert not program.run(images).beyond
+    program.save(tmp_path / "program.safetensors")
+    np.testing.assert_array_equal(gd.load(tmp_path / "program.safetensors").integers(images), program.integers(images))
+    onnxruntime = pytest.importorskip("onnxruntime")
+    gd.export.export_onnx(program, tmp_path / "q.onnx")  # runs it at all levels; a difference is a warning
+    session = onnxruntime.InferenceSession(tmp_path / "q.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: images})
+    assert np.mean(np.abs(found - fake) > 1e-3) < 0.05
+    for export in (
+        lambda: gd.export.export_onnx(program, tmp_path / "i.onnx", form="integer"),
+        lambda: gd.export.export_bundle(program, tmp_path / "bundle"),
+        lambda: gd.export.write_testbenches(program, images, tmp_path / "rtl"),
+    ):
+        with pytest.raises(GgdjaxError, match=r"QDQ|qdq"):
+            export()
 
 
 def test_a_recipe_with_mean_bits_chooses_all_widths():
