@@ -22,7 +22,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, expect_path
 from ggdjax._lock import exclusive
-from ggdjax._memory import quarter_of_device
 from ggdjax.quantization import Stage
 from ggdjax.quantization._batches import pad_batch
 from ggdjax.quantization._config import matching
@@ -33,6 +32,7 @@ from ggdjax.tune._candidates import Candidate, candidates_of
 from ggdjax.tune._checkpoint import SearchState
 from ggdjax.tune._config import TuneConfig
 from ggdjax.tune._history import Decision, History
+from ggdjax.tune._memory import quarter_of_device
 from ggdjax.tune._objectives import OBJECTIVES, check_objective, score_and_loss
 from ggdjax.tune._prefix import Prefix
 from ggdjax.tune._segments import AXES, Segments, strong, values_of

@@ -13,12 +13,12 @@ import jax
 import numpy as np
 
 from ggdjax._errors import GgdjaxError
-from ggdjax._memory import quarter_of_host
 from ggdjax.network import Float as FloatNumerics
 from ggdjax.network import run
 from ggdjax.quantization import FakeQuant, Quantizers
 from ggdjax.quantization._batches import pad_batch
 from ggdjax.quantization._rows import Rows
+from ggdjax.tune._memory import quarter_of_host
 from ggdjax.tune._segments import canonical, renamed
 
 if TYPE_CHECKING:
