@@ -25,6 +25,8 @@ lint: $(VENV)/dev.stamp
 	@echo "Checking style and format"
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+	@echo "Checking types"
+	@$(BIN)/pyrefly check --summary=none
 
 docs: $(VENV)/docs.stamp
 	@echo "Building the documentation; the pages go to docs/_build/html"

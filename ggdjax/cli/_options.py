@@ -83,7 +83,7 @@ _FIELDS: Any = dataclasses.make_dataclass(
         *(option(QuantConfig, name, kind=tuple[str, ...]) for name in _WIDTHS_OF),
         option(Recipe, "mean_bits", also=" With a recipe that has it, either width given takes its place."),
         option(Recipe, "rounding"),
-        option(Recipe, "target", kind=Literal[tuple(TARGETS)]),
+        option(Recipe, "target", kind=Literal[tuple(TARGETS)]),  # pyrefly: ignore[invalid-literal] (made at run time)
         *(one for name in _FLAGS for one in _flags(name)),
         *(
             option(Recipe, name)

@@ -10,7 +10,7 @@ from flax import nnx
 from ggdjax.zoo._blocks import ConvBlock, global_average, max_pool
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from jaxtyping import Array, Float
 
@@ -42,7 +42,7 @@ class BasicBlock(nnx.Module):
 
     expansion = 1
 
-    def __init__(self, chan_in: int, chan: int, stride: int, shortcut: type[nnx.Module], *, rngs: nnx.Rngs):
+    def __init__(self, chan_in: int, chan: int, stride: int, shortcut: Callable[..., nnx.Module], *, rngs: nnx.Rngs):
         self.conv1 = ConvBlock(chan_in, chan, 3, stride=stride, rngs=rngs)
         self.conv2 = ConvBlock(chan, chan, 3, activation=None, rngs=rngs)
         self.shortcut = None if (chan_in, stride) == (chan, 1) else shortcut(chan_in, chan, stride, rngs=rngs)
@@ -58,7 +58,7 @@ class Bottleneck(nnx.Module):
 
     expansion = 4
 
-    def __init__(self, chan_in: int, chan: int, stride: int, shortcut: type[nnx.Module], *, rngs: nnx.Rngs):
+    def __init__(self, chan_in: int, chan: int, stride: int, shortcut: Callable[..., nnx.Module], *, rngs: nnx.Rngs):
         chan_out = chan * self.expansion
         self.conv1 = ConvBlock(chan_in, chan, 1, rngs=rngs)
         self.conv2 = ConvBlock(chan, chan, 3, stride=stride, rngs=rngs)
@@ -75,7 +75,7 @@ def _stages(
     block: type[BasicBlock | Bottleneck],
     depths: Sequence[int],
     chan: int,
-    shortcut: type[nnx.Module],
+    shortcut: Callable[..., nnx.Module],
     rngs: nnx.Rngs,
 ) -> nnx.List:
     """Return stages of ``depths`` blocks; each but the first halves the image and doubles the channels."""
