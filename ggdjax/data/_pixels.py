@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 
     from ggdjax.data._preprocessing import Preprocessing
 
-#: Modes in which Pillow holds more than 8 bits per sample; converting them would clip, so they are refused.
-_DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+#: Modes in which Pillow holds 16 bits per sample, which it would clip instead of scaling them.
+_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
+#: Modes in which samples have no range that a file states.
+_DEEP_MODES = ("I", "F")
+#: The tag of EXIF that says how a camera was held.
+_ORIENTATION = 0x0112
 
 
 class UnreadableImage(Exception):
@@ -27,8 +31,12 @@ class UnreadableImage(Exception):
 def decode(file: Path | BinaryIO, preprocessing: Preprocessing) -> UInt8[np.ndarray, "height width chan"]:
     """Return the pixels of one image file after the geometry of ``preprocessing``, in RGB (or grey) order.
 
+    Grey images, palettes and CMYK become what the network takes, as Pillow converts them; samples of 16 bits are scaled
+    to 8; transparency is left out, as torchvision leaves it out; of an animated file the first image counts; an image
+    that EXIF turns is turned, as a viewer shows it (torchvision does not turn it).
+
     Raises:
-        UnreadableImage: Pillow cannot read the file, or it holds more than 8 bits per channel.
+        UnreadableImage: Pillow cannot read the file, or it holds 32 bits per channel.
         DataError: an image smaller than the crop.
     """
     from PIL import Image
@@ -36,7 +44,10 @@ def decode(file: Path | BinaryIO, preprocessing: Preprocessing) -> UInt8[np.ndar
     try:
         with Image.open(file) as image:
             if image.mode in _DEEP_MODES:
-                raise UnreadableImage(f"mode {image.mode} holds more than 8 bits per channel")
+                raise UnreadableImage(f"mode {image.mode} holds samples of 32 bits, whose range is unknown")
+            image = _upright(image)  # noqa: PLW2901
+            if image.mode in _SIXTEEN_BITS:
+                image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))  # noqa: PLW2901
             if image.mode == "P" and "transparency" in image.info:
                 image = image.convert("RGBA")  # noqa: PLW2901  (a palette's transparency warns)
             pixels = image.convert("L" if preprocessing.channels == 1 else "RGB")
@@ -45,6 +56,17 @@ def decode(file: Path | BinaryIO, preprocessing: Preprocessing) -> UInt8[np.ndar
         reason = "cannot identify image file" if "cannot identify" in str(error) else str(error)
         raise UnreadableImage(reason) from error
     return _as_array(_reshape(pixels, preprocessing))
+
+
+def _upright(image: Any) -> Any:
+    """Return an image as its EXIF orientation says that it is to be seen; as it is stored where EXIF cannot be read."""
+    from PIL import ImageOps
+
+    try:
+        turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+    except Exception:  # whatever a damaged EXIF block raises: the pixels do not need it
+        return image
+    return ImageOps.exif_transpose(image) if turned else image
 
 
 def reshape(

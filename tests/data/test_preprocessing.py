@@ -127,10 +127,11 @@ def test_a_transparent_palette_does_not_warn(tmp_path):
     np.testing.assert_array_equal(decode(path, Preprocessing())[0, 0], [255, 0, 0])
 
 
-def test_sixteen_bit_images_are_refused(tmp_path):
-    path = tmp_path / "deep.png"
-    Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(path)
-    with pytest.raises(UnreadableImage, match="8 bits"):
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_images_of_32_bits_are_refused(tmp_path, kind):
+    path = tmp_path / "deep.tif"
+    Image.fromarray(np.full((4, 4), 40000, kind)).save(path)
+    with pytest.raises(UnreadableImage, match="32 bits"):
         decode(path, Preprocessing())
 
 
@@ -167,3 +168,39 @@ def test_for_input_resizes_the_crop_to_what_the_network_reads():
 def test_for_input_refuses_what_the_network_does_not_read(how, shape, message):
     with pytest.raises(DataError, match=message):
         how.for_input(shape)
+
+
+def test_an_image_that_exif_turns_is_upright(tmp_path):
+    from PIL import ImageOps
+
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 10
+    for orientation in range(1, 9):
+        image, exif = Image.fromarray(pixels), Image.Exif()
+        exif[0x0112] = orientation
+        image.save(tmp_path / "turned.png", exif=exif)
+        with Image.open(tmp_path / "turned.png") as stored:
+            upright = np.asarray(ImageOps.exif_transpose(stored))
+        found = decode(tmp_path / "turned.png", Preprocessing())
+        np.testing.assert_array_equal(found, upright)
+        assert found.shape == ((4, 2, 3) if orientation >= 5 else (2, 4, 3))
+
+
+def test_sixteen_bits_are_scaled_to_eight(tmp_path):
+    values = np.array([[0, 127, 129, 257], [32768, 65407, 65408, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    found = decode(tmp_path / "deep.png", Preprocessing(colour_order="GRAY"))
+    np.testing.assert_array_equal(found[..., 0], np.rint(values / 257).astype(np.uint8))
+
+
+def test_the_first_image_of_an_animated_file_counts(tmp_path):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
+    found = decode(tmp_path / "moving.webp", Preprocessing())
+    np.testing.assert_array_equal(found, np.broadcast_to(np.uint8([255, 0, 0]), (4, 4, 3)))
+
+
+def test_transparency_is_left_out(tmp_path):
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[..., :3] = 7, 8, 9
+    Image.fromarray(pixels).save(tmp_path / "clear.png")
+    np.testing.assert_array_equal(decode(tmp_path / "clear.png", Preprocessing())[..., 0], np.full((4, 4), 7))
