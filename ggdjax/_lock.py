@@ -1,4 +1,7 @@
-"""One process at a time on one output: an operating system's lock, which goes with the process that holds it."""
+"""One process at a time on one output: an operating system's lock, which goes with the process that holds it.
+
+By hand, because the package `filelock` leaves its file beside every result on POSIX systems; POSIX only.
+"""
 
 from __future__ import annotations
 

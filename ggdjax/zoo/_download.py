@@ -1,4 +1,7 @@
-"""Files from the network into a cache: checked by SHA-256, resumed where a download broke off, put in place at once."""
+"""Files from the network into a cache: checked by SHA-256, resumed where a download broke off, put in place at once.
+
+By hand, because the package `pooch` starts a broken download anew.
+"""
 
 from __future__ import annotations
 
