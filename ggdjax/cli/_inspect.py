@@ -33,12 +33,15 @@ class Inspect:
     """
 
     what: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL|RUN")] = None
-    """ONNX file, a file that `save` wrote, or a run folder; none: the embedded digits network."""
+    """ONNX file, a file that `save` wrote, a run folder, a network of the zoo, or module:function, as for
+    `ggdjax quantize`; none: the embedded digits network."""
 
     data: str | None = None
     """Labelled images: show with which colour order, scale, mean and label offset a float MODEL is right on most."""
     preset: str = "imagenet"
     """Resize and crop for ``--data``, and what is tried first."""
+    weights: Path | None = None
+    """Weights of a network of the zoo."""
     output: str | None = None
     """Tensor of the ONNX file to compute, of a model with several outputs or up to a layer inside."""
     input_shape: Annotated[tuple[int, ...], tyro.conf.arg(metavar="[INT ...]")] = ()
@@ -53,7 +56,7 @@ class Inspect:
         import ggdjax as gd
         from ggdjax import report
         from ggdjax.cli._console import console
-        from ggdjax.cli._runs import load_network
+        from ggdjax.cli._models import load_network
 
         screen = console()
         if self.what is not None and self.what.is_dir():
@@ -61,7 +64,7 @@ class Inspect:
         elif self.what is not None and self.what.suffix == ".safetensors" and not (self.output or self.input_shape):
             value = gd.load(self.what)
         else:
-            value = load_network(self.what, self.output, self.input_shape)
+            value = load_network(self.what, self.output, self.input_shape, self.weights)
         images = None
         if self.data is not None:
             if not isinstance(value, gd.Network):

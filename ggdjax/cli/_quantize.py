@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ggdjax._errors import GgdjaxError
+from ggdjax.cli._models import load_network
 from ggdjax.cli._options import PREPROCESSING, RecipeOptions
-from ggdjax.cli._runs import finish, load_network, opened, run_folder
+from ggdjax.cli._runs import finish, opened, run_folder
 from ggdjax.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class Quantize(RecipeOptions):
         ggdjax quantize
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --activation-bits 6 --out runs/r20
         ggdjax quantize squeezenet.onnx --data imagenet/ --preset imagenet-caffe --calibration-ids ids.txt
+        ggdjax quantize resnet50 --weights resnet50.safetensors --data imagenet/ --preset imagenet
+        ggdjax quantize my_nets:build --data images/ --preset imagenet
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --recipe paper
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --weight-bits 4 --max-drop 1
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --target esp32-p4 --max-drop 0.5
@@ -44,7 +47,12 @@ class Quantize(RecipeOptions):
     """
 
     model: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = None
-    """ONNX file, or what `save` of a network wrote; none: the embedded digits network, with its own images."""
+    """ONNX file; what `save` of a network wrote; the name of a network of the zoo, with `--weights`;
+    or module:function, a Python function of yours that returns a network; none: the embedded digits network, with its
+    own images."""
+    weights: Path | None = None
+    """Weights of a network of the zoo: a safetensors file of `ggdjax train`, or of a PyTorch state dict. Those of digits
+    and resnet20 come with the package."""
     data: Path | None = None
     """Images: a folder of class folders, a flat folder with labels.csv, an .npz (image, label), a tar archive,
     or tfds:NAME for a set that TensorFlow Datasets has prepared."""
@@ -148,7 +156,7 @@ class Quantize(RecipeOptions):
                     raise GgdjaxError(
                         f"`--{name.replace('_', '-')}` needs a MODEL: the embedded network comes with its own images"
                     )
-        net = load_network(self.model, self.output, self.input_shape)
+        net = load_network(self.model, self.output, self.input_shape, self.weights)
         if self.model is not None and self.data is None:
             raise GgdjaxError("`--data` is missing: name the images to calibrate and evaluate on")
         if self.model is not None and recipe.preprocessing is None:

@@ -23,32 +23,6 @@ if TYPE_CHECKING:
     from ggdjax.recipe import Outcome, Reading, Recipe
 
 
-def load_network(model: Path | None, output: str | None = None, input_shape: tuple[int, ...] = ()) -> Any:
-    """Return the network that a file holds; None: the embedded one. Options choose what of an ONNX file."""
-    import ggdjax as gd
-
-    if (output is not None or input_shape) and (model is None or model.suffix == ".safetensors"):
-        raise GgdjaxError("`--output` and `--input-shape` choose what of an ONNX file is computed: give one as MODEL")
-    if model is None:
-        return gd.trace(gd.zoo.digits_net(), np.zeros((1, 8, 8, 1), np.float32))
-    if model.suffix != ".safetensors":
-        try:
-            return gd.load_onnx(model, output, input_shape=input_shape or None)
-        except GgdjaxError as error:
-            text = (
-                str(error)
-                .replace(", or some by `outputs`", "")
-                .replace("`input_shape` to `load_onnx`", "`input_shape`")
-            )
-            for name in ("output", "input_shape"):
-                text = text.replace(f"`{name}`", f"`--{name.replace('_', '-')}`")
-            raise type(error)(text) from None
-    net = gd.load(model)
-    if not isinstance(net, gd.Network):
-        raise GgdjaxError(f"{model} holds no float network: give an ONNX file, or what `save` of a `Network` wrote")
-    return net
-
-
 def opened(path: Path | str | None, net: Network | QuantizedNetwork, recipe: Recipe, screen: Console) -> ImageSet:
     """Return images for a network as the recipe preprocesses them; None: those of the embedded network."""
     from ggdjax import data
