@@ -432,7 +432,7 @@ def check_targets(chosen: Metric, outputs: Sequence[int], targets: np.ndarray) -
 
 
 def _check_classes(chosen: Metric, outputs: Sequence[int], targets: np.ndarray) -> None:
-    given = _settings(chosen)
+    given = _settings(chosen)  # a caller's own metric has none
     axis = class_axis_of(outputs, targets.shape, given.get("class_axis"))
     classes = 2 if "threshold" in given else given.get("classes", math.inf)
     if axis is not None and outputs[axis] > 1:
@@ -445,9 +445,15 @@ def _check_classes(chosen: Metric, outputs: Sequence[int], targets: np.ndarray) 
         )
 
 
+def ignored_class(chosen: Metric) -> int:
+    """Return the class of pixels that a metric of class maps leaves out."""
+    return _settings(chosen).get("ignore", 255)
+
+
 def _settings(chosen: Metric) -> dict[str, Any]:
     """Return the settings that the name of one of our metrics holds."""
-    call = ast.parse("f" + chosen.name[chosen.name.index("(") :], mode="eval").body if "(" in chosen.name else None
+    ours = chosen.name.partition("(")[0] in METRICS and "(" in chosen.name
+    call = ast.parse("f" + chosen.name[chosen.name.index("(") :], mode="eval").body if ours else None
     return {str(k.arg): ast.literal_eval(k.value) for k in call.keywords} if isinstance(call, ast.Call) else {}
 
 

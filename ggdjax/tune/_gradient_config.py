@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax._errors import GgdjaxError, near_matches
+from ggdjax.quantization import Metric, metric
 from ggdjax.tune._objectives import cross_entropy, kl_divergence
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class GradientConfig:
     objective: str = "kl"
     """``"kl"``: divergence of the quantized network's classes from the float network's (distillation: no labels);
     ``"cross_entropy"`` with the labels; ``"output"``: mean squared error of the logits."""
+    metric: str | Metric | None = None
+    """What decides on the images held back which changes stay, by name (``mean-iou``) or a `Metric`: the labels are its
+    targets. None: the objective itself."""
     per_layer: bool = False
     """Instead of the whole network at once, each layer after the other: mean squared error of its output (after the
     ReLU that alone reads it) on the inputs that the quantized network gives it (AdaRound, BRECQ). ``objective``
@@ -70,6 +74,8 @@ class GradientConfig:
             raise GgdjaxError(
                 f"no `objective` is called `{self.objective}`: {near_matches(self.objective, OBJECTIVES)}"
             )
+        if self.metric is not None:
+            metric(self.metric)
         for name in ("steps", "batch_size"):
             value = getattr(self, name)
             if name == "steps" and value is None:
