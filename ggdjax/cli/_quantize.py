@@ -39,6 +39,7 @@ class Quantize(RecipeOptions):
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --pareto 3 4 5 6 8 --out runs/r20
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --calibration-images 0
         ggdjax quantize mobilenet.onnx --data imagenet/ --preset imagenet-tf --mean-bits 8
+        ggdjax quantize unet.onnx --data images/ --targets masks/ --size 256 --metric mean-iou
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --weight-bits 4 --activation-bits 4
             --tune-images 2000 --gradient-steps auto
     """
@@ -48,6 +49,9 @@ class Quantize(RecipeOptions):
     data: Path | None = None
     """Images: a folder of class folders, a flat folder with labels.csv, an .npz (image, label), a tar archive,
     or tfds:NAME for a set that TensorFlow Datasets has prepared."""
+    targets: Path | None = None
+    """Folder of the images' targets where `--metric` compares with masks or images: a file per image of `--data`
+    of the same relative name; masks as PNG with a class per pixel (255 does not count). An .npz holds its own."""
     out: Path | None = None
     """Run folder to write: network.safetensors, recipe.toml, result.json. `ggdjax tune`, `evaluate`, `export`, `report`
     (which draws a plot per feature map) and `inspect` read it."""
@@ -115,7 +119,8 @@ class Quantize(RecipeOptions):
                     counted = None if recipe.weights_first else dataclasses.replace(counted, channels=None)
                     beside = pipeline.run(net, images, again, calibration=counted, folder=unfinished, progress=progress)
             model = str(self.model) if self.model else "digits (embedded)"
-            finish(outcome, images, screen, self.out, folder, model=model, data=self.data, beside=beside)
+            where = {"data": self.data, "targets": self.targets}
+            finish(outcome, images, screen, self.out, folder, model=model, **where, beside=beside)
             if climbed is not None:
                 screen.print(str(climbed), markup=False, soft_wrap=True)
                 if folder is not None:
@@ -139,7 +144,7 @@ class Quantize(RecipeOptions):
         from ggdjax.report._run_folder import check_space
 
         if self.model is None:
-            for name in ("data", "preset", *PREPROCESSING):
+            for name in ("data", "targets", "preset", *PREPROCESSING):
                 if getattr(self, name) is not None:
                     raise GgdjaxError(
                         f"`--{name.replace('_', '-')}` needs a MODEL: the embedded network comes with its own images"
@@ -154,4 +159,4 @@ class Quantize(RecipeOptions):
             raise GgdjaxError(f"say how images become inputs: `--preset` ({presets}) or --size, --mean, --std, …")
         if self.out is not None:
             check_space(self.out, net)
-        return net, opened(self.data, net, recipe, screen)
+        return net, opened(self.data, net, recipe, screen, self.targets)

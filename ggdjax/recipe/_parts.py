@@ -137,7 +137,10 @@ def check_images(network: Network, images: ImageSet, parts: Parts, recipe: Recip
     chosen = _metric_of(recipe, network)
     if chosen.compares == "class":
         check_labels(images, count_classes(network))
-    if recipe.search is not None and OBJECTIVES.get(resolved(recipe.search.objective)):
+    objective = None if recipe.search is None else resolved(recipe.search.objective)
+    if isinstance(objective, Metric):
+        check_metric(objective, output_shape(network))
+    if recipe.search is not None and OBJECTIVES.get(str(objective)):
         check_labels(images, classes := count_classes(network))
         labels, few = images.labels[parts.tune], recipe.search.allow_few_images
         check_objective(recipe.search.objective, labels, len(parts.tune), classes, few=few)
