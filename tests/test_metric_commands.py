@@ -188,3 +188,30 @@ def test_what_does_not_fit_is_one_line(segmentation, capsys, options, said):
         main(["quantize", str(model), "--data", str(images), "--size", "16", *QUICK.split(), *words])
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert said in line
+
+
+def test_a_ladder_and_a_sweep_by_the_metric(segmentation):
+    model, images, masks = segmentation
+    recipe = gd.Recipe(
+        preprocessing=gd.data.Preprocessing(size=16),
+        quantization=gd.QuantConfig(scheme="max-abs", activation_bits=3),
+        calibration_images=8,
+        metric="mean-iou",
+    )
+    net = gd.load_onnx(model)
+    opened = gd.recipe.open_images(images, net, recipe, targets=masks)
+    climbed = gd.recipe.ladder(net, opened, recipe, max_drop=0.9, rungs=("nearest",))
+    (rung,) = climbed.rungs
+    assert rung.drop == pytest.approx(rung.float_value - rung.value)
+    assert rung.drop_interval[0] < rung.drop < rung.drop_interval[1]
+    lines = str(climbed).splitlines()
+    assert lines[0].split()[1] == "mean-iou"
+    assert f"{100 * rung.value:.2f} %" in lines[1]
+    with pytest.raises(gd.GgdjaxError, match="output-sqnr has none of"):
+        gd.recipe.ladder(net, opened, gd.Recipe(metric="output-sqnr"), max_drop=1)
+
+    found = gd.recipe.pareto(net, opened, recipe, budgets=(8,), choose_images=8)
+    assert found.metric.name == "mean-iou"
+    assert 0.5 < found.points[-1].value < 1
+    assert "float mean-iou" in str(found)
+    assert gd.report.plot_front(found).axes[0].get_ylabel() == "mean-iou, % of 8 images"

@@ -15,9 +15,10 @@ from ggdjax import data
 from ggdjax._errors import GgdjaxError
 from ggdjax._fields import field_docs
 from ggdjax.data import Preprocessing
-from ggdjax.quantization import QuantConfig, metric
+from ggdjax.quantization import QuantConfig
 from ggdjax.recipe import TARGETS, Recipe
 from ggdjax.tune import GradientConfig, TuneConfig
+from ggdjax.tune._gradient_config import fields_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,18 +137,11 @@ class TuningOptions(_TUNING):
             changes["gradient"] = None if steps == 0 else dataclasses.replace(start, steps=wanted)
         if images and not (changes.get("search", recipe.search) or changes.get("gradient", recipe.gradient)):
             raise GgdjaxError("`--tune-images` has nothing to do: give `--tune-sweeps` or `--gradient-steps`")
-        slopes, fields = changes.get("gradient", recipe.gradient), _gradient_fields(measured)
+        slopes, fields = changes.get("gradient", recipe.gradient), fields_for(measured)
         if slopes is not None and slopes.objective == "kl":
             changes["gradient"] = dataclasses.replace(slopes, **fields)
         changed = dataclasses.replace(recipe, **changes)
         return changed if hardware is None else TARGETS[hardware].recipe(changed)
-
-
-def _gradient_fields(measured: Any) -> dict[str, Any]:
-    """Return what of gradient tuning follows from the recipe's metric: outputs that are no classes have no KL."""
-    if measured is None or metric(measured).compares == "class":
-        return {}
-    return {"objective": "output", "metric": measured}
 
 
 class RecipeOptions(_FIELDS, TuningOptions):

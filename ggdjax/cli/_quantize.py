@@ -60,13 +60,13 @@ class Quantize(RecipeOptions):
     or a TOML or JSON file of a recipe, such as the recipe.toml of a run. The other options change single fields,
     `--no-…` turns off what it has on."""
     max_drop: Annotated[float | None, tyro.conf.arg(metavar="POINTS")] = None
-    """Climb until top-1 falls by at most this many percentage points: nearest rounding, rounding for the output, a
-    fractional length per channel, widths per layer, gradient tuning. 500 images that do nothing else choose; every rung
-    is printed with its time and what hardware it needs."""
+    """Climb until top-1, or the metric, falls by up to this many percentage points (or dB): nearest rounding, rounding
+    for the output, a fractional length per channel, widths per layer, gradient tuning. 500 images that do nothing else
+    choose; every rung is printed with its time and what hardware it needs."""
     pareto: Annotated[tuple[float, ...], tyro.conf.arg(metavar="[BITS …]")] = ()
-    """Beside the run, a sweep over mean widths, such as 3 4 5 6 8: the Pareto front of top-1 against weight bytes,
-    traffic and energy, on images that do nothing else. It is printed, and with `--out` written to pareto.json and
-    pareto.png."""
+    """Beside the run, a sweep over mean widths, such as 3 4 5 6 8: the Pareto front of top-1, or the metric, against
+    weight bytes, traffic and energy, on images that do nothing else. It is printed, and with `--out` written to
+    pareto.json and pareto.png."""
     preset: str | None = None
     """Preprocessing: cifar10, mnist, imagenet, imagenet-caffe or imagenet-tf; options below change single fields."""
     calibration_ids: Path | None = None
@@ -80,6 +80,7 @@ class Quantize(RecipeOptions):
         """
         from ggdjax import recipe as pipeline
         from ggdjax.cli._console import console, stages
+        from ggdjax.recipe._ladder import measured_by
         from ggdjax.recipe._named import recipe_of
         from ggdjax.recipe._pareto import recipes_of
         from ggdjax.report import plot_front
@@ -103,7 +104,7 @@ class Quantize(RecipeOptions):
                 if self.max_drop is None:
                     outcome = pipeline.run(net, images, recipe, folder=unfinished, progress=progress)
                 else:
-                    limit = self.max_drop / 100
+                    limit = self.max_drop / (100 if measured_by(recipe).unit == "%" else 1)
                     climbed = pipeline.ladder(net, images, recipe, max_drop=limit, folder=unfinished, progress=progress)
                     outcome = climbed.outcome
                 swept = None

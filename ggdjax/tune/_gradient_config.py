@@ -89,3 +89,10 @@ class GradientConfig:
         for name in ("step_rate", "offset_rate", "bias_rate", "offset_bound"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise GgdjaxError(f"`{name}` must be at least 0 and finite, got {getattr(self, name)!r}")
+
+
+def fields_for(measured: str | Metric | None) -> dict[str, Any]:
+    """Return the fields of a config that follow from what is measured: outputs that are no classes have no KL."""
+    if measured is None or metric(measured).compares == "class":
+        return {}
+    return {"objective": "output", "metric": measured}
