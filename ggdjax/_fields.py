@@ -38,6 +38,17 @@ def from_fields(cls: type[T], fields: dict[str, Any], path: Path | str, *, typed
         raise GgdjaxError(f"{path}: {error}") from None
 
 
+def settings_of(value: Any) -> Any:
+    """Return the fields of a dataclass as a dict, those inside likewise; a metric is its name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if type(value).__name__ == "Metric":
+            return value.name  # type: ignore[attr-defined]
+        return {field.name: settings_of(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: settings_of(one) for key, one in value.items()}
+    return tuple(map(settings_of, value)) if isinstance(value, tuple) else value
+
+
 def check_types(value: Any) -> None:
     """Refuse a dataclass one of whose fields holds another type than its annotation says.
 

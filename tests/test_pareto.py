@@ -17,12 +17,12 @@ from ggdjax.recipe import Pareto, ParetoPoint
 from ggdjax.recipe._pareto import recipes_of
 
 
-def _point(bits: float, top1: float, weight_bytes: int, energy_pj: float, *, uniform: bool = False) -> ParetoPoint:
+def _point(bits: float, value: float, weight_bytes: int, energy_pj: float, *, uniform: bool = False) -> ParetoPoint:
     return ParetoPoint(
         mean_bits=bits,
         uniform=uniform,
-        top1=top1,
-        top1_interval=(top1 - 0.02, top1 + 0.02),
+        value=value,
+        interval=(value - 0.02, value + 0.02),
         output_sqnr_db=6 * bits,
         weight_bytes=weight_bytes,
         dram_bytes=2.0 * weight_bytes,
@@ -38,7 +38,7 @@ POINTS = (
     _point(6, 0.9, 60, 9e6),
     _point(4, 0.8, 40, 3e6, uniform=True),
 )
-SWEEP = Pareto(points=POINTS, images=100, float_top1=0.91)
+SWEEP = Pareto(points=POINTS, images=100, float_value=0.91)
 
 
 def test_the_front_holds_what_nothing_beats():
@@ -55,9 +55,9 @@ def test_a_sweep_is_printed_and_drawn():
     lines = str(SWEEP).splitlines()
     assert len(lines) == 6
     assert [line.count("*") for line in lines[1:5]] == [2, 3, 0, 1]
-    for worth in ("top1", "output_sqnr_db"):
+    for worth in ("value", "output_sqnr_db"):
         figure = gd.report.plot_front(SWEEP, worth)
-        assert [len(axes.lines[0].get_xdata()) for axes in figure.axes] == [2, 2, 2] if worth == "top1" else True
+        assert [len(axes.lines[0].get_xdata()) for axes in figure.axes] == [2, 2, 2] if worth == "value" else True
         assert len(figure.axes) == 3
     json.dumps(SWEEP.to_dict())
 

@@ -11,6 +11,7 @@ import numpy as np
 import tyro
 
 from ggdjax._errors import GgdjaxError
+from ggdjax.cli._options import naming_options
 from ggdjax.cli._runs import integer_program, opened
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Evaluate:
         ggdjax evaluate runs/r20
         ggdjax evaluate runs/r20 --integers
         ggdjax evaluate runs/r20 --data other/
+        ggdjax evaluate runs/r20 --metric output-sqnr
     """
 
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -34,6 +36,10 @@ class Evaluate:
     """Compute as the accelerator does, in integers, beside fake quantization with the accelerator's biases."""
     data: Path | None = None
     """Other images, preprocessed as RUN's; those that calibrated or tuned RUN are left out."""
+    targets: Path | None = None
+    """Folder of the targets of `--data`, as that of `ggdjax quantize`."""
+    metric: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Another metric than RUN's: top-1, top-5, pixel-accuracy, mean-iou, psnr, ssim or output-sqnr."""
     held_out_images: int | None = None
     """Evaluate on up to this many, chosen by the seed of RUN; all of them by default."""
 
@@ -46,35 +52,49 @@ class Evaluate:
         from ggdjax import report
         from ggdjax.cli._console import console, counted, progress_bar
         from ggdjax.data._sizes import check_sizes
-        from ggdjax.quantization import accuracy, evaluate
+        from ggdjax.quantization import accuracy, evaluate, metric, score
         from ggdjax.recipe._parts import some
 
         if self.held_out_images is not None and self.held_out_images < 1:
             raise GgdjaxError(f"`--held-out-images` must be at least 1, got {self.held_out_images}")
         saved, screen = report.load_run(self.run_folder), console()
         recipe, quantized = saved.recipe, saved.network
+        if self.metric is not None:
+            with naming_options(("metric",)):
+                recipe = dataclasses.replace(recipe, metric=self.metric)
+        if self.targets is not None and self.data is None:
+            raise GgdjaxError("`--targets` belong to the images of `--data`: give both, or neither for RUN's own")
         if self.data is not None and saved.data is None:
             raise GgdjaxError("`--data` needs a RUN of your own network: this one is of the embedded network")
         quantized, program = integer_program(quantized, recipe) if self.integers else (quantized, None)
         path = saved.data if self.data is None else self.data
-        images = opened(path, quantized, recipe, screen)
+        targets = saved.targets if self.data is None else self.targets
+        if recipe.metric is not None and metric(recipe.metric).compares in ("class", "float output"):
+            targets = None  # of another metric of RUN
+        images = opened(path, quantized, recipe, screen, targets)
         part = self._part(images, saved.result["images"])
         if self.held_out_images is not None:
             part = some(images, part, self.held_out_images, recipe.seed)
         check_sizes(images, part, quantized.float_network.input_shape)
         with progress_bar(screen, "Evaluating", len(part)) as advance:
-            evaluation = evaluate(quantized, counted(images.batches(part, recipe.batch_size), advance))
+            batches = counted(images.batches(part, recipe.batch_size), advance)
+            evaluation = evaluate(quantized, batches, recipe.metric)
         if program is not None:
             with progress_bar(screen, "Evaluating in integers", len(part)) as advance:
-                counting = _Counting(program)
-                found = accuracy(counting, counted(images.batches(part, recipe.batch_size), advance))
+                counting, real = _Counting(program), quantized.float_network
+                batches = counted(images.batches(part, recipe.batch_size), advance)
+                if recipe.metric is None or metric(recipe.metric).compares == "class":
+                    in_integers = {"quantized_accuracy": accuracy(counting, batches)}
+                else:
+                    found = score(counting, batches, recipe.metric, reference=real)
+                    in_integers = {"quantized_accuracy": None, "metric_scores": (evaluation.float_score, found)}
             screen.print(
                 "by fake quantization, biases on the accumulators' grids",
                 report.accuracy_lines(evaluation),
                 "in integers",
                 sep="\n",
             )
-            evaluation = dataclasses.replace(evaluation, quantized_accuracy=found)
+            evaluation = dataclasses.replace(evaluation, **in_integers)
         screen.print(report.accuracy_lines(evaluation))
         if program is not None and (lines := counting.lines()):
             screen.print(*lines, sep="\n")

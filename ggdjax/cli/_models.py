@@ -91,7 +91,7 @@ def _called(module: str, function: str) -> Any:
         made = gd.trace(*made)
     if not isinstance(made, gd.Network):
         raise GgdjaxError(
-            f"MODEL {module}:{function} gave {type(made).__name__}: return what `gd.trace` or `gd.load_onnx` returns, or "
-            "a pair (function or module, example batch)"
+            f"MODEL {module}:{function} gave {type(made).__name__}: return what `gd.trace` or `gd.load_onnx` "
+            "returns, or a pair (function or module, example batch)"
         )
     return made

@@ -18,11 +18,11 @@ from ggdjax.data import Preprocessing
 from ggdjax.quantization import QuantConfig
 from ggdjax.recipe import TARGETS, Recipe
 from ggdjax.tune import GradientConfig, TuneConfig
+from ggdjax.tune._gradient_config import fields_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Objective = Literal["top1", "top5", "cross_entropy", "agreement", "kl", "sqnr"]
 PREPROCESSING = tuple(field.name for field in dataclasses.fields(Preprocessing))
 _WIDTHS_AND_SCHEMES = tuple(f.name for f in dataclasses.fields(QuantConfig) if not f.name.endswith("_of"))
 _WIDTHS_OF = ("weight_bits_of", "activation_bits_of")
@@ -68,10 +68,11 @@ _TUNING: Any = dataclasses.make_dataclass(
     "_TUNING",
     [
         option(Recipe, "tune_images"),
-        option(TuneConfig, "objective", "tune_objective", Objective),
+        option(TuneConfig, "objective", "tune_objective", str, also=" By default the metric. (default: top1)"),
         option(TuneConfig, "sweeps", "tune_sweeps", also=" 0: no search. (default: 2)"),
         option(GradientConfig, "steps", "gradient_steps", int | Literal["auto"], also=" That is auto; 0: none."),
         option(Recipe, "tune_seconds"),
+        option(Recipe, "metric", kind=str),
     ],
     frozen=True,
     kw_only=True,
@@ -110,7 +111,11 @@ class TuningOptions(_TUNING):
         # What a target needs of steps and signs is set at the end, when all else is known.
         changes = {"target": recipe.target, **(changes or {})}
         hardware, recipe = changes.pop("target"), dataclasses.replace(recipe, target=None)
+        measured = given.pop("metric", None)
         changes = changes | {n: given[n] for n in ("tune_images", "tune_seconds") if n in given}
+        if measured is not None:
+            changes["metric"] = measured
+        measured = changes.get("metric", recipe.metric)
         seed, images = (changes.get(name, getattr(recipe, name)) for name in ("seed", "tune_images"))
         sweeps, steps = given.get("tune_sweeps"), given.get("gradient_steps")
         for name in ("tune_sweeps", "gradient_steps"):
@@ -121,7 +126,8 @@ class TuningOptions(_TUNING):
                 f"{' and '.join(wanted)} {'need' if wanted[1:] else 'needs'} images to tune on: give `--tune-images`"
             )
         if images and (sweeps is not None or "tune_objective" in given or not recipe.tunes):
-            start = recipe.search or TuneConfig(allow_few_images=True, seed=seed)
+            objective = {} if measured is None else {"objective": measured}
+            start = recipe.search or TuneConfig(allow_few_images=True, seed=seed, **objective)
             more = {"objective": given.get("tune_objective", start.objective), "sweeps": sweeps or start.sweeps}
             changes["search"] = None if sweeps == 0 else dataclasses.replace(start, **more)
         if images and steps is not None:
@@ -131,6 +137,9 @@ class TuningOptions(_TUNING):
             changes["gradient"] = None if steps == 0 else dataclasses.replace(start, steps=wanted)
         if images and not (changes.get("search", recipe.search) or changes.get("gradient", recipe.gradient)):
             raise GgdjaxError("`--tune-images` has nothing to do: give `--tune-sweeps` or `--gradient-steps`")
+        slopes, fields = changes.get("gradient", recipe.gradient), fields_for(measured)
+        if slopes is not None and slopes.objective == "kl":
+            changes["gradient"] = dataclasses.replace(slopes, **fields)
         changed = dataclasses.replace(recipe, **changes)
         return changed if hardware is None else TARGETS[hardware].recipe(changed)
 

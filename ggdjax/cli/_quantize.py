@@ -42,6 +42,7 @@ class Quantize(RecipeOptions):
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --pareto 3 4 5 6 8 --out runs/r20
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --calibration-images 0
         ggdjax quantize mobilenet.onnx --data imagenet/ --preset imagenet-tf --mean-bits 8
+        ggdjax quantize unet.onnx --data images/ --targets masks/ --size 256 --metric mean-iou
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --weight-bits 4 --activation-bits 4
             --tune-images 2000 --gradient-steps auto
     """
@@ -51,11 +52,14 @@ class Quantize(RecipeOptions):
     or module:function, a Python function of yours that returns a network; none: the embedded digits network, with its
     own images."""
     weights: Path | None = None
-    """Weights of a network of the zoo: a safetensors file of `ggdjax train`, or of a PyTorch state dict. Those of digits
-    and resnet20 come with the package."""
+    """Weights of a network of the zoo: a safetensors file of `ggdjax train`, or a PyTorch state dict in one. Those of
+    digits and resnet20 come with the package."""
     data: Path | None = None
     """Images: a folder of class folders, a flat folder with labels.csv, an .npz (image, label), a tar archive,
     or tfds:NAME for a set that TensorFlow Datasets has prepared."""
+    targets: Path | None = None
+    """Folder of the images' targets where `--metric` compares with masks or images: a file per image of `--data`
+    of the same relative name; masks as PNG with a class per pixel (255 does not count). An .npz holds its own."""
     out: Path | None = None
     """Run folder to write: network.safetensors, recipe.toml, result.json. `ggdjax tune`, `evaluate`, `export`, `report`
     (which draws a plot per feature map) and `inspect` read it."""
@@ -64,13 +68,13 @@ class Quantize(RecipeOptions):
     or a TOML or JSON file of a recipe, such as the recipe.toml of a run. The other options change single fields,
     `--no-…` turns off what it has on."""
     max_drop: Annotated[float | None, tyro.conf.arg(metavar="POINTS")] = None
-    """Climb until top-1 falls by at most this many percentage points: nearest rounding, rounding for the output, a
-    fractional length per channel, widths per layer, gradient tuning. 500 images that do nothing else choose; every rung
-    is printed with its time and what hardware it needs."""
+    """Climb until top-1, or the metric, falls by up to this many percentage points (or dB): nearest rounding, rounding
+    for the output, a fractional length per channel, widths per layer, gradient tuning. 500 images that do nothing else
+    choose; every rung is printed with its time and what hardware it needs."""
     pareto: Annotated[tuple[float, ...], tyro.conf.arg(metavar="[BITS …]")] = ()
-    """Beside the run, a sweep over mean widths, such as 3 4 5 6 8: the Pareto front of top-1 against weight bytes,
-    traffic and energy, on images that do nothing else. It is printed, and with `--out` written to pareto.json and
-    pareto.png."""
+    """Beside the run, a sweep over mean widths, such as 3 4 5 6 8: the Pareto front of top-1, or the metric, against
+    weight bytes, traffic and energy, on images that do nothing else. It is printed, and with `--out` written to
+    pareto.json and pareto.png."""
     output: str | None = None
     """Tensor of the ONNX file to compute, of a model with several outputs or up to a layer inside."""
     input_shape: Annotated[tuple[int, ...], tyro.conf.arg(metavar="[INT ...]")] = ()
@@ -88,6 +92,7 @@ class Quantize(RecipeOptions):
         """
         from ggdjax import recipe as pipeline
         from ggdjax.cli._console import console, stages
+        from ggdjax.recipe._ladder import measured_by
         from ggdjax.recipe._named import recipe_of
         from ggdjax.recipe._pareto import recipes_of
         from ggdjax.report import plot_front
@@ -111,7 +116,7 @@ class Quantize(RecipeOptions):
                 if self.max_drop is None:
                     outcome = pipeline.run(net, images, recipe, folder=unfinished, progress=progress)
                 else:
-                    limit = self.max_drop / 100
+                    limit = self.max_drop / (100 if measured_by(recipe).unit == "%" else 1)
                     climbed = pipeline.ladder(net, images, recipe, max_drop=limit, folder=unfinished, progress=progress)
                     outcome = climbed.outcome
                 swept = None
@@ -127,7 +132,8 @@ class Quantize(RecipeOptions):
                     counted = None if recipe.weights_first else dataclasses.replace(counted, channels=None)
                     beside = pipeline.run(net, images, again, calibration=counted, folder=unfinished, progress=progress)
             model = str(self.model) if self.model else "digits (embedded)"
-            finish(outcome, images, screen, self.out, folder, model=model, data=self.data, beside=beside)
+            where = {"data": self.data, "targets": self.targets}
+            finish(outcome, images, screen, self.out, folder, model=model, **where, beside=beside)
             if climbed is not None:
                 screen.print(str(climbed), markup=False, soft_wrap=True)
                 if folder is not None:
@@ -151,7 +157,7 @@ class Quantize(RecipeOptions):
         from ggdjax.report._run_folder import check_space
 
         if self.model is None:
-            for name in ("data", "preset", *PREPROCESSING):
+            for name in ("data", "targets", "preset", *PREPROCESSING):
                 if getattr(self, name) is not None:
                     raise GgdjaxError(
                         f"`--{name.replace('_', '-')}` needs a MODEL: the embedded network comes with its own images"
@@ -166,4 +172,4 @@ class Quantize(RecipeOptions):
             raise GgdjaxError(f"say how images become inputs: `--preset` ({presets}) or --size, --mean, --std, …")
         if self.out is not None:
             check_space(self.out, net)
-        return net, opened(self.data, net, recipe, screen)
+        return net, opened(self.data, net, recipe, screen, self.targets)

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from ggdjax.recipe import Outcome, Reading, Recipe
 
 
-def opened(path: Path | str | None, net: Network | QuantizedNetwork, recipe: Recipe, screen: Console) -> ImageSet:
+def opened(
+    path: Path | str | None,
+    net: Network | QuantizedNetwork,
+    recipe: Recipe,
+    screen: Console,
+    targets: Path | str | None = None,
+) -> ImageSet:
     """Return images for a network as the recipe preprocesses them; None: those of the embedded network."""
     from ggdjax import data
     from ggdjax import recipe as pipeline
@@ -36,7 +42,7 @@ def opened(path: Path | str | None, net: Network | QuantizedNetwork, recipe: Rec
         # While it is imported it replaces `__import__`, which would raise in the thread that draws the bar.
         import_module("tensorflow_datasets.core.read_only_builder")
     with progress_bar(screen, f"Opening {Path(path).name}", 1) as advance:
-        images = pipeline.open_images(path, net, recipe)
+        images = pipeline.open_images(path, net, recipe, targets=targets)
         advance(1)
     return images
 
@@ -86,6 +92,7 @@ def finish(
     *,
     model: str,
     data: Path | str | None,
+    targets: Path | str | None = None,
     beside: Outcome | None = None,
 ) -> None:
     """Print what a run did and write its folder."""
@@ -101,14 +108,16 @@ def finish(
     if outcome.untuned_evaluation is not None:
         screen.print("untuned", report.accuracy_lines(outcome.untuned_evaluation), "tuned", sep="\n")
     screen.print(report.accuracy_lines(outcome.evaluation))
-    if outcome.evaluation.float_accuracy.top1 < _SUSPICIOUS and data is not None:
+    accuracy = outcome.evaluation.float_accuracy
+    if accuracy is not None and accuracy.top1 < _SUSPICIOUS and data is not None:
         _print_better_reading(outcome, images, screen)
     _print_advice(outcome, screen)
     if folder is None or out is None:
         return
     where = data if data is None or str(data).startswith("tfds:") else Path(data).resolve()
     where = None if where is None else str(where)
-    report.write_run(folder, outcome, images, model=model, data=where, beside=beside)
+    beyond = None if targets is None else str(Path(targets).resolve())
+    report.write_run(folder, outcome, images, model=model, data=where, targets=beyond, beside=beside)
     screen.print(
         f"Written to {out}: network.safetensors, recipe.toml, result.json; `ggdjax report {out}` draws it",
         markup=False,
@@ -144,7 +153,9 @@ def _print_advice(outcome: Outcome, screen: Console) -> None:
     """Say which two options help most, by what was measured, where much accuracy is lost."""
     from ggdjax.report._advice import ENOUGH, advise
 
-    if outcome.evaluation.quantized_accuracy.top1 >= ENOUGH * outcome.evaluation.float_accuracy.top1:
+    before, after = outcome.evaluation.float_score, outcome.evaluation.quantized_score
+    # A share of what the float network does says something of shares alone.
+    if before.metric.unit != "%" or after.value >= ENOUGH * before.value:
         return
     best = advise(outcome.network, outcome.evaluation)[:2]
     options = " and ".join(f"`{advice.option}` (+{advice.gain_db:.1f} dB)" for advice in best)

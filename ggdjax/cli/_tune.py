@@ -51,10 +51,11 @@ class Tune(TuningOptions):
         quantized = saved.network
         with run_folder(self.out) as (folder, unfinished):
             check_space(self.out, quantized.float_network)
-            images = opened(saved.data, quantized, recipe, screen)
+            images = opened(saved.data, quantized, recipe, screen, saved.targets)
             with stages(screen) as progress:
                 outcome = pipeline.run(quantized, images, recipe, folder=unfinished, progress=progress)
-            finish(outcome, images, screen, self.out, folder, model=saved.result["model"], data=saved.data)
+            where = {"data": saved.data, "targets": saved.targets}
+            finish(outcome, images, screen, self.out, folder, model=saved.result["model"], **where)
 
     def _recipe(self, saved):
         before = saved.recipe

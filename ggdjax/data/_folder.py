@@ -7,19 +7,21 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ggdjax._errors import DataError, expect, expect_path
 from ggdjax.data._image_set import UNREADABLE_SHARE, StreamedImages, output_labels
-from ggdjax.data._pixels import decode
+from ggdjax.data._pixels import decode, header_size
+from ggdjax.data._targets import read_target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from os import PathLike
 
     from ggdjax.data._preprocessing import Preprocessing
+    from ggdjax.data._targets import TargetKind
 
 _IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 LABELS_FILE = "labels.csv"
@@ -39,6 +41,91 @@ class FolderImages(StreamedImages):
     def load(self, index: int) -> np.ndarray:
         """Return the pixels of image ``index`` after resize and crop, or raise `UnreadableImage`."""
         return decode(self.root / self.ids[index], self.preprocessing)
+
+
+@dataclass(kw_only=True, eq=False)
+class FolderTargets(FolderImages):
+    """Image files below ``root``, whose targets, if any, are ``files`` below ``folder``."""
+
+    folder: Path | None = None
+    files: Sequence[str] = ()
+
+    def load_labelled(self, index: int) -> tuple[np.ndarray, Any]:
+        """Return the pixels and the target of image ``index``, or raise `UnreadableImage`."""
+        pixels = self.load(index)
+        if self.folder is None:
+            return pixels, -1
+        size = header_size(self.root / self.ids[index])
+        return pixels, read_target(self.folder / self.files[index], self.target_kind, size, self.preprocessing)
+
+    def target_mark(self, index: int) -> Any:
+        """Return name, size and time of the target's file."""
+        if self.folder is None:
+            return None
+        stat = (self.folder / self.files[index]).stat()
+        return [self.files[index], stat.st_size, stat.st_mtime_ns]
+
+
+def folder_with_targets(
+    root: str | PathLike[str],
+    targets: str | PathLike[str] | None,
+    preprocessing: Preprocessing,
+    kind: TargetKind,
+    *,
+    unreadable_share: float = UNREADABLE_SHARE,
+) -> FolderTargets:
+    """Return all images below ``root`` with the targets of the same relative names below ``targets``.
+
+    Of ``a/b.jpg`` the target is ``a/b.png``, or ``a/b`` with the suffix of any other image file. The parts `train` and
+    `test` are those of `class_folders`.
+
+    Args:
+        root: folder of the images.
+        targets: folder of their targets, which may lie in ``root``; None: they have none.
+        preprocessing: how an image becomes an input.
+        kind: "class map", "image" or "none".
+        unreadable_share: share of unreadable images, 0 to 1, above which a stream stops.
+
+    Raises:
+        DataError: no images, or images without a target.
+    """
+    root = _root(root, preprocessing)
+    ids, files = _image_files(root), ()
+    folder = None if targets is None else expect_path("targets", targets, "the name of a folder", DataError)
+    if folder is not None:
+        if not folder.is_dir():
+            raise DataError(f"no targets at `{folder}`: there is no such folder")
+        if folder.resolve().is_relative_to(root.resolve()):
+            inside = folder.resolve().relative_to(root.resolve()).as_posix()
+            ids = [id_ for id_ in ids if not id_.startswith(f"{inside}/")]
+        found = {os.path.splitext(name)[0]: name for name in sorted(_image_files(folder), key=_is_png)}
+        stems = [os.path.splitext(id_)[0] for id_ in ids]
+        if missing := [id_ for id_, stem in zip(ids, stems, strict=True) if stem not in found]:
+            raise DataError(
+                f"`{folder}` lacks the targets of {len(missing)} of {len(ids)} images, first of `{missing[0]}`: name "
+                "each as its image, .png"
+            )
+        files = tuple(found[stem] for stem in stems)
+    if not ids:
+        raise DataError(f"`{root}` holds no images ({', '.join(sorted(_IMAGE_SUFFIXES))})")
+    part_of = [PART_NAMES.get(id_.partition("/")[0]) if "/" in id_ else None for id_ in ids]
+    parts = {} if None in part_of else {name: np.flatnonzero([p == name for p in part_of]) for name in set(part_of)}
+    return FolderTargets(
+        name=str(root),
+        root=root,
+        preprocessing=preprocessing,
+        labels=np.full(len(ids), -1, np.int32),
+        ids=ids,
+        parts=parts,
+        unreadable_share=unreadable_share,
+        target_kind=kind,
+        folder=folder,
+        files=files,
+    )
+
+
+def _is_png(name: str) -> bool:
+    return name.lower().endswith(".png")
 
 
 def class_folders(

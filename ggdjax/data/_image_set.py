@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int, Num
 
     from ggdjax.data._preprocessing import Preprocessing
+    from ggdjax.data._targets import TargetKind
 
 #: Images decoded by one task of the pool: large enough that the pool's own cost (some 20 µs) vanishes beside
 #: it.
@@ -81,6 +82,8 @@ class StreamedImages:
     classes: Sequence[str] | None = None
     parts: Mapping[str, Int[np.ndarray, " part"]] = field(default_factory=dict)
     unreadable_share: float = UNREADABLE_SHARE
+    target_kind: TargetKind = "class"
+    """What the batches hold beside the images; ``labels`` are -1 where these are no classes."""
     unreadable: dict[str, str] = field(default_factory=dict)
     """Id -> reason of every image that a stream has left out so far."""
 
@@ -91,9 +94,13 @@ class StreamedImages:
         """Return the pixels of image ``index`` after resize and crop, or raise `UnreadableImage`."""
         raise NotImplementedError
 
-    def load_labelled(self, index: int) -> tuple[Num[np.ndarray, "height width chan"], int]:
-        """Return the pixels and the label of image ``index``, or raise `UnreadableImage`."""
+    def load_labelled(self, index: int) -> tuple[Num[np.ndarray, "height width chan"], Any]:
+        """Return the pixels and the label (or other target) of image ``index``, or raise `UnreadableImage`."""
         return self.load(index), int(self.labels[index])
+
+    def target_mark(self, index: int) -> Any:
+        """Return what tells the target of image ``index`` from another, for JSON."""
+        return int(self.labels[index])
 
     @property
     def label_range(self) -> tuple[int, int]:
@@ -102,8 +109,8 @@ class StreamedImages:
 
     def batches(
         self, indices: Iterable[int] | None = None, batch_size: int = 100, *, workers: int | None = None
-    ) -> Iterator[tuple[Float[np.ndarray, "batch ..."], Int[np.ndarray, " batch"]]]:
-        """Yield (float32 images in the network's layout, int32 labels numbered as the network's outputs).
+    ) -> Iterator[tuple[Float[np.ndarray, "batch ..."], Num[np.ndarray, "batch ..."]]]:
+        """Yield (float32 images in the network's layout, int32 labels numbered as the network's outputs, or targets).
 
         Decoding runs in ``workers`` threads (default: one per core) ahead of the consumer; at most one batch
         and 128 images are held. Every batch has ``batch_size`` images but the last, which may be short
@@ -139,13 +146,15 @@ class StreamedImages:
             self.unreadable.update(failures)
             if len(lost) > allowed:
                 raise DataError(_unreadable_message(self.name, lost, order.size, self.unreadable_share))
-            if not chunk_labels.size:
+            if not len(chunk_labels):
                 continue
             if images and chunk.shape[1:] != images[0].shape[1:]:
                 raise DataError(sizes_message(self.name))
+            if labels and chunk_labels.shape[1:] != labels[0].shape[1:]:
+                raise DataError(sizes_message(self.name, "targets"))
             images.append(chunk)
             labels.append(chunk_labels)
-            held += chunk_labels.size
+            held += len(chunk_labels)
             while held >= batch_size:
                 all_images, all_labels = np.concatenate(images), np.concatenate(labels)
                 yield all_images[:batch_size], all_labels[:batch_size]
@@ -192,7 +201,10 @@ class StreamedImages:
         if pixels[0].dtype.kind == "f" and not np.isfinite(images).all():
             bad = [self.ids[i] for i, image in zip(kept, images, strict=True) if not np.isfinite(image).all()]
             raise DataError(f"image `{bad[0]}` of `{self.name}` holds NaN or infinity: repair or remove it")
-        return images, np.asarray(labels, np.int32), failures
+        if len({np.shape(label) for label in labels}) > 1:
+            raise DataError(sizes_message(self.name, "targets"))
+        targets = np.stack(labels)
+        return images, targets.astype(np.int32) if targets.dtype.kind in "iu" else targets, failures
 
 
 def expect_images(argument: str, images: object) -> None:
@@ -220,7 +232,8 @@ def padded(
         missing = batch_size - count
         if missing:
             images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
-            labels = np.concatenate([labels, np.full(missing, PADDING_LABEL, labels.dtype)])
+            padding = np.full((missing, *labels.shape[1:]), PADDING_LABEL, labels.dtype)
+            labels = np.concatenate([labels, padding])
         yield images, labels, count
 
 
@@ -242,6 +255,9 @@ def output_labels(
 def check_labels(images: ImageSet, outputs: int) -> None:
     """Raise DataError unless every label of ``images`` is one of a network's ``outputs`` classes."""
     expect_images("images", images)
+    if (kind := getattr(images, "target_kind", "class")) != "class":
+        held = "holds no labels" if kind == "none" else f"holds a target of kind {kind!r} per image"
+        raise DataError(f"`{images.name}` {held}, where a class per image is needed: choose another `metric`")
     least, most = images.label_range
     if least >= 0 and most < outputs:
         return
@@ -266,6 +282,6 @@ def _unreadable_message(name: str, lost: dict[str, str], total: int, share: floa
     )
 
 
-def sizes_message(name: str) -> str:
-    """Return what is said of images that do not have one size."""
-    return f"`{name}` holds images of different sizes: give `size`, or `resize` and `crop`"
+def sizes_message(name: str, what: str = "images") -> str:
+    """Return what is said of images, or targets, that do not have one size."""
+    return f"`{name}` holds {what} of different sizes: give `size`, or `resize` and `crop`"

@@ -39,6 +39,11 @@ def decode(file: Path | BinaryIO, preprocessing: Preprocessing) -> UInt8[np.ndar
         UnreadableImage: Pillow cannot read the file, or it holds 32 bits per channel.
         DataError: an image smaller than the crop.
     """
+    return as_array(apply_geometry(decode_whole(file, preprocessing), preprocessing))
+
+
+def decode_whole(file: Path | BinaryIO, preprocessing: Preprocessing) -> Any:
+    """Return one image file as a Pillow image, RGB or grey, in its own geometry; errors are those of `decode`."""
     from PIL import Image
 
     try:
@@ -55,7 +60,7 @@ def decode(file: Path | BinaryIO, preprocessing: Preprocessing) -> UInt8[np.ndar
         # Pillow's message repeats the path, which the caller names already.
         reason = "cannot identify image file" if "cannot identify" in str(error) else str(error)
         raise UnreadableImage(reason) from error
-    return _as_array(_reshape(pixels, preprocessing))
+    return pixels
 
 
 def _upright(image: Any) -> Any:
@@ -88,7 +93,7 @@ def reshape(
         )
     from PIL import Image
 
-    return _as_array(_reshape(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), preprocessing))
+    return as_array(apply_geometry(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), preprocessing))
 
 
 def to_float(
@@ -119,18 +124,20 @@ def to_float(
     return out
 
 
-def _reshape(image: Any, preprocessing: Preprocessing) -> Any:
+def apply_geometry(image: Any, preprocessing: Preprocessing, resampling: Any = None) -> Any:
+    """Return a Pillow image after resize, crop and size; ``resampling`` is bilinear where None."""
     from PIL import Image
 
+    resampling = Image.Resampling.BILINEAR if resampling is None else resampling
     if preprocessing.resize is not None:
         scaled = resized(image.size, preprocessing)
         if scaled != image.size:
-            image = image.resize(scaled, Image.Resampling.BILINEAR)
+            image = image.resize(scaled, resampling)
     if preprocessing.crop is not None:
         width, height = image.size
         image = image.crop(crop_box(width, height, preprocessing.crop))
     if preprocessing.size is not None and image.size != (preprocessing.size, preprocessing.size):
-        image = image.resize((preprocessing.size, preprocessing.size), Image.Resampling.BILINEAR)
+        image = image.resize((preprocessing.size, preprocessing.size), resampling)
     return image
 
 
@@ -168,6 +175,7 @@ def crop_box(width: int, height: int, crop: int) -> tuple[int, int, int, int]:
     return (left, top, left + crop, top + crop)
 
 
-def _as_array(image: Any) -> UInt8[np.ndarray, "height width chan"]:
+def as_array(image: Any) -> UInt8[np.ndarray, "height width chan"]:
+    """Return the pixels of a Pillow image, with an axis of channels."""
     array = np.asarray(image)
     return array[..., None] if array.ndim == 2 else array

@@ -56,22 +56,35 @@ def image_batches(batches: Any, rank: int) -> Iterator[Any]:
         yield expect_array("batches", batch[0] if pair else batch, "batches of images", error=DataError)
 
 
-def labelled_batches(batches: Any, rank: int | None = None) -> Iterator[tuple[Any, np.ndarray]]:
+def labelled_batches(
+    batches: Any, rank: int | None = None, *, classes: bool = True
+) -> Iterator[tuple[Any, np.ndarray]]:
     """Yield pairs of (images, labels): what `image_batches` takes, but arrays without labels.
+
+    Args:
+        batches: an iterable of pairs, one pair by itself, or an image set.
+        rank: of the network's input; None: not known.
+        classes: whether labels are class indices; otherwise targets of any shape, with one row per image.
 
     Raises:
         DataError: it is none of these, or labels are no integers.
     """
-    wanted = "batches of (images, labels)"
+    wanted = "batches of (images, labels)" if classes else "batches of (images, targets)"
+    if not classes and isinstance(batches, tuple | list) and len(batches) == 2 and all(map(_rank_of_array, batches)):
+        batches = [batches]
     for batch in _iterated(batches, rank, wanted):
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             hint = _NO_MAPPING if isinstance(batch, Mapping) else "each batch is a pair"
             raise refusal("batches", batch, wanted, hint, DataError)
         images, labels = (expect_array("batches", part, wanted, least_rank=1, error=DataError) for part in batch)
         labels = np.asarray(labels)
-        if labels.size and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
+        if classes and labels.size and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
             raise DataError(f"labels are {labels.dtype} of shape {labels.shape}; expected one class index per image")
         yield images, labels
+
+
+def _rank_of_array(value: Any) -> int:
+    return getattr(value, "ndim", 0)
 
 
 def _iterated(batches: Any, rank: int | None, wanted: str) -> Iterable[Any]:

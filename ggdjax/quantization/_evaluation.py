@@ -1,4 +1,4 @@
-"""Accuracy with its interval, and the measured SQNR of every feature map, on held-out images."""
+"""What a network is worth on held-out images, with its interval, and the measured SQNR of every feature map."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ggdjax._errors import DataError, expect, expect_callable
+from ggdjax._errors import DataError, GgdjaxError, expect, expect_callable
 from ggdjax._ranking import rank_of_label
 from ggdjax.network import run
-from ggdjax.quantization._batches import labelled_batches, pad_batch
+from ggdjax.quantization._batches import image_batches, labelled_batches, pad_batch
+from ggdjax.quantization._bootstrap import bootstrap_interval, paired_bootstrap
+from ggdjax.quantization._metrics import Metric, check_metric, check_targets, statistics_of
+from ggdjax.quantization._metrics import metric as named_metric
 from ggdjax.quantization._numerics import FakeQuant, Measure
 from ggdjax.quantization._rows import Rows
 from ggdjax.quantization._sqnr import sqnr_db
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from jax.sharding import Mesh
-    from jaxtyping import Array, Float, Int
+    from jaxtyping import Array, Float, Int, Num
 
     from ggdjax.network import Network
     from ggdjax.quantization._quantized_network import QuantizedNetwork
@@ -47,10 +50,80 @@ class Accuracy:
             >>> round(low, 3), round(high, 3)
             (0.826, 0.945)
         """
-        p, n = getattr(self, which), self.images
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(0.0, centre - half), min(1.0, centre + half)
+        return _wilson(getattr(self, which), self.images, z)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Score:
+    """What a network is worth on some images by a metric, image by image.
+
+    Example:
+        >>> score = gd.quantization.Score(metric=gd.quantization.metric("psnr"), statistics=np.array([30.0, 34.0]))
+        >>> score.value, score.images
+        (32.0, 2)
+    """
+
+    metric: Metric
+    statistics: Float[np.ndarray, "image ..."]
+    """The scores of the images; of a metric with ``aggregate`` its statistics, ``[image, statistic]``."""
+    not_finite: int = 0
+    """Images whose outputs are NaN or infinite; of classes, only where that makes them wrong."""
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return len(self.statistics)
+
+    @property
+    def value(self) -> float:
+        """The score of all images together, in the metric's unit (those in % as fractions)."""
+        return float(self.metric.of_mean(self._rows.mean(axis=0, dtype=np.float64)))
+
+    @property
+    def per_image(self) -> Float[np.ndarray, " image"]:
+        """The score of every image by itself."""
+        return self.metric.per_image(self.statistics)
+
+    @property
+    def _rows(self) -> Float[np.ndarray, "image statistic"]:
+        return self.statistics.reshape(len(self.statistics), -1)
+
+    def interval(self) -> tuple[float, float]:
+        """Return the 95 % interval: Wilson's of a share, otherwise by resampling the images (`bootstrap_interval`)."""
+        if self.metric.share:
+            return _wilson(self.value, self.images, 1.959964)
+        return bootstrap_interval(self._rows, self.metric.of_mean)
+
+    def compared_to(self, before: Score) -> tuple[tuple[float, float], float]:
+        """Return the 95 % interval of this score less another network's on the same images, and a two-sided p-value.
+
+        By resampling and exchanging (`paired_bootstrap`). For right and wrong images `ggdjax.tune.mcnemar` is exact.
+
+        Raises:
+            DataError: another metric or another number of images.
+        """
+        expect("before", before, "Score")
+        if self.metric != before.metric or self.images != before.images:
+            raise DataError(
+                f"`before` is {before.metric.name} of {before.images} images; expected {self.metric.name} of the same "
+                f"{self.images} images"
+            )
+        return paired_bootstrap(before._rows, self._rows, self.metric.of_mean)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers, for JSON: value, interval, images, and how many are not finite."""
+        return {
+            "value": self.value,
+            "interval_95": list(self.interval()),
+            "images": self.images,
+            "not_finite": self.not_finite,
+        }
+
+
+def _wilson(p: float, n: int, z: float) -> tuple[float, float]:
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +134,39 @@ class Evaluation:
     the quantized network's, which has the errors of all layers before.
     """
 
-    float_accuracy: Accuracy
-    quantized_accuracy: Accuracy
+    float_accuracy: Accuracy | None
+    """None where the metric is not of classes; likewise the next, and which images are right by top-1."""
+    quantized_accuracy: Accuracy | None
     sqnr_db: dict[str, float]
     accumulated_sqnr_db: dict[str, float]
-    float_correct: np.ndarray
-    quantized_correct: np.ndarray
+    float_correct: np.ndarray | None
+    quantized_correct: np.ndarray | None
+    metric_scores: tuple[Score, Score] | None = None
+    """Of the float and of the quantized network by the metric that was asked for; None: top-1."""
+
+    @property
+    def metric(self) -> Metric:
+        """What was measured; top-1 if nothing else was asked for."""
+        return self.float_score.metric
+
+    @property
+    def float_score(self) -> Score:
+        """The float network's score, image by image."""
+        return self._score(0, self.float_correct, self.float_accuracy)
+
+    @property
+    def quantized_score(self) -> Score:
+        """The quantized network's score, image by image."""
+        return self._score(1, self.quantized_correct, self.quantized_accuracy)
+
+    def _score(self, which: int, correct: np.ndarray | None, accuracy: Accuracy | None) -> Score:
+        if self.metric_scores is not None:
+            return self.metric_scores[which]
+        assert correct is not None
+        assert accuracy is not None
+        return Score(
+            metric=named_metric("top-1"), statistics=correct.astype(np.float32), not_finite=accuracy.not_finite
+        )
 
     @property
     def mean_sqnr_db(self) -> float:
@@ -75,34 +175,31 @@ class Evaluation:
         return float(np.mean(finite)) if finite else math.nan
 
 
+def output_shape(net: Network) -> tuple[int | None, ...]:
+    """Return the shape of what one image gives, behind a batch axis."""
+    shape = net.output_shape
+    if len(shape) == 1:
+        # The axes of batch and classes may be merged: see what one image adds.
+        one, two = (jax.eval_shape(net, jax.ShapeDtypeStruct((n, *net.input_shape[1:]), jnp.float32)) for n in (1, 2))
+        shape = (None, jax.tree.leaves(two)[0].shape[0] - jax.tree.leaves(one)[0].shape[0])
+    return shape
+
+
 def count_classes(net: Network) -> int:
     """Return how many classes a network scores.
 
     Raises:
         DataError: its output is a map, or holds several values per class.
     """
-    shape = net.output_shape
-    if len(shape) == 1:
-        # The axes of batch and classes may be merged: see what one image adds.
-        one, two = (jax.eval_shape(net, jax.ShapeDtypeStruct((n, *net.input_shape[1:]), jnp.float32)) for n in (1, 2))
-        shape = (None, jax.tree.leaves(two)[0].shape[0] - jax.tree.leaves(one)[0].shape[0])
-    return _classes(shape)
-
-
-def _classes(shape: Sequence[int | None]) -> int:
-    found = [size for size in shape[1:] if size != 1]
-    if len(found) > 1 or None in found:
-        sizes = " × ".join("?" if size is None else str(size) for size in shape[1:])
-        raise DataError(
-            f"the network gives a map of {sizes} values per image, no score per class, which accuracy needs: choose an "
-            "output that scores classes (`output` of `gd.load_onnx`); `gd.calibrate` and `gd.quantize` take it as it is"
-        )
-    return found[0] if found else 1
+    shape = output_shape(net)
+    check_metric(None, shape)
+    return next((size for size in shape[1:] if size not in (1, None)), 1)
 
 
 def evaluate(
     quantized: QuantizedNetwork,
-    batches: Iterable[tuple[Float[Array, "batch ..."], Int[Array, " batch"]]],
+    batches: Iterable[tuple[Float[Array, "batch ..."], Num[Array, "batch ..."]]],
+    metric: str | Metric | Callable[..., Any] | None = None,
     *,
     mesh: Mesh | None = None,
 ) -> Evaluation:
@@ -113,14 +210,15 @@ def evaluate(
 
     Args:
         quantized: what :func:`ggdjax.quantize` returned.
-        batches: pairs of input batch (the model's own layout) and class indices; one such pair of arrays; or an image
-            set, which gives all its images.
+        batches: pairs of input batch (the model's own layout) and class indices, or the metric's targets; one such pair
+            of arrays; or an image set, which gives all its images. Metrics without targets take batches of images, too.
+        metric: what to measure, see :func:`ggdjax.quantization.metric`; None: top-1 and top-5.
         mesh: devices that share the images of a batch, with axes of any name; None: all of this process. Of several
             processes, each gives the same batches.
 
     Raises:
         DataError: no images, images that do not fit the network, another number of labels than images, a label that
-            is no class of the network, or a network that does not score classes.
+            is no class of the network, or a network whose output the metric does not fit.
 
     Example:
         >>> x = jnp.abs(jax.random.normal(jax.random.key(0), (256, 4)))
@@ -129,40 +227,42 @@ def evaluate(
         >>> result = gd.evaluate(q, [(x, np.asarray(net(x)).argmax(axis=1))])
         >>> result.float_accuracy.top1, result.quantized_accuracy.top1 > 0.9
         (1.0, True)
+        >>> gd.evaluate(q, [x], metric="output-sqnr").quantized_score.value > 30
+        True
     """
     expect("quantized", quantized, "QuantizedNetwork")
     net, rows = quantized.float_network, Rows(mesh)
-    classes = count_classes(net)
     both = rows.everywhere((replace(quantized, record=None), net))
-    ranks: dict[str, list[np.ndarray]] = {"float": [], "quantized": []}
+    chosen = check_metric(None if metric is None else named_metric(metric), output_shape(net))
+    real_tally, rounded_tally = _Tally(chosen), _Tally(chosen)
     energy: dict[str, float] = {}
     error: dict[str, float] = {}
     accumulated: dict[str, float] = {}
     size = 0
-    for x, labels in labelled_batches(batches, len(net.input_shape)):
+    for x, targets in _pairs(batches, chosen, len(net.input_shape)):
         net.check_input(x)
-        if len(x) == len(labels) == 0:  # as the end of a stream may be; nothing to pad
+        if len(x) == 0 and (targets is None or len(targets) == 0):  # as the end of a stream may be; nothing to pad
             continue
-        count = len(labels)
-        size = size or rows.whole(count)
-        given = rows.split((_pad(x, labels, size), np.arange(size) < count))
+        size = size or rows.whole(len(x))
+        given = rows.split((_pad(x, targets, size), np.arange(size) < len(x)))
         real, rounded, *sums = rows.read(_run_both(*both, *given))
-        for which, logits in (("float", real), ("quantized", rounded)):
-            ranks[which].append(_ranks(_scores(logits, size)[:count], np.asarray(labels)))
+        for tally, outputs in ((real_tally, real), (rounded_tally, rounded)):
+            tally.add(outputs, targets, real, size, len(x))
         for total, part in zip((energy, error, accumulated), sums, strict=True):
             for name, value in part.items():
                 total[name] = total.get(name, 0.0) + float(value)
     if not size:
         raise DataError("no images to evaluate on: `batches` is empty")
     names = [feature_map.tensor for feature_map in net.graph.feature_maps()]  # device_get brings sorted keys
-    real_ranks, rounded_ranks = (np.concatenate(ranks[which]) for which in ("float", "quantized"))
+    tallies = real_tally, rounded_tally
     return Evaluation(
-        float_accuracy=_accuracy(real_ranks, classes),
-        quantized_accuracy=_accuracy(rounded_ranks, classes),
+        float_accuracy=real_tally.accuracy(),
+        quantized_accuracy=rounded_tally.accuracy(),
         sqnr_db={name: sqnr_db(energy[name], error[name]) for name in names},
         accumulated_sqnr_db={name: sqnr_db(energy[name], accumulated[name]) for name in names},
-        float_correct=real_ranks == 0,
-        quantized_correct=rounded_ranks == 0,
+        float_correct=real_tally.correct(),
+        quantized_correct=rounded_tally.correct(),
+        metric_scores=None if metric is None else (tallies[0].score(), tallies[1].score()),
     )
 
 
@@ -176,17 +276,117 @@ def accuracy(
         DataError: no images, another number of labels than images, a label that is no class of the network, or
             outputs that are no scores of classes.
     """
-    ranks, size = [], 0
+    found = _tally(forward, batches, None, None).accuracy()
+    assert found is not None
+    return found
+
+
+def score(
+    forward: Callable[[Float[Array, "batch ..."]], Float[Array, "batch ..."]],
+    batches: Iterable[tuple[Float[Array, "batch ..."], Num[Array, "batch ..."]]],
+    metric: str | Metric | Callable[..., Any],
+    *,
+    reference: Callable[[Float[Array, "batch ..."]], Float[Array, "batch ..."]] | None = None,
+) -> Score:
+    """Return the score of any network or function by a metric; batches are padded to the size of the first.
+
+    Args:
+        forward: from images to outputs.
+        batches: as those of :func:`evaluate`.
+        metric: see :func:`ggdjax.quantization.metric`.
+        reference: the float network, for metrics that compare with its outputs.
+
+    Raises:
+        DataError: no images, another number of targets than images, or targets or outputs that the metric does not fit.
+        GgdjaxError: a metric that needs ``reference``, without it.
+
+    Example:
+        >>> x, y = np.zeros((2, 8, 8, 1), np.float32), np.full((2, 8, 8, 1), 0.1, np.float32)
+        >>> round(gd.quantization.score(lambda x: x, [(x, y)], "psnr").value, 4)
+        20.0
+    """
+    return _tally(forward, batches, named_metric(metric), reference).score()
+
+
+def _tally(forward: Any, batches: Any, chosen: Metric | None, reference: Any) -> _Tally:
     expect_callable("forward", forward, "a network or function")
-    for x, labels in labelled_batches(batches):
-        if len(x) == len(labels) == 0:
+    if chosen is not None and chosen.compares == "float output":
+        if reference is None:
+            raise GgdjaxError(f"`metric` {chosen.name} compares with the float network: give it as `reference`")
+        expect_callable("reference", reference, "the float network")
+    tally, size = None, 0
+    rank = None if reference is None else len(reference.input_shape) if hasattr(reference, "input_shape") else 4
+    for x, targets in _pairs(batches, chosen, rank):
+        if len(x) == 0 and (targets is None or len(targets) == 0):
             continue
-        size = size or len(labels)
-        logits = _scores(np.asarray(forward(_pad(x, labels, size))), size)[: len(labels)]
-        ranks.append(_ranks(logits, np.asarray(labels)))
-    if not ranks:
+        size = size or len(x)
+        padded = _pad(x, targets, size)
+        outputs = jnp.asarray(forward(padded))
+        if tally is None:
+            shape = outputs.shape
+            # Of one axis, the axes of batch and classes may be merged.
+            tally = _Tally(check_metric(chosen, (size, shape[0] // size) if len(shape) == 1 else shape))
+        tally.add(outputs, targets, None if reference is None else jnp.asarray(reference(padded)), size, len(x))
+    if tally is None:
         raise DataError("no images to evaluate on: `batches` is empty")
-    return _accuracy(np.concatenate(ranks), logits.shape[1])
+    return tally
+
+
+class _Tally:
+    """Scores of a network, batch by batch."""
+
+    def __init__(self, chosen: Metric) -> None:
+        self.chosen = chosen
+        self.parts: list[np.ndarray] = []
+        """Ranks of the labels for metrics of classes, else statistics."""
+        self.not_finite = 0
+
+    def add(self, outputs: Array, targets: np.ndarray | None, reference: Array | None, size: int, count: int) -> None:
+        """Add a batch of ``size`` rows, of which ``count`` are images; it has as many targets."""
+        chosen = self.chosen
+        if chosen.compares == "class":
+            assert targets is not None
+            logits = _scores(np.asarray(outputs), size)[:count]
+            self.parts.append(_ranks(logits, targets))
+            self.not_finite += int((self.parts[-1] == logits.shape[1]).sum())
+            return
+        if outputs.shape[:1] != (size,):
+            raise DataError(
+                f"the network gives an output of shape {outputs.shape} for {size} images, not a row of each"
+            )
+        if chosen.compares == "float output":
+            compared = reference
+        else:
+            assert targets is not None
+            check_targets(chosen, outputs.shape, targets)
+            compared = pad_batch(targets, size)
+        statistics, finite = jax.device_get(statistics_of(outputs, compared, chosen=chosen))
+        self.parts.append(statistics[:count])
+        self.not_finite += int((~finite[:count]).sum())
+
+    def accuracy(self) -> Accuracy | None:
+        """Return top-1 and top-5; None where the metric is not of classes."""
+        if self.chosen.compares != "class":
+            return None
+        ranks = np.concatenate(self.parts)
+        return Accuracy(
+            top1=float(np.mean(ranks == 0)),
+            top5=float(np.mean(ranks < 5)),
+            images=ranks.size,
+            not_finite=self.not_finite,
+        )
+
+    def correct(self) -> np.ndarray | None:
+        """Return which images are right by top-1; None where the metric is not of classes."""
+        return np.concatenate(self.parts) == 0 if self.chosen.compares == "class" else None
+
+    def score(self) -> Score:
+        """Return the score of all images."""
+        statistics = np.concatenate(self.parts)
+        if self.chosen.compares == "class":
+            most = {"top-1": 1, "top-5": 5}[self.chosen.name]
+            statistics = (statistics < most).astype(np.float32)
+        return Score(metric=self.chosen, statistics=statistics, not_finite=self.not_finite)
 
 
 @jax.jit
@@ -198,8 +398,18 @@ def _run_both(q: QuantizedNetwork, net: Network, x: Array, valid: Array) -> tupl
     return real, rounded, measure.energy, measure.error, measure.accumulated_error(fake)
 
 
-def _pad(x: Array, labels: Array, size: int) -> Array | np.ndarray:
-    if len(x) != len(labels):
+def _pairs(batches: Any, chosen: Metric | None, rank: int | None) -> Iterator[tuple[Any, np.ndarray | None]]:
+    """Yield images with their targets; None where the metric needs none."""
+    if chosen is None or chosen.compares == "class":
+        yield from labelled_batches(batches, rank)
+    elif chosen.compares == "float output":
+        yield from ((x, None) for x in image_batches(batches, rank))
+    else:
+        yield from labelled_batches(batches, rank, classes=False)
+
+
+def _pad(x: Array, labels: np.ndarray | None, size: int) -> Array | np.ndarray:
+    if labels is not None and len(x) != len(labels):
         raise DataError(f"a batch holds {len(x)} images, but {len(labels)} labels: give one per image")
     if len(x) > size:
         raise DataError(f"a batch of {len(x)} images follows one of {size}: the first batch must be the largest")
@@ -207,7 +417,7 @@ def _pad(x: Array, labels: Array, size: int) -> Array | np.ndarray:
 
 
 def _scores(outputs: np.ndarray, size: int) -> Float[np.ndarray, "batch class"]:
-    _classes(outputs.shape)
+    check_metric(None, outputs.shape)
     # Of one axis, the axes of batch and classes may be merged.
     if outputs.shape[:1] != (size,) and (outputs.ndim != 1 or outputs.size % size):
         raise DataError(f"the network gives an output of shape {outputs.shape} for {size} images, not a row of each")
@@ -221,12 +431,3 @@ def _ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         worst = labels.max() if labels.max() >= classes else labels.min()
         raise DataError(f"label {worst} is outside the network's {classes} classes: check the labels or `label_offset`")
     return rank_of_label(logits, labels)
-
-
-def _accuracy(ranks: np.ndarray, classes: int) -> Accuracy:
-    return Accuracy(
-        top1=float(np.mean(ranks == 0)),
-        top5=float(np.mean(ranks < 5)),
-        images=ranks.size,
-        not_finite=int(np.sum(ranks == classes)),
-    )

@@ -13,17 +13,20 @@ import numpy as np
 
 from ggdjax import data
 from ggdjax._errors import GgdjaxError, expect
+from ggdjax.quantization import metric
 from ggdjax.recipe._parts import Parts, check_images, choose_parts
 from ggdjax.recipe._recipe import Recipe
 from ggdjax.recipe._run import _Run
 from ggdjax.recipe._target import TARGETS, target
 from ggdjax.tune import GradientConfig
+from ggdjax.tune._gradient_config import fields_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ggdjax.data import ImageSet
     from ggdjax.network import Network
+    from ggdjax.quantization import Metric, Score
     from ggdjax.recipe._outcome import Outcome
 
 #: Rung -> what the hardware must be able to do, beyond the rung below.
@@ -47,12 +50,14 @@ class Rung:
     """Hardware of `TARGETS` that could run it, with the steps and signs that it has."""
     recipe: Recipe
     images: int
-    float_top1: float
-    top1: float
+    float_value: float
+    """By the recipe's metric, as the next; top-1 where it has none."""
+    value: float
     drop: float
-    """Float top-1 less top-1."""
+    """How much worse than the float network."""
     drop_interval: tuple[float, float]
-    """95 % interval of the drop, both networks on the same images (Agresti and Min 2005)."""
+    """95 % interval of the drop, both networks on the same images (Agresti and Min 2005; bootstrap over images where
+    the metric is no share)."""
     seconds: float
 
 
@@ -69,17 +74,26 @@ class Ladder:
     """Whether the last rung's drop is at most ``max_drop`` on the images that choose."""
 
     def __str__(self) -> str:
-        lines = [f"{'rung':9} {'top-1':>7} {'drop':>7}  {'95 %':>14} {'seconds':>8}  hardware"]
+        used = measured_by(self.outcome.recipe)
+        scale, width = 100 if used.unit == "%" else 1, max(8, len(used.name))
+        lines = [f"{'rung':9} {used.name:>{width}} {'drop':>7}  {'95 %':>14} {'seconds':>8}  hardware"]
         for rung in self.rungs:
-            low, high = (f"{100 * end:.1f}" for end in rung.drop_interval)
+            low, high = (f"{scale * end:.3g}" if scale == 1 else f"{scale * end:.1f}" for end in rung.drop_interval)
             lines.append(
-                f"{rung.name:9} {100 * rung.top1:6.2f}% {100 * rung.drop:7.2f}  {f'[{low}, {high}]':>14} "
+                f"{rung.name:9} {used.text(rung.value):>{width}} {used.text(rung.drop, unit=False):>7}  "
+                f"{f'[{low}, {high}]':>14} "
                 f"{rung.seconds:8.1f}  {rung.needs} ({', '.join(rung.targets) or 'no target of ours'})"
             )
         lines.extend(f"{name:9} left out: {reason}" for name, reason in self.left_out.items())
         said = "reached" if self.reached else "not reached; the best rung is kept"
-        images, limit = self.rungs[0].images, 100 * self.max_drop
-        return "\n".join([*lines, f"{images} images that choose; a drop of at most {limit:g} points: {said}."])
+        images, limit = self.rungs[0].images, scale * self.max_drop
+        unit = "points" if used.unit == "%" else used.unit or "in all"
+        return "\n".join([*lines, f"{images} images that choose; a drop of at most {limit:g} {unit}: {said}."])
+
+
+def measured_by(recipe: Recipe) -> Metric:
+    """Return what a recipe measures: top-1 where it says nothing."""
+    return metric("top-1" if recipe.metric is None else recipe.metric)
 
 
 def ladder(
@@ -93,7 +107,7 @@ def ladder(
     folder: Path | str | None = None,
     progress: Callable[[str, int, int, str], None] | None = None,
 ) -> Ladder:
-    """Climb from nearest rounding until top-1 falls by at most ``max_drop``: the least that hardware and time allow.
+    """Climb from nearest rounding until the score falls by up to ``max_drop``: the least that hardware and time allow.
 
     The rungs: rounding to nearest; rounding for the layer's output; a fractional length per output channel; a width for
     every layer, the mean of both as the recipe's; gradient tuning of all that. Each is measured on images that neither
@@ -104,7 +118,8 @@ def ladder(
         images: labelled images.
         recipe: widths, scheme, images, target; `Recipe()` where None. Its tuning is that of the last rung. Rungs that
             its target cannot run are left out.
-        max_drop: of top-1, as a fraction: 0.005 is half a point. The measured drop decides; its interval is recorded.
+        max_drop: of top-1, or the recipe's metric, in its unit; those in % as a fraction: 0.005 is half a point. The
+            measured drop decides; its interval is recorded.
         choose_images: images to choose on, and as many to tune on where the recipe has no number; fewer where fewer
             are left: half of those that no part has, or a third of the held-out ones.
         rungs: names of those to climb, of "nearest", "output", "channel", "widths", "gradient". "widths" is left out
@@ -125,8 +140,13 @@ def ladder(
     expect("network", network, "Network")
     recipe = Recipe() if recipe is None else recipe
     expect("recipe", recipe, "Recipe")
-    if not 0 <= max_drop < 1:
+    used = measured_by(recipe)
+    if used.compares == "float output":
+        raise GgdjaxError(f"`max_drop` counts from the float network's score, which `metric` {used.name} has none of")
+    if used.unit == "%" and not 0 <= max_drop < 1:
         raise GgdjaxError(f"`max_drop` must be a fraction from 0 to 1, got {max_drop!r}")
+    if not 0 <= max_drop < math.inf:
+        raise GgdjaxError(f"`max_drop` must be at least 0, got {max_drop!r}")
     if choose_images < 1:
         raise GgdjaxError(f"`choose_images` must be at least 1, got {choose_images!r}")
     if unknown := [name for name in rungs if name not in RUNGS]:
@@ -192,7 +212,7 @@ def _added(name: str, below: Recipe, recipe: Recipe, count: int) -> Recipe | Non
         return replace(below, quantization=replace(config, weights_per="channel"))
     if name != "gradient":
         return replace(below, rounding=name)
-    slopes = recipe.gradient if recipe.tunes else GradientConfig(seed=recipe.seed)
+    slopes = recipe.gradient if recipe.tunes else GradientConfig(seed=recipe.seed, **fields_for(recipe.metric))
     if slopes is not None:
         slopes = replace(slopes, batch_size=min(slopes.batch_size, count))
     return replace(below, tune_images=count, search=recipe.search, gradient=slopes)
@@ -223,22 +243,33 @@ def _of(recipe: Recipe, parts: Parts, evaluated: np.ndarray) -> Parts:
 
 
 def _rung(name: str, recipe: Recipe, outcome: Outcome, seconds: float) -> Rung:
-    real, rounded = outcome.evaluation.float_correct, outcome.evaluation.quantized_correct
-    lost, gained, count = int((real & ~rounded).sum()), int((~real & rounded).sum()), len(real)
-    centre = (lost - gained) / (count + 2)
-    half = 1.959964 * math.sqrt(lost + gained + 1 - (lost - gained) ** 2 / (count + 2)) / (count + 2)
+    before, after = outcome.evaluation.float_score, outcome.evaluation.quantized_score
+    drop, interval = _drop(before, after)
     return Rung(
         name=name,
         needs=RUNGS[name],
         targets=tuple(_able(recipe)),
         recipe=outcome.recipe,
-        images=count,
-        float_top1=float(real.mean()),
-        top1=float(rounded.mean()),
-        drop=(lost - gained) / count,
-        drop_interval=(centre - half, centre + half),
+        images=before.images,
+        float_value=before.value,
+        value=after.value,
+        drop=drop,
+        drop_interval=interval,
         seconds=round(seconds, 1),
     )
+
+
+def _drop(before: Score, after: Score) -> tuple[float, tuple[float, float]]:
+    """Return how much worse the second is, and the 95 % interval of that."""
+    if not before.metric.share:
+        sign = -1.0 if before.metric.higher_is_better else 1.0
+        ends = sorted(sign * end for end in after.compared_to(before)[0])
+        return sign * (after.value - before.value), (ends[0], ends[1])
+    real, rounded = before.statistics > 0.5, after.statistics > 0.5
+    lost, gained, count = int((real & ~rounded).sum()), int((~real & rounded).sum()), len(real)
+    centre = (lost - gained) / (count + 2)
+    half = 1.959964 * math.sqrt(lost + gained + 1 - (lost - gained) ** 2 / (count + 2)) / (count + 2)
+    return (lost - gained) / count, (centre - half, centre + half)
 
 
 def _able(recipe: Recipe) -> Iterator[str]:

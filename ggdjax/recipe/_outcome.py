@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ggdjax import _files
-from ggdjax.quantization import Accuracy, Evaluation
+from ggdjax.quantization import Accuracy, Evaluation, Score, metric
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ggdjax.quantization import QuantizedNetwork
+    from ggdjax.quantization import Metric, QuantizedNetwork
     from ggdjax.recipe._recipe import Recipe
     from ggdjax.tune import Sensitivity
 
@@ -38,19 +38,34 @@ class Outcome:
     """What each rounding alone does to the output, where the recipe has ``sensitivity_images``."""
 
 
+_ACCURACIES, _CORRECT = ("float_accuracy", "quantized_accuracy"), ("float_correct", "quantized_correct")
+_SCORES = ("float_scores", "quantized_scores")
+
+
 def save_evaluation(evaluation: Evaluation, path: Path) -> None:
     """Write an evaluation as one file."""
-    arrays = {name: getattr(evaluation, name) for name in ("float_correct", "quantized_correct")}
-    record = {name: value for name, value in vars(evaluation).items() if name not in arrays}
-    for name in ("float_accuracy", "quantized_accuracy"):
-        record[name] = asdict(record[name])
+    fields = dict(vars(evaluation))
+    scores = fields.pop("metric_scores")
+    arrays = {name: found for name in _CORRECT if (found := fields.pop(name)) is not None}
+    record = {name: value for name, value in fields.items() if value is not None}
+    for name in _ACCURACIES:
+        if name in record:
+            record[name] = asdict(record[name])
+    if scores is not None:
+        arrays |= {name: score.statistics for name, score in zip(_SCORES, scores, strict=True)}
+        record["not_finite"] = [score.not_finite for score in scores]
     _files.write(path, "evaluation", record, arrays)
 
 
-def load_evaluation(path: Path) -> Evaluation:
-    """Return what `save_evaluation` wrote."""
+def load_evaluation(path: Path, measured: str | Metric | None = None) -> Evaluation:
+    """Return what `save_evaluation` wrote of an evaluation by the metric ``measured``."""
     _, record, arrays = _files.read(path, ("evaluation",))
     with _files.decoding(path):
-        for name in ("float_accuracy", "quantized_accuracy"):
-            record[name] = Accuracy(**record[name])
-        return Evaluation(**record, **arrays)
+        for name in _ACCURACIES:
+            record[name] = Accuracy(**record[name]) if name in record else None
+        scores = None
+        if measured is not None:
+            each = zip(_SCORES, record.pop("not_finite"), strict=True)
+            chosen = metric(measured)
+            scores = tuple(Score(metric=chosen, statistics=arrays.pop(name), not_finite=n) for name, n in each)
+        return Evaluation(**record, **{name: arrays.get(name) for name in _CORRECT}, metric_scores=scores)

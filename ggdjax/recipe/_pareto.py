@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from ggdjax import cost
 from ggdjax._errors import GgdjaxError, expect, near_matches
-from ggdjax.quantization import Accuracy
+from ggdjax.quantization import Metric, metric
 from ggdjax.recipe._ladder import parts_to_choose
 from ggdjax.recipe._parts import check_images, some
 from ggdjax.recipe._recipe import Recipe
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 #: What a point costs, per image but for the first.
 COSTS = ("weight_bytes", "dram_bytes", "energy_pj")
 #: What it is worth.
-WORTH = ("top1", "output_sqnr_db")
+WORTH = ("value", "output_sqnr_db")
 #: Images on which the error of the output is measured.
 _SQNR_IMAGES = 256
 
@@ -42,9 +42,10 @@ class ParetoPoint:
     mean_bits: float
     uniform: bool
     """Whether all weights and feature maps have this width, instead of a width per layer of this mean."""
-    top1: float
-    top1_interval: tuple[float, float]
-    """95 % interval (Wilson)."""
+    value: float
+    """By the recipe's metric; top-1 where it has none."""
+    interval: tuple[float, float]
+    """95 % interval."""
     output_sqnr_db: float
     """SQNR of the logits against the float network's."""
     weight_bytes: int
@@ -64,9 +65,10 @@ class Pareto:
 
     points: tuple[ParetoPoint, ...]
     images: int
-    float_top1: float
+    float_value: float
+    metric: Metric = field(default_factory=lambda: metric("top-1"))
 
-    def front(self, cost: str = "energy_pj", worth: str = "top1") -> tuple[ParetoPoint, ...]:
+    def front(self, cost: str = "energy_pj", worth: str = "value") -> tuple[ParetoPoint, ...]:
         """Return the points that no other beats: none costs as little and is worth more, or costs less for as much.
 
         Raises:
@@ -76,30 +78,38 @@ class Pareto:
             if value not in known:
                 raise GgdjaxError(f"`{name}` is {value!r}: {near_matches(str(value), known)}")
         best, found = -np.inf, []
-        for point in sorted(self.points, key=lambda p: (getattr(p, cost), -getattr(p, worth))):
-            if getattr(point, worth) > best:
-                best = getattr(point, worth)
+        sign = -1 if worth == "value" and not self.metric.higher_is_better else 1
+        for point in sorted(self.points, key=lambda p: (getattr(p, cost), -sign * getattr(p, worth))):
+            if sign * getattr(point, worth) > best:
+                best = sign * getattr(point, worth)
                 found.append(point)
         return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, for JSON."""
         points = [dataclasses.asdict(point) | {"recipe": point.recipe.to_dict()} for point in self.points]
-        return {"images": self.images, "float_top1": self.float_top1, "points": points}
+        return {
+            "images": self.images,
+            "metric": self.metric.name,
+            "float_value": self.float_value,
+            "points": points,
+        }
 
     def __str__(self) -> str:
         fronts = {name: self.front(name) for name in COSTS}
+        name, width = self.metric.name, max(8, len(self.metric.name))
         lines = [
-            f"{'bits':>5} {'widths':9} {'top-1':>7} {'SQNR dB':>8} {'weights kB':>11} {'traffic kB':>11} {'µJ':>8}"
+            f"{'bits':>5} {'widths':9} {name:>{width}} {'SQNR dB':>8} {'weights kB':>11} {'traffic kB':>11} {'µJ':>8}"
         ]
         for p in self.points:
             marks = ["*" if p in fronts[name] else " " for name in COSTS]
             lines.append(
-                f"{p.mean_bits:5g} {'uniform' if p.uniform else 'per layer':9} {100 * p.top1:6.2f}% "
+                f"{p.mean_bits:5g} {'uniform' if p.uniform else 'per layer':9} {self.metric.text(p.value):>{width}} "
                 f"{p.output_sqnr_db:8.2f} {p.weight_bytes / 1e3:10.1f}{marks[0]} {p.dram_bytes / 1e3:10.1f}{marks[1]} "
                 f"{p.energy_pj / 1e6:7.2f}{marks[2]}"
             )
-        last = f"{self.images} images that choose; float top-1 {100 * self.float_top1:.2f}%; * on the Pareto front."
+        real = self.metric.text(self.float_value)
+        last = f"{self.images} images that choose; float {name} {real}; * on the Pareto front."
         return "\n".join([*lines, last])
 
 
@@ -161,23 +171,23 @@ def pareto(
             began = time.perf_counter()
             told = None if progress is None else _named(progress, own)
             outcome = _Run(network, images, own, parts, None, kept, told).outcome()
-            accuracy: Accuracy = outcome.evaluation.quantized_accuracy
+            score = outcome.evaluation.quantized_score
             totals = cost.estimate(outcome.network, hardware).totals()
             config = own.quantization
             points.append(
                 ParetoPoint(
                     mean_bits=float(config.weight_bits if own.mean_bits is None else own.mean_bits),
                     uniform=own.mean_bits is None,
-                    top1=accuracy.top1,
-                    top1_interval=accuracy.interval(),
+                    value=score.value,
+                    interval=score.interval(),
                     output_sqnr_db=output_change(outcome.network, x, batch_size=recipe.batch_size).sqnr_db,
                     **{name: totals[name] for name in COSTS},
                     seconds=round(time.perf_counter() - began, 1),
                     recipe=own,
                 )
             )
-    accuracy = outcome.evaluation.float_accuracy
-    return Pareto(points=tuple(points), images=accuracy.images, float_top1=accuracy.top1)
+    real = outcome.evaluation.float_score
+    return Pareto(points=tuple(points), images=real.images, float_value=real.value, metric=real.metric)
 
 
 def recipes_of(recipe: Recipe, budgets: Sequence[float]) -> list[Recipe]:

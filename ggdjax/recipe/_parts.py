@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from ggdjax import data
-from ggdjax._errors import GgdjaxError, expect, is_image_set, refusal
+from ggdjax._errors import DataError, GgdjaxError, expect, is_image_set, refusal
 from ggdjax.data._image_set import check_labels
+from ggdjax.data._pixels import UnreadableImage
 from ggdjax.data._sizes import check_sizes
-from ggdjax.quantization._evaluation import count_classes
-from ggdjax.tune._objectives import check_objective
+from ggdjax.quantization import Metric, metric
+from ggdjax.quantization._evaluation import count_classes, output_shape
+from ggdjax.quantization._metrics import check_metric, check_targets
+from ggdjax.tune._objectives import OBJECTIVES, check_objective, resolved
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,8 +40,16 @@ class Parts:
     held_out: Int[np.ndarray, " image"]
 
 
-def open_images(path: str | Path, network: Network | QuantizedNetwork, recipe: Recipe) -> ImageSet:
+def open_images(
+    path: str | Path, network: Network | QuantizedNetwork, recipe: Recipe, *, targets: str | Path | None = None
+) -> ImageSet:
     """Open images on disk as inputs of a network, preprocessed as the recipe says; see `ggdjax.data.open_images`.
+
+    Args:
+        path: of the images.
+        network: that reads them.
+        recipe: its preprocessing, and its metric, which says what belongs to each image.
+        targets: folder of the images' targets, where the metric compares with masks or images.
 
     Raises:
         GgdjaxError: the recipe has no preprocessing, or one that does not fit the network.
@@ -49,9 +61,29 @@ def open_images(path: str | Path, network: Network | QuantizedNetwork, recipe: R
     if recipe.preprocessing is None:
         presets = ", ".join(data.PRESETS)
         raise GgdjaxError(f"say how images become inputs: `preprocessing` is missing (presets: {presets})")
-    images = data.open_images(path, recipe.preprocessing.for_input(net.input_shape))
-    check_labels(images, count_classes(net))
+    chosen = _metric_of(recipe, net)
+    # Without a metric images bring what they have, and are refused by name.
+    kind = None if recipe.metric is None else _KINDS[chosen.compares]
+    rule = recipe.preprocessing.for_input(net.input_shape)
+    images = data.open_images(path, rule, targets=targets, target_kind=kind)
+    if chosen.compares == "class":
+        check_labels(images, count_classes(net))
     return images
+
+
+#: What a metric compares with -> what the images must bring.
+_KINDS: dict[str, Any] = {
+    "class": "class",
+    "class map": "class map",
+    "image": "image",
+    "float output": "none",
+    "any": None,
+}
+
+
+def _metric_of(recipe: Recipe, net: Network) -> Metric:
+    """Return the recipe's metric, which must fit the network."""
+    return check_metric(None if recipe.metric is None else metric(recipe.metric), output_shape(net))
 
 
 def choose_parts(images: ImageSet, recipe: Recipe) -> Parts:
@@ -102,10 +134,36 @@ def check_images(network: Network, images: ImageSet, parts: Parts, recipe: Recip
                 f"`images` are preprocessed in another way than the recipe says ({', '.join(names)} differ): open them "
                 "with `recipe.open_images`, or leave `preprocessing` out"
             )
-    classes = count_classes(network)
-    check_labels(images, classes)
-    if recipe.search is not None:
+    chosen = _metric_of(recipe, network)
+    if chosen.compares == "class":
+        check_labels(images, count_classes(network))
+    objective = None if recipe.search is None else resolved(recipe.search.objective)
+    if isinstance(objective, Metric):
+        check_metric(objective, output_shape(network))
+    if recipe.search is not None and OBJECTIVES.get(str(objective)):
+        check_labels(images, classes := count_classes(network))
         labels, few = images.labels[parts.tune], recipe.search.allow_few_images
         check_objective(recipe.search.objective, labels, len(parts.tune), classes, few=few)
     used = np.concatenate([parts.calibration, parts.tune, parts.held_out])
     check_sizes(images, used, network.input_shape)
+    if chosen.compares in ("class map", "image"):
+        _check_first_target(network, images, parts.held_out, chosen)
+
+
+def _check_first_target(network: Network, images: ImageSet, part: np.ndarray, chosen: Metric) -> None:
+    """Refuse targets that the metric does not fit, by the first that can be read."""
+    kind = getattr(images, "target_kind", chosen.compares)
+    if kind != chosen.compares:
+        raise DataError(
+            f"`{images.name}` holds targets of kind {kind!r}, `metric` {chosen.name} needs {chosen.compares!r}"
+        )
+    for index in part.tolist():
+        try:
+            images.load_labelled(index) if hasattr(images, "load_labelled") else None
+        except UnreadableImage:
+            continue
+        except DataError:
+            pass  # that of the batch names the image
+        x, targets = next(images.batches([index], 1))
+        check_targets(chosen, jax.eval_shape(network, x).shape, targets)
+        return

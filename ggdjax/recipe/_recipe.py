@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import tomllib
@@ -12,9 +11,9 @@ from typing import Any, Literal
 
 from ggdjax._atomic import atomic_write
 from ggdjax._errors import GgdjaxError, expect_path
-from ggdjax._fields import check_types, from_fields
+from ggdjax._fields import check_types, from_fields, settings_of
 from ggdjax.data import Preprocessing, preset
-from ggdjax.quantization import QuantConfig
+from ggdjax.quantization import Metric, QuantConfig, metric
 from ggdjax.recipe._target import target
 from ggdjax.tune import GradientConfig, RoundingConfig, TuneConfig
 
@@ -88,6 +87,9 @@ class Recipe:
     """Chooses the images of each part."""
     batch_size: int = 64
     """Images per batch: bounds the memory."""
+    metric: str | Metric | None = None
+    """What is measured, by name (top-1, top-5, pixel-accuracy, mean-iou, psnr, ssim, output-sqnr; settings in brackets,
+    as in psnr(data_range=255)), or a `Metric`, of which a file holds the name. None: top-1 and top-5."""
     target: str | None = None
     """Name of the hardware that the network is for, of `ggdjax.recipe.TARGETS`: a recipe that it cannot run is
     refused. ``gd.recipe.target(name).recipe(recipe)`` gives a recipe the target's steps and signs."""
@@ -106,6 +108,8 @@ class Recipe:
         ):
             if getattr(self, name) < least:
                 raise GgdjaxError(f"`{name}` must be at least {least}, got {getattr(self, name)}")
+        if self.metric is not None:
+            metric(self.metric)
         self._check_without_images()
         if self.held_out_images is not None and self.held_out_images < 1:
             raise GgdjaxError(f"`held_out_images` must be at least 1, got {self.held_out_images}")
@@ -200,7 +204,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are not None, as JSON and TOML hold them (infinity as the text "inf")."""
-        return _plain(dataclasses.asdict(self))
+        return _plain(settings_of(self))
 
     @classmethod
     def _from_dict(cls, fields: dict[str, Any], source: str) -> Recipe:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ggdjax import _files, tune
 from ggdjax._atomic import atomic_write
+from ggdjax._fields import settings_of
 from ggdjax._load import load
 from ggdjax.network import fold_batch_norm
 from ggdjax.network._ops import STATISTICS
@@ -236,11 +237,11 @@ class _Run:
             if config.max_float_passes is None and recipe.tune_seconds < math.inf:
                 passes = self._budget(
                     "search",
-                    [ids, dataclasses.asdict(config), recipe.tune_seconds],
+                    [ids, settings_of(config), recipe.tune_seconds],
                     lambda: search_passes(start, images()[0], config, seconds=recipe.tune_seconds),
                 )
                 config = replace(config, max_float_passes=passes)
-            settings = [ids, dataclasses.asdict(config)]
+            settings = [ids, settings_of(config)]
             q = self._stage("search", settings, lambda: self._searched(start, *images(), config))
             whole = config.max_float_passes is None
             self.recipe = replace(self.recipe, search=config, tune_seconds=math.inf if whole else recipe.tune_seconds)
@@ -249,11 +250,11 @@ class _Run:
             if slopes.steps is None:
                 steps = self._budget(
                     "gradient",
-                    [ids, dataclasses.asdict(slopes), recipe.tune_seconds],
+                    [ids, settings_of(slopes), recipe.tune_seconds],
                     lambda: gradient_steps(begin, *images(), slopes, seconds=recipe.tune_seconds),
                 )
                 slopes = replace(slopes, steps=steps)
-            settings = [ids, dataclasses.asdict(slopes)]
+            settings = [ids, settings_of(slopes)]
             q = self._stage("gradient", settings, lambda: self._descended(begin, *images(), slopes))
             self.recipe = replace(self.recipe, gradient=slopes)
         return q
@@ -284,10 +285,11 @@ class _Run:
         )
 
     def _evaluated(self, q: QuantizedNetwork, name: str) -> Evaluation:
+        metric, settings = self.recipe.metric, self._ids(self.parts.held_out)
         return self._stage(
             name,
-            self._ids(self.parts.held_out),
-            lambda: evaluate(q, self._counted(name, self.parts.held_out, self.recipe.batch_size)),
+            settings if metric is None else [settings, settings_of(self.recipe)["metric"]],
+            lambda: evaluate(q, self._counted(name, self.parts.held_out, self.recipe.batch_size), metric),
         )
 
     def _sensitivity(self, q: QuantizedNetwork) -> tune.Sensitivity:
@@ -303,7 +305,8 @@ class _Run:
     # Images ---------------------------------------------------------------------------------------------------------
 
     def _ids(self, part: np.ndarray) -> list[Any]:
-        return [[self.images.ids[i], int(self.images.labels[i])] for i in part]
+        mark = getattr(self.images, "target_mark", lambda i: int(self.images.labels[i]))
+        return [[self.images.ids[i], mark(int(i))] for i in part]
 
     def _rounding_part(self) -> np.ndarray:
         return some(self.images, self.parts.calibration, _MOST_ROUNDING, self.recipe.seed)
@@ -339,7 +342,7 @@ class _Run:
         with self._clock(name):
             if kept is not None and kept.exists():
                 self.progress(name, 1, 1, "kept from an earlier start")
-                return load_evaluation(kept) if evaluated else load(kept)
+                return load_evaluation(kept, self.recipe.metric) if evaluated else load(kept)
             self.progress(name, 0, 1, "")
             value: Any = make()
             if kept is not None:

@@ -11,7 +11,8 @@ import numpy as np
 from ggdjax.report._comparison import WIDTHS, class_of
 from ggdjax.report._cost import plot_pareto
 from ggdjax.report._distortion import losses_db, plot_losses
-from ggdjax.report._html import SHADES, drawing, search_field, section, table
+from ggdjax.report._html import SHADES, drawing, number, search_field, section, table
+from ggdjax.report._record import in_unit, measured
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -106,7 +107,9 @@ def cost_section(result: Mapping[str, Any], compared: Mapping[str, Any] | None) 
     )
     pareto = ""
     if compared is not None:
-        label = f"top-1 {100 * result['quantized_top1']:.2f} % (float {100 * result['float_top1']:.2f} %)"
+        metric = measured(result)
+        ours, real = (number(in_unit(metric, metric[name]["value"])) for name in ("quantized", "float"))
+        label = f"{metric['name']} {ours} {metric['unit']} (float {real} {metric['unit']})"
         figure = plot_pareto(
             cost,
             compared["mean_sqnr_db"],

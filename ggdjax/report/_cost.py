@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -105,12 +106,12 @@ def plot_pareto(
     return figure
 
 
-def plot_front(pareto: Pareto, worth: str = "top1") -> Figure:
+def plot_front(pareto: Pareto, worth: str = "value") -> Figure:
     """Draw a sweep over widths: accuracy against weight bytes, traffic and energy, each with its Pareto front.
 
     Args:
         pareto: what `ggdjax.recipe.pareto` returned.
-        worth: ``"top1"``, with 95 % intervals, or ``"output_sqnr_db"``.
+        worth: ``"value"`` by the sweep's metric, with 95 % intervals, or ``"output_sqnr_db"``.
 
     Returns:
         A matplotlib figure of its own, not registered with pyplot: save it with ``figure.savefig``.
@@ -122,7 +123,8 @@ def plot_front(pareto: Pareto, worth: str = "top1") -> Figure:
 
     expect("pareto", pareto, "Pareto", hint="`gd.recipe.pareto(net, images)` returns one")
     figure = Figure(figsize=(10.8, 3.8), layout="constrained")
-    percent = 100.0 if worth == "top1" else 1.0
+    by_metric = worth == "value"
+    percent = 100.0 if by_metric and pareto.metric.unit == "%" else 1.0
     for axes, (name, (label, unit)) in zip(figure.subplots(1, 3, sharey=True), _FRONTS.items(), strict=True):
         front = pareto.front(name, worth)
         line = [(getattr(p, name) / unit, percent * getattr(p, worth)) for p in front]
@@ -132,16 +134,18 @@ def plot_front(pareto: Pareto, worth: str = "top1") -> Figure:
             x, y = ([getattr(p, key) / by for p in points] for key, by in ((name, unit), (worth, 1 / percent)))
             shown = "one width for all" if uniform else "a width per layer"
             axes.plot(x, y, marker, color=colour, markersize=5, label=shown)
-            if worth == "top1":
-                ends = [[percent * end for end in p.top1_interval] for p in points]
+            if by_metric:
+                ends = [[percent * end for end in p.interval] for p in points]
                 axes.vlines(x, *(list(zip(*ends, strict=True)) or [[], []]), color=colour, linewidth=0.8, alpha=0.5)
             for p, *at in zip(points, x, y, strict=True):
                 axes.annotate(f"{p.mean_bits:g}", at, xytext=(4, -9), textcoords="offset points", fontsize=7)
-        if worth == "top1":
-            axes.axhline(percent * pareto.float_top1, color="0.5", linestyle="--", linewidth=1, label="float32")
+        if by_metric and math.isfinite(pareto.float_value):
+            axes.axhline(percent * pareto.float_value, color="0.5", linestyle="--", linewidth=1, label="float32")
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
     first = figure.axes[0]
-    first.set_ylabel(f"top-1, % of {pareto.images} images" if worth == "top1" else "SQNR of the output, dB")
+    unit = pareto.metric.unit
+    own = f"{pareto.metric.name}{', ' if unit else ''}{unit} of {pareto.images} images"
+    first.set_ylabel(own if by_metric else "SQNR of the output, dB")
     first.legend(fontsize=8, loc="lower right")
     return figure

@@ -15,6 +15,7 @@ from ggdjax.report._comparisons import cost_section, scheme_sections
 from ggdjax.report._distortion import plot_distortion
 from ggdjax.report._drawn import drawn_curves, drawn_feature_maps
 from ggdjax.report._html import drawing, number, plot_tag, search_field, section, shade_rules, table
+from ggdjax.report._record import in_unit, measured
 from ggdjax.report._run_folder import RECIPE_FILE, load_run
 
 if TYPE_CHECKING:
@@ -108,17 +109,24 @@ def cited(folders: Iterable[Path]) -> str:
 
 
 def _cards(result: dict[str, Any]) -> Iterable[str]:
-    intervals = result["intervals_95"]
+    intervals, metric = result["intervals_95"], measured(result)
     for title, key in (
         ("top-1, float", "float_top1"),
         ("top-1, quantized", "quantized_top1"),
         ("top-5, float", "float_top5"),
         ("top-5, quantized", "quantized_top5"),
     ):
-        low, high = intervals[key]
-        yield _card(title, f"{100 * result[key]:.2f} %", f"95 %: {100 * low:.1f} to {100 * high:.1f}")
+        if key in intervals:
+            low, high = intervals[key]
+            yield _card(title, f"{100 * result[key]:.2f} %", f"95 %: {100 * low:.1f} to {100 * high:.1f}")
+    if not intervals:
+        for name in ("float", "quantized"):
+            low, high = (number(in_unit(metric, end)) for end in metric[name]["interval_95"])
+            value = f"{number(in_unit(metric, metric[name]['value']))} {metric['unit']}"
+            yield _card(f"{metric['name']}, {name}", value, f"95 %: {low} to {high}")
     if "untuned" in result:
-        yield _card("top-1 before tuning", f"{100 * result['untuned']['quantized_top1']:.2f} %", "same images")
+        before = in_unit(metric, measured(result["untuned"])["quantized"]["value"])
+        yield _card(f"{metric['name']} before tuning", f"{number(before)} {metric['unit']}", "same images")
     yield _card("mean SQNR", f"{number(result['mean_sqnr_db'])} dB", "feature maps, each alone")
     if "totals" in result.get("cost", {}):
         energy = {name: record["energy_pj"] for name, record in result["cost"]["at"].items()}
@@ -167,10 +175,20 @@ def _tuning(result: dict[str, Any], search: bytes | None) -> str:
     tuning = result.get("tuning")
     if not tuning:
         return ""
-    text = (
-        f"<p>On {len(tuning['images'])} images of their own. On the held-out images {tuning['gained']} were gained and "
-        f"{tuning['lost']} lost (McNemar, p = {tuning['mcnemar_p_value']:.2g}).</p>"
-    )
+    metric = measured(result)
+    if "gained" in tuning:
+        said = (
+            f"{tuning['gained']} were gained and {tuning['lost']} lost (McNemar, p = {tuning['mcnemar_p_value']:.2g})"
+        )
+    else:
+        change, low, high = (
+            number(in_unit(metric, value)) for value in (tuning["difference"], *tuning["difference_interval_95"])
+        )
+        said = (
+            f"{html.escape(metric['name'])} changed by {change} {metric['unit']} (95 %: {low} to {high}, "
+            f"p = {number(tuning['p_value'])})"
+        )
+    text = f"<p>On {len(tuning['images'])} images of their own. On the held-out images {said}.</p>"
     return section("Tuning", text, plot_tag(search, "tuning") if search else "")
 
 

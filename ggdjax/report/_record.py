@@ -135,28 +135,49 @@ def _frac_bits(quantizer: Quantizer | None) -> int | list[int] | None:
 
 
 def result_record(quantized: QuantizedNetwork, evaluation: Evaluation) -> dict[str, Any]:
-    """Return the figures of a run: accuracies as fractions with 95 % intervals, both tables, and what it costs."""
+    """Return the figures of a run: the metric and accuracies (in % as fractions) with 95 % intervals, both tables, and
+    what it costs."""
     expect("quantized", quantized, "QuantizedNetwork")
     expect("evaluation", evaluation, "Evaluation")
     real, rounded = evaluation.float_accuracy, evaluation.quantized_accuracy
     calibration = None if quantized.record is None else quantized.record.calibration
+    accuracies = {} if real is None or rounded is None else {"float": real, "quantized": rounded}
+    metric = evaluation.metric
     return {
-        "float_top1": real.top1,
-        "float_top5": real.top5,
-        "quantized_top1": rounded.top1,
-        "quantized_top5": rounded.top5,
+        **{f"{name}_{which}": getattr(a, which) for name, a in accuracies.items() for which in ("top1", "top5")},
         "intervals_95": {
             f"{name}_{which}": list(accuracy.interval(which))
-            for name, accuracy in (("float", real), ("quantized", rounded))
+            for name, accuracy in accuracies.items()
             for which in ("top1", "top5")
         },
-        "held_out_images": rounded.images,
+        "metric": {
+            **{name: getattr(metric, name) for name in ("name", "unit", "share", "higher_is_better")},
+            "float": evaluation.float_score.to_dict(),
+            "quantized": evaluation.quantized_score.to_dict(),
+        },
+        "held_out_images": evaluation.quantized_score.images,
         "calibration_images": 0 if calibration is None else calibration.images,
         "mean_sqnr_db": evaluation.mean_sqnr_db,
         "feature_maps": feature_map_rows(quantized, evaluation),
         "weights": weight_rows(quantized),
         "cost": cost_record(quantized),
     }
+
+
+def measured(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the field ``metric`` of a result.json; of older versions, which have none, that of top-1."""
+    if "metric" in result:
+        return result["metric"]
+    values = {
+        name: {"value": result[f"{name}_top1"], "interval_95": result["intervals_95"][f"{name}_top1"]}
+        for name in ("float", "quantized")
+    }
+    return {"name": "top-1", "unit": "%", "share": True, "higher_is_better": True, **values}
+
+
+def in_unit(metric: Mapping[str, Any], value: float | None) -> float | None:
+    """Return a value of a result.json in the unit that is printed."""
+    return value if value is None or metric["unit"] != "%" else 100 * value
 
 
 def environment() -> dict[str, Any]:

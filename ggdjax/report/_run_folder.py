@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 from ggdjax._atomic import atomic_directory, atomic_write
 from ggdjax._errors import GgdjaxError, expect, expect_path
+from ggdjax._fields import settings_of
 from ggdjax._load import load
 from ggdjax.recipe import Recipe
 from ggdjax.report._comparison import HISTOGRAMS_FILE
 from ggdjax.report._record import environment, result_record
-from ggdjax.tune import History, mcnemar
+from ggdjax.tune import History
+from ggdjax.tune._statistics import compare_scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ggdjax.data import ImageSet
     from ggdjax.network import Network
-    from ggdjax.quantization import QuantizedNetwork
+    from ggdjax.quantization import Evaluation, QuantizedNetwork
     from ggdjax.recipe import Outcome
 
 #: The file that makes a folder a run folder, and the key in it that only ggdjax writes.
@@ -51,6 +53,11 @@ class SavedRun:
     def network(self) -> QuantizedNetwork:
         """The quantized network, the last one of the run."""
         return load(self._file(NETWORK_FILE))
+
+    @property
+    def targets(self) -> str | None:
+        """Where the targets of the images are; None: with the images."""
+        return self.result.get("targets")
 
     @property
     def data(self) -> str | None:
@@ -90,6 +97,7 @@ def write_run(
     *,
     model: str,
     data: str | None,
+    targets: str | None = None,
     beside: Outcome | None = None,
 ) -> None:
     """Write what a run leaves: the network, the recipe, result.json and histograms.
@@ -100,6 +108,7 @@ def write_run(
         images: of the run.
         model: what was quantized, for people.
         data: where the images are, for later commands; None: those of the embedded network.
+        targets: folder of their targets; None: with the images.
         beside: the same with one step per feature map, where the outcome has one per channel.
     """
     folder = expect_path("folder", folder, "the name of a folder")
@@ -122,21 +131,31 @@ def write_run(
         {
             "model": model,
             "data": data,
+            "targets": targets,
             **result_record(quantized, evaluation),
             **others,
             "options": _options(recipe),
             "preprocessing": images.preprocessing.to_dict(),
             "images": {"seed": recipe.seed, **{f"{name}_ids": list(ids) for name, ids in outcome.ids.items()}},
-            "correct": {
-                name: "".join("01"[int(hit)] for hit in getattr(evaluation, f"{name}_correct"))
-                for name in ("float", "quantized")
-            },
+            **_per_image(evaluation),
             "unreadable_images": dict(images.unreadable),
             "seed": recipe.seed,
             "seconds": outcome.seconds,
             **environment(),
         },
     )
+
+
+def _per_image(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """Return which held-out images are right by top-1, and the score of each by any other metric."""
+    found: dict[str, dict[str, Any]] = {}
+    if evaluation.float_correct is not None and evaluation.quantized_correct is not None:
+        each = {"float": evaluation.float_correct, "quantized": evaluation.quantized_correct}
+        found["correct"] = {name: "".join("01"[int(hit)] for hit in hits) for name, hits in each.items()}
+    if evaluation.metric.name != "top-1":
+        scores = {"float": evaluation.float_score, "quantized": evaluation.quantized_score}
+        found["scores"] = {name: [float(f"{value:.6g}") for value in score.per_image] for name, score in scores.items()}
+    return found
 
 
 def check_space(out: Path, network: Network) -> None:
@@ -166,7 +185,8 @@ def _options(recipe: Recipe) -> dict[str, Any]:
     return {
         **asdict(recipe.quantization),
         **{name: getattr(recipe, name) for name in (*names, "held_out_images", "seed", "batch_size")},
-        "tune_objective": None if search is None else search.objective,
+        "metric": settings_of(recipe)["metric"],
+        "tune_objective": None if search is None else settings_of(search)["objective"],
         "tune_sweeps": 0 if search is None else search.sweeps,
         "gradient_steps": 0 if gradient is None else gradient.steps,
     }
@@ -183,12 +203,10 @@ def _search_of(outcome: Outcome) -> History | None:
 def _tuning_record(outcome: Outcome) -> dict[str, Any]:
     before, after, gradient = outcome.untuned_evaluation, outcome.evaluation, outcome.recipe.gradient
     assert before is not None
-    test, search = mcnemar(before.quantized_correct, after.quantized_correct), _search_of(outcome)
+    search = _search_of(outcome)
     return {
         "images": list(outcome.ids["tune"]),
-        "gained": test.gained,
-        "lost": test.lost,
-        "mcnemar_p_value": test.p_value,
+        **compare_scores(before.quantized_score, after.quantized_score),
         "backward_forward": None if search is None else search.to_dict(),
         "gradient_steps": 0 if gradient is None else gradient.steps,
     }

@@ -9,9 +9,13 @@ from itertools import combinations
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ggdjax._errors import GgdjaxError, expect_path, refusal
+from ggdjax.quantization._bootstrap import paired_bootstrap
 from ggdjax.report._html import search_field, section, shade_rules, table
 from ggdjax.report._page import TEMPLATE, cited
+from ggdjax.report._record import in_unit, measured
 from ggdjax.report._run_folder import load_run
 from ggdjax.tune import mcnemar
 
@@ -26,8 +30,9 @@ _RUN_COLUMNS = {
     "scheme": "scheme",
     "tuned on": "tuned",
     "images": "images",
-    "top-1 float, %": "float_top1",
-    "top-1, %": "quantized_top1",
+    "metric": "metric",
+    "float": "float",
+    "quantized": "quantized",
     "95 % from": "low",
     "to": "high",
     "mean SQNR, dB": "mean_sqnr_db",
@@ -35,8 +40,8 @@ _RUN_COLUMNS = {
 _PAIR_COLUMNS = {
     "runs": "name",
     "shared images": "shared",
-    "first, %": "first",
-    "second, %": "second",
+    "first": "first",
+    "second": "second",
     "gained": "gained",
     "lost": "lost",
     "p": "p_value",
@@ -61,7 +66,8 @@ def comparison_page(folders: Sequence[Path]) -> str:
     tests = paired_tests(runs)
     text = (
         "<p>Each pair on the images that both evaluated: gained are images that only the second run has right; p by "
-        "McNemar's exact test, the probability of so uneven a split if both were equally good.</p>"
+        "McNemar's exact test, the probability of so uneven a split if both were equally good. Of scores that are no "
+        "shares: the means of single images, how many got better and worse, p by exchanging the runs on each image.</p>"
     )
     maps = [
         {"name": name, **{run: _sqnr(result, name) for run, result in runs.items()}}
@@ -96,22 +102,29 @@ def paired_tests(runs: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Return one row per pair of runs that share held-out images, by what their result.json holds."""
     rows = []
     for (first, a), (second, b) in combinations(runs.items(), 2):
-        hits = [_correct(result) for result in (a, b)]
+        metric, other = measured(a), measured(b)
+        by_score = metric["name"] == other["name"] and "scores" in a and "scores" in b
+        hits = [_scores(result) if by_score else _correct(result) for result in (a, b)]
         shared = [id_ for id_ in hits[0] if id_ in hits[1]]
         if not shared:
             continue
-        before, after = ([hit[id_] for id_ in shared] for hit in hits)
-        test = mcnemar(before, after)
+        before, after = (np.asarray([hit[id_] for id_ in shared], float) for hit in hits)
         rows.append(
             {
                 "name": f"{first} → {second}",
                 "shared": len(shared),
-                "first": 100 * sum(before) / len(shared),
-                "second": 100 * sum(after) / len(shared),
-                **vars(test),
+                "first": in_unit(metric if by_score else {"unit": "%"}, float(before.mean())),
+                "second": in_unit(metric if by_score else {"unit": "%"}, float(after.mean())),
+                **(_resampled(before, after, metric) if by_score else vars(mcnemar(before > 0, after > 0))),
             }
         )
     return rows
+
+
+def _resampled(before: np.ndarray, after: np.ndarray, metric: dict[str, Any]) -> dict[str, Any]:
+    better = (after - before) * (1 if metric["higher_is_better"] else -1)
+    _, p_value = paired_bootstrap(before[:, None], after[:, None], lambda means: means[:, 0])
+    return {"gained": int((better > 0).sum()), "lost": int((better < 0).sum()), "p_value": p_value}
 
 
 def _correct(result: dict[str, Any]) -> dict[str, bool]:
@@ -120,8 +133,15 @@ def _correct(result: dict[str, Any]) -> dict[str, bool]:
     return dict(zip(result["images"]["held_out_ids"], (bit == "1" for bit in bits), strict=False))
 
 
+def _scores(result: dict[str, Any]) -> dict[str, float]:
+    """Return the scores of a run's held-out images by id, those that are numbers."""
+    pairs = zip(result["images"]["held_out_ids"], result["scores"]["quantized"], strict=True)
+    return {id_: score for id_, score in pairs if score is not None}
+
+
 def _row(name: str, result: dict[str, Any]) -> dict[str, Any]:
-    options, (low, high) = result["options"], result["intervals_95"]["quantized_top1"]
+    options, metric = result["options"], measured(result)
+    low, high = metric["quantized"]["interval_95"]
     widths = {key: options[key] for key in ("weight_bits", "activation_bits")}
     if options.get("mean_bits") is not None:
         widths = dict.fromkeys(widths, f"{options['mean_bits']:g} on average")
@@ -132,10 +152,10 @@ def _row(name: str, result: dict[str, Any]) -> dict[str, Any]:
         "scheme": options["scheme"],
         "tuned": len(result["tuning"]["images"]) if "tuning" in result else None,
         "images": result["held_out_images"],
-        "float_top1": 100 * result["float_top1"],
-        "quantized_top1": 100 * result["quantized_top1"],
-        "low": 100 * low,
-        "high": 100 * high,
+        "metric": f"{metric['name']}, {metric['unit']}" if metric["unit"] else metric["name"],
+        **{which: in_unit(metric, metric[which]["value"]) for which in ("float", "quantized")},
+        "low": in_unit(metric, low),
+        "high": in_unit(metric, high),
         "mean_sqnr_db": result["mean_sqnr_db"],
     }
 

@@ -14,7 +14,7 @@ from ggdjax.network._ops import QUANTIZABLE
 from ggdjax.report._record import feature_map_rows, weight_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from rich.table import Table
     from rich.text import Text
@@ -228,7 +228,7 @@ def _widths(rows: list[dict[str, Any]]) -> str:
 
 
 def accuracy_lines(evaluation: Evaluation) -> Text:
-    """Return float and quantized accuracy with their 95 % intervals, ready to print.
+    """Return float and quantized accuracy, or scores by the metric, with their 95 % intervals, ready to print.
 
     Example:
         >>> accuracy = gd.quantization.Accuracy(top1=0.9, top5=1.0, images=100)
@@ -253,6 +253,8 @@ def accuracy_lines(evaluation: Evaluation) -> Text:
             parts.append(f"NaN or infinite: {accuracy.not_finite} images, counted as wrong")
         return f"{name:<10}" + "    ".join(parts)
 
+    if evaluation.float_accuracy is None or evaluation.quantized_accuracy is None:
+        return Text("\n".join(_score_lines(evaluation)))
     images = evaluation.quantized_accuracy.images
     return Text(
         "\n".join(
@@ -263,6 +265,29 @@ def accuracy_lines(evaluation: Evaluation) -> Text:
             )
         )
     )
+
+
+def _score_lines(evaluation: Evaluation) -> Iterator[str]:
+    """Yield both scores with their intervals, and how they differ."""
+    metric, before, after = evaluation.metric, evaluation.float_score, evaluation.quantized_score
+    against_float = metric.compares == "float output"
+
+    def span(ends: tuple[float, float]) -> str:
+        return f"[{', '.join(metric.text(end, unit=False) for end in ends)}]"
+
+    for name, score in (("float", before), ("quantized", after)):
+        if against_float and score is before:  # it is compared with itself
+            continue
+        lost = f"    NaN or infinite: {score.not_finite} images" if score.not_finite else ""
+        yield f"{name:<10}{metric.name} {metric.text(score.value):>9}  {span(score.interval())}{lost}"
+    if metric.share:
+        yield f"{after.images} held-out images; 95 % intervals (Wilson)"
+        return
+    if not against_float:
+        ends, p_value = after.compared_to(before)
+        change = metric.text(after.value - before.value)
+        yield f"{'change':<10}{metric.name} {change:>9}  {span(ends)}, p = {p_value:.2g}"
+    yield f"{after.images} held-out images; 95 % intervals (bootstrap over images)"
 
 
 def _table(title: str, left: tuple[str, ...], right: tuple[str, ...]) -> Table:

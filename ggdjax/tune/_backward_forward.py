@@ -9,7 +9,6 @@ stays only where images that chose nothing do not contradict it.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import deque
 from contextlib import nullcontext
@@ -21,11 +20,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, expect_path
+from ggdjax._fields import settings_of
 from ggdjax._lock import exclusive
-from ggdjax.quantization import Stage
+from ggdjax.quantization import Metric, Stage
 from ggdjax.quantization._batches import pad_batch
 from ggdjax.quantization._config import matching
-from ggdjax.quantization._evaluation import count_classes
+from ggdjax.quantization._evaluation import count_classes, output_shape
+from ggdjax.quantization._metrics import check_metric
 from ggdjax.quantization._record import image_hash
 from ggdjax.tune import _checkpoint as checkpoints
 from ggdjax.tune._candidates import Candidate, candidates_of
@@ -33,7 +34,7 @@ from ggdjax.tune._checkpoint import SearchState
 from ggdjax.tune._config import TuneConfig
 from ggdjax.tune._history import Decision, History
 from ggdjax.tune._memory import quarter_of_device
-from ggdjax.tune._objectives import OBJECTIVES, check_objective, score_and_loss
+from ggdjax.tune._objectives import OBJECTIVES, check_objective, resolved, score_and_loss
 from ggdjax.tune._prefix import Prefix
 from ggdjax.tune._segments import AXES, Segments, strong, values_of
 
@@ -138,7 +139,7 @@ def backward_forward(
         q: the quantized network to start from.
         images: tuning images in the layout of the model's own input, disjoint from those that will evaluate the result;
             anything that slices like a NumPy array, such as a memory map.
-        labels: class indices; None for objectives that need none.
+        labels: class indices, or the targets of the metric that is the objective; None for objectives that need none.
         config: objective, candidates, budget; the defaults of `TuneConfig` where None.
         checkpoint: file that is written after every visit and, where it exists, resumed from.
         progress: called after every visit with visits done, visits in all and the mean score.
@@ -160,9 +161,13 @@ def backward_forward(
     if len(images) == 0:
         raise DataError("`images` is empty: give some to tune on")
     labels = None if labels is None else np.asarray(labels)
-    labelled = OBJECTIVES.get(config.objective, False)
-    classes = count_classes(q.network) if labelled else values_of(q.network.output_shape)
-    check_objective(config.objective, labels, len(images), classes, few=config.allow_few_images)
+    objective, few, shape = resolved(config.objective), config.allow_few_images, output_shape(q.network)
+    if isinstance(objective, Metric):
+        check_metric(objective, shape)
+        check_objective(objective, labels, len(images), 0, few=few, shape=_known(shape[1:]))
+    else:
+        classes = count_classes(q.network) if OBJECTIVES[objective] else values_of(q.network.output_shape)
+        check_objective(objective, labels, len(images), classes, few=few)
     q.network.check_input(images[:1])
     search = _Search(q, images, labels, config, mesh or _local_mesh())
     # Of several processes of one search, the first writes.
@@ -171,13 +176,24 @@ def backward_forward(
         return search.run(checkpoint, progress)
 
 
+def _known(shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    """Return the shape of an image's output, which must be known."""
+    if None in shape:
+        raise DataError(f"the network's output has shape {shape} per image: a metric to tune for needs sizes")
+    return tuple(size for size in shape if size is not None)
+
+
 class _Search:
     """One search: its images, its compiled segments and its state."""
 
     def __init__(self, q: QuantizedNetwork, images, labels, config: TuneConfig, mesh: Mesh) -> None:
         self.whole, self.config, self.mesh = q, config, mesh
-        # Objectives want logits, not what a softmax makes of them.
-        self.q = q = replace(q, graph=q.graph.up_to_logits())
+        self.objective = resolved(config.objective)
+        metric = self.objective if isinstance(self.objective, Metric) else None
+        # Objectives want logits, not what a softmax makes of them; metrics of what the network gives want that.
+        logits = q.graph.up_to_logits()
+        self.q = q = q if metric is not None and metric.compares != "class map" else replace(q, graph=logits)
+        self.shape = () if metric is None else _known(q.graph.shape(q.graph.outputs[0])[1:])
         if tuple(mesh.axis_names) != AXES:
             raise GgdjaxError(f"`mesh` has axes {tuple(mesh.axis_names)}; expected {AXES}")
         self.images, self.labels = images, labels
@@ -187,7 +203,9 @@ class _Search:
         self.blocks = [block for span in (*self.rounds, self.held) for block in _blocks(span, rows)]
         self.segments = Segments(q.network, rows, mesh)
         self.prefix = Prefix(self.segments, _Ordered(images, self.order), self.blocks, _memory(config))
-        self.targets = np.zeros(len(images), np.int32) if labels is None else labels[self.order].astype(np.int32)
+        self.targets = np.zeros(len(images), np.int32) if labels is None else labels[self.order]
+        if self.targets.dtype.kind in "iub":
+            self.targets = self.targets.astype(np.int32)
         self.reference = self._reference()
 
     def run(self, path: Path | None, progress: Callable[[int, int, float], None] | None) -> QuantizedNetwork:
@@ -232,7 +250,7 @@ class _Search:
         # Of all units, not of the visits of this process alone: a search that resumes says the same.
         counts = [len(candidates_of(self.segments.units[unit], self.q.quantizers, config)) for unit in units]
         history = History(
-            objective=config.objective,
+            objective=settings_of(config)["objective"],
             images=len(self.images),
             start_score=start_score,
             start_loss=start_loss,
@@ -243,7 +261,7 @@ class _Search:
         )
         stage = Stage(
             name="backward_forward",
-            settings=dataclasses.asdict(config),
+            settings=settings_of(config),
             images=len(self.images),
             image_hash=image_hash(self.images),
             figures={"score": [start_score, history.score], "float_passes": history.float_passes},
@@ -328,9 +346,8 @@ class _Search:
         factor = np.concatenate([factor, np.ones(short, np.float32)])
         state = self.segments.take(before, index)
         logits = self.segments.logits(unit, self.q, quantizers, state, (tensor, factor))
-        return score_and_loss(
-            logits, self.targets[low + index], self.reference[low + index], objective=self.config.objective
-        )
+        targets, reference = self.targets[low + index], self.reference[low + index]
+        return score_and_loss(logits, targets, reference, objective=self.objective, shape=self.shape)
 
     def _present(self, quantizers: Quantizers) -> tuple[np.ndarray, np.ndarray]:
         """Return score and loss of every image under ``quantizers``."""
@@ -341,7 +358,9 @@ class _Search:
 
     def _reference(self) -> Float[np.ndarray, "image class"]:
         """Return the float network's logits where the objective compares with them."""
-        if self.config.objective in ("top1", "top5", "cross_entropy"):
+        objective = self.objective
+        alone = objective in ("top1", "top5", "cross_entropy")
+        if alone or (isinstance(objective, Metric) and objective.compares != "float output"):
             return np.zeros((len(self.images), 1), np.float32)
         reference, found = replace(self.q.float_network, graph=self.q.graph), []
         for low, high in self.blocks:
@@ -408,7 +427,7 @@ def _blocks(span: tuple[int, int], rows: int) -> list[tuple[int, int]]:
 def _result_settings(config: TuneConfig) -> dict[str, Any]:
     """Return the settings that change the result; how much runs at once does not, nor where the search ends."""
     free = {"memory_bytes", "rows", "max_float_passes", "sweeps"}
-    return {name: value for name, value in vars(config).items() if name not in free}
+    return {name: value for name, value in settings_of(config).items() if name not in free}
 
 
 def _most_rows(candidates: list[Candidate], rounds: list[tuple[int, int]], held: tuple[int, int], rows: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ggdjax._errors import GgdjaxError
+from ggdjax.quantization import Metric
 
 #: 17 factors from 1/2 to 2, eight to the octave.
 FACTORS = tuple(2.0 ** (k / 8) for k in range(-8, 9))
@@ -22,8 +23,10 @@ class TuneConfig:
         0.5
     """
 
-    objective: str = "top1"
-    """``top1`` or ``top5`` (the paper's), ``cross_entropy``; or without labels ``agreement``, ``kl``, ``sqnr``."""
+    objective: str | Metric = "top1"
+    """``top1`` or ``top5`` (the paper's), ``cross_entropy``; or without labels ``agreement``, ``kl``, ``sqnr``; or a
+    metric, by name (``pixel-accuracy``, ``mean-iou``, ``psnr``, ``ssim``) or a `Metric`: the mean of the scores of
+    single images."""
     factors: tuple[float, ...] = FACTORS
     """What a step is multiplied with, each > 0."""
     frac_bits_offsets: tuple[int, ...] = (-1, 0, 1)

@@ -16,6 +16,7 @@ back whose change does harm on images that tuned nothing.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -26,10 +27,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, expect_record
+from ggdjax._fields import settings_of
 from ggdjax.network import Float, run
 from ggdjax.quantization import FakeQuant, Stage
 from ggdjax.quantization._batches import batches_of
-from ggdjax.quantization._evaluation import count_classes
+from ggdjax.quantization._evaluation import count_classes, output_shape, score
+from ggdjax.quantization._metrics import check_metric
+from ggdjax.quantization._metrics import metric as named_metric
 from ggdjax.quantization._record import DETAILS, image_hash
 from ggdjax.quantization._rows import Rows
 from ggdjax.tune._gradient_config import OBJECTIVES, GradientConfig
@@ -52,7 +56,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class GradientHistory:
     """What gradient tuning did. ``before`` and ``after`` are the objective's mean over the images held back, or over
-    all where none were."""
+    all where none were; of a metric its score, with the other sign where higher is better."""
 
     config: GradientConfig
     images: int
@@ -72,7 +76,7 @@ class GradientHistory:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, for JSON."""
-        record = {**vars(self), "config": vars(self.config), "losses": self.losses.tolist()}
+        record = {**vars(self), "config": settings_of(self.config), "losses": self.losses.tolist()}
         del record["seconds"]
         return record
 
@@ -107,7 +111,8 @@ def gradient(
     Args:
         q: what :func:`ggdjax.quantize` or another tuner returned.
         images: tuning images in the layout of the network's input; keep them apart from those of the evaluation.
-        labels: their classes, for the objective ``"cross_entropy"``; not read otherwise.
+        labels: their classes, for the objective ``"cross_entropy"``, or the targets of the config's metric; not read
+            otherwise.
         config: see :class:`GradientConfig`.
         progress: called after every step with the number of steps done and the loss of its mini-batch.
         mesh: devices that share the images of a batch, where they divide it, with axes of any name; None: all of this
@@ -155,6 +160,20 @@ def gradient(
         losses = _losses(config.objective, logits, targets[measuring])
         return float(np.mean(np.asarray(losses, np.float64)))
 
+    chosen = None if config.metric is None else check_metric(named_metric(config.metric), output_shape(q.network))
+    sign = -1.0 if chosen is not None and chosen.higher_is_better else 1.0
+    if chosen is not None:
+        if labels is None and chosen.compares != "float output":
+            raise GgdjaxError(f"`labels` are missing: `metric` {chosen.name} needs the images' targets")
+        aside = np.zeros(len(images), np.int32) if labels is None else np.asarray(labels)
+
+        def measured(candidate: QuantizedNetwork) -> float:
+            size, bare = config.batch_size, dataclasses.replace(candidate, record=None)
+            parts = [measuring[first : first + size] for first in range(0, len(measuring), size)]
+            pairs = [(images[part], aside[part]) for part in parts]
+            value = sign * score(bare, pairs, chosen, reference=q.float_network).value
+            return math.inf if math.isnan(value) else value
+
     before = measured(q)
     tuned_on, aims = images[tuning], targets[tuning]
     start = rows.everywhere(Start.of(q, graph, tuned_on[: config.batch_size]))
@@ -181,10 +200,13 @@ def gradient(
     )
     stage = Stage(
         name="gradient",
-        settings=dataclasses.asdict(config),
+        settings=settings_of(config),
         images=len(images),
         image_hash=image_hash(images),
-        figures={config.objective: [before, after], "kept": history.kept},
+        figures={
+            config.objective if chosen is None else chosen.name: [sign * before, sign * after],
+            "kept": history.kept,
+        },
         details=history,
     )
     return q.changed(stage, params=tuned.params, quantizers=tuned.quantizers) if history.kept else q.changed(stage)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax._errors import GgdjaxError, near_matches
+from ggdjax.quantization import Metric, metric
 from ggdjax.tune._objectives import cross_entropy, kl_divergence
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class GradientConfig:
     objective: str = "kl"
     """``"kl"``: divergence of the quantized network's classes from the float network's (distillation: no labels);
     ``"cross_entropy"`` with the labels; ``"output"``: mean squared error of the logits."""
+    metric: str | Metric | None = None
+    """What decides on the images held back which changes stay, by name (``mean-iou``) or a `Metric`: the labels are its
+    targets. None: the objective itself."""
     per_layer: bool = False
     """Instead of the whole network at once, each layer after the other: mean squared error of its output (after the
     ReLU that alone reads it) on the inputs that the quantized network gives it (AdaRound, BRECQ). ``objective``
@@ -70,6 +74,8 @@ class GradientConfig:
             raise GgdjaxError(
                 f"no `objective` is called `{self.objective}`: {near_matches(self.objective, OBJECTIVES)}"
             )
+        if self.metric is not None:
+            metric(self.metric)
         for name in ("steps", "batch_size"):
             value = getattr(self, name)
             if name == "steps" and value is None:
@@ -83,3 +89,10 @@ class GradientConfig:
         for name in ("step_rate", "offset_rate", "bias_rate", "offset_bound"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise GgdjaxError(f"`{name}` must be at least 0 and finite, got {getattr(self, name)!r}")
+
+
+def fields_for(measured: str | Metric | None) -> dict[str, Any]:
+    """Return the fields of a config that follow from what is measured: outputs that are no classes have no KL."""
+    if measured is None or metric(measured).compares == "class":
+        return {}
+    return {"objective": "output", "metric": measured}

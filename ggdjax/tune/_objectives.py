@@ -11,29 +11,57 @@ import numpy as np
 
 from ggdjax._errors import DataError, GgdjaxError
 from ggdjax._ranking import rank_of_label
+from ggdjax.quantization import METRICS, Metric, metric
+from ggdjax.quantization._metrics import check_targets, class_axis_of, ignored_class
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int
+    from jaxtyping import Array, Float, Int, Num
 
 #: Objective -> does it need labels?
 OBJECTIVES = {"top1": True, "top5": True, "cross_entropy": True, "agreement": False, "kl": False, "sqnr": False}
 
 
-@partial(jax.jit, static_argnames="objective")
+#: Metrics that have an objective of their own.
+_AS_OBJECTIVES = {"top-1": "top1", "top-5": "top5", "output-sqnr": "sqnr"}
+
+
+def resolved(objective: str | Metric) -> str | Metric:
+    """Return one of `OBJECTIVES`, or the metric that is meant.
+
+    Raises:
+        GgdjaxError: it is neither.
+    """
+    if isinstance(objective, str) and objective in OBJECTIVES:
+        return objective
+    try:
+        found = metric(objective)
+    except GgdjaxError as error:
+        if isinstance(objective, str) and "setting" not in str(error):
+            known = ", ".join((*OBJECTIVES, *(name for name in METRICS if name not in _AS_OBJECTIVES)))
+            raise GgdjaxError(f"`objective` is {objective!r}; expected one of {known}") from None
+        raise GgdjaxError(str(error).replace("`metric`", "`objective`")) from None
+    return _AS_OBJECTIVES.get(found.name, found)
+
+
+@partial(jax.jit, static_argnames=("objective", "shape"))
 def score_and_loss(
     logits: Float[Array, "row class"],
-    labels: Int[Array, " row"],
+    labels: Num[Array, "row ..."],
     reference: Float[Array, "row class"],
     *,
-    objective: str,
+    objective: str | Metric,
+    shape: tuple[int, ...] = (),
 ) -> tuple[Float[Array, " row"], Float[Array, " row"]]:
     """Return what to maximise, and what to minimise among equals, per row.
 
     ``top1``, ``top5``: 1 where the label is among the largest logits (`rank_of_label`); ties by cross-entropy.
     ``cross_entropy``: minus it. ``agreement``: 1 where the largest logit is the float network's; ties by
     KL(float ‖ quantized). ``kl``: minus that. ``sqnr``: minus the squared error of the logits, whose sum orders
-    candidates as their SQNR does.
+    candidates as their SQNR does. A metric: its score of the image (which lower is better, minus that), ties by the
+    cross-entropy of pixels where it is of maps of classes; ``shape`` is that of an image's output.
     """
+    if isinstance(objective, Metric):
+        return _metric_and_loss(logits, labels, reference, objective, shape)
     if objective in ("top1", "top5", "cross_entropy"):
         loss = cross_entropy(logits, labels)
         if objective == "cross_entropy":
@@ -48,6 +76,27 @@ def score_and_loss(
     return (rank_of_label(logits, reference.argmax(axis=1)) == 0).astype(jnp.float32), loss
 
 
+def _metric_and_loss(
+    logits: Array, targets: Array, reference: Array, chosen: Metric, shape: tuple[int, ...]
+) -> tuple[Array, Array]:
+    outputs = logits.reshape(len(logits), *shape)
+    compared = reference.reshape(outputs.shape) if chosen.compares == "float output" else targets
+    score = statistics = chosen.function(outputs, compared).astype(jnp.float32)
+    if chosen.aggregate is not None:
+        score = chosen.aggregate(statistics).astype(jnp.float32)
+        # An image without anything to score, as a mask whose pixels all do not count, favours no candidate.
+        score = jnp.where(jnp.isnan(score) & jnp.isfinite(statistics).all(axis=1), 0.0, score)
+    score = score if chosen.higher_is_better else -score
+    axis = class_axis_of(outputs.shape, targets.shape) if chosen.compares == "class map" else None
+    if axis is None or outputs.shape[axis] == 1:
+        return score, -score
+    log_p = jnp.moveaxis(jax.nn.log_softmax(outputs, axis=axis), axis, -1).reshape(len(logits), -1, outputs.shape[axis])
+    labels = targets.reshape(len(targets), -1)
+    counted = labels != ignored_class(chosen)
+    own = jnp.take_along_axis(log_p, jnp.where(counted, labels, 0)[..., None], axis=-1)[..., 0]
+    return score, -jnp.where(counted, own, 0.0).mean(axis=1)
+
+
 def kl_divergence(logits: Float[Array, "row class"], reference: Float[Array, "row class"]) -> Float[Array, " row"]:
     """Return KL(reference ‖ logits) of each row, nats."""
     log_p = jax.nn.log_softmax(reference)
@@ -59,10 +108,27 @@ def cross_entropy(logits: Float[Array, "row class"], labels: Int[Array, " row"])
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
 
 
-def check_objective(objective: str, labels: np.ndarray | None, images: int, classes: int, *, few: bool) -> None:
-    """Raise where the objective is unknown, or cannot be evaluated on these labels."""
-    if objective not in OBJECTIVES:
-        raise GgdjaxError(f"`objective` is {objective!r}; expected one of {', '.join(OBJECTIVES)}")
+def check_objective(
+    objective: str | Metric,
+    labels: np.ndarray | None,
+    images: int,
+    classes: int,
+    *,
+    few: bool,
+    shape: tuple[int, ...] = (),
+) -> None:
+    """Raise where the objective is unknown, or cannot be evaluated on these labels and outputs of ``shape``."""
+    objective = resolved(objective)
+    if isinstance(objective, Metric):
+        if objective.compares == "float output":
+            return
+        if labels is None or len(labels) != images:
+            given = "are missing" if labels is None else f"are {len(labels)}"
+            raise DataError(
+                f"`labels` {given}: objective {objective.name!r} needs a target for each of {images} images"
+            )
+        check_targets(objective, (images, *shape), np.asarray(labels))
+        return
     if not OBJECTIVES[objective]:
         return
     if labels is None:

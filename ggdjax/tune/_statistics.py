@@ -13,6 +13,8 @@ from ggdjax._errors import DataError, expect_array
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from ggdjax.quantization import Score
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairedTest:
@@ -57,3 +59,13 @@ def mcnemar(before: ArrayLike, after: ArrayLike) -> PairedTest:
         for k in range(few + 1)
     )
     return PairedTest(gained=gained, lost=lost, p_value=min(1.0, 2.0 * tail))
+
+
+def compare_scores(before: Score, after: Score) -> dict[str, float | list[float]]:
+    """Return the paired comparison of two scores on the same images, for JSON: McNemar's test of shares, otherwise the
+    difference with its interval and p-value by resampling."""
+    if after.metric.share:
+        test = mcnemar(before.statistics > 0.5, after.statistics > 0.5)
+        return {"gained": test.gained, "lost": test.lost, "mcnemar_p_value": test.p_value}
+    interval, p_value = after.compared_to(before)
+    return {"difference": after.value - before.value, "difference_interval_95": list(interval), "p_value": p_value}
