@@ -12,7 +12,8 @@ from PIL import Image
 
 import ggdjax as gd
 from ggdjax.cli import main
-from ggdjax.report import html_page, load_run
+from ggdjax.report import load_run
+from ggdjax.report._page import _cards, _tuning
 from ggdjax.report._several import comparison_page, paired_tests
 from tests.small_onnx import write_images, write_network
 
@@ -82,7 +83,7 @@ def test_a_segmentation_network(segmentation, run_folder, tmp_path, capsys):
     assert low < metric["quantized"]["value"] < high
     assert "float_top1" not in result
     assert len(result["scores"]["quantized"]) == 20
-    assert "mean-iou, quantized" in html_page(run_folder)
+    assert "mean-iou, quantized" in "".join(_cards(result))
 
     tuned = tmp_path / "tuned"
     words = "--tune-images 6 --tune-sweeps 1 --gradient-steps 2 --tune-seconds inf"
@@ -96,7 +97,8 @@ def test_a_segmentation_network(segmentation, run_folder, tmp_path, capsys):
         "output",
     )
     assert {"difference", "p_value"} <= load_run(tuned).result["tuning"].keys()
-    assert "mean-iou changed by" in html_page(tuned)
+    assert "mean-iou changed by" in _tuning(load_run(tuned).result, None)
+    assert "mean-iou before tuning" in "".join(_cards(load_run(tuned).result))
     (test,) = paired_tests({"a": result, "b": load_run(tuned).result})
     assert test["shared"] == 14
     assert "mean-iou, %" in comparison_page([run_folder, tuned])
