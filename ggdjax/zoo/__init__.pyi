@@ -1,5 +1,6 @@
 """The public names of this package and the modules that define them: read at run time, too (`lazy_loader`)."""
 
+from ._dense_outputs import ESPCN as ESPCN, UNet as UNet
 from ._digits import DigitsNet as DigitsNet, digits_net as digits_net
 from ._registry import (
     Entry as Entry,
