@@ -98,6 +98,8 @@ class Evaluate:
         screen.print(report.accuracy_lines(evaluation))
         if program is not None and (lines := counting.lines()):
             screen.print(*lines, sep="\n")
+        if program is not None and program.in_float:
+            screen.print(f"In float, between integers: {', '.join(program.in_float)}", markup=False)
 
     def _part(self, images: ImageSet, used: dict) -> np.ndarray:
         index_of = {id_: i for i, id_ in enumerate(images.ids)}
