@@ -72,5 +72,5 @@ class Tune(TuningOptions):
             tune_images=images or 512,
             gradient_steps="auto" if self.gradient_steps is None else self.gradient_steps,
         )
-        with naming_options(("tune_images", "tune_seconds", "held_out_images")):
+        with naming_options(("tune_images", "tune_seconds", "held_out_images", "metric", "tune_objective")):
             return options.tuned(fresh, changes)

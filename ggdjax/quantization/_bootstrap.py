@@ -59,7 +59,7 @@ def paired_bootstrap(
         return interval, float("nan")
     change, exchanged = after.astype(np.float64) - before, []
     for rng, sets in _sets(len(both), seed + 1):
-        moved = rng.integers(0, 2, (sets, len(both))).astype(np.float64) @ change / len(both)
+        moved = rng.integers(0, 2, (sets, len(both)), dtype=np.int8).astype(np.float64) @ change / len(both)
         start = both.mean(axis=0)
         exchanged.append(difference(np.concatenate([start[:width] + moved, start[width:] - moved], axis=1)))
     # Equal differences count, whatever the last bits of their sums.
@@ -75,9 +75,11 @@ def _sets(images: int, seed: int) -> Iterator[tuple[np.random.Generator, int]]:
 
 def _means(statistics: Statistics, seed: int) -> Float[np.ndarray, "set statistic"]:
     """Return the mean statistics of every resampled set."""
-    count, rows = len(statistics), statistics.astype(np.float64)
-    equal = np.full(count, 1 / count)
-    return np.concatenate([rng.multinomial(count, equal, sets) @ rows / count for rng, sets in _sets(count, seed)])
+    count, rows, means = len(statistics), statistics.astype(np.float64), []
+    for rng, sets in _sets(count, seed):
+        drawn = [np.bincount(rng.integers(0, count, count, dtype=np.int32), minlength=count) for _ in range(sets)]
+        means.append(np.stack(drawn).astype(np.float64) @ rows / count)
+    return np.concatenate(means)
 
 
 def _interval(means: Float[np.ndarray, "set statistic"], images: int, of_mean: OfMean) -> tuple[float, float]:

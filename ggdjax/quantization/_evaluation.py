@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -90,6 +91,10 @@ class Score:
 
     def interval(self) -> tuple[float, float]:
         """Return the 95 % interval: Wilson's of a share, otherwise by resampling the images (`bootstrap_interval`)."""
+        return self._interval
+
+    @cached_property
+    def _interval(self) -> tuple[float, float]:
         if self.metric.share:
             return _wilson(self.value, self.images, 1.959964)
         return bootstrap_interval(self._rows, self.metric.of_mean)
