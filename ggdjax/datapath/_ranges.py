@@ -54,12 +54,12 @@ def window_of(graph: Graph, node: Node) -> int:
 class Ranges:
     """The proven range of every tensor, filled in as the graph is walked, and the grids that tensors share."""
 
-    def __init__(self, q: QuantizedNetwork, residual_bits: int) -> None:
-        self.graph = q.graph
+    def __init__(self, graph: Graph, measured: dict[str, Bounds], residual_bits: int) -> None:
+        self.graph = graph
         self.bounds: dict[str, Bounds] = {}
         """What a tensor cannot leave, whatever the input."""
         self._residual_bits = residual_bits
-        self.measured = _measured(q)
+        self.measured = measured
         """The least and largest value that calibration saw, of every tensor that it looked at."""
         self._parent: dict[str, str] = {}
         for node in self.graph.nodes:
@@ -127,7 +127,7 @@ def _joins(node: Node) -> bool:
     return node.op in MOVES | LIMITS or (node.op in {"add", "sub"} and len(node.inputs) == 2)
 
 
-def _measured(q: QuantizedNetwork) -> dict[str, Bounds]:
+def measured_ranges(q: QuantizedNetwork) -> dict[str, Bounds]:
     """Return the least and largest value that calibration saw, of every tensor that it looked at."""
     calibration = None if q.record is None else q.record.calibration
     if calibration is None:  # a file brought the steps

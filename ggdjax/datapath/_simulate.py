@@ -31,6 +31,7 @@ INTEGER_OPS = {name: OPS[name] for name in _SHARED} | {
         ops.dense,
         ops.interpolate,
         ops.lookup,
+        ops.matmul,
         ops.max_pool,
         ops.mul,
         ops.offset,

@@ -66,6 +66,7 @@ class _Integers:
             "dense": self.dense,
             "interpolate": self.interpolate,
             "lookup": self.lookup,
+            "matmul": self.matmul,
             "max": self.reduced,
             "max_pool": self.max_pool,
             "mul": self.binary,
@@ -207,6 +208,22 @@ class _Integers:
     def spread(self, node: Node) -> View:
         axes = channels_first(len(self.writer.view(node).axes))
         return View(spread_node(self.writer, node, self.writer.stored(self.writer.view(node), axes)), axes)
+
+    def matmul(self, node: Node) -> View:
+        operands = []
+        for tensor, (low, high) in zip(node.inputs, node.attr("ranges"), strict=True):
+            low, high = min(low, 0), max(high, 0)  # noqa: PLW2901
+            if high - low > 255:
+                raise UnsupportedError(f"`{node.name}` ({node.op}) has factors of more than 8 bits: ONNX lacks them")
+            source = self.writer.native(self.writer.views[tensor])
+            if low:
+                source = self.do("Add", source, self.number(-low), node.name)
+            narrow = self.do("Cast", source, node.name, to=self.kinds.UINT8)
+            operands.append((narrow, self.array(np.uint8(-low), f"{node.name}/zero_point")))
+        (x, x_zero), (y, y_zero) = operands
+        sums = self.do("MatMulInteger", x, y, x_zero, y_zero, node.name)
+        wide = self.do("Cast", sums, node.output, to=self.kinds.INT64)
+        return View(wide, tuple(range(len(self.program.graph.shape(node.output)))))
 
     def bytes_of(self, node: Node) -> Any:
         """Return the layer, if 8-bit products and 32-bit sums give its accumulators."""

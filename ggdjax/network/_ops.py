@@ -41,6 +41,8 @@ PRECISION = lax.Precision.HIGHEST
 
 #: The operations whose input is a feature map and whose kernel is a weight in the sense of quantization.
 QUANTIZABLE = frozenset({"conv", "dense"})
+#: The operations whose inputs are all feature maps: they sum products of two of them.
+PRODUCTS = frozenset({"matmul"})
 #: Operations that only move values or pick among them: they commute with every rounding.
 MOVES = frozenset(
     {"reshape", "transpose", "slice", "pad", "concat", "broadcast", "max", "max_pool", "maximum", "minimum", "resize"}
@@ -146,6 +148,11 @@ def dense(
     """Multiply the last axis by a matrix."""
     y = jnp.matmul(x, kernel, precision=PRECISION)
     return y if bias is None else y + _as_rank(bias, y.ndim)
+
+
+def matmul(x: Float[Array, "*batch row sum"], y: Float[Array, "*batch sum col"]) -> Float[Array, "*batch row col"]:
+    """Return the matrix products of two tensors; batches repeat where one has a single one."""
+    return jnp.matmul(x, y, precision=PRECISION)
 
 
 #: Parameters of `affine` that it does not compute with: what batch normalization says about its result.
@@ -395,6 +402,7 @@ OPS: dict[str, Callable[..., Array]] = {
     "leaky_relu": leaky_relu,
     "local_response_norm": local_response_norm,
     "log": _unary(jnp.log),
+    "matmul": matmul,
     "max": _reduction(jnp.max),
     "max_pool": max_pool,
     "maximum": _binary(jnp.maximum),

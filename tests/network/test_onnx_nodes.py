@@ -14,20 +14,19 @@ import pytest
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.network import Float, run
-from ggdjax.network.onnx import _quantized, _shaping, _spatial  # noqa: F401 - they register operators
+from ggdjax.network.onnx import _multiplying, _quantized, _shaping, _spatial  # noqa: F401 - they register operators
 from ggdjax.network.onnx._convert import HANDLERS, convert
 
 onnx = pytest.importorskip("onnx")
 
 #: Operators with several activations; of all others the first input is the activation and the rest are constants, as
 #: weights and shapes are in a network.
-SEVERAL = {"Add", "Concat", "Div", "Mul", "Sub"}
+SEVERAL = {"Add", "Concat", "Div", "Einsum", "MatMul", "Mul", "Sub"}
 
 #: What the names of cases that are refused match -> what is outside the set.
 REFUSED = {
     "training": "training mode: the library is for inference",
     "gemm_default_matrix_bias": "a bias per row of the batch: the batch size is free",
-    "matmul_(3d|4d|bcast|1d)": "weights that are no matrix: products of activations (attention)",
     "maxpool_with_argmax": "the indices of a maximum",
     "test_pow(_example|_bcast_array|_types.*)?$": "a power per element; one constant power is supported",
     "reduce_max_empty_set": "the maximum of nothing",

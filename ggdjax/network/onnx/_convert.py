@@ -290,7 +290,11 @@ def convert(
         result = HANDLERS[node.op_type](Call(node, env, builder, version, batch))
         if grids is not None and node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"}:
             weights = zip(("kernel", "bias"), node.input[1:3], strict=False)
-            found = {role: env[name].grid for role, name in weights if name and env[name].grid is not None}
+            found = {
+                role: env[name].grid
+                for role, name in weights
+                if name and isinstance(env[name], Constant) and env[name].grid is not None
+            }
             grids[builder.producer(result.tensor).name] = found
         env.update(zip(node.output, result if isinstance(result, tuple) else (result,), strict=False))
     results = []

@@ -175,6 +175,17 @@ def _dense(writer: Writer, node: Node) -> View:
     return View(output, own)
 
 
+@writes("matmul")
+def _matmul(writer: Writer, node: Node) -> View:
+    return matmul_node(writer, node, [writer.view(node, k) for k in (0, 1)])
+
+
+def matmul_node(writer: Writer, node: Node, operands: Sequence[View]) -> View:
+    """Write the product of two stored tensors."""
+    output = writer.node("MatMul", [writer.native(view) for view in operands], node.name)
+    return View(output, tuple(range(len(operands[0].axes))))
+
+
 @writes("affine")
 def _affine(writer: Writer, node: Node) -> View:
     view = writer.view(node)
