@@ -127,6 +127,7 @@ class _Compiler:
         #: What makes the exact integers of an operation that is no layer and scales nothing.
         self._makers = {
             "add": self._added,
+            "argmax": self._argmax,
             "average_pool": self._pooled,
             "mean": self._pooled,
             "matmul": self._matrix_product,
@@ -189,7 +190,7 @@ class _Compiler:
                     ends = np.where(scale == 0, offset, [scale * end + offset for end in bounds[node.inputs[0]]])
                 bounds[node.output] = (float(np.min(ends)), float(np.max(ends)))
             else:
-                window = window_of(self.source, node) if node.op in {"mean", "sum"} else 1
+                window = window_of(self.source, node) if node.op in {"argmax", "mean", "sum"} else 1
                 bounds[node.output] = bounds_of(node, [bounds[t] for t in node.inputs], params, window)
 
     def _held(self, layer: IntegerLayer) -> Format:
@@ -313,6 +314,13 @@ class _Compiler:
         sizes = ((size - 1) * factor + 1 for size, factor in zip(space, factors, strict=True))
         self.shapes[tensor] = (batch, *sizes, channels)
         return tensor
+
+    def _argmax(self, node: Node) -> _Sums:
+        form = Format(scale=(1.0,), low=0, high=window_of(self.source, node) - 1, role="acc")
+        source = self._output(node.inputs[0])
+        return _Sums(
+            tensor=self._emit(node.output, "argmax", (source,), form, name=node.name, **dict(node.attrs)), format=form
+        )
 
     def _rounded(self, node: Node) -> _Sums:
         form = _grid_of(node)

@@ -62,6 +62,9 @@ class _Lowering:
     def quotient(self, node: Node) -> None:
         first, second = node.inputs[::-1] if dict(node.attrs).get("reverse", False) else node.inputs
         factor = self.reciprocal(second, node.output)
+        least, most = self.measured.get(second, (0.0, 0.0))
+        if least > 0 or most < 0:
+            self.measured[factor] = (1 / most, 1 / least)
         self.nodes.append(replace(node, op="mul", inputs=(first, factor), attrs=()))
 
     def softmax(self, node: Node) -> None:

@@ -167,6 +167,11 @@ def offset(x: Int[Array, "..."], *, sign: Ints, constant: Ints, shape: Ints) -> 
     return x * signs + constants
 
 
+def argmax(x: Int[Array, "..."], *, axes: Ints, keepdims: bool) -> Int[Array, "..."]:
+    """Return the first index of the largest along the one axis of ``axes``."""
+    return jnp.argmax(x, axis=axes[0], keepdims=keepdims).astype(jnp.int32)
+
+
 def sum_over(x: Int[Array, "..."], *, axes: Ints, keepdims: bool) -> Int[Array, "..."]:
     """Return the sum over ``axes``."""
     return jnp.sum(x, axis=axes, keepdims=keepdims, dtype=jnp.int32)

@@ -161,6 +161,8 @@ def bounds_of(node: Node, inputs: list[Bounds], params: Mapping[str, np.ndarray]
             return low - others[0][1], high - others[0][0]
         case "mul" if others:
             return _hull(*(_product(a, b) for a in (low, high) for b in others[0]))
+        case "argmax":
+            return 0.0, float(window - 1)
         case "sum":
             return low * window, high * window
         case "leaky_relu":

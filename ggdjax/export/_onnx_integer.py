@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ggdjax.network._graph import Shape
 
 #: Written as for real numbers: they only move values.
-_MOVES = frozenset({"broadcast", "concat", "maximum", "minimum", "reshape", "slice", "transpose"})
+_MOVES = frozenset({"broadcast", "concat", "gather", "maximum", "minimum", "reshape", "slice", "transpose"})
 #: Added before a division so that truncation becomes floor; a multiple of every 2^r, larger than any product.
 _LIFT = 1 << 62
 
@@ -62,6 +62,7 @@ class _Integers:
         self.kinds = TensorProto
         self.writers: dict[str, Callable[[Node], View]] = {
             "add": self.binary,
+            "argmax": self.argmax,
             "conv": self.conv,
             "dense": self.dense,
             "interpolate": self.interpolate,
@@ -337,6 +338,11 @@ class _Integers:
         name = f"{node.output}/reduce{op}"
         total = reduce_node(self.writer, op, source, node.attr("axes"), name, keepdims=node.attr("keepdims"))
         return View(total, tuple(range(len(self.program.graph.shape(node.output)))))
+
+    def argmax(self, node: Node) -> View:
+        (axis,), source = node.attr("axes"), self.writer.native(self.writer.view(node))
+        found = self.do("ArgMax", source, node.output, axis=axis, keepdims=int(node.attr("keepdims")))
+        return View(found, tuple(range(len(self.program.graph.shape(node.output)))))
 
     def pad(self, node: Node) -> View:
         view = self.writer.view(node)

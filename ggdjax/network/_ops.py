@@ -45,7 +45,20 @@ QUANTIZABLE = frozenset({"conv", "dense"})
 PRODUCTS = frozenset({"matmul"})
 #: Operations that only move values or pick among them: they commute with every rounding.
 MOVES = frozenset(
-    {"reshape", "transpose", "slice", "pad", "concat", "broadcast", "max", "max_pool", "maximum", "minimum", "resize"}
+    {
+        "broadcast",
+        "concat",
+        "gather",
+        "max",
+        "max_pool",
+        "maximum",
+        "minimum",
+        "pad",
+        "reshape",
+        "resize",
+        "slice",
+        "transpose",
+    }
 )
 #: Operations on each value by itself.
 ELEMENTWISE = frozenset(
@@ -276,6 +289,16 @@ def _reduction(function: Callable[..., Array]) -> Callable[..., Array]:
     return call
 
 
+def argmax(x: Array, *, axes: Ints, keepdims: bool) -> Array:
+    """Return the first index of the largest element along the one axis of ``axes``, as float32."""
+    return jnp.argmax(x, axis=axes[0], keepdims=keepdims).astype(jnp.float32)
+
+
+def gather(x: Array, *, axis: int, indices: Ints) -> Array:
+    """Pick elements along ``axis``, each any number of times."""
+    return jnp.take(x, np.asarray(indices, np.int32), axis=axis)
+
+
 def concat(*inputs: Array, axis: int) -> Array:
     """Join the inputs along ``axis``."""
     return jnp.concatenate(inputs, axis=axis)
@@ -388,6 +411,7 @@ OPS: dict[str, Callable[..., Array]] = {
     "abs": _unary(jnp.abs),
     "add": _binary(jnp.add),
     "affine": affine,
+    "argmax": argmax,
     "average_pool": average_pool,
     "broadcast": broadcast,
     "clip": clip,
@@ -397,6 +421,7 @@ OPS: dict[str, Callable[..., Array]] = {
     "div": _binary(jnp.divide),
     "erf": _unary(lax.erf),
     "exp": _unary(jnp.exp),
+    "gather": gather,
     "hard_sigmoid": hard_sigmoid,
     "hard_swish": hard_swish,
     "leaky_relu": leaky_relu,

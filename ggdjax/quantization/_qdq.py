@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ggdjax.network._builder import Grid
 
 #: What only moves or picks numbers: to round before it is to round behind it.
-_MOVES = frozenset({"transpose", "reshape", "slice", "max_pool"})
+_MOVES = frozenset({"gather", "transpose", "reshape", "slice", "max_pool"})
 _NEVER_NEGATIVE = frozenset({"relu", "sigmoid", "softmax", "abs", "exp"})
 _KEEPS_SIGN = frozenset({"average_pool", "concat", "max", "mean", "resize", "sum"}) | _MOVES
 

@@ -444,6 +444,20 @@ def _slice(writer: Writer, node: Node) -> View:
     return _same_order(writer, node, "Slice", [writer.integers(values) for values in lists])
 
 
+@writes("gather")
+def _gather(writer: Writer, node: Node) -> View:
+    axis = writer.view(node).axes[node.attr("axis")]
+    return _same_order(writer, node, "Gather", [writer.integers(node.attr("indices"))], axis=axis)
+
+
+@writes("argmax")
+def _argmax(writer: Writer, node: Node) -> View:
+    (axis,), source = node.attr("axes"), writer.native(writer.view(node))
+    found = writer.node("ArgMax", [source], f"{node.name}.index", axis=axis, keepdims=int(node.attr("keepdims")))
+    output = writer.node("Cast", [found], node.name, to=1)
+    return View(output, tuple(range(len(writer.graph.shape(node.output)))))
+
+
 @writes("resize")
 def _resize(writer: Writer, node: Node) -> View:
     view, sizes = writer.view(node), node.attr("sizes")
