@@ -35,17 +35,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ggdjax._errors import UnsupportedError, expect, kinds_of
+from ggdjax._errors import GgdjaxError, UnsupportedError, expect, kinds_of
 from ggdjax.datapath._formats import Format, ratio_of, signed_bits
 from ggdjax.datapath._functions import Functions, exact_table, range_of, tables
 from ggdjax.datapath._layers import IntegerLayer, code_format, integer_layer
+from ggdjax.datapath._lowering import lowered
 from ggdjax.datapath._ops import method_of
 from ggdjax.datapath._program import Program
-from ggdjax.datapath._ranges import Ranges, bounds_of, float_bounds, grid, headroom_of, in_float, limits_of, window_of
+from ggdjax.datapath._ranges import (
+    Ranges,
+    bounds_of,
+    float_bounds,
+    grid,
+    headroom_of,
+    in_float,
+    limits_of,
+    measured_ranges,
+    window_of,
+)
 from ggdjax.datapath._rounding import Overflow, Requantization
 from ggdjax.datapath._spec import Accelerator
 from ggdjax.network import Graph, Node
-from ggdjax.network._ops import LIMITS, MOVES, QUANTIZABLE, window_counts
+from ggdjax.network._ops import LIMITS, MOVES, PRODUCTS, QUANTIZABLE, window_counts
 from ggdjax.network._rewrites import scale_and_offset
 
 if TYPE_CHECKING:
@@ -57,8 +68,6 @@ if TYPE_CHECKING:
 #: Operation without an integer form -> what to do instead.
 _ALTERNATIVES = {
     "local_response_norm": "train without it, or with batch normalization",
-    "div": "a quotient of two tensors has none; a softmax at the very end and quotients by constants have",
-    "softmax": "only one at the very end of the network has",
     "resize": "resize by nearest neighbour",
 }
 
@@ -127,22 +136,26 @@ class _Compiler:
 
     def __init__(self, q: QuantizedNetwork, accelerator: Accelerator) -> None:
         # A softmax at the end is applied to the logits in real numbers.
-        self.q, self.spec = q, accelerator
-        self.source = q.graph.up_to_logits() if len(q.graph.outputs) == 1 else q.graph
+        graph = q.graph.up_to_logits() if len(q.graph.outputs) == 1 else q.graph
+        self.network = q.float_network
+        q, measured = lowered(q, graph, measured_ranges(q))
+        self.q, self.spec, self.source = q, accelerator, q.graph
         self.nodes: list[Node] = []
         self.params: dict[str, np.ndarray] = {}
         self.formats: dict[str, Format] = {}
         self.shapes = {tensor: self.source.shape(tensor) for tensor in self.source.inputs}
         self.made: dict[tuple[str, Format], str] = {}
         self.sums: dict[str, _Sums] = {}
-        self.ranges = Ranges(q, accelerator.residual_bits)
+        self.ranges = Ranges(q, measured, accelerator.residual_bits)
         self.functions = Functions(q.graph, q.params)
         self.layers: dict[str, IntegerLayer] = {}
         #: What makes the exact integers of an operation that is no layer and scales nothing.
         self._makers = {
             "add": self._added,
+            "argmax": self._argmax,
             "average_pool": self._pooled,
             "mean": self._pooled,
+            "matmul": self._matrix_product,
             "mul": self._product,
             "round_to_grid": self._rounded,
             "sub": self._added,
@@ -153,10 +166,11 @@ class _Compiler:
         self._find_ranges()
         feature_maps: dict[str, str] = {}
         for node in self.source.nodes:
-            if node.op in QUANTIZABLE:
-                # In order, so that requests never travel back over more than one layer.
-                if node.inputs[0] in self.q.quantizers.activations:
-                    feature_maps[node.inputs[0]] = self._as(node.inputs[0], self._codes(node.inputs[0]))
+            # In order, so that requests never travel back over more than one layer.
+            for tensor in node.feature_maps:
+                if tensor in self.q.quantizers.activations:
+                    feature_maps[tensor] = self._as(tensor, self._codes(tensor))
+            if node.feature_maps:
                 self._sums_of(node)
         outputs = tuple(self._output(tensor) for tensor in self.source.outputs)
         graph = Graph(
@@ -170,7 +184,7 @@ class _Compiler:
             feature_maps=feature_maps,
             code_formats={tensor: code_format(self.q, tensor, self.spec) for tensor in feature_maps},
             accelerator=self.spec,
-            network=self.q.float_network,
+            network=self.network,
         )
 
     # Ranges -----------------------------------------------------------------------------------------------------
@@ -200,6 +214,10 @@ class _Compiler:
                     held, largest = self._held(layer), max(layer.accumulator.scale)
                     bounds[node.output] = (held.low * largest, held.high * largest)
                 continue
+            if node.op in PRODUCTS:
+                ends, scale = self._product_ends(node)
+                bounds[node.output] = tuple(scale * end for end in ends)
+                continue
             params = {role: np.asarray(self.q.params[key]) for role, key in node.params}
             if (function := self.functions.of(node.output)) is not None:
                 bounds[node.output] = range_of(function, self.ranges.expected(function.root))
@@ -209,7 +227,7 @@ class _Compiler:
                     ends = np.where(scale == 0, offset, [scale * end + offset for end in bounds[node.inputs[0]]])
                 bounds[node.output] = (float(np.min(ends)), float(np.max(ends)))
             else:
-                window = window_of(self.source, node) if node.op in {"mean", "sum"} else 1
+                window = window_of(self.source, node) if node.op in {"argmax", "mean", "sum"} else 1
                 bounds[node.output] = bounds_of(node, [bounds[t] for t in node.inputs], params, window)
 
     def _held(self, layer: IntegerLayer) -> Format:
@@ -368,6 +386,13 @@ class _Compiler:
         )
         return _Sums(tensor=tensor, format=form, kind=self.spec.requantization)
 
+    def _argmax(self, node: Node) -> _Sums:
+        form = Format(scale=(1.0,), low=0, high=window_of(self.source, node) - 1, role="acc")
+        source = self._output(node.inputs[0])
+        return _Sums(
+            tensor=self._emit(node.output, "argmax", (source,), form, name=node.name, **dict(node.attrs)), format=form
+        )
+
     def _rounded(self, node: Node) -> _Sums:
         form = _grid_of(node)
         return _Sums(tensor=self._as(node.inputs[0], form), format=form)
@@ -384,6 +409,29 @@ class _Compiler:
             format=wide,
             kind=self.spec.requantization,
         )
+
+    def _product_ends(self, node: Node) -> tuple[tuple[int, int], float]:
+        """Return the least and largest sum of a matrix product of codes, and its unit."""
+        x, y = (self._codes(tensor) for tensor in node.inputs)
+        terms = self.source.shape(node.inputs[0])[-1]
+        if terms is None:
+            raise UnsupportedError(f"`{node.name}` ({node.op}) sums over the batch, which has no integer form")
+        ends = [terms * a * b for a in _ends(x) for b in _ends(y)]
+        return (min(ends), max(ends)), x.scale[0] * y.scale[0]
+
+    def _matrix_product(self, node: Node) -> _Sums:
+        (low, high), scale = self._product_ends(node)
+        bits = self.spec.accumulator_bits
+        if (width := signed_bits(low, high)) > bits:
+            raise GgdjaxError(
+                f"the sums of `{node.name}` ({node.op}) can reach {low} to {high} and need {width} bits, "
+                f"`accumulator_bits` are {bits}: raise them (up to 32) or narrow the feature maps"
+            )
+        tensors = [self._as(tensor, self._codes(tensor)) for tensor in node.inputs]
+        ranges = tuple(_ends(self._codes(tensor)) for tensor in node.inputs)
+        held = Format(scale=(scale,), low=low, high=high, role="acc")
+        tensor = self._emit(node.output, node.op, tensors, held, name=node.name, ranges=ranges)
+        return _Sums(tensor=tensor, format=held, kind=self.spec.requantization)
 
     def _product(self, node: Node) -> _Sums:
         bits = self.spec.factor_bits

@@ -6,6 +6,7 @@ their accumulators together with the number of sums that overflowed.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -150,6 +151,29 @@ def mul(x: Int[Array, "..."], y: Int[Array, "..."]) -> Int[Array, "..."]:
     return x * y
 
 
+def matmul(
+    x: Int[Array, "*batch row sum"], y: Int[Array, "*batch sum col"], *, ranges: tuple[tuple[int, int], ...]
+) -> Int[Array, "*batch row col"]:
+    """Return the matrix products of two tensors of codes within ``ranges``, which 32 bits hold."""
+    magnitude = x.shape[-1] * math.prod(max(-low, high) for low, high in ranges)
+
+    def on_cpu(x: Array, y: Array) -> Array:
+        if magnitude < 1 << 24:
+            return float_ops.matmul(x.astype(jnp.float32), y.astype(jnp.float32)).astype(jnp.int32)
+        return jnp.matmul(x, y, preferred_element_type=jnp.int32)
+
+    def by_int8(x: Array, y: Array) -> Array:
+        first, second = (_int8_digits(v, *ends) for v, ends in zip((x, y), ranges, strict=True))
+        terms = [
+            a_weight * b_weight * jnp.matmul(a, b, preferred_element_type=jnp.int32)
+            for a, a_weight in first
+            for b, b_weight in second
+        ]
+        return sum(terms[1:], terms[0])
+
+    return lax.platform_dependent(x, y, cpu=on_cpu, default=by_int8)
+
+
 def wide_mul(
     x: Int[Array, "..."], y: Int[Array, "..."], *, dropped_bits: int, low: int, high: int, rounding: Rounding
 ) -> Int[Array, "..."]:
@@ -161,6 +185,11 @@ def offset(x: Int[Array, "..."], *, sign: Ints, constant: Ints, shape: Ints) -> 
     """Return ±x + constant, of the shape of x's last axes; sign 0 drops x."""
     signs, constants = (np.asarray(v, np.int32).reshape((1,) * (x.ndim - len(shape)) + shape) for v in (sign, constant))
     return x * signs + constants
+
+
+def argmax(x: Int[Array, "..."], *, axes: Ints, keepdims: bool) -> Int[Array, "..."]:
+    """Return the first index of the largest along the one axis of ``axes``."""
+    return jnp.argmax(x, axis=axes[0], keepdims=keepdims).astype(jnp.int32)
 
 
 def sum_over(x: Int[Array, "..."], *, axes: Ints, keepdims: bool) -> Int[Array, "..."]:

@@ -54,12 +54,12 @@ def window_of(graph: Graph, node: Node) -> int:
 class Ranges:
     """The proven range of every tensor, filled in as the graph is walked, and the grids that tensors share."""
 
-    def __init__(self, q: QuantizedNetwork, residual_bits: int) -> None:
+    def __init__(self, q: QuantizedNetwork, measured: dict[str, Bounds], residual_bits: int) -> None:
         self.graph = q.graph
         self.bounds: dict[str, Bounds] = {}
         """What a tensor cannot leave, whatever the input."""
         self._residual_bits = residual_bits
-        self.measured = _measured(q)
+        self.measured = measured
         """The least and largest value that calibration saw, of every tensor that it looked at."""
         self._parent: dict[str, str] = {}
         for node in self.graph.nodes:
@@ -145,7 +145,7 @@ def _joins(node: Node) -> bool:
     return node.op in MOVES | LIMITS or (node.op in {"add", "sub"} and len(node.inputs) == 2)
 
 
-def _measured(q: QuantizedNetwork) -> dict[str, Bounds]:
+def measured_ranges(q: QuantizedNetwork) -> dict[str, Bounds]:
     """Return the least and largest value that calibration saw, of every tensor that it looked at."""
     calibration = None if q.record is None else q.record.calibration
     if calibration is None:  # a file brought the steps
@@ -179,6 +179,8 @@ def bounds_of(node: Node, inputs: list[Bounds], params: Mapping[str, np.ndarray]
             return low - others[0][1], high - others[0][0]
         case "mul" if others:
             return _hull(*(_product(a, b) for a in (low, high) for b in others[0]))
+        case "argmax":
+            return 0.0, float(window - 1)
         case "sum":
             return low * window, high * window
         case "leaky_relu":

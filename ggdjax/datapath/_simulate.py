@@ -21,17 +21,31 @@ if TYPE_CHECKING:
     from ggdjax.network import Graph, Node
 
 #: Operations that are the same on integers as on real numbers.
-_SHARED = ("broadcast", "concat", "max", "maximum", "minimum", "pad", "reshape", "resize", "slice", "transpose")
+_SHARED = (
+    "broadcast",
+    "concat",
+    "gather",
+    "max",
+    "maximum",
+    "minimum",
+    "pad",
+    "reshape",
+    "resize",
+    "slice",
+    "transpose",
+)
 
 INTEGER_OPS = {name: OPS[name] for name in _SHARED} | {
     function.__name__: function
     for function in (
         ops.add,
+        ops.argmax,
         ops.conv,
         ops.dense,
         ops.in_float,
         ops.interpolate,
         ops.lookup,
+        ops.matmul,
         ops.max_pool,
         ops.mul,
         ops.offset,

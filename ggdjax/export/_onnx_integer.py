@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ggdjax.network._graph import Shape
 
 #: Written as for real numbers: they only move values.
-_MOVES = frozenset({"broadcast", "concat", "maximum", "minimum", "reshape", "slice", "transpose"})
+_MOVES = frozenset({"broadcast", "concat", "gather", "maximum", "minimum", "reshape", "slice", "transpose"})
 #: Added before a division so that truncation becomes floor; a multiple of every 2^r, larger than any product.
 _LIFT = 1 << 62
 
@@ -62,10 +62,12 @@ class _Integers:
         self.kinds = TensorProto
         self.writers: dict[str, Callable[[Node], View]] = {
             "add": self.binary,
+            "argmax": self.argmax,
             "conv": self.conv,
             "dense": self.dense,
             "interpolate": self.interpolate,
             "lookup": self.lookup,
+            "matmul": self.matmul,
             "max": self.reduced,
             "max_pool": self.max_pool,
             "mul": self.binary,
@@ -208,6 +210,22 @@ class _Integers:
         axes = channels_first(len(self.writer.view(node).axes))
         return View(spread_node(self.writer, node, self.writer.stored(self.writer.view(node), axes)), axes)
 
+    def matmul(self, node: Node) -> View:
+        operands = []
+        for tensor, (low, high) in zip(node.inputs, node.attr("ranges"), strict=True):
+            low, high = min(low, 0), max(high, 0)  # noqa: PLW2901
+            if high - low > 255:
+                raise UnsupportedError(f"`{node.name}` ({node.op}) has factors of more than 8 bits: ONNX lacks them")
+            source = self.writer.native(self.writer.views[tensor])
+            if low:
+                source = self.do("Add", source, self.number(-low), node.name)
+            narrow = self.do("Cast", source, node.name, to=self.kinds.UINT8)
+            operands.append((narrow, self.array(np.uint8(-low), f"{node.name}/zero_point")))
+        (x, x_zero), (y, y_zero) = operands
+        sums = self.do("MatMulInteger", x, y, x_zero, y_zero, node.name)
+        wide = self.do("Cast", sums, node.output, to=self.kinds.INT64)
+        return View(wide, tuple(range(len(self.program.graph.shape(node.output)))))
+
     def bytes_of(self, node: Node) -> Any:
         """Return the layer, if 8-bit products and 32-bit sums give its accumulators."""
         layer = self.program.layers[node.name]
@@ -320,6 +338,11 @@ class _Integers:
         name = f"{node.output}/reduce{op}"
         total = reduce_node(self.writer, op, source, node.attr("axes"), name, keepdims=node.attr("keepdims"))
         return View(total, tuple(range(len(self.program.graph.shape(node.output)))))
+
+    def argmax(self, node: Node) -> View:
+        (axis,), source = node.attr("axes"), self.writer.native(self.writer.view(node))
+        found = self.do("ArgMax", source, node.output, axis=axis, keepdims=int(node.attr("keepdims")))
+        return View(found, tuple(range(len(self.program.graph.shape(node.output)))))
 
     def pad(self, node: Node) -> View:
         view = self.writer.view(node)

@@ -8,9 +8,9 @@ import numpy as np
 
 from ggdjax._errors import UnsupportedError
 from ggdjax.network._builder import View
-from ggdjax.network._ops import QUANTIZABLE
+from ggdjax.network._ops import PRODUCTS, QUANTIZABLE
 from ggdjax.network.onnx._model_writer import Writer, channels_first
-from ggdjax.network.onnx._writer_ops import spread_node, write_node
+from ggdjax.network.onnx._writer_ops import matmul_node, spread_node, write_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def write_qdq(program: Program, writer: Writer, feature_maps: bool) -> tuple[list[Any], list[tuple[str, Shape]]]:
-    """Write every node; convolutions and dense layers read dequantized codes."""
+    """Write every node; convolutions, dense layers and products of two tensors read dequantized codes."""
     del feature_maps
     return write_rounded(program, writer, _quantized, _layer)
 
@@ -35,15 +35,17 @@ def write_rounded(
     """Write the real network: ``feature_map`` rounds, once, what ``layer`` reads, a convolution or dense node."""
     rounded: dict[str, View] = {}
     for node in program.network.graph.nodes:
-        if node.op not in QUANTIZABLE:
+        for tensor in node.feature_maps:
+            if tensor not in rounded:
+                coded = tensor in program.code_formats
+                rounded[tensor] = feature_map(program, writer, tensor) if coded else writer.views[tensor]
+        if node.op in QUANTIZABLE:
+            write = layer if node.name in program.layers else _in_float
+            writer.views[node.output] = write(program, writer, node, rounded[node.inputs[0]])
+        elif node.op in PRODUCTS:
+            writer.views[node.output] = matmul_node(writer, node, [rounded[tensor] for tensor in node.inputs])
+        else:
             writer.views[node.output] = write_node(writer, node)
-            continue
-        tensor = node.inputs[0]
-        if tensor not in rounded:
-            coded = tensor in program.code_formats
-            rounded[tensor] = feature_map(program, writer, tensor) if coded else writer.views[tensor]
-        write = layer if node.name in program.layers else _in_float
-        writer.views[node.output] = write(program, writer, node, rounded[tensor])
     return writer.finish()
 
 

@@ -10,6 +10,7 @@ transposes is ever built.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -79,6 +80,17 @@ class Constant:
     def is_static(self) -> bool:
         """Whether the value is the same for every batch size."""
         return self.probes[0] is self.probes[1]
+
+
+class Comparison:
+    """A view compared with a number, for `where`: x > threshold or, where not ``strict``, x ≥ threshold.
+
+    ``positive``: whether it is this that is asked, not its contrary.
+    """
+
+    def __init__(self, view: View, *, threshold: float, strict: bool, positive: bool) -> None:
+        self.view = view
+        self.threshold, self.strict, self.positive = threshold, strict, positive
 
 
 def channels_last(rank: int) -> tuple[int, ...]:
@@ -300,3 +312,15 @@ def reshape_target(first: Sequence[int], second: Sequence[int]) -> tuple[int, ..
     if target.count(-1) > 1:
         raise ModelError(f"a reshape to {tuple(first)}: only one dimension can depend on the batch size")
     return target
+
+
+def picked(call: Any, view: View, axis: int, indices: Sequence[int]) -> View:
+    """Append the choice of elements along an axis of a view: a slice, where their distances are equal."""
+    steps = {b - a for a, b in pairwise(indices)} or {1}
+    if len(steps) == 1 and 0 not in steps and indices:
+        step = steps.pop()
+        stop = indices[-1] + (1 if step > 0 else -1)
+        slices: list[tuple[int | None, int | None, int]] = [(None, None, 1)] * len(view.axes)
+        slices[view.axes[axis]] = (indices[0], None if stop < 0 else stop, step)
+        return call.emit("slice", [view.tensor], view.axes, slices=tuple(slices))
+    return call.emit("gather", [view.tensor], view.axes, axis=view.axes[axis], indices=tuple(map(int, indices)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ggdjax._errors import expect
 from ggdjax.network._layer_shapes import layer_shape
-from ggdjax.network._ops import QUANTIZABLE, STATISTICS
+from ggdjax.network._ops import PRODUCTS, QUANTIZABLE, STATISTICS
 
 if TYPE_CHECKING:
     from ggdjax.network._graph import Node
@@ -22,7 +22,7 @@ class NodeCount:
     name: str
     op: str
     macs: int
-    """Multiply-accumulates of a convolution or dense node; 0 for every other node."""
+    """Multiply-accumulates of a convolution, dense node or product of two tensors; 0 for every other node."""
     parameters: int
     """Numbers in the node's parameters (kernel and bias; scale and offset of an `affine`); shared ones count again."""
 
@@ -59,5 +59,7 @@ def count_parameters(net: Network) -> int:
 
 def _count(net: Network, node: Node) -> NodeCount:
     macs = layer_shape(net, node).macs if node.op in QUANTIZABLE else 0
+    if node.op in PRODUCTS:
+        macs = prod(net.graph.shape(node.output)[1:]) * net.graph.shape(node.inputs[0])[-1]
     parameters = sum(prod(net.params[key].shape) for role, key in node.params if role not in STATISTICS)
     return NodeCount(name=node.name, op=node.op, macs=macs, parameters=parameters)

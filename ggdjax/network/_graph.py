@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ggdjax._errors import DataError, summary
-from ggdjax.network._ops import OPS, QUANTIZABLE
+from ggdjax.network._ops import OPS, PRODUCTS, QUANTIZABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +38,11 @@ class Node:
     attrs: tuple[tuple[str, Any], ...] = ()
     params: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def feature_maps(self) -> tuple[str, ...]:
+        """The inputs that quantization rounds: that of a convolution or dense node, both of a product."""
+        return self.inputs if self.op in PRODUCTS else self.inputs[: self.op in QUANTIZABLE]
+
     def attr(self, name: str) -> Any:
         """Return the static argument ``name``."""
         return dict(self.attrs)[name]
@@ -57,7 +62,7 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureMap:
-    """A tensor that enters at least one quantizable node, and the names of the nodes that read it."""
+    """A tensor that enters a convolution, dense layer or product of two tensors, and the nodes that read it so."""
 
     tensor: str
     readers: tuple[str, ...]
@@ -121,10 +126,11 @@ class Graph:
         return tuple(node for node in self.nodes if node.op in QUANTIZABLE)
 
     def feature_maps(self) -> tuple[FeatureMap, ...]:
-        """Return the distinct tensors that enter quantizable nodes, in the order of their first reader."""
+        """Return the distinct tensors that are rounded where nodes read them, in the order of their first reader."""
         readers: dict[str, list[str]] = {}
-        for node in self.quantizable:
-            readers.setdefault(node.inputs[0], []).append(node.name)
+        for node in self.nodes:
+            for tensor in dict.fromkeys(node.feature_maps):
+                readers.setdefault(tensor, []).append(node.name)
         return tuple(FeatureMap(tensor=tensor, readers=tuple(names)) for tensor, names in readers.items())
 
     @cached_property
@@ -157,11 +163,11 @@ class Graph:
         return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
 
     def feature_maps_from(self, tensor: str) -> set[str]:
-        """Return the feature maps that ``tensor`` is or becomes, through nodes that are not quantizable."""
+        """Return the feature maps that ``tensor`` is or becomes, through nodes that round none."""
         reached, found = [tensor], set()
         for current in reached:
             for node in self.readers(current):
-                if node.op in QUANTIZABLE:
+                if current in node.feature_maps:
                     found.add(current)
                 elif node.output not in reached:
                     reached.append(node.output)

@@ -41,9 +41,24 @@ PRECISION = lax.Precision.HIGHEST
 
 #: The operations whose input is a feature map and whose kernel is a weight in the sense of quantization.
 QUANTIZABLE = frozenset({"conv", "dense"})
+#: The operations whose inputs are all feature maps: they sum products of two of them.
+PRODUCTS = frozenset({"matmul"})
 #: Operations that only move values or pick among them: they commute with every rounding.
 MOVES = frozenset(
-    {"reshape", "transpose", "slice", "pad", "concat", "broadcast", "max", "max_pool", "maximum", "minimum", "resize"}
+    {
+        "broadcast",
+        "concat",
+        "gather",
+        "max",
+        "max_pool",
+        "maximum",
+        "minimum",
+        "pad",
+        "reshape",
+        "resize",
+        "slice",
+        "transpose",
+    }
 )
 #: Operations on each value by itself.
 ELEMENTWISE = frozenset(
@@ -146,6 +161,11 @@ def dense(
     """Multiply the last axis by a matrix."""
     y = jnp.matmul(x, kernel, precision=PRECISION)
     return y if bias is None else y + _as_rank(bias, y.ndim)
+
+
+def matmul(x: Float[Array, "*batch row sum"], y: Float[Array, "*batch sum col"]) -> Float[Array, "*batch row col"]:
+    """Return the matrix products of two tensors; batches repeat where one has a single one."""
+    return jnp.matmul(x, y, precision=PRECISION)
 
 
 #: Parameters of `affine` that it does not compute with: what batch normalization says about its result.
@@ -269,6 +289,16 @@ def _reduction(function: Callable[..., Array]) -> Callable[..., Array]:
     return call
 
 
+def argmax(x: Array, *, axes: Ints, keepdims: bool) -> Array:
+    """Return the first index of the largest element along the one axis of ``axes``, as float32."""
+    return jnp.argmax(x, axis=axes[0], keepdims=keepdims).astype(jnp.float32)
+
+
+def gather(x: Array, *, axis: int, indices: Ints) -> Array:
+    """Pick elements along ``axis``, each any number of times."""
+    return jnp.take(x, np.asarray(indices, np.int32), axis=axis)
+
+
 def concat(*inputs: Array, axis: int) -> Array:
     """Join the inputs along ``axis``."""
     return jnp.concatenate(inputs, axis=axis)
@@ -381,6 +411,7 @@ OPS: dict[str, Callable[..., Array]] = {
     "abs": _unary(jnp.abs),
     "add": _binary(jnp.add),
     "affine": affine,
+    "argmax": argmax,
     "average_pool": average_pool,
     "broadcast": broadcast,
     "clip": clip,
@@ -390,11 +421,13 @@ OPS: dict[str, Callable[..., Array]] = {
     "div": _binary(jnp.divide),
     "erf": _unary(lax.erf),
     "exp": _unary(jnp.exp),
+    "gather": gather,
     "hard_sigmoid": hard_sigmoid,
     "hard_swish": hard_swish,
     "leaky_relu": leaky_relu,
     "local_response_norm": local_response_norm,
     "log": _unary(jnp.log),
+    "matmul": matmul,
     "max": _reduction(jnp.max),
     "max_pool": max_pool,
     "maximum": _binary(jnp.maximum),

@@ -77,6 +77,7 @@ _RULES: dict[str, Callable[[Node, list[Interval]], Interval]] = {
     "broadcast": _same,
     "clip": _clip,
     "concat": lambda _, inputs: _hull(*inputs),
+    "gather": _same,
     "hard_sigmoid": _always(0.0, 1.0),
     "max": _same,
     "max_pool": _same,

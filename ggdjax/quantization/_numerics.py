@@ -6,13 +6,14 @@ under ``jit``): what it collects on the way is read off afterwards.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
 from ggdjax.ggd._histogram import histogram_counts
 from ggdjax.network import Float
-from ggdjax.network._ops import LIMITS, MOVES, QUANTIZABLE
+from ggdjax.network._ops import LIMITS, MOVES, PRODUCTS, QUANTIZABLE
 from ggdjax.quantization._image_moments import power_sums
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from ggdjax.ggd import Counter, Histogram
     from ggdjax.network import Graph, Node
     from ggdjax.quantization._quantizers import Quantizers
+
+ROUNDED = QUANTIZABLE | PRODUCTS
 
 
 class Observe(Float):
@@ -54,9 +57,10 @@ class Observe(Float):
         self._counted: set[str] = set()
 
     def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
-        """Count the node's input if it is quantizable, then compute in float."""
-        if node.op in QUANTIZABLE and node.inputs[0] not in self._counted:
-            name, x = node.inputs[0], inputs[0]
+        """Count the node's inputs that are feature maps, then compute in float."""
+        for name, x in zip(node.feature_maps, inputs, strict=False):
+            if name in self._counted:
+                continue
             self._counted.add(name)
             count = None if self.share is None else self.share[0] * (x.size // self.share[1])
             self.counters[name] = self.counters[name].add(x, count)
@@ -88,7 +92,7 @@ def tensors_with_ranges(graph: Graph) -> tuple[str, ...]:
 
     These are the inputs of everything that is no layer and does more than move or limit values, and the outputs.
     """
-    read = [t for node in graph.nodes if node.op not in QUANTIZABLE | MOVES | LIMITS for t in node.inputs]
+    read = [t for node in graph.nodes if node.op not in ROUNDED | MOVES | LIMITS for t in node.inputs]
     counted = {feature_map.tensor for feature_map in graph.feature_maps()}
     return tuple(t for t in dict.fromkeys((*read, *graph.outputs)) if t not in counted)
 
@@ -109,9 +113,10 @@ class Measure(Float):
         self._feature_maps: dict[str, Array] = {}
 
     def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
-        """Measure the node's input if it is quantizable, then compute in float."""
-        if node.op in QUANTIZABLE and node.inputs[0] not in self.energy:
-            name, x = node.inputs[0], inputs[0]
+        """Measure the node's inputs that are feature maps, then compute in float."""
+        for name, x in zip(node.feature_maps, inputs, strict=False):
+            if name in self.energy:
+                continue
             quantizer = self.quantizers.activations.get(name)
             rounded = x if quantizer is None else quantizer(x)
             self.energy[name] = self._sum_of_squares(x)
@@ -146,7 +151,9 @@ class FakeQuant(Float):
         self.feature_maps: dict[str, Array] = {}
 
     def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
-        """Round input, weight and bias of a quantizable node; compute the rest in float."""
+        """Round input, weight and bias of a layer and both factors of a product; compute the rest in float."""
+        if node.op in PRODUCTS:
+            return self._product(node, *inputs)
         if node.op not in QUANTIZABLE:
             return super().apply(node, params, *inputs)
         (source,), params = inputs, dict(params)
@@ -172,6 +179,16 @@ class FakeQuant(Float):
         if rounding is not None and self.quantizers.biases[node.name] is None:  # an integer of the accumulator
             return scale * (sums + rounding.centred(bias))
         return scale * sums + (bias if rounding is None else rounding(bias))
+
+    def _product(self, node: Node, *inputs: Array) -> Array:
+        """Return the product of two feature maps: of codes, where both have one step."""
+        quantizers = [self.quantizers.activations.get(name) for name in node.inputs]
+        for name, x, quantizer in zip(node.inputs, inputs, quantizers, strict=True):
+            self.feature_maps[name] = x if quantizer is None else quantizer(x)
+        if any(q is None or jnp.shape(q.step)[-1:] not in {(), (1,)} for q in quantizers):
+            return super().apply(node, {}, *(self.feature_maps[name] for name in node.inputs))
+        scale = math.prod(_of_rank(q.step, inputs[0].ndim) for q in quantizers).astype(inputs[0].dtype)
+        return scale * super().apply(node, {}, *(q.centred(x) for q, x in zip(quantizers, inputs, strict=True)))
 
 
 def _of_rank(value: Array, rank: int) -> Array:

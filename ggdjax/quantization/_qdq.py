@@ -11,7 +11,6 @@ import numpy as np
 
 from ggdjax._errors import UnsupportedError
 from ggdjax.network import Network, fold_batch_norm
-from ggdjax.network._ops import QUANTIZABLE
 from ggdjax.network.onnx._reader import load_with_grids
 from ggdjax.quantization._quantized_network import QuantizedNetwork
 from ggdjax.quantization._quantizers import Quantizers
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from ggdjax.network._builder import Grid
 
 #: What only moves or picks numbers: to round before it is to round behind it.
-_MOVES = frozenset({"transpose", "reshape", "slice", "max_pool"})
+_MOVES = frozenset({"gather", "transpose", "reshape", "slice", "max_pool"})
 _NEVER_NEGATIVE = frozenset({"relu", "sigmoid", "softmax", "abs", "exp"})
 _KEEPS_SIGN = frozenset({"average_pool", "concat", "max", "mean", "resize", "sum"}) | _MOVES
 
@@ -136,7 +135,7 @@ def _lift(net: Network) -> tuple[Network, dict[str, Quantizer]]:
         if tensor in graph.outputs:
             return False
         return all(
-            node.op in QUANTIZABLE or (node.op in _MOVES and only_rounds_for_layers(node.output))
+            tensor in node.feature_maps or (node.op in _MOVES and only_rounds_for_layers(node.output))
             for node in graph.readers(tensor)
         )
 

@@ -170,7 +170,7 @@ class _Distributions:
                 return self._softmax(node, x)
             case "concat":
                 return self._joined(node, inputs)
-            case "reshape" | "transpose" | "slice" | "pad" | "broadcast" | "resize":
+            case "reshape" | "transpose" | "slice" | "gather" | "pad" | "broadcast" | "resize":
                 return self._moved(node, x)
         raise UnsupportedError(
             f"no distribution without images behind `{node.op}` (node `{node.name}`): calibrate on images"
@@ -246,6 +246,8 @@ class _Distributions:
                 if node.inputs[0] in self.graph.inputs and node.attr("axes")[-1] == 1:
                     return self.pixels
                 return _mixture(x)
+            case "gather" if len(x) > 1 and node.attr("axis") == last:
+                return x[list(node.attr("indices"))]
             case "slice" if len(x) > 1:
                 return x[slice(*node.attr("slices")[-1])]
             case "pad" if any(node.attr("padding")[-1]):

@@ -10,7 +10,6 @@ import numpy as np
 
 from ggdjax._errors import expect
 from ggdjax.ggd import FitCode
-from ggdjax.network._ops import QUANTIZABLE
 from ggdjax.report._record import feature_map_rows, weight_rows
 
 if TYPE_CHECKING:
@@ -147,11 +146,12 @@ def network_table(net: Network, *, width: int = 80) -> Table:
             _shape(net.graph.shape(node.inputs[0])[1:]) if node.inputs else "–",
             _shape(net.graph.shape(node.output)[1:]),
             str(sum(sizes)) if sizes else "–",
-            "yes" if node.op in QUANTIZABLE else "–",
+            "yes" if node.feature_maps else "–",
         )
     table.caption = (
         f"{len(net.graph.quantizable)} layers and {len(net.graph.feature_maps())} feature maps are rounded: inputs, "
-        "weights and biases of convolutions and dense layers. What lies between computes on their results."
+        "weights and biases of convolutions and dense layers, factors of matrix products. What lies between computes "
+        "on their results."
     )
     return table
 
@@ -198,7 +198,7 @@ def _about_layers(quantized: QuantizedNetwork, maps: dict[str, dict[str, Any]], 
     lines.append(
         f"±: codes on both sides of zero. dB: SQNR; {inputs if evaluated else ''}of the weights against the float ones."
     )
-    others = Counter(node.op for node in quantized.graph.nodes if node.op not in QUANTIZABLE)
+    others = Counter(node.op for node in quantized.graph.nodes if not node.feature_maps)
     if others:
         listed = ", ".join(f"{count} {op}" for op, count in others.items())
         lines.append(

@@ -16,7 +16,6 @@ import numpy as np
 
 from ggdjax._errors import DataError, expect, expect_array
 from ggdjax.network import Float, run
-from ggdjax.network._ops import QUANTIZABLE
 from ggdjax.quantization._batches import batches_of
 from ggdjax.quantization._sqnr import sqnr_db
 from ggdjax.tune._objectives import kl_divergence
@@ -162,10 +161,11 @@ class _Switched(Float):
         self.quantizers, self.on = quantizers, on
 
     def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
-        """Round the input of a convolution or dense layer, then compute in float."""
-        if node.op in QUANTIZABLE and (name := node.inputs[0]) in self.on:
-            rounded = self.quantizers.activations[name](inputs[0])
-            inputs = (jnp.where(self.on[name], rounded, inputs[0]), *inputs[1:])
+        """Round the inputs that are feature maps, then compute in float."""
+        names, inputs = node.feature_maps, list(inputs)
+        for k, name in enumerate(names):
+            if name in self.on:
+                inputs[k] = jnp.where(self.on[name], self.quantizers.activations[name](inputs[k]), inputs[k])
         return super().apply(node, params, *inputs)
 
 

@@ -22,7 +22,6 @@ import numpy as np
 
 from ggdjax.ggd import empirical_distortion
 from ggdjax.network import Float, run
-from ggdjax.network._ops import QUANTIZABLE
 from ggdjax.quantization._batches import batches_of
 from ggdjax.quantization._quantize import choose_activations, choose_weights
 
@@ -124,8 +123,9 @@ class _Disturbed(Float):
         self.added = added
 
     def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
-        if node.op in QUANTIZABLE:
-            inputs = (inputs[0] + self.added[node.inputs[0]], *inputs[1:])
+        if names := node.feature_maps:
+            changed = (x + self.added[name] for name, x in zip(names, inputs, strict=False))
+            inputs = (*changed, *inputs[len(names) :])
         return super().apply(node, params, *inputs)
 
 

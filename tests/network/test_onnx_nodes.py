@@ -14,27 +14,31 @@ import pytest
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.network import Float, run
-from ggdjax.network.onnx import _quantized, _shaping, _spatial  # noqa: F401 - they register operators
+from ggdjax.network.onnx import _composed, _multiplying, _quantized, _shaping, _spatial  # noqa: F401 - they register operators
 from ggdjax.network.onnx._convert import HANDLERS, convert
 
 onnx = pytest.importorskip("onnx")
 
 #: Operators with several activations; of all others the first input is the activation and the rest are constants, as
 #: weights and shapes are in a network.
-SEVERAL = {"Add", "Concat", "Div", "Mul", "Sub"}
+SEVERAL = {"Add", "Concat", "Div", "Einsum", "MatMul", "Mul", "Sub"}
 
 #: What the names of cases that are refused match -> what is outside the set.
 REFUSED = {
     "training": "training mode: the library is for inference",
     "gemm_default_matrix_bias": "a bias per row of the batch: the batch size is free",
-    "matmul_(3d|4d|bcast|1d)": "weights that are no matrix: products of activations (attention)",
     "maxpool_with_argmax": "the indices of a maximum",
     "test_pow(_example|_bcast_array|_types.*)?$": "a power per element; one constant power is supported",
-    "reduce_max_empty_set": "the maximum of nothing",
+    "reduce_(max|min|prod|log_sum_exp)_empty_set": "the maximum, minimum or product of nothing",
+    "einsum_batch_diagonal": "a diagonal",
     "resize.*(cubic|antialias|tf_crop|not_larger|not_smaller)": "resizing other than nearest and linear",
 }
-#: Operators without a float32 case: their cases are of integers, or went with their last version; see other tests.
-WITHOUT_CASES = {"Cast", "Upsample", "QuantizeLinear", "DequantizeLinear"}
+#: Operators without a float32 case: their cases are of integers or truth values, or went with their last version; see
+#: other tests.
+WITHOUT_CASES = {
+    *("Cast", "Upsample", "QuantizeLinear", "DequantizeLinear"),
+    *("Einsum", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Where"),
+}
 #: Where the case and ONNX Runtime differ, the importer does as ONNX Runtime: it takes the size, not scale x length.
 DIFFERENT = {"test_resize_downsample_scales_linear_align_corners"}
 
@@ -57,7 +61,8 @@ def _is_float32(case: Any, operator: str) -> bool:
     return (
         len(graph.node) == 1
         and graph.node[0].op_type == operator
-        and all(getattr(value, "dtype", None) == np.float32 for value in (inputs[0], outputs[0]))
+        and getattr(inputs[0], "dtype", None) == np.float32
+        and getattr(outputs[0], "dtype", None) == (np.int64 if operator.startswith("Arg") else np.float32)
     )
 
 

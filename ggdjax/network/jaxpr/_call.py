@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from ggdjax._errors import UnsupportedError
-from ggdjax.network._builder import Constant, GraphBuilder, View
+from ggdjax.network._builder import Comparison, Constant, GraphBuilder, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -24,17 +24,6 @@ _LAYERS = frozenset({"conv", "dense"})
 def _scope(equation: Any) -> str:
     """Return the name scopes around an equation, without the transformations: ``vmap(net)/conv`` is ``net/conv``."""
     return re.sub(r"\w+\(([^()]*)\)", r"\1", str(equation.source_info.name_stack))
-
-
-class Comparison:
-    """A view compared with a number, for `where`: x > threshold or, where not ``strict``, x ≥ threshold.
-
-    ``positive``: whether it is this that is asked, not its contrary.
-    """
-
-    def __init__(self, view: View, *, threshold: float, strict: bool, positive: bool) -> None:
-        self.view = view
-        self.threshold, self.strict, self.positive = threshold, strict, positive
 
 
 Value = View | Constant | Comparison

@@ -10,6 +10,7 @@ import numpy as np
 
 from ggdjax.network._builder import Constant, View, channels_last, common_order, stored_constant
 from ggdjax.network._ops import window_counts
+from ggdjax.network._products import product_of_views, product_with_weight
 from ggdjax.network.jaxpr._call import Call, Comparison
 from ggdjax.network.jaxpr._lrn import note_channel_sum, response_norm
 
@@ -301,28 +302,17 @@ def _ints(values: Sequence[Any]) -> tuple[int, ...]:
 def _dot(call: Call) -> View:
     contract, batch = call.param("dimension_numbers")
     if all(isinstance(value, View) for value in call.inputs):
-        raise call.refuse("a product of two activations (attention)")
+        return product_of_views(call, [call.view(0), call.view(1)], contract, batch)
     which = 0 if isinstance(call.inputs[0], View) else 1
-    if batch[0]:
-        raise call.refuse("a batched product")
     view, weight = call.view(which), call.constant(1 - which)
-    ours, theirs = contract[which], contract[1 - which]
-    free = [axis for axis in range(len(view.axes)) if axis not in ours]
-    columns = [axis for axis in range(weight.ndim) if axis not in theirs]
-    kernel = weight.transpose((*theirs, *columns)).reshape(prod(weight.shape[axis] for axis in theirs), -1)
-    rows = view.permute((*free, *ours))
-    if len(ours) != 1:
-        rows = call.reshape(rows, _each(call.shape(rows), lambda shape: (*shape[: len(free)], kernel.shape[0])))
-    result = call.emit("dense", [call.builder.native(rows)], range(len(free) + 1), {"kernel": kernel})
-    if len(columns) != 1:
-        result = call.reshape(
-            result,
-            _each(call.shape(result), lambda s: (*s[:-1], *(weight.shape[axis] for axis in columns))),
-        )
+    order = (which, 1 - which)
+    contract, batch = [contract[k] for k in order], [batch[k] for k in order]
+    result = product_with_weight(call, view, weight, contract, batch)
     if which == 0:
         return result
-    count = len(free)
-    return result.permute((*range(count, count + len(columns)), *range(count)))
+    shared, columns = len(batch[0]), weight.ndim - len(contract[1]) - len(batch[0])
+    count = len(result.axes) - columns
+    return result.permute((*range(shared), *range(count, count + columns), *range(shared, count)))
 
 
 def _each(probes: tuple, function: Any) -> tuple:

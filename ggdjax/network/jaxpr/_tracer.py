@@ -35,8 +35,8 @@ def trace(function: Callable[..., Any] | tuple[Any, Any], example: Any) -> Netwo
       example: an array, or a `jax.ShapeDtypeStruct`, of the argument's shape, batch first. Its values do not matter.
 
     Raises:
-      UnsupportedError: an operation outside the set, control flow that depends on the argument, a product of
-        activations, random numbers, or a module in training mode: each says what to do.
+      UnsupportedError: an operation outside the set, control flow that depends on the argument, random
+        numbers, or a module in training mode: each says what to do.
       GgdjaxError: the function cannot be traced, or what it does depends on the batch size.
 
     Example:

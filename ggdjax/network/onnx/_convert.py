@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax._errors import ModelError, UnsupportedError
-from ggdjax.network._builder import Constant, GraphBuilder, Grid, Probes, View, channels_last
+from ggdjax.network._builder import Comparison, Constant, GraphBuilder, Grid, Probes, View, channels_last
 from ggdjax.network._graph import PROBE_BATCHES
 from ggdjax.network.onnx._model import as_float32, opset, read_tensor
 
@@ -60,7 +60,7 @@ class Call:
         """Whether input ``index`` is given."""
         return index < len(self.node.input) and bool(self.node.input[index])
 
-    def get(self, index: int) -> View | Constant:
+    def get(self, index: int) -> View | Constant | Comparison:
         """Return input ``index``."""
         return self._env[self.node.input[index]]
 
@@ -69,6 +69,15 @@ class Call:
         value = self.get(index)
         if isinstance(value, Constant):
             raise self.refuse(f"a constant as input {index}")
+        if isinstance(value, Comparison):
+            raise self.refuse("the result of a comparison as a number; `Where` of it is supported")
+        return value
+
+    def comparison(self, index: int) -> Comparison:
+        """Return input ``index``, which must compare an activation with a number."""
+        value = self.get(index)
+        if not isinstance(value, Comparison):
+            raise self.refuse("a condition other than the comparison of an activation with a number")
         return value
 
     def constants(self, index: int, attribute: str | None = None) -> tuple[np.ndarray, np.ndarray] | None:
@@ -79,7 +88,7 @@ class Call:
         if not self.has(index):
             return None
         value = self.get(index)
-        if isinstance(value, View):
+        if not isinstance(value, Constant):
             raise self.refuse(f"`{self.node.input[index]}` computed from the network's input; a constant is needed")
         return value.probes
 
@@ -288,9 +297,17 @@ def convert(
             env.update(folded)
             continue
         result = HANDLERS[node.op_type](Call(node, env, builder, version, batch))
-        if grids is not None and node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"}:
+        if (
+            grids is not None
+            and isinstance(result, View)
+            and node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+        ):
             weights = zip(("kernel", "bias"), node.input[1:3], strict=False)
-            found = {role: env[name].grid for role, name in weights if name and env[name].grid is not None}
+            found = {
+                role: env[name].grid
+                for role, name in weights
+                if name and isinstance(env[name], Constant) and env[name].grid is not None
+            }
             grids[builder.producer(result.tensor).name] = found
         env.update(zip(node.output, result if isinstance(result, tuple) else (result,), strict=False))
     results = []
@@ -312,7 +329,7 @@ def _fold(
             name: Constant(*(_of_shape(shape) for shape in builder.shape(value))) if isinstance(value, View) else value
             for name, value in inputs.items()
         }
-    if any(isinstance(value, View) for value in inputs.values()):
+    if not all(isinstance(value, Constant) for value in inputs.values()):
         return None
     import onnx
 

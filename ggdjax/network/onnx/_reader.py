@@ -62,7 +62,7 @@ def load_with_grids(
 ) -> tuple[Network, Grids]:
     """Do as `load_onnx`, and also return the grids that a quantized file stores its weights and biases on."""
     from ggdjax.network._rewrites import simplify
-    from ggdjax.network.onnx import _quantized, _shaping, _spatial  # noqa: F401  (they register the operators)
+    from ggdjax.network.onnx import _composed, _multiplying, _quantized, _shaping, _spatial  # noqa: F401  (they register the operators)
     from ggdjax.network.onnx._convert import convert
     from ggdjax.network.onnx._model import read_model
 

@@ -43,25 +43,25 @@ def _exponential(call: Call) -> View:
     alpha = float(call.attr("alpha", 1.6732632423543772 if kind == "Selu" else 1.0))
     below = call.same_order("clip", low=None, high=0.0)
     if kind == "Celu":
-        below = _by(call, "mul", below, 1 / alpha)
-    below = _by(call, "mul", _by(call, "sub", _op(call, "exp", below), 1.0), alpha)
-    found = _op(call, "add", call.same_order("relu"), below)
-    return _by(call, "mul", found, float(call.attr("gamma", 1.0507009873554805))) if kind == "Selu" else found
+        below = apply_number(call, "mul", below, 1 / alpha)
+    below = apply_number(call, "mul", apply_number(call, "sub", apply(call, "exp", below), 1.0), alpha)
+    found = apply(call, "add", call.same_order("relu"), below)
+    return apply_number(call, "mul", found, float(call.attr("gamma", 1.0507009873554805))) if kind == "Selu" else found
 
 
 @handler("Softplus", "Mish")
 def _softplus(call: Call) -> View:
     """Return log(1 + exp(x)) = max(x, 0) + log(1 + exp(−|x|)); mish is x · tanh of it."""
-    small = _op(call, "exp", _by(call, "mul", call.same_order("abs"), -1.0))
-    softplus = _op(call, "add", call.same_order("relu"), _op(call, "log", _by(call, "add", small, 1.0)))
+    small = apply(call, "exp", apply_number(call, "mul", call.same_order("abs"), -1.0))
+    softplus = apply(call, "add", call.same_order("relu"), apply(call, "log", apply_number(call, "add", small, 1.0)))
     if call.node.op_type == "Softplus":
         return softplus
-    return _op(call, "mul", call.view(), _op(call, "tanh", softplus))
+    return apply(call, "mul", call.view(), apply(call, "tanh", softplus))
 
 
 @handler("Softsign")
 def _softsign(call: Call) -> View:
-    return _op(call, "div", call.view(), _by(call, "add", call.same_order("abs"), 1.0))
+    return apply(call, "div", call.view(), apply_number(call, "add", call.same_order("abs"), 1.0))
 
 
 @handler("Gelu")
@@ -69,11 +69,11 @@ def _gelu(call: Call) -> View:
     """Return x · (1 + erf(x / √2)) / 2, or its approximation by tanh (Hendrycks and Gimpel 2016)."""
     x = call.view()
     if call.attr("approximate", b"none") in {b"tanh", "tanh"}:
-        cube = _by(call, "mul", call.same_order("power", exponent=3.0), 0.044715)
-        inner = _op(call, "tanh", _by(call, "mul", _op(call, "add", x, cube), math.sqrt(2 / math.pi)))
+        cube = apply_number(call, "mul", call.same_order("power", exponent=3.0), 0.044715)
+        inner = apply(call, "tanh", apply_number(call, "mul", apply(call, "add", x, cube), math.sqrt(2 / math.pi)))
     else:
-        inner = _op(call, "erf", _by(call, "mul", x, math.sqrt(0.5)))
-    return _op(call, "mul", _by(call, "mul", x, 0.5), _by(call, "add", inner, 1.0))
+        inner = apply(call, "erf", apply_number(call, "mul", x, math.sqrt(0.5)))
+    return apply(call, "mul", apply_number(call, "mul", x, 0.5), apply_number(call, "add", inner, 1.0))
 
 
 @handler("ThresholdedRelu")
@@ -84,12 +84,13 @@ def _thresholded_relu(call: Call) -> View:
     return call.emit("select", [view.tensor] * 2, view.axes, zero, threshold=threshold, strict=True)
 
 
-def _op(call: Call, op: str, *views: View) -> View:
-    """Append an elementwise operation of views of one order."""
-    return call.emit(op, [view.tensor for view in views], views[0].axes)
+def apply(call: Call, op: str, *views: View) -> View:
+    """Append an elementwise operation of views."""
+    order = common_order(views)
+    return call.emit(op, [call.builder.stored(view, order) for view in views], order)
 
 
-def _by(call: Call, op: str, view: View, number: float) -> View:
+def apply_number(call: Call, op: str, view: View, number: float) -> View:
     """Append an operation of a view and a number."""
     return call.emit(op, [view.tensor], view.axes, {"constant": np.full((1,) * len(view.axes), number, np.float32)})
 

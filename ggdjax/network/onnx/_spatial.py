@@ -111,14 +111,6 @@ def _gemm(call: Call) -> View:
     return call.emit("dense", [call.builder.native(view)], (0, 1), {"kernel": kernel, "bias": bias})
 
 
-@handler("MatMul")
-def _matmul(call: Call) -> View:
-    view, kernel = call.view(0), call.weight(1)
-    if kernel.ndim != 2:
-        raise call.refuse(f"a product with a weight of {kernel.ndim} axes; 2 are supported")
-    return call.emit("dense", [call.builder.native(view)], range(len(view.axes)), {"kernel": kernel})
-
-
 @handler("BatchNormalization")
 def _batch_normalization(call: Call) -> View:
     # Before operator set 14 it is the outputs beside the result, statistics of the batch, that say so.

@@ -175,6 +175,17 @@ def _dense(writer: Writer, node: Node) -> View:
     return View(output, own)
 
 
+@writes("matmul")
+def _matmul(writer: Writer, node: Node) -> View:
+    return matmul_node(writer, node, [writer.view(node, k) for k in (0, 1)])
+
+
+def matmul_node(writer: Writer, node: Node, operands: Sequence[View]) -> View:
+    """Write the product of two stored tensors."""
+    output = writer.node("MatMul", [writer.native(view) for view in operands], node.name)
+    return View(output, tuple(range(len(operands[0].axes))))
+
+
 @writes("affine")
 def _affine(writer: Writer, node: Node) -> View:
     view = writer.view(node)
@@ -431,6 +442,20 @@ def _slice(writer: Writer, node: Node) -> View:
         stops.append(last if stop is None else stop)
     lists = (starts, stops, [view.axes[axis] for axis in moved], [slices[axis][2] for axis in moved])
     return _same_order(writer, node, "Slice", [writer.integers(values) for values in lists])
+
+
+@writes("gather")
+def _gather(writer: Writer, node: Node) -> View:
+    axis = writer.view(node).axes[node.attr("axis")]
+    return _same_order(writer, node, "Gather", [writer.integers(node.attr("indices"))], axis=axis)
+
+
+@writes("argmax")
+def _argmax(writer: Writer, node: Node) -> View:
+    (axis,), source = node.attr("axes"), writer.native(writer.view(node))
+    found = writer.node("ArgMax", [source], f"{node.name}.index", axis=axis, keepdims=int(node.attr("keepdims")))
+    output = writer.node("Cast", [found], node.name, to=1)
+    return View(output, tuple(range(len(writer.graph.shape(node.output)))))
 
 
 @writes("resize")

@@ -1,0 +1,87 @@
+"""Operations without integers of their own, written as several that have them: softmax, and quotients of two tensors.
+
+A softmax is e · (1 / Σ e) with e = exp(min(x − max x, 0)), a quotient a · (1 / b): exponential and reciprocal are
+tables, and the product is of two numbers of ``factor_bits``. The limits change nothing; they say what is proven: e lies
+in (0, 1], and the sum of n of them, the largest of which is 1, in [1, n].
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+
+from ggdjax.network import Node
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ggdjax.network import Graph
+    from ggdjax.network._graph import Shape
+    from ggdjax.quantization import QuantizedNetwork
+
+Bounds = tuple[float, float]
+
+
+def lowered(
+    q: QuantizedNetwork, graph: Graph, measured: Mapping[str, Bounds]
+) -> tuple[QuantizedNetwork, dict[str, Bounds]]:
+    """Return the network with ``graph`` rewritten, and what was measured with the ranges of new tensors beside it."""
+    found = _Lowering(q, graph, measured)
+    for node in graph.nodes:
+        if node.op == "softmax":
+            found.softmax(node)
+        elif node.op == "div" and len(node.inputs) == 2:
+            found.quotient(node)
+        else:
+            found.nodes.append(node)
+    rewritten = replace(graph, nodes=tuple(found.nodes), shapes=tuple(found.shapes.items()))
+    return replace(q, graph=rewritten, params=found.params, record=q.record), found.measured
+
+
+class _Lowering:
+    def __init__(self, q: QuantizedNetwork, graph: Graph, measured: Mapping[str, Bounds]) -> None:
+        self.nodes: list[Node] = []
+        self.params, self.shapes = dict(q.params), dict(graph.shapes)
+        self.measured = dict(measured)
+
+    def emit(self, op: str, inputs: tuple[str, ...], output: str, shape: Shape, **attrs: object) -> str:
+        self.nodes.append(Node(name=output, op=op, inputs=inputs, output=output, attrs=tuple(sorted(attrs.items()))))
+        self.shapes[output] = shape
+        return output
+
+    def reciprocal(self, tensor: str, name: str) -> str:
+        output = self.emit("div", (tensor,), f"{name}.reciprocal", self.shapes[tensor], reverse=True)
+        key = f"{output}/constant"
+        self.params[key] = jnp.ones((1,) * len(self.shapes[tensor]), jnp.float32)
+        self.nodes[-1] = self.nodes[-1].with_params(constant=key)
+        return output
+
+    def quotient(self, node: Node) -> None:
+        first, second = node.inputs[::-1] if dict(node.attrs).get("reverse", False) else node.inputs
+        factor = self.reciprocal(second, node.output)
+        least, most = self.measured.get(second, (0.0, 0.0))
+        if least > 0 or most < 0:
+            self.measured[factor] = (1 / most, 1 / least)
+        self.nodes.append(replace(node, op="mul", inputs=(first, factor), attrs=()))
+
+    def softmax(self, node: Node) -> None:
+        (x,), axes, name = node.inputs, node.attr("axes"), node.output
+        shape = self.shapes[x]
+        axes = tuple(axis % len(shape) for axis in axes)
+        reduced = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
+        largest = self.emit("max", (x,), f"{name}.max", reduced, axes=axes, keepdims=True)
+        away = self.emit("sub", (x, largest), f"{name}.away", shape)
+        held = self.emit("clip", (away,), f"{name}.held", shape, low=None, high=0.0)
+        powers = self.emit("exp", (held,), f"{name}.exp", shape)
+        total = self.emit("sum", (powers,), f"{name}.sum", reduced, axes=axes, keepdims=True)
+        sum_ = self.emit("clip", (total,), f"{name}.total", reduced, low=1.0, high=None)
+        terms = float(prod(shape[axis] or 1 for axis in axes))
+        if x in self.measured:
+            least, most = self.measured[x]
+            self.measured |= {largest: (least, most), away: (least - most, 0.0), held: (least - most, 0.0)}
+        self.measured |= {powers: (0.0, 1.0), total: (0.0, terms), sum_: (1.0, terms)}
+        factor = self.reciprocal(sum_, name)
+        self.nodes.append(replace(node, op="mul", inputs=(powers, factor), attrs=()))

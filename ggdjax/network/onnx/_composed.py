@@ -1,0 +1,339 @@
+"""ONNX operators that are several operations of ours: normalizations, reductions, rearrangements, choices."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ggdjax.network._builder import Comparison, Constant, View, common_order, picked, stored_constant
+from ggdjax.network.onnx._convert import Call, handler
+from ggdjax.network.onnx._shaping import apply, apply_number
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def _reduced(call: Call, op: str, view: View, axes: Sequence[int], *, keepdims: bool = True) -> View:
+    """Append a reduction over axes of ``view``, which are not the batch."""
+    call.refuse_batch(view, axes, "a reduction over the batch")
+    stored = tuple(sorted(view.axes[axis] for axis in axes))
+    left = view.axes
+    if not keepdims:
+        kept = [position for axis, position in enumerate(view.axes) if axis not in axes]
+        left = tuple(sorted(kept).index(position) for position in kept)
+    return call.emit(op, [view.tensor], left, axes=stored, keepdims=keepdims)
+
+
+def _with(call: Call, op: str, view: View, constant: np.ndarray) -> View:
+    """Append an elementwise operation with a constant in the model's order of (its last) axes."""
+    return call.emit(op, [view.tensor], view.axes, {"constant": stored_constant(constant, view)})
+
+
+def _square(call: Call, view: View) -> View:
+    return call.emit("power", [view.tensor], view.axes, exponent=2.0)
+
+
+# Normalizations -----------------------------------------------------------------------------------------------------
+
+
+def _standardized(call: Call, view: View, axes: Sequence[int], epsilon: float) -> View:
+    """Return (x − mean) / √(variance + ε) over ``axes``."""
+    centred = apply(call, "sub", view, _reduced(call, "mean", view, axes))
+    return _over_root(call, centred, axes, epsilon)
+
+
+def _over_root(call: Call, view: View, axes: Sequence[int], epsilon: float) -> View:
+    """Return x / √(mean of x² + ε)."""
+    power = apply_number(call, "add", _reduced(call, "mean", _square(call, view), axes), epsilon)
+    return apply(call, "mul", view, call.emit("power", [power.tensor], power.axes, exponent=-0.5))
+
+
+def _by_channel(call: Call, view: View, scale: np.ndarray | None, offset: np.ndarray | None) -> View:
+    """Scale and shift axis 1 of ``view``."""
+    for op, value in (("mul", scale), ("add", offset)):
+        if value is not None:
+            view = _with(call, op, view, value.reshape(-1, *(1,) * (len(view.axes) - 2)))
+    return view
+
+
+@handler("InstanceNormalization")
+def _instance_normalization(call: Call) -> View:
+    view = call.view()
+    found = _standardized(call, view, range(2, len(view.axes)), call.attr("epsilon", 1e-5))
+    return _by_channel(call, found, call.weight(1), call.weight(2))
+
+
+@handler("LayerNormalization", "RMSNormalization")
+def _layer_normalization(call: Call) -> View | tuple[View, ...]:
+    view, rms = call.view(), call.node.op_type == "RMSNormalization"
+    rank = len(view.axes)
+    axes = range(call.attr("axis", -1) % rank, rank)
+    call.refuse_batch(view, axes, "normalization over the batch")
+    epsilon, statistics = call.attr("epsilon", 1e-5), ()
+    if not rms and any(call.node.output[1:]):
+        mean = _reduced(call, "mean", view, axes)
+        variance = _reduced(call, "mean", _square(call, apply(call, "sub", view, mean)), axes)
+        power = apply_number(call, "add", variance, epsilon)
+        statistics = (mean, call.emit("power", [power.tensor], power.axes, exponent=-0.5))
+    found = (_over_root if rms else _standardized)(call, view, axes, epsilon)
+    found = _with(call, "mul", found, call.weight(1))
+    found = found if rms or not call.has(2) else _with(call, "add", found, call.weight(2))
+    return (found, *statistics) if statistics else found
+
+
+@handler("GroupNormalization")
+def _group_normalization(call: Call) -> View:
+    view, groups = call.view(), call.attr("num_groups", 1)
+    shapes = call.shape(view)
+    apart = call.reshape(view, *((shape[0], groups, prod(shape[1:]) // groups) for shape in shapes))
+    found = call.reshape(_standardized(call, apart, [2], call.attr("epsilon", 1e-5)), *shapes)
+    # Before operator set 21 there is one scale for each group.
+    scale, offset = (np.repeat(call.weight(k), shapes[0][1] // call.weight(k).size) for k in (1, 2))
+    return _by_channel(call, found, scale, offset)
+
+
+@handler("MeanVarianceNormalization")
+def _mean_variance_normalization(call: Call) -> View:
+    view = call.view()
+    axes = sorted(int(axis) % len(view.axes) for axis in call.attr("axes", (0, 2, 3)))
+    return _standardized(call, view, axes, 1e-9)
+
+
+@handler("LpNormalization")
+def _lp_normalization(call: Call) -> View:
+    view = call.view()
+    axes, order = [call.attr("axis", -1) % len(view.axes)], call.attr("p", 2)
+    if order == 1:
+        total = _reduced(call, "sum", call.same_order("abs"), axes)
+    else:
+        total = apply(call, "sqrt", _reduced(call, "sum", _square(call, view), axes))
+    # Of zeros the norm is 0, and the result is.
+    held = call.emit("clip", [total.tensor], total.axes, low=1e-30, high=None)
+    return apply(call, "div", view, held)
+
+
+@handler("LogSoftmax")
+def _log_softmax(call: Call) -> View:
+    """Return x − m − log Σ exp(x − m), m the largest."""
+    view = call.view()
+    rank = len(view.axes)
+    axis = call.attr("axis", -1 if call.version >= 13 else 1) % rank
+    # Before operator set 13 everything from the axis on was one axis.
+    axes = [axis] if call.version >= 13 else range(axis, rank)
+    away = apply(call, "sub", view, _reduced(call, "max", view, axes))
+    total = _reduced(call, "sum", apply(call, "exp", away), axes)
+    return apply(call, "sub", away, apply(call, "log", total))
+
+
+# Reductions ---------------------------------------------------------------------------------------------------------
+
+_REDUCTIONS = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMin", "ReduceProd", "ReduceSumSquare")
+
+
+@handler(*_REDUCTIONS)
+def _reduce(call: Call) -> View:
+    view, kind = call.view(), call.node.op_type.removeprefix("Reduce")
+    axes = call.constant(1, "axes")
+    if axes is None or not axes.size:
+        if call.attr("noop_with_empty_axes", 0):
+            axes = np.zeros(0, int)
+        else:
+            axes = np.arange(len(view.axes))
+    axes = sorted({int(axis) % len(view.axes) for axis in axes.reshape(-1)})
+    keepdims = bool(call.attr("keepdims", 1))
+    if kind == "Min":
+        largest = _reduced(call, "max", apply_number(call, "mul", view, -1.0), axes, keepdims=keepdims)
+        return apply_number(call, "mul", largest, -1.0)
+    if kind == "Prod":
+        return _product(call, view, axes, keepdims=keepdims)
+    if kind == "LogSumExp":
+        largest = _reduced(call, "max", view, axes)
+        powers = apply(call, "exp", apply(call, "sub", view, largest))
+        total = apply(call, "log", _reduced(call, "sum", powers, axes))
+        found = apply(call, "add", total, largest)
+        return found if keepdims else _dropped(call, found, axes)
+    if kind in {"L2", "SumSquare"}:
+        view = _square(call, view)
+    elif kind == "L1":
+        view = call.same_order("abs")
+    total = _reduced(call, "sum", view, axes, keepdims=keepdims)
+    return apply(call, {"L2": "sqrt", "LogSum": "log"}[kind], total) if kind in {"L2", "LogSum"} else total
+
+
+def _product(call: Call, view: View, axes: Sequence[int], *, keepdims: bool) -> View:
+    """Return the product over axes, halves by halves."""
+    call.refuse_batch(view, axes, "a reduction over the batch")
+    if not prod(call.shape(view)[0][axis] for axis in axes):
+        raise call.refuse("the product of nothing")
+    for axis in axes:
+        while (size := call.shape(view)[0][axis]) > 1:
+            half = size // 2
+            parts = [_part(call, view, axis, start, start + half) for start in (0, half)]
+            found = apply(call, "mul", *parts)
+            if size % 2:
+                rest = _part(call, view, axis, size - 1, size)
+                joined = [found, rest]
+                order = common_order(joined)
+                stored = [call.builder.stored(one, order) for one in joined]
+                found = call.emit("concat", stored, order, axis=order[axis])
+            view = found
+    return view if keepdims else _dropped(call, view, axes)
+
+
+def _part(call: Call, view: View, axis: int, start: int, stop: int) -> View:
+    slices: list[tuple[int | None, int | None, int]] = [(None, None, 1)] * len(view.axes)
+    slices[view.axes[axis]] = (start, stop, 1)
+    return call.emit("slice", [view.tensor], view.axes, slices=tuple(slices))
+
+
+def _dropped(call: Call, view: View, axes: Sequence[int]) -> View:
+    """Return the view without axes of size 1."""
+    return call.reshape(view, *(tuple(n for k, n in enumerate(s) if k not in axes) for s in call.shape(view)))
+
+
+@handler("ArgMax", "ArgMin")
+def _arg_max(call: Call) -> View:
+    view = call.view()
+    axis = call.attr("axis", 0) % len(view.axes)
+    if call.node.op_type == "ArgMin":
+        view = apply_number(call, "mul", view, -1.0)
+    keepdims, last = bool(call.attr("keepdims", 1)), call.shape(view)[0][axis] - 1
+    if not call.attr("select_last_index", 0):
+        return _reduced(call, "argmax", view, [axis], keepdims=keepdims)
+    found = _reduced(call, "argmax", picked(call, view, axis, range(last, -1, -1)), [axis], keepdims=keepdims)
+    constant = {"constant": np.full((1,) * len(found.axes), last, np.float32)}
+    return call.emit("sub", [found.tensor], found.axes, constant, reverse=True)
+
+
+# Rearrangements -----------------------------------------------------------------------------------------------------
+
+
+@handler("DepthToSpace", "SpaceToDepth")
+def _rearranged(call: Call) -> View:
+    view, block = call.view(), call.attr("blocksize", 1)
+    first, second = call.shape(view)
+    _, chan, *space = first
+    columns_last = call.attr("mode", "DCR") == "CRD"
+    if call.node.op_type == "SpaceToDepth":
+        apart = [n for size in space for n in (size // block, block)]
+        order = (0, 1, 3, 5, 2, 4) if columns_last else (0, 3, 5, 1, 2, 4)
+        whole = [chan * block**2, *(size // block for size in space)]
+        apart = [chan, *apart]
+    else:
+        whole = [chan // block**2, *(size * block for size in space)]
+        apart = [whole[0], block, block, *space] if columns_last else [block, block, whole[0], *space]
+        order = (0, 1, 4, 2, 5, 3) if columns_last else (0, 3, 4, 1, 5, 2)
+    split = call.reshape(view, *((shape[0], *apart) for shape in (first, second)))
+    return call.reshape(split.permute(order), *((shape[0], *whole) for shape in (first, second)))
+
+
+@handler("Gather")
+def _gather(call: Call) -> View:
+    """Pick elements along an axis, by constant indices of any shape."""
+    if isinstance(call.get(0), Constant):
+        raise call.refuse("a constant as input 0, looked up by the network's input (an embedding)")
+    view = call.view()
+    axis = call.attr("axis", 0) % len(view.axes)
+    indices = call.constant(1)
+    call.refuse_batch(view, [axis], "picking images of the batch")
+    size = call.shape(view)[0][axis]
+    flat = [int(index) % size for index in indices.reshape(-1)]
+    found = picked(call, view, axis, flat)
+    if indices.ndim == 1:
+        return found
+    return call.reshape(found, *((*shape[:axis], *indices.shape, *shape[axis + 1 :]) for shape in call.shape(found)))
+
+
+# Choices ------------------------------------------------------------------------------------------------------------
+
+_COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+
+
+@handler(*_COMPARISONS)
+def _compare(call: Call) -> Comparison:
+    values = [call.get(0), call.get(1)]
+    which = 0 if isinstance(values[0], View) else 1
+    if isinstance(values[1 - which], View):
+        raise call.refuse("a comparison of two activations; Max and Min of them are supported")
+    number = call.weight(1 - which)
+    if number.size != 1:
+        raise call.refuse("a comparison with numbers that differ between elements")
+    kind = call.node.op_type
+    above = kind.startswith("Greater") == (which == 0)
+    # x < c is the contrary of x ≥ c, x ≤ c that of x > c.
+    strict = (not kind.endswith("Equal")) == above
+    return Comparison(call.view(which), threshold=float(number.reshape(())), strict=strict, positive=above)
+
+
+@handler("Not")
+def _not(call: Call) -> Comparison:
+    found = call.comparison(0)
+    return Comparison(found.view, threshold=found.threshold, strict=found.strict, positive=not found.positive)
+
+
+@handler("Where")
+def _where(call: Call) -> View:
+    condition, branches = call.get(0), [call.get(1), call.get(2)]
+    if isinstance(condition, Constant):
+        return _masked(call, np.asarray(call.constant(0), bool), branches)
+    condition = call.comparison(0)
+    view = condition.view
+    if any(isinstance(branch, View) and call.shape(branch) != call.shape(view) for branch in branches):
+        raise call.refuse("a choice between tensors of another shape than the one that is compared")
+    order = common_order([view, *(branch for branch in branches if isinstance(branch, View))])
+    stored = View(call.builder.stored(view, order), tuple(order))
+    inputs, constants = [stored.tensor], {}
+    indices = (1, 2) if condition.positive else (2, 1)
+    for role, index in zip(("above", "below"), indices, strict=True):
+        if isinstance(branch := call.get(index), View):
+            inputs.append(call.builder.stored(branch, order))
+        else:
+            constants[role] = stored_constant(call.weight(index), stored)
+    return call.emit("select", inputs, order, constants, threshold=condition.threshold, strict=condition.strict)
+
+
+def _masked(call: Call, mask: np.ndarray, branches: Sequence[View | Constant]) -> View:
+    """Return the sum of both branches, each with zeros where the constant condition chooses the other."""
+    rank = max(mask.ndim, *(len(b.axes) if isinstance(b, View) else b.probes[0].ndim for b in branches))
+    total = None
+    for index, (branch, kept) in enumerate(zip(branches, (mask, ~mask), strict=True)):
+        if isinstance(branch, Constant):
+            continue
+        first, second = call.shape(branch)
+        extra = (1,) * (rank - len(first))
+        raised = call.reshape(branch, extra + first, extra + second)
+        term = _with(call, "mul", raised, kept.astype(np.float32))
+        other = branches[1 - index]
+        if isinstance(other, Constant):
+            return _with(call, "add", term, call.weight(2 - index) * ~kept)
+        total = term if total is None else apply(call, "add", total, term)
+    return total
+
+
+@handler("Shrink")
+def _shrink(call: Call) -> View:
+    """Return x − bias above λ, x + bias below −λ, else 0."""
+    view, bias, limit = call.view(), float(call.attr("bias", 0.0)), float(call.attr("lambd", 0.5))
+    less, more = (apply_number(call, "add", view, amount) for amount in (-bias, bias))
+    zero = np.zeros((1,) * len(view.axes), np.float32)
+    inputs = [view.tensor, more.tensor]
+    # At or above −λ there is 0, below it x + bias.
+    below = call.emit("select", inputs, view.axes, {"above": zero}, threshold=-limit, strict=False)
+    return call.emit("select", [view.tensor, less.tensor, below.tensor], view.axes, threshold=limit, strict=True)
+
+
+@handler("Reciprocal")
+def _reciprocal(call: Call) -> View:
+    view = call.view()
+    one = np.ones((1,) * len(view.axes), np.float32)
+    return call.emit("div", [view.tensor], view.axes, {"constant": one}, reverse=True)
+
+
+@handler("Swish")
+def _swish(call: Call) -> View:
+    view, alpha = call.view(), float(call.attr("alpha", 1.0))
+    if alpha == 1.0:
+        return call.same_order("silu")
+    return apply(call, "mul", view, apply(call, "sigmoid", apply_number(call, "mul", view, alpha)))

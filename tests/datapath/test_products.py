@@ -1,0 +1,151 @@
+"""Products of two feature maps, weights by groups, and what attention needs beside them: from importers to exports."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ggdjax as gd
+from ggdjax import datapath, export, tune
+from ggdjax._errors import GgdjaxError, UnsupportedError
+from ggdjax.network import count_macs, load_onnx
+
+sys.path.append(str(Path(__file__).parents[1] / "network"))
+from runtime import exported, make_model, onnx, run_onnx
+
+make_node = onnx.helper.make_node
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+W = [0.7 * normal(4, 4) for _ in range(3)]
+SLICES = normal(6, 4, 3)
+
+
+def attention(x: jax.Array) -> jax.Array:
+    x = x.reshape(x.shape[0], -1, 4)
+    q, k, v = (x @ w for w in W)
+    return jax.nn.softmax(jnp.einsum("bqc,bkc->bqk", q, k) / 2, axis=-1) @ v
+
+
+FUNCTIONS = {
+    "attention": attention,
+    "bilinear pooling": lambda x: jnp.einsum("bhwc,bhwd->bcd", x, x) / 30,
+    "heads": lambda x: jnp.einsum("bhwc,bgwc->bwhg", x, jax.nn.relu(x)) @ SLICES[:, 0, :2],
+    "vectors": lambda x: jnp.einsum("bc,bc->b", x[:, 0, 0], x[:, 1, 1])[:, None] @ SLICES[0, :1],
+    "outer": lambda x: jnp.einsum("bh,bc->bhc", x[:, :, 0, 0], x[:, 0, 0]) @ W[0],
+    "weights by row": lambda x: jax.nn.relu(jnp.einsum("hck,bhwc->bwhk", SLICES, x)) @ SLICES[0, :3],
+    "batched, weight first": lambda x: jax.lax.dot_general(SLICES, x, (((1,), (3,)), ((0,), (1,)))).transpose(
+        2, 3, 1, 0
+    ),
+    "softmax over space": lambda x: (jax.nn.softmax(x, axis=(1, 2)) * x).sum((1, 2)) @ W[1],
+    "quotient": lambda x: (x / (1 + jnp.abs(x).sum(-1, keepdims=True))) @ W[2],
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_from_the_tracer_to_exports(name: str, tmp_path: Path) -> None:
+    function, x = FUNCTIONS[name], normal(12, 6, 5, 4)
+    net = gd.trace(function, x[:1])
+    np.testing.assert_allclose(net(x), function(x), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(exported(net, x), function(x), rtol=1e-4, atol=1e-4)
+    q = gd.quantize(net, gd.calibrate(net, [x]), gd.QuantConfig(scheme="max-abs"))
+    assert set(q.quantizers.activations) == {t for node in net.graph.nodes for t in node.feature_maps}
+    program = datapath.compile(q)
+    found = datapath.agreement(program, q, [x])
+    assert found.equal_given_inputs > 0.999
+    assert max(tensor.largest_given_inputs for tensor in found.feature_maps.values()) <= 1
+    export.export_onnx(program, tmp_path / "integer.onnx", form="integer")
+    np.testing.assert_array_equal(run_onnx(tmp_path / "integer.onnx", x), program.integers(x))
+    export.export_onnx(program, tmp_path / "qdq.onnx")
+    difference = np.abs(run_onnx(tmp_path / "qdq.onnx", x, optimize=False) - q(x))
+    assert np.mean(difference > 1e-3) < 0.01
+
+
+def test_both_factors_are_rounded_and_narrow_widths_compile() -> None:
+    x = normal(12, 6, 5, 4)
+    net = gd.trace(attention, x[:1])
+    calibration = gd.calibrate(net, [x])
+    product = next(node for node in net.graph.nodes if node.op == "matmul")
+    assert {fm.tensor for fm in net.graph.feature_maps()} >= set(product.inputs)
+    for bits in (3, 12):
+        q = gd.quantize(net, calibration, gd.QuantConfig(scheme="max-abs", activation_bits=bits))
+        program = datapath.compile(q, datapath.Accelerator(activation_bits=max(bits, 8)))
+        assert datapath.agreement(program, q, [x]).equal_given_inputs > 0.99
+    left = gd.QuantConfig(scheme="max-abs", activation_bits_of={product.inputs[0]: "float"})
+    with pytest.raises(GgdjaxError, match="stays in float"):
+        datapath.compile(gd.quantize(net, calibration, left))
+    with pytest.raises(GgdjaxError, match=r"\(matmul\) can reach .* `accumulator_bits` are 12: raise them"):
+        datapath.compile(
+            gd.quantize(net, calibration, gd.QuantConfig(scheme="max-abs")),
+            datapath.Accelerator(accumulator_bits=12, bias_bits=12, overflow="wrap"),
+        )
+
+
+def test_tuning_counts_and_files(tmp_path: Path) -> None:
+    x = normal(12, 6, 5, 4)
+    net = gd.trace(
+        lambda x: attention(x).reshape(x.shape[0], -1) @ np.tile(np.eye(5, dtype=np.float32), (24, 1)), x[:1]
+    )
+    # three projections, two products of 30 by 30 by 4, the head
+    assert count_macs(net) == 3 * 30 * 16 + 2 * 30 * 30 * 4 + 120 * 5
+    q = gd.quantize(net, gd.calibrate(net, [x]), gd.QuantConfig(scheme="max-abs"))
+    assert gd.network.count_macs(tune.round_weights(q, x).network) == count_macs(net)
+    q.save(tmp_path / "net.safetensors")
+    np.testing.assert_array_equal(gd.load(tmp_path / "net.safetensors")(x), q(x))
+    datapath.compile(q).save(tmp_path / "program.safetensors")
+    np.testing.assert_array_equal(
+        gd.load(tmp_path / "program.safetensors").integers(x), datapath.compile(q).integers(x)
+    )
+
+
+CASES = {
+    "two maps": [make_node("Transpose", ["x"], ["t"], perm=[0, 1, 3, 2]), make_node("MatMul", ["x", "t"], ["y"])],
+    "one matrix for all": [make_node("ReduceMean", ["x"], ["m"], axes=[1]), make_node("MatMul", ["x", "m"], ["y"])],
+    "weight first": [make_node("MatMul", ["left", "x"], ["y"])],
+    "weight of three axes": [make_node("MatMul", ["x", "many"], ["y"])],
+    "weight of three axes first": [make_node("MatMul", ["many", "x"], ["y"])],
+    "weight of one axis": [make_node("MatMul", ["x", "vector"], ["y"])],
+    "weight of one axis first": [make_node("MatMul", ["vector", "x"], ["y"])],
+    "einsum": [make_node("Einsum", ["x", "x"], ["y"], equation="bchw,bdhw->bcd")],
+    "einsum, hidden axes": [make_node("Einsum", ["x", "x"], ["y"], equation="...ij,...kj->...ki")],
+    "einsum, no arrow": [make_node("Einsum", ["x", "left"], ["y"], equation="bchw,kw")],
+    "einsum, sums": [make_node("Einsum", ["x", "many"], ["y"], equation="bchw,cij->bih")],
+    "einsum of one": [make_node("Einsum", ["x"], ["y"], equation="bchw->bwc")],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_onnx(name: str, tmp_path: Path) -> None:
+    constants = {"left": normal(3, 5), "many": normal(4, 5, 5), "vector": normal(5)}
+    x = normal(3, 4, 5, 5)
+    read = {tensor for node in CASES[name] for tensor in node.input}
+    model = make_model(CASES[name], ("batch", 4, 5, 5), {k: v for k, v in constants.items() if k in read})
+    onnx.save(model, tmp_path / "net.onnx")
+    net, expected = load_onnx(tmp_path / "net.onnx"), run_onnx(model, x)
+    np.testing.assert_allclose(net(x), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(exported(net, x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (make_node("Einsum", ["x", "x", "x"], ["y"], equation="bchw,bchw,bchw->b"), "more than two operands"),
+        (make_node("Einsum", ["x"], ["y"], equation="bchh->bc"), "a diagonal"),
+        (make_node("Einsum", ["x", "x"], ["y"], equation="bchw,bchw->chw"), "a sum over the batch: each image"),
+        (make_node("Einsum", ["x"], ["y"], equation="bchw->chw"), "a sum over the batch: each image"),
+        (make_node("Einsum", ["x", "x"], ["y"], equation="bchw,achw->ab"), "mixes the images of a batch"),
+    ],
+)
+def test_refusals(node: object, message: str, tmp_path: Path) -> None:
+    onnx.save(make_model([node], ("batch", 4, 5, 5)), tmp_path / "net.onnx")
+    with pytest.raises(UnsupportedError, match=message):
+        load_onnx(tmp_path / "net.onnx")
