@@ -68,7 +68,6 @@ if TYPE_CHECKING:
 #: Operation without an integer form -> what to do instead.
 _ALTERNATIVES = {
     "local_response_norm": "train without it, or with batch normalization",
-    "resize": "resize by nearest neighbour",
 }
 
 

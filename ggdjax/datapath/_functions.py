@@ -231,7 +231,9 @@ def tables(
     lookup_bits, bits = min(lookup_bits, bits), min(bits, lookup_bits + MOST_SHIFT)
     step, shift = _cells(low, high, lookup_bits, bits)
     first = (math.floor(low / step) >> shift) << shift
-    index = Format(scale=(step,), low=first, high=math.ceil(high / step), role="index", activation=flat)
+    # What lies beyond an end has the value at it, which a table holds where cells begin.
+    last = -((-math.ceil(high / step)) >> shift << shift)
+    index = Format(scale=(step,), low=first, high=last, role="index", activation=flat)
     pieces = [_Piece.of(tamed, index, shift)]
     if not (np.isfinite(pieces[0].values).all() and np.isfinite(pieces[0].bend).all()):
         raise UnsupportedError(
@@ -302,7 +304,7 @@ def _cells(low: float, high: float, lookup_bits: int, bits: int) -> tuple[float,
 
     The number of cells includes both ends.
     """
-    least, cells = 2.0**-100, (1 << lookup_bits) - 2
+    least, cells = 2.0**-100, (1 << lookup_bits) - 3
     by_width = max(high - low, least) / (cells << (bits - lookup_bits))
     by_size = max(abs(low), abs(high), least) / (1 << 29)
     step = math.ldexp(1.0, math.ceil(math.log2(max(by_width, by_size))))

@@ -1,8 +1,9 @@
-"""Operations without integers of their own, written as several that have them: softmax, and quotients of two tensors.
+"""Operations without integers of their own, written as several that have them: softmax, quotients, resizing.
 
 A softmax is e · (1 / Σ e) with e = exp(min(x − max x, 0)), a quotient a · (1 / b): exponential and reciprocal are
-tables, and the product is of two numbers of ``factor_bits``. The limits change nothing; they say what is proven: e lies
-in (0, 1], and the sum of n of them, the largest of which is 1, in [1, n].
+tables, and the product is of two numbers of ``factor_bits``. The limits change nothing; they say what is proven: e
+lies in (0, 1], and the sum of n of them, the largest of which is 1, in [1, n]. Resizing picks elements along an axis,
+or adds up a few of them, each times a weight that depends on the position.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from math import prod
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
+import numpy as np
 
 from ggdjax.network import Node
+from ggdjax.network._resize import taps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +36,8 @@ def lowered(
     for node in graph.nodes:
         if node.op == "softmax":
             found.softmax(node)
+        elif node.op == "resize":
+            found.resize(node)
         elif node.op == "div" and len(node.inputs) == 2:
             found.quotient(node)
         else:
@@ -67,6 +72,44 @@ class _Lowering:
             self.measured[factor] = (1 / most, 1 / least)
         self.nodes.append(replace(node, op="mul", inputs=(first, factor), attrs=()))
 
+    def resize(self, node: Node) -> None:
+        """Pick the nearest elements of each axis, or add up the neighbours, each times its weight by position."""
+        (tensor,), attrs = node.inputs, dict(node.attrs)
+        sizes, scales, last = attrs.pop("sizes"), attrs.pop("scales"), None
+        for axis, (size, scale) in enumerate(zip(sizes, scales, strict=True)):
+            if size is None:
+                continue
+            index, weights = taps(self.shapes[tensor][axis], size, scale, **attrs)
+            shape = (*self.shapes[tensor][:axis], size, *self.shapes[tensor][axis + 1 :])
+            least, most = self.measured.get(tensor, (0.0, 0.0))
+            total = None
+            for tap, (at, weight) in enumerate(zip(index.tolist(), weights, strict=True)):
+                if not weight.any():
+                    continue
+                name = f"{node.output}.axis{axis}.{tap}"
+                term = self.emit("gather", (tensor,), name, shape, axis=axis, indices=tuple(at))
+                if attrs["method"] != "nearest":
+                    factor = weight.reshape(-1, *(1,) * (len(shape) - axis - 1))
+                    term = self.times(term, f"{name}.weighted", factor)
+                if total is not None:
+                    term = self.emit("add", (total, term), f"{name}.sum", shape)
+                if most > least:
+                    spread = float(np.abs(weights).sum(0).max()) * max(-least, most)
+                    self.measured[term] = (-spread if least < 0 else 0.0, spread if most > 0 else 0.0)
+                total = term
+            tensor = last = total
+        if last is None:
+            self.emit("reshape", (tensor,), node.output, self.shapes[node.output], shape=_kept(self.shapes[tensor]))
+            return
+        self.nodes[-1] = replace(self.nodes[-1], output=node.output)
+
+    def times(self, tensor: str, output: str, factor: np.ndarray) -> str:
+        self.emit("mul", (tensor,), output, self.shapes[tensor])
+        key = f"{output}/constant"
+        self.params[key] = jnp.asarray(factor, jnp.float32)
+        self.nodes[-1] = self.nodes[-1].with_params(constant=key)
+        return output
+
     def softmax(self, node: Node) -> None:
         (x,), axes, name = node.inputs, node.attr("axes"), node.output
         shape = self.shapes[x]
@@ -85,3 +128,8 @@ class _Lowering:
         self.measured |= {powers: (0.0, 1.0), total: (0.0, terms), sum_: (1.0, terms)}
         factor = self.reciprocal(sum_, name)
         self.nodes.append(replace(node, op="mul", inputs=(powers, factor), attrs=()))
+
+
+def _kept(shape: Shape) -> tuple[int, ...]:
+    """Return the target of a reshape that changes nothing."""
+    return tuple(-1 if size is None else size for size in shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from ggdjax.network._builder import View
+from ggdjax.network._builder import View, picked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -88,3 +88,23 @@ def _shaped(call: Any, view: View, rule: Callable[[tuple[int, ...]], tuple[int, 
 
 def _each(probes: Probes, rule: Callable[[tuple[int, ...]], Any]) -> tuple:
     return rule(probes[0]), rule(probes[1])
+
+
+def product_over(call: Any, view: View, axes: Sequence[int], *, keepdims: bool) -> View:
+    """Append the product of all elements over axes, halves by halves."""
+    call.refuse_batch(view, axes, "a reduction over the batch")
+    if not prod(call.shape(view)[0][axis] for axis in axes):
+        raise call.refuse("the product of nothing")
+    for axis in axes:
+        while (size := call.shape(view)[0][axis]) > 1:
+            half = size // 2
+            parts = [picked(call, view, axis, range(start, start + half)) for start in (0, half)]
+            found = call.emit("mul", [part.tensor for part in parts], view.axes)
+            if size % 2:
+                rest = picked(call, view, axis, [size - 1])
+                found = call.emit("concat", [found.tensor, rest.tensor], view.axes, axis=view.axes[axis])
+            view = found
+    if keepdims:
+        return view
+    shapes = tuple(tuple(n for k, n in enumerate(shape) if k not in axes) for shape in call.shape(view))
+    return call.builder.shaped(view, shapes, name=f"{view.tensor}.product")

@@ -1,4 +1,4 @@
-"""Resizing by nearest neighbour or linear interpolation, one axis at a time, as ONNX Resize."""
+"""Resizing by nearest neighbour, linear or cubic interpolation, one axis at a time, as ONNX Resize."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ def resize(
     method: str,
     coordinates: str,
     rounding: str,
+    cubic: float = -0.75,
+    exclude_outside: bool = False,
 ) -> Array:
     """Resize the axes of ``x``.
 
@@ -23,28 +25,58 @@ def resize(
       sizes: size of each axis of the result; None leaves the axis as it is.
       scales: result size over input size as the model states it (the quotient of sizes need not be exactly
         that).
-      method: ``nearest`` or ``linear``.
+      method: ``nearest``, ``linear`` or ``cubic``.
       coordinates: where a result sample lies in the input: ``half_pixel``, ``pytorch_half_pixel``,
         ``asymmetric``,
         ``align_corners``, ``half_pixel_symmetric``.
       rounding: of nearest: ``round_prefer_floor``, ``round_prefer_ceil``, ``floor``, ``ceil``.
+      cubic: coefficient of the cubic kernel (Keys 1981).
+      exclude_outside: whether a cubic kernel leaves out samples beyond the ends instead of repeating the last.
     """
     for axis, (size, scale) in enumerate(zip(sizes, scales, strict=True)):
         if size is None:
             continue
-        length = x.shape[axis]
-        at = _coordinates(length, size, scale, coordinates)
+        index, weight = taps(x.shape[axis], size, scale, method, coordinates, rounding, cubic, exclude_outside)
+        taken = [jnp.take(x, jnp.asarray(at), axis=axis) for at in index]
         if method == "nearest":
-            index = np.clip(_ROUNDING[rounding](at), 0, length - 1).astype(np.int32)
-            x = jnp.take(x, jnp.asarray(index), axis=axis)
-        else:
-            at = np.clip(at, 0, length - 1)
-            low = np.floor(at).astype(np.int32)
-            high = np.minimum(low + 1, length - 1)
-            weight = np.expand_dims((at - low).astype(np.float32), tuple(k for k in range(x.ndim) if k != axis))
-            below, above = (jnp.take(x, jnp.asarray(index), axis=axis) for index in (low, high))
-            x = below * (1.0 - weight) + above * weight
+            (x,) = taken
+            continue
+        others = tuple(k for k in range(x.ndim) if k != axis)
+        terms = [value * np.expand_dims(factor, others) for value, factor in zip(taken, weight, strict=True)]
+        x = sum(terms[1:], terms[0])
     return x
+
+
+def taps(
+    length: int,
+    size: int,
+    scale: float,
+    method: str,
+    coordinates: str,
+    rounding: str,
+    cubic: float = -0.75,
+    exclude_outside: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the input samples of which each result sample is a weighted sum, and the weights, float32: [tap, size]."""
+    at = _coordinates(length, size, scale, coordinates)
+    if method == "nearest":
+        index = np.clip(_ROUNDING[rounding](at), 0, length - 1).astype(np.int32)
+        return index[None], np.ones((1, size), np.float32)
+    if method == "linear":
+        at = np.clip(at, 0, length - 1)
+        low = np.floor(at).astype(np.int32)
+        weight = (at - low).astype(np.float32)
+        return np.stack([low, np.minimum(low + 1, length - 1)]), np.stack([np.float32(1) - weight, weight])
+    low = np.floor(at).astype(np.int32)
+    index = low + np.arange(-1, 3, dtype=np.int32)[:, None]
+    away = np.abs(at - index)
+    inner = ((cubic + 2) * away - (cubic + 3)) * away**2 + 1
+    outer = ((away - 5) * away + 8) * away * cubic - 4 * cubic
+    weight = np.where(away <= 1, inner, outer)
+    if exclude_outside:
+        weight = np.where((index >= 0) & (index < length), weight, 0.0)
+        weight = weight / weight.sum(0)
+    return np.clip(index, 0, length - 1), weight.astype(np.float32)
 
 
 def _coordinates(length: int, size: int, scale: float, coordinates: str) -> np.ndarray:

@@ -92,7 +92,12 @@ def tensors_with_ranges(graph: Graph) -> tuple[str, ...]:
 
     These are the inputs of everything that is no layer and does more than move or limit values, and the outputs.
     """
-    read = [t for node in graph.nodes if node.op not in ROUNDED | MOVES | LIMITS for t in node.inputs]
+    read = [
+        t
+        for node in graph.nodes
+        if node.op not in ROUNDED | MOVES | LIMITS or dict(node.attrs).get("method", "nearest") != "nearest"
+        for t in node.inputs
+    ]
     counted = {feature_map.tensor for feature_map in graph.feature_maps()}
     return tuple(t for t in dict.fromkeys((*read, *graph.outputs)) if t not in counted)
 

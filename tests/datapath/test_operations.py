@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 import ggdjax as gd
 from ggdjax import datapath, export
@@ -132,7 +134,16 @@ ONNX = {
         ],
         20,
     ),
-    **{f"pad, {mode}": one("Pad", "pads", mode=mode) for mode in ("constant", "reflect", "edge")},
+    **{f"pad, {mode}": one("Pad", "pads", mode=mode) for mode in ("constant", "reflect", "edge", "wrap")},
+    **{
+        f"resize, {method}, {how}": one("Resize", "", "scales", mode=method, coordinate_transformation_mode=how)
+        for method, how in (
+            ("nearest", "asymmetric"),
+            ("linear", "half_pixel"),
+            ("linear", "align_corners"),
+            ("cubic", "half_pixel"),
+        )
+    },
 }
 CONSTANTS = {
     "four": normal(4),
@@ -153,6 +164,7 @@ CONSTANTS = {
     "space": integers(2, 3),
     "channels": integers(1),
     "second": integers(2),
+    "scales": np.float32([1, 1, 2, 1.5]),
     "pads": integers(0, 0, 1, 2, 0, 0, 3, 1),
 }
 #: What a kernel changes by itself; a network of tables has a code in a thousand or two from a limit of two.
@@ -174,6 +186,43 @@ def test_onnx(name: str, tmp_path: Path) -> None:
     check(load_onnx(tmp_path / "net.onnx"), x, run_onnx(model, x), tmp_path, least=0.99)
 
 
+JAX = {
+    "elu": jax.nn.elu,
+    "mish": jax.nn.mish,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gated": jax.nn.glu,
+    "above a number": lambda x: jnp.where(x > 0.3, x, 0.0),
+    "by a mask": lambda x: jnp.where(np.arange(4) > 1, x, -1.0),
+    "by a mask of two": lambda x: jnp.where(np.arange(4) > 1, x, 2 * x),
+    "least": lambda x: x.min((1, 2)),
+    "product": lambda x: jnp.prod(x[..., :3], -1),
+    "largest": lambda x: jnp.argmax(x, -1).astype(jnp.float32),
+    "smallest": lambda x: jnp.argmin(x, 1).astype(jnp.float32),
+    "log-softmax": jax.nn.log_softmax,
+    "log of a sum of exponentials": lambda x: jax.nn.logsumexp(x, -1),
+    "positions": lambda x: x[..., np.array([2, 0, 0, 3])],
+    "positions of two axes": lambda x: jnp.take(x, np.array([[2, 0], [0, 3]]), axis=2),
+    "pixel shuffle": lambda x: x.reshape(-1, 6, 6, 2, 2, 1).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 12, 12, 1),
+    "layer normalization": lambda x: (x - x.mean(-1, keepdims=True)) * lax.rsqrt(x.var(-1, keepdims=True) + 1e-5),
+    "pad, reflect": lambda x: jnp.pad(x, ((0, 0), (1, 2), (2, 1), (0, 0)), mode="reflect"),
+    "pad, wrap": lambda x: jnp.pad(x, ((0, 0), (1, 2), (2, 1), (0, 0)), mode="wrap"),
+    "resize, cubic": lambda x: jax.image.resize(x, (x.shape[0], 12, 9, 4), "cubic"),
+}
+
+
+@pytest.mark.parametrize("name", JAX)
+def test_jax(name: str, tmp_path: Path) -> None:
+    inner, x, kernel = JAX[name], normal(8, 6, 6, 3), KERNEL.transpose(2, 3, 1, 0)
+    size = np.prod(jax.eval_shape(inner, jax.ShapeDtypeStruct((1, 6, 6, 4), jnp.float32)).shape)
+    head = normal(size, 5)
+
+    def function(x: jax.Array) -> jax.Array:
+        y = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return inner(y).reshape(x.shape[0], -1) @ head
+
+    check(gd.trace(function, x), x, function(x), tmp_path, least=0.99)
+
+
 def test_what_comparisons_are_not_for(tmp_path: Path) -> None:
     for nodes, message in (
         ([make_node("Greater", ["x", "x"], ["g"]), make_node("Where", ["g", "x", "zero"], ["y"])], "two activations"),
@@ -191,3 +240,18 @@ def test_what_comparisons_are_not_for(tmp_path: Path) -> None:
         )
         with pytest.raises(UnsupportedError, match=message):
             load_onnx(tmp_path / "net.onnx")
+
+
+def test_what_has_no_integer_form_is_refused(tmp_path: Path) -> None:
+    nodes = [
+        make_node("Conv", ["x", "w"], ["c"], "conv"),
+        make_node("LRN", ["c"], ["d"], "lrn", size=3),
+        make_node("Flatten", ["d"], ["f"]),
+        make_node("Gemm", ["f", "v"], ["y"], "head"),
+    ]
+    constants = {"w": KERNEL, "v": normal(64, 5)}
+    onnx.save(make_model(nodes, ("batch", 3, 6, 6), constants), tmp_path / "net.onnx")
+    net, x = load_onnx(tmp_path / "net.onnx"), normal(4, 3, 6, 6)
+    q = gd.quantize(net, gd.calibrate(net, [x]), gd.QuantConfig(scheme="max-abs"))
+    with pytest.raises(UnsupportedError, match=r"`lrn` \(local_response_norm\) has no integer form: train without it"):
+        datapath.compile(q)

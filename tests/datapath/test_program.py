@@ -12,7 +12,7 @@ from flax import nnx
 
 import ggdjax as gd
 from ggdjax import datapath
-from ggdjax._errors import DataError, GgdjaxError, UnsupportedError
+from ggdjax._errors import DataError, GgdjaxError
 from ggdjax.datapath import Accelerator, Format
 from ggdjax.datapath._layers import integer_layer
 from tests.partly_float import partly_float
@@ -163,15 +163,6 @@ def test_a_softmax_at_the_end_is_applied_to_the_logits(by_largest, images):
     program = datapath.compile(q)
     np.testing.assert_allclose(program(images[1]), q(images[1]), rtol=1e-5)
     np.testing.assert_array_equal(program.run(images[1]).logits, program(images[1]))
-
-
-def test_what_has_no_integer_form_is_refused(by_largest, images):
-    def resized(x):
-        y = jax.image.resize(x @ jnp.ones((1, 4)), (len(x), 4, 4, 4), "cubic")
-        return y.reshape(len(x), -1) @ jnp.eye(64)[:, :5]
-
-    with pytest.raises(UnsupportedError, match="resiz"):
-        datapath.compile(by_largest(gd.trace(resized, jnp.zeros((1, 8, 8, 1))), images[0]))
 
 
 def test_slopes_by_row_are_not_taken_for_slopes_by_channel(by_largest, images):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from ggdjax.network._builder import Constant, View, channels_last, common_order, stored_constant
+from ggdjax.network._builder import Constant, View, channels_last, common_order, picked, stored_constant
 from ggdjax.network._ops import window_counts
-from ggdjax.network._products import product_of_views, product_with_weight
+from ggdjax.network._products import product_of_views, product_over, product_with_weight
 from ggdjax.network.jaxpr._call import Call, Comparison
 from ggdjax.network.jaxpr._lrn import note_channel_sum, response_norm
 
@@ -75,6 +75,9 @@ def _identity(call: Call) -> Any:
 
 @rule("convert_element_type")
 def _convert(call: Call) -> Any:
+    before = call.builder.producer(call.inputs[0].tensor) if isinstance(call.inputs[0], View) else None
+    if before is not None and before.op == "argmax":  # an index is a whole number as it is
+        return call.view()
     if not jax.numpy.issubdtype(call.param("new_dtype"), jax.numpy.floating) or isinstance(call.inputs[0], Comparison):
         raise call.refuse(f"a conversion of an activation to or from {call.param('new_dtype')}")
     return call.view()
@@ -225,6 +228,12 @@ def _is_nan(call: Call) -> Constant:
     return Constant(*(np.zeros(shape, bool) for shape in call.shape(call.inputs[0])))
 
 
+@rule("is_finite")
+def _is_finite(call: Call) -> Constant:
+    """Take every value for finite, as networks are: `jax.nn.logsumexp` asks."""
+    return Constant(*(np.ones(shape, bool) for shape in call.shape(call.view())))
+
+
 @rule("select_n")
 def _select(call: Call) -> View:
     condition, on_false, on_true = call.inputs if len(call.inputs) == 3 else (None, None, None)
@@ -246,7 +255,29 @@ def _select(call: Call) -> View:
         value = on_true if chosen.item() else on_false
         if isinstance(value, View):
             return value
+    if isinstance(condition, Constant):
+        return _masked(call, _small(call, 0) != 0, on_true, on_false)
     raise call.refuse("a choice by anything but the comparison of a tensor with a number")
+
+
+def _masked(call: Call, mask: np.ndarray, *branches: View | Constant) -> View:
+    """Return the first branch where a constant mask is set and the second elsewhere, as a sum of both with zeros."""
+    total = None
+    for branch, kept in zip(branches, (mask, ~mask), strict=True):
+        if isinstance(branch, View):
+            factor = {"constant": stored_constant(kept.astype(np.float32), branch)}
+            term = call.emit("mul", [branch.tensor], branch.axes, factor)
+        else:
+            term = _small(call, call.inputs.index(branch)) * kept
+        if total is None:
+            total = term
+            continue
+        view, other = (term, total) if isinstance(term, View) else (total, term)
+        if isinstance(other, View):
+            axes = common_order([view, other])
+            return call.emit("add", [call.builder.stored(one, axes) for one in (view, other)], axes)
+        return call.emit("add", [view.tensor], view.axes, {"constant": stored_constant(other, view)})
+    raise call.refuse("a choice between constants")
 
 
 def _chosen(call: Call, condition: Comparison, *branches: View | Constant) -> View:
@@ -372,6 +403,27 @@ def _reduce(call: Call) -> View:
         attrs = {"axes": stored, "keepdims": False, "count": count, "view": view, "reduced": axes, "result": result}
         call.trace.sums[result.tensor] = ("sum", view.tensor, attrs)
     return result
+
+
+@rule("reduce_min", "reduce_prod", "argmax", "argmin")
+def _reduce_by_others(call: Call) -> View:
+    view, axes = call.view(), _ints(call.param("axes"))
+    if call.primitive == "reduce_prod":
+        return product_over(call, view, axes, keepdims=False)
+    call.refuse_batch(view, axes, "a reduction over the batch")
+    stored = tuple(sorted(view.axes[axis] for axis in axes))
+    kept = [position for axis, position in enumerate(view.axes) if axis not in axes]
+    order = [sorted(kept).index(position) for position in kept]
+    turned = call.primitive != "argmax"
+    if turned:
+        view = _negative(call, view)
+    op = "max" if call.primitive == "reduce_min" else "argmax"
+    found = call.emit(op, [view.tensor], order, axes=stored, keepdims=False)
+    return _negative(call, found) if op == "max" else found
+
+
+def _negative(call: Call, view: View) -> View:
+    return call.emit("mul", [view.tensor], view.axes, {"constant": np.full((1,) * len(view.axes), -1.0, np.float32)})
 
 
 @rule("broadcast_in_dim")
@@ -516,7 +568,7 @@ def _split(call: Call) -> list[View]:
 
 @rule("gather")
 def _gather(call: Call) -> View:
-    """Nearest-neighbour enlargement by an integer (`jax.image.resize`); nothing else of a gather."""
+    """Pick elements along an axis; an enlargement by an integer (`jax.image.resize`) is a nearest-neighbour one."""
     view, numbers = call.view(0), call.param("dimension_numbers")
     index = call.constant(1)
     shape, wanted = call.shape(view)[0], call.out_shape[0]
@@ -540,4 +592,11 @@ def _gather(call: Call) -> View:
                 coordinates="asymmetric",
                 rounding="floor",
             )
-    raise call.refuse("picking elements other than a nearest-neighbour enlargement")
+    # Positions of the index stand where the axis was.
+    places = tuple(k for k in range(len(wanted)) if not axis <= k < axis + index.ndim - 1)
+    inside = index.size and index.min() >= 0 and index.max() < shape[axis]
+    if one_axis and kept and tuple(numbers.offset_dims) == places and inside:
+        call.refuse_batch(view, [axis], "picking images of the batch")
+        found = picked(call, view, axis, index.reshape(-1).tolist())
+        return call.reshape(found, call.out_shape)
+    raise call.refuse("picking elements by anything but constant positions along one axis")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggdjax.network._builder import Comparison, Constant, View, common_order, picked, stored_constant
+from ggdjax.network._products import product_over
 from ggdjax.network.onnx._convert import Call, handler
 from ggdjax.network.onnx._shaping import apply, apply_number
 
@@ -147,7 +148,7 @@ def _reduce(call: Call) -> View:
         largest = _reduced(call, "max", apply_number(call, "mul", view, -1.0), axes, keepdims=keepdims)
         return apply_number(call, "mul", largest, -1.0)
     if kind == "Prod":
-        return _product(call, view, axes, keepdims=keepdims)
+        return product_over(call, view, axes, keepdims=keepdims)
     if kind == "LogSumExp":
         largest = _reduced(call, "max", view, axes)
         powers = apply(call, "exp", apply(call, "sub", view, largest))
@@ -160,32 +161,6 @@ def _reduce(call: Call) -> View:
         view = call.same_order("abs")
     total = _reduced(call, "sum", view, axes, keepdims=keepdims)
     return apply(call, {"L2": "sqrt", "LogSum": "log"}[kind], total) if kind in {"L2", "LogSum"} else total
-
-
-def _product(call: Call, view: View, axes: Sequence[int], *, keepdims: bool) -> View:
-    """Return the product over axes, halves by halves."""
-    call.refuse_batch(view, axes, "a reduction over the batch")
-    if not prod(call.shape(view)[0][axis] for axis in axes):
-        raise call.refuse("the product of nothing")
-    for axis in axes:
-        while (size := call.shape(view)[0][axis]) > 1:
-            half = size // 2
-            parts = [_part(call, view, axis, start, start + half) for start in (0, half)]
-            found = apply(call, "mul", *parts)
-            if size % 2:
-                rest = _part(call, view, axis, size - 1, size)
-                joined = [found, rest]
-                order = common_order(joined)
-                stored = [call.builder.stored(one, order) for one in joined]
-                found = call.emit("concat", stored, order, axis=order[axis])
-            view = found
-    return view if keepdims else _dropped(call, view, axes)
-
-
-def _part(call: Call, view: View, axis: int, start: int, stop: int) -> View:
-    slices: list[tuple[int | None, int | None, int]] = [(None, None, 1)] * len(view.axes)
-    slices[view.axes[axis]] = (start, stop, 1)
-    return call.emit("slice", [view.tensor], view.axes, slices=tuple(slices))
 
 
 def _dropped(call: Call, view: View, axes: Sequence[int]) -> View:

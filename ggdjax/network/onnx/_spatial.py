@@ -196,14 +196,18 @@ def _resize(call: Call) -> View:
         coordinates = "asymmetric"
     rounding = call.attr("nearest_mode", "round_prefer_floor" if call.version >= 11 else "floor")
     if (
-        method not in {"nearest", "linear"}
+        method not in {"nearest", "linear", "cubic"}
         or coordinates in {"tf_crop_and_resize", "tf_half_pixel_for_nn"}
         or call.attr("antialias", 0)
         or call.attr("keep_aspect_ratio_policy", "stretch") != "stretch"
     ):
         raise call.refuse(
-            f"resizing other than nearest or linear, stretched, without antialiasing ({method}, {coordinates})"
+            f"resizing other than nearest, linear or cubic, stretched, without antialiasing ({method}, {coordinates})"
         )
+    cubic = {}
+    if method == "cubic":
+        excluded = bool(call.attr("exclude_outside", 0))
+        cubic = {"cubic": float(call.attr("cubic_coeff_a", -0.75)), "exclude_outside": excluded}
     first, second = call.shape(view)
     axes = call.attr("axes", tuple(range(rank)))
     scales = call.constant(2 if call.version >= 11 and call.node.op_type == "Resize" else 1, "scales")
@@ -234,6 +238,7 @@ def _resize(call: Call) -> View:
         method=method,
         coordinates=coordinates,
         rounding=rounding,
+        **cubic,
     )
 
 

@@ -403,11 +403,23 @@ def _reduction(writer: Writer, node: Node) -> View:
 @writes("pad")
 def _pad(writer: Writer, node: Node) -> View:
     mode = node.attr("mode")
-    if mode == "wrap":
-        _needs(writer, node, 19, "padding that wraps around")
+    if mode == "wrap" and writer.opset < 19:
+        return _wrapped(writer, node)
     amounts = writer.integers(_pads(stored_attributes(node.attr("padding"), writer.view(node))))
     value = [writer.number(node.attr("value"))] if mode == "constant" else []
     return _same_order(writer, node, "Pad", [amounts, *value], mode=mode)
+
+
+def _wrapped(writer: Writer, node: Node) -> View:
+    """Write padding that wraps around for operator sets without it: as the choice of elements, axis by axis."""
+    view = writer.view(node)
+    for axis, (low, high) in enumerate(node.attr("padding")):
+        if low or high:
+            size = writer.graph.shape(node.inputs[0])[axis]
+            indices = writer.integers(np.arange(-low, size + high) % size)
+            name = f"{node.name}.axis{axis}"
+            view = View(writer.node("Gather", [view.tensor, indices], name, axis=view.axes[axis]), view.axes)
+    return View(writer.node("Identity", [view.tensor], node.name), view.axes)
 
 
 @writes("reshape")
@@ -469,7 +481,9 @@ def _resize(writer: Writer, node: Node) -> View:
             raise UnsupportedError(
                 f"node `{node.name}` (resize) makes {size} of {length}, which no scale in ONNX gives"
             )
-    scales = np.asarray(stored_attributes(node.attr("scales"), view), np.float32)
+    scales, cubic = np.asarray(stored_attributes(node.attr("scales"), view), np.float32), {}
+    if node.attr("method") == "cubic":
+        cubic = {"cubic_coeff_a": node.attr("cubic"), "exclude_outside": int(node.attr("exclude_outside"))}
     return _same_order(
         writer,
         node,
@@ -478,4 +492,5 @@ def _resize(writer: Writer, node: Node) -> View:
         mode=node.attr("method"),
         coordinate_transformation_mode=node.attr("coordinates"),
         nearest_mode=node.attr("rounding"),
+        **cubic,
     )
