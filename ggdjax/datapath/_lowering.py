@@ -52,7 +52,7 @@ class _Lowering:
         self.params, self.shapes = dict(q.params), dict(graph.shapes)
         self.measured = dict(measured)
 
-    def emit(self, op: str, inputs: tuple[str, ...], output: str, shape: Shape, **attrs: object) -> str:
+    def emit(self, op: str, inputs: tuple[str, ...], output: str, shape: Shape, /, **attrs: object) -> str:
         self.nodes.append(Node(name=output, op=op, inputs=inputs, output=output, attrs=tuple(sorted(attrs.items()))))
         self.shapes[output] = shape
         return output

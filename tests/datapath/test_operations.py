@@ -134,6 +134,7 @@ ONNX = {
         ],
         20,
     ),
+    "resize to the same size": one("Resize", "", "same", mode="linear"),
     **{f"pad, {mode}": one("Pad", "pads", mode=mode) for mode in ("constant", "reflect", "edge", "wrap")},
     **{
         f"resize, {method}, {how}": one("Resize", "", "scales", mode=method, coordinate_transformation_mode=how)
@@ -165,6 +166,7 @@ CONSTANTS = {
     "channels": integers(1),
     "second": integers(2),
     "scales": np.float32([1, 1, 2, 1.5]),
+    "same": np.float32([1, 1, 1, 1]),
     "pads": integers(0, 0, 1, 2, 0, 0, 3, 1),
 }
 #: What a kernel changes by itself; a network of tables has a code in a thousand or two from a limit of two.
