@@ -165,7 +165,7 @@ FILES = [
     Case("external data missing", B, "external data | bad.onnx | weights.bin | beside", external),
     Case("operator set too old", B, "operator set 6 | 7 is the oldest | version_converter",
          network([helper.make_node("Relu", ["x"], ["y"])], opset=6)),
-    Case("dynamic shape", B, "`x` | open dimensions | (None, 3, None, None) | `input_shape`",
+    Case("dynamic shape", B, "`x` | open dimensions | (None, 3, None, None) | `--input-shape`",
          network([helper.make_node("Relu", ["x"], ["y"])], size=("h", "w"))),
     Case("two inputs", B, "`x`, `z` | one input | export",
          network([helper.make_node("Add", ["x", "z"], ["y"])], inputs=("x", "z"))),

@@ -76,7 +76,7 @@ def _identity(call: Call) -> Any:
 @rule("convert_element_type")
 def _convert(call: Call) -> Any:
     before = call.builder.producer(call.inputs[0].tensor) if isinstance(call.inputs[0], View) else None
-    if before is not None and before.op == "argmax":  # an index is a whole number as it is
+    if before is not None and before.op == "argmax":  # an index is an integer as it is
         return call.view()
     if not jax.numpy.issubdtype(call.param("new_dtype"), jax.numpy.floating) or isinstance(call.inputs[0], Comparison):
         raise call.refuse(f"a conversion of an activation to or from {call.param('new_dtype')}")
