@@ -229,8 +229,8 @@ def estimate(
 ) -> CostReport:
     """Return what a network costs on ``hardware`` for one image, by analytical models.
 
-    Traffic and cycles: see the formulas at the head of ``ggdjax/cost/_dataflow.py``. Energy: see `EnergyTable`. Products
-    of two feature maps (attention) are not in it: these figures are of layers with weights.
+    Traffic and cycles: see the formulas at the head of ``ggdjax/cost/_dataflow.py``. Energy: see `EnergyTable`. The
+    figures are of layers with weights: products of two feature maps (attention) are not in them.
 
     Args:
         network: a float network (batch normalization is folded first), or a quantized one.
