@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 import sys
+import traceback
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ggdjax._errors import GgdjaxError, kinds_of, near_matches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: `package.module:function`.
 _ENTRY_POINT = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<function>[A-Za-z_][\w.]*)")
@@ -78,20 +83,38 @@ def _called(module: str, function: str) -> Any:
 
     if "" not in sys.path:
         sys.path.insert(0, "")
-    try:
+    with _one_line(f"MODEL {module}:{function} cannot be imported"):
         value: Any = import_module(module)
-    except ImportError as error:
-        raise GgdjaxError(f"MODEL {module}:{function} cannot be imported: {error}") from None
     for part in function.split("."):
         if not hasattr(value, part):
             raise GgdjaxError(f"MODEL {module}:{function}: {module} has no `{function}`")
         value = getattr(value, part)
-    made = value() if callable(value) and "Network" not in kinds_of(value) else value
-    if isinstance(made, tuple) and len(made) == 2 and callable(made[0]):
-        made = gd.trace(*made)
+    with _one_line(f"MODEL {module}:{function} cannot be called"):
+        made = value() if callable(value) and "Network" not in kinds_of(value) else value
+        if isinstance(made, tuple) and len(made) == 2 and callable(made[0]):
+            made = gd.trace(*made)
     if not isinstance(made, gd.Network):
         raise GgdjaxError(
             f"MODEL {module}:{function} gave {type(made).__name__}: return what `gd.trace` or `gd.load_onnx` "
             "returns, or a pair (function or module, example batch)"
         )
     return made
+
+
+@contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """Name what the user's own code raises, and the line of it that did, in one line."""
+    try:
+        yield
+    except GgdjaxError:
+        raise
+    except (Exception, SystemExit) as error:
+        frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+        own = [(f, n) for f, n in frames if f.is_file() and f.parent != Path(__file__).parent and not _installed(f)]
+        where = f" at {own[-1][0].name}:{own[-1][1]}" if own else ""
+        text = " ".join(str(error).split())
+        raise GgdjaxError(f"{what}: {type(error).__name__}{where}: {text}") from None
+
+
+def _installed(file: Path) -> bool:
+    return "site-packages" in file.parts or file.is_relative_to(Path(traceback.__file__).parent)
