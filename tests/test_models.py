@@ -75,7 +75,7 @@ def test_a_network_of_the_zoo_with_weights(tmp_path):
         ("resnet21", {}, "did you mean `resnet"),
         ("absent.onnx", {"weights": Path("w.safetensors")}, "`--weights` goes with a network of the zoo"),
         ("lenet5", {"output": "x"}, "`--output` and `--input-shape` choose what of an ONNX file"),
-        ("resnet50", {}, "no weights of `resnet50` come with the package"),
+        ("resnet50", {}, "no weights of `resnet50` come with the package: give `--weights`"),
     ],
 )
 def test_what_is_no_model_is_one_line(own, model, given, said):

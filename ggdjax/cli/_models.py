@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax._errors import GgdjaxError, kinds_of, near_matches
+from ggdjax.cli._options import naming_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +53,8 @@ def load_network(
     if entry is not None:
         return _called(entry["module"], entry["function"])
     if named:
-        return gd.zoo.load(str(model), weights)
+        with naming_options(("weights",)):
+            return gd.zoo.load(str(model), None if weights is None else str(weights))
     if onnx_file:
         return _from_onnx(model, output, input_shape)
     net = gd.load(model)
