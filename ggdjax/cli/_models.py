@@ -67,7 +67,7 @@ def _from_onnx(model: Path, output: str | None, input_shape: tuple[int, ...]) ->
     """Read a file; messages name the options of the command."""
     import ggdjax as gd
 
-    if not model.suffix and not model.exists():
+    if len(model.parts) == 1 and not model.suffix and not model.exists():
         close = near_matches(str(model), gd.zoo.names())
         raise GgdjaxError(f"there is no file {model}, and no network of the zoo of this name; {close}")
     try:
