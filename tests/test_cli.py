@@ -340,3 +340,27 @@ def test_classes_are_counted_whatever_the_shape_of_the_output(small, tmp_path):
     images = gd.recipe.open_images(small[1], net, gd.Recipe(preprocessing=data.Preprocessing(size=8)))
     assert net.output_shape == (None, 4, 1, 1)
     assert images.label_range == (0, 2)
+
+
+def test_a_layer_in_float_on_the_command_line(small, tmp_path, capsys):
+    """QDQ and QONNX hold it; what holds integers alone, and a name that there is not, is one line, and no file."""
+    out = tmp_path / "run"
+    quantize(*small, "--out", out, "--weight-bits-of", "gemm=float")
+    for form, written in (("qdq", True), ("qonnx", True), ("integer-onnx", False), ("bundle", False)):
+        words = ["export", str(out), "--to", form, "--out", str(tmp_path / form)]
+        capsys.readouterr()
+        if written:
+            main(words)
+        else:
+            with pytest.raises(SystemExit, match="2"):
+                main(words)
+            assert f"gemm stay in float, but `--to {form}` holds integers alone" in capsys.readouterr().err
+        assert (tmp_path / form).exists() == written
+    for option, said in (
+        (("--weight-bits-of", "gem=float"), "`--weight-bits-of` names 'gem', which the network does not have"),
+        (("--activation-bits-of", "conv=1"), "`--activation-bits-of['conv']` must be"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            quantize(*small, "--out", tmp_path / "other", *option)
+        assert said in capsys.readouterr().err
+    assert not list(tmp_path.glob("other*"))

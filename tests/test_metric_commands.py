@@ -103,6 +103,8 @@ def test_a_segmentation_network(segmentation, run_folder, tmp_path, capsys):
     assert test["shared"] == 14
     assert "mean-iou, %" in comparison_page([run_folder, tuned])
 
+    main(["export", str(run_folder), "--to", "bundle", "--out", str(tmp_path / "bundle"), "--images", "1"])
+    assert "Written to" in capsys.readouterr().out
     main(["evaluate", str(run_folder)])
     printed = capsys.readouterr().out
     assert f"quantized mean-iou {100 * metric['quantized']['value']:7.2f} %" in printed
@@ -175,11 +177,11 @@ def test_a_stopped_run_resumes_with_the_same_scores(segmentation, tmp_path):
         ("", "the network gives a map of 4 × 16 × 16 values per image, no score per class, which accuracy needs"),
         ("--metric top-1", "(pixel-accuracy, mean-iou, psnr, ssim, output-sqnr)"),
         ("--metric mean-io", "no `--metric` is called `mean-io`: did you mean `mean-iou`?"),
-        ("--metric mean-iou", "`targets` is missing: name the folder"),
+        ("--metric mean-iou", "`--targets` is missing: name the folder"),
         ("--metric mean-iou --targets nowhere", "no targets at"),
         ("--metric psnr --targets MASKS", "targets have shape (1, 3, 16, 16), outputs (1, 4, 16, 16)"),
         ("--metric pixel-accuracy(classes=1) --targets MASKS", "`classes` of `--metric` pixel-accuracy must be"),
-        ("--metric output-sqnr --targets MASKS", "`targets` are given, but"),
+        ("--metric output-sqnr --targets MASKS", "`--targets` are given, but"),
         ("--metric mean-iou --targets MASKS --max-drop 1 --tune-images 4 --tune-objective top1", "map of 4 × 16 × 16"),
     ],
 )

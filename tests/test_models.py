@@ -27,6 +27,15 @@ def pair():
 def nothing():
     return 3
 
+def raises():
+    raise ValueError("two\\nlines")
+
+def leaves():
+    raise SystemExit(3)
+
+def in_trace():
+    return (lambda x: x + 1 / 0), jnp.zeros((1, 4))
+
 ready = build()
 """
 
@@ -34,6 +43,7 @@ ready = build()
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     (tmp_path / "nets_of_mine.py").write_text(OWN)
+    (tmp_path / "no_python_of_mine.py").write_text("def build(:")
     monkeypatch.chdir(tmp_path)
 
 
@@ -57,11 +67,15 @@ def test_a_network_of_the_zoo_with_weights(tmp_path):
     [
         ("nets_of_mine:absent", {}, "has no `absent`"),
         ("nets_of_mine:nothing", {}, "gave int: return what `gd.trace`"),
+        ("nets_of_mine:raises", {}, r"cannot be called: ValueError at nets_of_mine.py:\d+: two lines"),
+        ("nets_of_mine:leaves", {}, r"cannot be called: SystemExit at nets_of_mine.py:\d+: 3"),
+        ("nets_of_mine:in_trace", {}, "cannot be traced .*ZeroDivisionError: division by zero"),
+        ("no_python_of_mine:build", {}, "cannot be imported: SyntaxError"),
         ("no_such_module:build", {}, "cannot be imported"),
         ("resnet21", {}, "did you mean `resnet"),
         ("absent.onnx", {"weights": Path("w.safetensors")}, "`--weights` goes with a network of the zoo"),
         ("lenet5", {"output": "x"}, "`--output` and `--input-shape` choose what of an ONNX file"),
-        ("resnet50", {}, "no weights of `resnet50` come with the package"),
+        ("resnet50", {}, "no weights of `resnet50` come with the package: give `--weights`"),
     ],
 )
 def test_what_is_no_model_is_one_line(own, model, given, said):

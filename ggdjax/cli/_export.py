@@ -56,13 +56,18 @@ class Export:
         saved, screen = report.load_run(self.run_folder), console()
         quantized = saved.network
         _, program = integer_program(quantized, saved.recipe, self.accelerator)
+        if program.in_float and self.to in ("integer-onnx", "bundle"):
+            raise GgdjaxError(
+                f"{', '.join(program.in_float)} stay in float, but `--to {self.to}` holds integers alone: export "
+                "`--to qdq` or `--to qonnx`, or quantize all layers"
+            )
         if not bundle:
             write = {"qdq": _onnx("qdq"), "integer-onnx": _onnx("integer"), "qonnx": export.export_qonnx}[self.to]
             write(program, self.out)
         else:
             golden = None
             if self.images:
-                images = opened(saved.data, quantized, saved.recipe, screen)
+                images = opened(saved.data, quantized, saved.recipe, screen, saved.targets)
                 index_of = {id_: i for i, id_ in enumerate(images.ids)}
                 chosen = [index_of[id_] for id_ in saved.result["images"]["held_out_ids"][: self.images]]
                 golden = next(images.batches(chosen, len(chosen)))[0]

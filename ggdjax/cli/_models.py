@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import re
 import sys
+import traceback
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ggdjax._errors import GgdjaxError, kinds_of, near_matches
+from ggdjax.cli._options import naming_options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: `package.module:function`.
 _ENTRY_POINT = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<function>[A-Za-z_][\w.]*)")
@@ -47,7 +53,8 @@ def load_network(
     if entry is not None:
         return _called(entry["module"], entry["function"])
     if named:
-        return gd.zoo.load(str(model), weights)
+        with naming_options(("weights",)):
+            return gd.zoo.load(str(model), None if weights is None else str(weights))
     if onnx_file:
         return _from_onnx(model, output, input_shape)
     net = gd.load(model)
@@ -60,7 +67,7 @@ def _from_onnx(model: Path, output: str | None, input_shape: tuple[int, ...]) ->
     """Read a file; messages name the options of the command."""
     import ggdjax as gd
 
-    if not model.suffix and not model.exists():
+    if len(model.parts) == 1 and not model.suffix and not model.exists():
         close = near_matches(str(model), gd.zoo.names())
         raise GgdjaxError(f"there is no file {model}, and no network of the zoo of this name; {close}")
     try:
@@ -78,20 +85,38 @@ def _called(module: str, function: str) -> Any:
 
     if "" not in sys.path:
         sys.path.insert(0, "")
-    try:
+    with _one_line(f"MODEL {module}:{function} cannot be imported"):
         value: Any = import_module(module)
-    except ImportError as error:
-        raise GgdjaxError(f"MODEL {module}:{function} cannot be imported: {error}") from None
     for part in function.split("."):
         if not hasattr(value, part):
             raise GgdjaxError(f"MODEL {module}:{function}: {module} has no `{function}`")
         value = getattr(value, part)
-    made = value() if callable(value) and "Network" not in kinds_of(value) else value
-    if isinstance(made, tuple) and len(made) == 2 and callable(made[0]):
-        made = gd.trace(*made)
+    with _one_line(f"MODEL {module}:{function} cannot be called"):
+        made = value() if callable(value) and "Network" not in kinds_of(value) else value
+        if isinstance(made, tuple) and len(made) == 2 and callable(made[0]):
+            made = gd.trace(*made)
     if not isinstance(made, gd.Network):
         raise GgdjaxError(
             f"MODEL {module}:{function} gave {type(made).__name__}: return what `gd.trace` or `gd.load_onnx` "
             "returns, or a pair (function or module, example batch)"
         )
     return made
+
+
+@contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """Name what the user's own code raises, and the line of it that did, in one line."""
+    try:
+        yield
+    except GgdjaxError:
+        raise
+    except (Exception, SystemExit) as error:
+        frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+        own = [(f, n) for f, n in frames if f.is_file() and f.parent != Path(__file__).parent and not _installed(f)]
+        where = f" at {own[-1][0].name}:{own[-1][1]}" if own else ""
+        text = " ".join(str(error).split())
+        raise GgdjaxError(f"{what}: {type(error).__name__}{where}: {text}") from None
+
+
+def _installed(file: Path) -> bool:
+    return "site-packages" in file.parts or file.is_relative_to(Path(traceback.__file__).parent)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PREPROCESSING = tuple(field.name for field in dataclasses.fields(Preprocessing))
 _WIDTHS_AND_SCHEMES = tuple(f.name for f in dataclasses.fields(QuantConfig) if not f.name.endswith("_of"))
-_WIDTHS_OF = ("weight_bits_of", "activation_bits_of")
+WIDTHS_OF = ("weight_bits_of", "activation_bits_of")
 
 
 def option(cls: type, field: str, name: str = "", kind: Any = None, also: str = "") -> tuple[str, Any, Any]:
@@ -81,7 +81,7 @@ _FIELDS: Any = dataclasses.make_dataclass(
     "_FIELDS",
     [
         *(option(QuantConfig, name) for name in _WIDTHS_AND_SCHEMES),
-        *(option(QuantConfig, name, kind=tuple[str, ...]) for name in _WIDTHS_OF),
+        *(option(QuantConfig, name, kind=tuple[str, ...]) for name in WIDTHS_OF),
         option(Recipe, "mean_bits", also=" With a recipe that has it, either width given takes its place."),
         option(Recipe, "rounding"),
         option(Recipe, "target", kind=Literal[tuple(TARGETS)]),  # pyrefly: ignore[invalid-literal] (made at run time)
@@ -166,7 +166,7 @@ class RecipeOptions(_FIELDS, TuningOptions):
                 raise GgdjaxError(f"`--{shown}` and `--no-{shown}` contradict each other: leave one out")
         with naming_options(given):
             changes = {name: given[name] for name in _WIDTHS_AND_SCHEMES if name in given}
-            changes |= {name: _widths(name, given[name]) for name in _WIDTHS_OF if name in given}
+            changes |= {name: _widths(name, given[name]) for name in WIDTHS_OF if name in given}
             config = dataclasses.replace(recipe.quantization, **changes)
             names = [f.name for f in dataclasses.fields(Recipe) if f.name in given and not f.name.startswith("tune_")]
             changes = {name: given[name] for name in names} | {"quantization": config}
@@ -194,7 +194,11 @@ def naming_options(given: Any) -> Iterator[None]:
     try:
         yield
     except GgdjaxError as error:
-        line = re.sub(r"`(\w+)`", lambda m: f"`--{m[1].replace('_', '-')}`" if m[1] in given else m[0], str(error))
+
+        def option(m: re.Match) -> str:
+            return f"`--{m[1].replace('_', '-')}{m[2] or ''}`" if m[1] in given else m[0]
+
+        line = re.sub(r"`(\w+)(\[[^`]*\])?`", option, str(error))
         raise type(error)(line) from None
 
 

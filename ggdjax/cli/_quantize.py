@@ -12,7 +12,7 @@ import tyro
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.cli._models import load_network
-from ggdjax.cli._options import PREPROCESSING, RecipeOptions
+from ggdjax.cli._options import PREPROCESSING, WIDTHS_OF, RecipeOptions, naming_options
 from ggdjax.cli._runs import finish, opened, run_folder
 from ggdjax.recipe import Recipe
 
@@ -112,7 +112,7 @@ class Quantize(RecipeOptions):
             if recipe.without_images:
                 screen.print("No calibration images: steps from batch normalization, weights rounded to nearest.")
             beside = climbed = None
-            with stages(screen) as progress:
+            with naming_options(WIDTHS_OF), stages(screen) as progress:
                 if self.max_drop is None:
                     outcome = pipeline.run(net, images, recipe, folder=unfinished, progress=progress)
                 else:

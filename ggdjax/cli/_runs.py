@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax._errors import GgdjaxError
+from ggdjax.cli._options import naming_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,7 @@ def opened(
     if str(path).startswith(PREFIX):
         # While it is imported it replaces `__import__`, which would raise in the thread that draws the bar.
         import_module("tensorflow_datasets.core.read_only_builder")
-    with progress_bar(screen, f"Opening {Path(path).name}", 1) as advance:
+    with naming_options(("targets",)), progress_bar(screen, f"Opening {Path(path).name}", 1) as advance:
         images = pipeline.open_images(path, net, recipe, targets=targets)
         advance(1)
     return images

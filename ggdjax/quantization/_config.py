@@ -6,12 +6,15 @@ import difflib
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ggdjax import schemes
 from ggdjax._errors import GgdjaxError
+
+if TYPE_CHECKING:
+    from ggdjax.network import Graph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +120,16 @@ def widths_of(config: QuantConfig, field: str, names: Sequence[str]) -> dict[str
     for pattern, bits in getattr(config, option).items():
         found |= dict.fromkeys(matching(option, pattern, names), None if bits == "float" else bits)
     return found
+
+
+def check_names(config: QuantConfig, graph: Graph) -> None:
+    """Refuse a name or pattern of ``config`` that a graph without batch normalization does not have.
+
+    Raises:
+        GgdjaxError: see `widths_of`.
+    """
+    widths_of(config, "activation_bits", [feature_map.tensor for feature_map in graph.feature_maps()])
+    widths_of(config, "weight_bits", [node.name for node in graph.quantizable])
 
 
 def matching(option: str, pattern: str, names: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from ggdjax._ranking import rank_of_label
 from ggdjax.network import run
 from ggdjax.quantization._batches import image_batches, labelled_batches, pad_batch
 from ggdjax.quantization._bootstrap import bootstrap_interval, paired_bootstrap
-from ggdjax.quantization._metrics import Metric, check_metric, check_targets, statistics_of
+from ggdjax.quantization._metrics import Metric, check_metric, check_targets, ignored_class, statistics_of
 from ggdjax.quantization._metrics import metric as named_metric
 from ggdjax.quantization._numerics import FakeQuant, Measure
 from ggdjax.quantization._rows import Rows
@@ -386,12 +386,18 @@ class _Tally:
         return np.concatenate(self.parts) == 0 if self.chosen.compares == "class" else None
 
     def score(self) -> Score:
-        """Return the score of all images."""
+        """Return the score of all images; raise DataError where no pixel counts."""
         statistics = np.concatenate(self.parts)
         if self.chosen.compares == "class":
             most = {"top-1": 1, "top-5": 5}[self.chosen.name]
             statistics = (statistics < most).astype(np.float32)
-        return Score(metric=self.chosen, statistics=statistics, not_finite=self.not_finite)
+        found = Score(metric=self.chosen, statistics=statistics, not_finite=self.not_finite)
+        if self.chosen.compares == "class map" and math.isnan(found.value):
+            raise DataError(
+                f"no pixel of the targets counts for `metric` {self.chosen.name}: all hold the class to ignore, "
+                f"{ignored_class(self.chosen)}; check the masks"
+            )
+        return found
 
 
 @jax.jit
@@ -417,7 +423,7 @@ def _pad(x: Array, labels: np.ndarray | None, size: int) -> Array | np.ndarray:
     if labels is not None and len(x) != len(labels):
         raise DataError(f"a batch holds {len(x)} images, but {len(labels)} labels: give one per image")
     if len(x) > size:
-        raise DataError(f"a batch of {len(x)} images follows one of {size}: the first batch must be the largest")
+        raise DataError(f"a batch of {len(x)} images follows smaller ones: the first batch must be the largest")
     return pad_batch(x, size)
 
 

@@ -411,7 +411,7 @@ def check_targets(chosen: Metric, outputs: Sequence[int], targets: np.ndarray) -
     """Refuse targets that do not fit a metric and outputs of a shape.
 
     Raises:
-        DataError: another type or shape, or a class that the network does not have.
+        DataError: another type or shape, NaN or infinity, or a class that the network does not have.
     """
     kind = chosen.compares
     if kind == "class":
@@ -422,6 +422,8 @@ def check_targets(chosen: Metric, outputs: Sequence[int], targets: np.ndarray) -
             )
     elif kind == "image":
         _check_image_shapes(outputs, targets.shape)
+        if not np.isfinite(targets).all():
+            raise DataError(f"targets hold NaN or infinity; expected finite images for `metric` {chosen.name}")
     elif kind == "class map":
         if targets.dtype.kind not in "iub" or targets.ndim < 2:
             raise DataError(

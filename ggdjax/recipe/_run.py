@@ -30,6 +30,7 @@ from ggdjax.quantization import (
     quantize,
     recalibrate,
 )
+from ggdjax.quantization._config import check_names
 from ggdjax.quantization._record import image_hash
 from ggdjax.recipe._outcome import Outcome, load_evaluation, save_evaluation
 from ggdjax.recipe._parts import check_images, choose_parts, some
@@ -89,6 +90,8 @@ def run(
         (500, ['quantize', 'round_weights'])
     """
     recipe = Recipe() if recipe is None else recipe
+    if not isinstance(network, QuantizedNetwork):
+        check_names(recipe.quantization, fold_batch_norm(network).graph)
     parts = choose_parts(images, recipe)
     check_images(network.float_network if isinstance(network, QuantizedNetwork) else network, images, parts, recipe)
     return _Run(network, images, recipe, parts, calibration, folder, progress).outcome()

@@ -228,6 +228,9 @@ def test_what_does_not_fit_is_one_line(of_maps) -> None:
     refused("targets have shape .*expected one class per pixel", (IMAGES, masks[:, :6]), "pixel-accuracy")
     refused("targets are float32 .* one class index per pixel", (IMAGES, masks.astype(np.float32)), "pixel-accuracy")
     refused("expected images like the outputs: move the channels", (IMAGES, np.zeros((10, 3, 12, 12))), "psnr")
+    refused("no pixel of the targets counts", (IMAGES, masks + 255), "mean-iou")
+    refused("targets hold NaN", (IMAGES, np.full((10, 12, 12, 3), np.nan, np.float32)), "psnr")
+    refused("follows smaller ones", [(IMAGES[:2], masks[:2]), (IMAGES, masks)], "mean-iou")
     refused("a batch holds 10 images, but 4 labels", (IMAGES, masks[:4]), "pixel-accuracy")
     refused("no images", [], "output-sqnr")
     with pytest.raises(DataError, match=r"10 scores per image, no map, .* \(top-1, top-5, output-sqnr\)"):
