@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ggdjax.datapath import _ops as ops
 from ggdjax.network import run
-from ggdjax.network._ops import OPS, QUANTIZABLE
+from ggdjax.network._ops import MOVES, OPS, QUANTIZABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,22 +20,8 @@ if TYPE_CHECKING:
 
     from ggdjax.network import Graph, Node
 
-#: Operations that are the same on integers as on real numbers.
-_SHARED = (
-    "broadcast",
-    "concat",
-    "gather",
-    "max",
-    "maximum",
-    "minimum",
-    "pad",
-    "reshape",
-    "resize",
-    "slice",
-    "transpose",
-)
-
-INTEGER_OPS = {name: OPS[name] for name in _SHARED} | {
+#: What moves values is the same on integers as on real numbers; of the others each has a form of its own.
+INTEGER_OPS = {name: OPS[name] for name in MOVES} | {
     function.__name__: function
     for function in (
         ops.add,
