@@ -163,7 +163,6 @@ REFUSALS: dict[str, tuple[list[Any], dict[str, np.ndarray], str]] = {
         {},
         "`m` computed from the network's input; a constant is needed",
     ),
-    "product of activations": ([make_node("MatMul", ["x", "x"], ["y"], "m")], {}, "computed from the network's input"),
     "training": ([make_node("Dropout", ["x", "", "t"], ["y"])], {"t": np.asarray(True)}, "dropout in training mode"),
     "batch norm in training": (
         [make_node("BatchNormalization", ["x", *"sbmv"], ["y"], training_mode=1)],

@@ -43,7 +43,7 @@ def test_batches_and_reading_early_change_nothing(net: Network, monkeypatch: pyt
     _same(calibrate(net, batches).histograms, whole.histograms)
     # Counters that hold two batches at most are read, and begun anew, three times.
     original = calibration._Counts
-    monkeypatch.setattr(calibration, "_Counts", lambda names, limit: original(names, 5))
+    monkeypatch.setattr(calibration, "_Counts", lambda names, limit, rows: original(names, 5, rows))
     _same(calibrate(net, batches).histograms, whole.histograms)
 
 
