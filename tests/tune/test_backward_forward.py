@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -22,6 +20,7 @@ from ggdjax.network import Node, trace
 from ggdjax.quantization._serialize import quantizers_record
 from ggdjax.tune._candidates import Candidate
 from ggdjax.tune._segments import AXES, Segments, strong
+from tests.elsewhere import run_elsewhere
 
 #: Few factors and small batches: the search is the same, only shorter.
 CONFIG = tune.TuneConfig(factors=(0.6, 0.8, 1.0, 1.25), screening=(0.25,), rows=32, allow_few_images=True)
@@ -216,27 +215,8 @@ def test_mcnemar_is_the_exact_binomial_test():
 @pytest.mark.parametrize("how", ["devices", "processes"])
 def test_same_result_on_many_devices_and_processes(tuned, tmp_path, how):
     """Eight simulated devices in one process; two processes of one device each."""
-    script = os.path.join(os.path.dirname(__file__), "tune_elsewhere.py")
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
     out = tmp_path / "params.npz"
-    if how == "devices":
-        env["XLA_FLAGS"] = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-        ranks = [("0", "1")]
-    else:
-        ranks = [("0", "2"), ("1", "2")]
-    runs = [
-        subprocess.Popen(
-            [sys.executable, script, str(out), *rank],
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in ranks
-    ]
-    for run in runs:
-        text, _ = run.communicate(timeout=300)
-        assert run.returncode == 0, text
+    run_elsewhere(Path(__file__).with_name("tune_elsewhere.py"), out, how)
     with np.load(out) as other:
         for key, value in params_of(tuned).items():
             np.testing.assert_array_equal(value, other[key], err_msg=key)

@@ -1,4 +1,4 @@
-"""Run the search of the tests with other devices or processes: tune_elsewhere.py OUT RANK RANKS."""
+"""Run the search of the tests with other devices or processes: tune_elsewhere.py OUT RANK RANKS PORT."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 def main() -> None:
     """Tune and let the first process write the parameters."""
-    out, rank, ranks = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    out, rank, ranks, port = sys.argv[1], *map(int, sys.argv[2:])
     if ranks > 1:
-        jax.distributed.initialize("localhost:39471", num_processes=ranks, process_id=rank)
+        jax.distributed.initialize(f"localhost:{port}", num_processes=ranks, process_id=rank)
     from test_backward_forward import CONFIG
     from tiny import tiny_quantized
 
