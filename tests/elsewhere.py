@@ -1,4 +1,4 @@
-"""Run a script of the tests with other devices or processes: SCRIPT OUT RANK RANKS PORT."""
+"""Run a script of the tests with other devices, processes or compiler flags: SCRIPT OUT RANK RANKS PORT."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Literal
 
 
-def run_elsewhere(script: Path, out: Path, how: Literal["devices", "processes"]) -> None:
-    """Run it on eight simulated devices of one process, or in two processes of one device each, and wait."""
+def run_elsewhere(script: Path, out: Path, how: Literal["devices", "processes", "fused"]) -> None:
+    """Run it, and wait: on eight simulated devices, in two processes, or fused as programs of users are."""
     folders = [str(script.parent), str(Path(__file__).parent / "tune"), *sys.path]
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(folders)}
     if how == "devices":
         env["XLA_FLAGS"] = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    if how == "fused":
+        env["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    ranks = 1 if how == "devices" else 2
+    ranks = 2 if how == "processes" else 1
     runs = [
         subprocess.Popen(
             [sys.executable, str(script), str(out), str(rank), str(ranks), port],

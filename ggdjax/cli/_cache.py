@@ -6,8 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-#: Programs that take less to compile are not kept: reading them costs as much.
-_LEAST_SECONDS = "0.3"
+#: All programs are kept, those of milliseconds as well: a network has dozens of them.
+_LEAST_SECONDS = "0"
 
 
 def enable_cache() -> Path | None:

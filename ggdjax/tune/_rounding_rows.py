@@ -52,7 +52,8 @@ class Layer:
     def padded(self) -> tuple[int, int, int]:
         """Groups, rows and columns with padding."""
         small = next((n for n in (16, 32) if self.columns <= n), None)
-        columns = small or -(-self.columns // 128) * 128
+        multiple = 64 if self.columns <= 640 else 128  # of many columns, few shapes
+        columns = small or -(-self.columns // multiple) * multiple
         groups = 1 if self.groups == 1 else -(-self.groups // _BLOCK) * _BLOCK
         rows = max(128 if self.groups == 1 else 1, 1 << (self.rows - 1).bit_length())
         return groups, rows, columns
@@ -104,8 +105,8 @@ class Positions:
         taps = _grid([np.arange(w) * d for w, d in zip(window, dilation, strict=True)])
         return cls(corners, taps, space, tuple(spreading))
 
-    def sample(self, image: int, count: int) -> Int[np.ndarray, "{count} element"]:
-        """Return the flat indices of ``count`` windows of an image, spread evenly, others for every image; −1: zeros.
+    def sample(self, images: np.ndarray, count: int) -> Int[np.ndarray, "row element"]:
+        """Return the flat indices of ``count`` windows of each image, spread evenly, others for every image; −1: zeros.
 
         A stride that shares no factor with the outputs visits rows and columns alike.
         """
@@ -113,12 +114,16 @@ class Positions:
         stride = max(1, total // count)
         while math.gcd(stride, total) != 1:
             stride += 1
-        chosen = (image * 7919 + np.arange(count, dtype=np.int64) * stride) % total
-        at, between = np.divmod(self.corners[chosen][:, None] + self.window[None], np.asarray(self.spreading, np.int64))
-        size = np.asarray(self.space, np.int64)
-        strides = np.asarray([math.prod(self.space[axis + 1 :]) for axis in range(len(self.space))], np.int64)
-        inside = ((at >= 0) & (at < size) & (between == 0)).all(-1)
-        return np.where(inside, (at * strides).sum(-1), -1)
+        chosen = (images[:, None] * 7919 + np.arange(count, dtype=np.int64) * stride).reshape(-1) % total
+        flat, inside = np.zeros((1, 1), np.int64), np.ones((1, 1), bool)
+        for axis, size in enumerate(self.space):
+            at = self.corners[chosen, axis][:, None] + self.window[:, axis]
+            between = 0
+            if self.spreading[axis] != 1:
+                at, between = np.divmod(at, self.spreading[axis])
+            flat = flat * size + at
+            inside = inside & (at >= 0) & (at < size) & (between == 0)
+        return np.broadcast_to(np.where(inside, flat, -1), (len(chosen), len(self.window)))
 
 
 def chunks(
@@ -131,7 +136,7 @@ def chunks(
     groups, _, columns = layer.padded
     each = min(len(plan.corners), -(-wanted // len(images)))
     size = max(64, min(4096, _CHUNK_VALUES // (groups * columns) // 8 * 8))  # shared by up to 8 devices
-    index = np.concatenate([plan.sample(int(i), each) for i in images])
+    index = plan.sample(images, each)
     owner = np.repeat(images, each)[:, None]
     flat = [values.reshape(len(values), -1, values.shape[-1]) for values in tensors]
     for first in range(0, len(index), size):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
+import choices_elsewhere
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from choices_elsewhere import FIELDS, FITS, alone_and_jitted
 
 from ggdjax import schemes
 from ggdjax._errors import GgdjaxError
 from ggdjax.ggd._histogram import Histogram
 from ggdjax.schemes import ChoiceCode, PredictionCode
+from tests.elsewhere import run_elsewhere
 
 WIDTHS = np.arange(2, 17)
 EXPECTED_CODES = {
@@ -105,14 +109,30 @@ def test_a_constant_is_represented_exactly(name, histograms, tensors):
     np.testing.assert_allclose(float(chosen.step) * float(chosen.qmax), 3.7, rtol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def fits(tmp_path_factory):
+    """Return what schemes that fit choose alone and inside another program, fused as programs of users are.
+
+    Where a fit ends depends on how its sums are fused: with the flags of these tests by more than the tolerance.
+    """
+    out = tmp_path_factory.mktemp("choices") / "choices.npz"
+    run_elsewhere(Path(choices_elsewhere.__file__), out, "fused")
+    return np.load(out)
+
+
 @every_scheme
-def test_one_call_equals_a_loop_and_an_outer_jit(name, histograms, tensors):
+def test_an_outer_jit_changes_nothing(name, request):
+    found = request.getfixturevalue("fits")[name] if name in FITS else alone_and_jitted(name)
+    alone, jitted = (dict(zip(FIELDS, one, strict=True)) for one in found)
+    for field in ("step", "qmin", "qmax", "lowest", "code"):
+        np.testing.assert_allclose(jitted[field], alone[field], rtol=1e-6)
+    np.testing.assert_allclose(jitted["predicted_sqnr_db"], alone["predicted_sqnr_db"], atol=0.02)
+
+
+@every_scheme
+def test_one_call_equals_a_loop(name, histograms):
     some = histograms[np.array([0, 1, 3])]
     together = schemes.choose(name, some, jnp.array([[8], [4]]))
-    jitted = jax.jit(lambda h, b: schemes.choose(name, h, b))(some, jnp.array([[8], [4]]))
-    for field in ("step", "qmin", "qmax", "lowest", "code"):
-        np.testing.assert_allclose(getattr(jitted, field), getattr(together, field), rtol=1e-6)
-    np.testing.assert_allclose(jitted.predicted_sqnr_db, together.predicted_sqnr_db, atol=0.02)
     for row, bits in enumerate((8, 4)):
         for column in range(3):
             alone = schemes.choose(name, some[column], bits)
