@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PLATFORMS = ("cuda", "rocm", "tpu")
+#: Values that `counting` counts.
+VALUES = 1 << 24
 Program = tuple["Callable[..., Any]", tuple[Any, ...]]
 
 
@@ -78,12 +80,14 @@ def programs_of(name: str, *, side: int | None = None, batch: int = 4) -> dict[s
 
 
 def statistics(tensors: int = 8) -> dict[str, Program]:
-    """Return the programs that fit distributions, choose steps and round weights, for so many tensors at once."""
+    """Return the programs that count values, fit distributions, choose steps and round weights, by so many tensors."""
     histogram = shapes(jax.vmap(Histogram.from_samples)(jnp.ones((tensors, 4))))
     rows, columns = jax.ShapeDtypeStruct((1, 16, 32), jnp.float32), jax.ShapeDtypeStruct((1, 32, 32), jnp.float32)
     grids = jax.ShapeDtypeStruct((1, 3, 16), jnp.float32)
     density = gd.GeneralizedGamma(*(jnp.ones(tensors) for _ in range(3)))
+    values = jax.ShapeDtypeStruct((VALUES,), jnp.float32)
     return {
+        "counting": (lambda counter, x: counter.add(x), (shapes(gd.ggd.Counter.empty()), values)),
         "fit": (lambda h: gd.fit(h, order=2), (histogram,)),
         **{
             f"scheme {name}": (lambda h, name=name: schemes.choose(name, h, 8, False), (histogram,))

@@ -5,12 +5,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ggdjax as gd
+from experiments.compiled import TARGETS, lacking, launches, products
 from experiments.lowering import PLATFORMS, faults, programs_of, statistics
 from ggdjax import zoo
 
@@ -34,6 +40,40 @@ def test_fits_steps_and_rounding_lower(platform):
     for name, (function, arguments) in statistics().items():
         text = jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
         assert not faults(text), name
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_main_programs_compile_in_full(target, tmp_path):
+    if lack := lacking(target):
+        pytest.skip(lack)
+    out = tmp_path / "compiled.json"
+    command = [sys.executable, "-m", "experiments.benchmarks.compiling", target, "--out", str(out)]
+    for more in ([], ["digits", "--batch", "8"]):
+        subprocess.run([*command, *more], check=True, env={**os.environ, "XLA_FLAGS": ""}, capture_output=True)
+    rows = json.loads(out.read_text())
+    if target == "h200":
+        assert rows["statistics, 1000: fit"]["launches"] <= 500
+        assert rows["statistics, 1000: exact step"]["launches"] <= 200
+    assert rows["digits, 8: integers"]["products"].get("s8", 0) >= 6
+    assert not {"s32", "s64"} & set(rows["digits, 8: integers"]["products"])
+
+
+def test_launches_and_products_are_counted():
+    """A loop of five steps, each a kernel and a product, beside one kernel."""
+    text = """
+%body (p: (s32[])) -> (s32[]) {
+  %a.1 = s8[8,8]{1,0} parameter(0)
+  %fusion.1 = f32[8]{0} fusion(%a.1), kind=kLoop
+  %cublas.1 = s32[8,8]{1,0} custom-call(%a.1, %a.1), custom_call_target="__cublas$gemm"
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %while.1 = (s32[]) while(%t), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  ROOT %fusion.2 = f32[8]{0} fusion(%x), kind=kLoop
+}
+"""
+    assert launches(text) == 11
+    assert products(text) == {"s8": 1}
 
 
 def test_faults_are_seen():

@@ -78,6 +78,7 @@ def packages_of(source: str) -> set[str]:
         "_citation",
         "_tables",
         "_division",
+        "_mapping",
         "_errors",
         "_exported",
         "_fields",

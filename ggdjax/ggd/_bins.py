@@ -11,6 +11,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from ggdjax._mapping import for_each
+
 #: Histogram bins of one side, and the first of them that holds no finite value (exponent 255: infinities and NaNs).
 SIDE_BINS, FINITE_BINS = 1 << 15, 255 << 7
 #: Octaves counted down from that of the largest value, and how many histogram bins are put together in them:
@@ -84,7 +86,7 @@ def compress_side(counts: Array, minimum: Array, maximum: Array, *, side: str) -
     top = {"positive": up, "negative": down, "magnitude": jnp.maximum(up, down)}[side]
     halves = {"positive": (0,), "negative": (1,), "magnitude": (0, 1)}[side]
     # One tensor at a time: its counts pass through the cache once, and nothing of their size is written.
-    weight = lax.map(lambda one: sum(_gather(one[0][half], one[1]) for half in halves), (counts, top))
+    weight = for_each(lambda one: sum(_gather(one[0][half], one[1]) for half in halves), (counts, top))
     # Exponent field 0 holds the subnormal numbers: no leading one, and the exponent of field 1.
     field = top[:, None] - jnp.asarray(_OCTAVE, dtype=jnp.int32)[None]
     leading = (field != 0).astype(jnp.float32)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,9 @@ _BLOCK = 8192
 _COPIES = 2
 #: A copy holds the bins, then the zeros (both signs), then padding to an integer of cache lines; its first place
 #: takes what does not count.
-_COPY, _IGNORED = BINS + 256, BINS + 1
+_COPY, _IGNORED, _OUTSIDE = BINS + 256, BINS + 1, 1 << 30
+#: Values of one product of matrices: 4 MiB of operands.
+_ROWS = 8192
 _LEAST, _LARGEST = -(1 << 31), (1 << 31) - 1
 #: One step of the exponent in a key; keys of finite values lie in [−_INFINITE, _INFINITE).
 _EXPONENT, _INFINITE = 0x00800000, 0x7F800000
@@ -55,10 +59,11 @@ class Counter:
         x = x.astype(jnp.float32).reshape(-1)
         if x.size == 0:
             return self
-        # A CPU gains from blocks that stay in its cache; an accelerator wants one large scatter.
+        # A CPU gains from blocks that stay in its cache, a GPU from one large scatter, a TPU from matrix products.
         if count is None:
-            return lax.platform_dependent(self, x, cpu=_add_in_blocks, default=_add_at_once)
-        return lax.platform_dependent(self, x, count, cpu=_add_first_in_blocks, default=_add_first)
+            return lax.platform_dependent(self, x, cpu=_add_in_blocks, tpu=_add_by_products, default=_add_beside_zeros)
+        tpu, default = (partial(_first, way) for way in (_add_by_products, _add_beside_zeros))
+        return lax.platform_dependent(self, x, count, cpu=_add_first_in_blocks, tpu=tpu, default=default)
 
     def read(self) -> tuple[Int[Array, " 65536"], Int[Array, ""], Float[Array, ""], Float[Array, ""]]:
         """Return the counts by bin, the number of zeros, and the extremes of the finite values (0 without any)."""
@@ -77,18 +82,20 @@ def _ordered(bits: Int[Array, "..."]) -> Int[Array, "..."]:
     return bits ^ ((bits >> 31) & _LARGEST)
 
 
-def _scatter(copies: Array, x: Array, counts: Array | None = None) -> Array:
+def _scatter(copies: Array, x: Array, counts: Array | None = None, zeros: bool = True) -> Array:
     bits = lax.bitcast_convert_type(x, jnp.uint32)
-    index = jnp.where(bits << 1 == 0, jnp.uint32(BINS), bits >> 16)
+    # XLA adds nothing for what lies outside.
+    index = jnp.where(bits << 1 == 0, jnp.uint32(BINS if zeros else _OUTSIDE), bits >> 16)
     if counts is not None:
-        index = jnp.where(counts, index, jnp.uint32(_IGNORED))
+        index = jnp.where(counts, index, jnp.uint32(_IGNORED if zeros else _OUTSIDE))
     index = index + jnp.arange(x.size, dtype=jnp.uint32) % _COPIES * _COPY
     # `lax.scatter_add`, because `counts.at[]` would first look for negative indices.
     numbers = lax.ScatterDimensionNumbers(
         update_window_dims=(), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0,)
     )
     ones = jnp.ones(x.size, jnp.int32)
-    return lax.scatter_add(copies, index[:, None], ones, numbers, mode="promise_in_bounds")
+    mode = "promise_in_bounds" if zeros else "drop"
+    return lax.scatter_add(copies, index[:, None], ones, numbers, mode=mode)
 
 
 def _extremes(x: Array) -> tuple[Array, Array]:
@@ -101,19 +108,57 @@ def _extremes(x: Array) -> tuple[Array, Array]:
     return key - _EXPONENT, key + _EXPONENT
 
 
-def _add_at_once(counter: Counter, x: Float[Array, " n"], counts: Array | None = None) -> Counter:
+def _add_at_once(counter: Counter, x: Float[Array, " n"], counts: Array | None = None, zeros: bool = True) -> Counter:
     low, high = _extremes(x)
     if counts is not None:
         low, high = jnp.where(counts, low, _LARGEST), jnp.where(counts, high, _LEAST)
     return Counter(
-        copies=_scatter(counter.copies, x, counts),
+        copies=_scatter(counter.copies, x, counts, zeros),
         smallest=jnp.minimum(counter.smallest, low.min()),
         largest=jnp.maximum(counter.largest, high.max()),
     )
 
 
-def _add_first(counter: Counter, x: Float[Array, " n"], count: Int[Array, ""]) -> Counter:
-    return _add_at_once(counter, x, jnp.arange(x.size, dtype=jnp.int32) < count)
+def _first(way: Callable[..., Counter], counter: Counter, x: Float[Array, " n"], count: Int[Array, ""]) -> Counter:
+    return way(counter, x, jnp.arange(x.size, dtype=jnp.int32) < count)
+
+
+def _add_beside_zeros(counter: Counter, x: Float[Array, " n"], counts: Array | None = None) -> Counter:
+    """Scatter all but the zeros: as atomic additions to one address, those of a ReLU would wait for each other."""
+    found = _add_at_once(counter, x, counts, zeros=False)
+    return replace(found, copies=found.copies.at[BINS].add(_zeros(x, counts).sum(dtype=jnp.int32)))
+
+
+def _add_by_products(counter: Counter, x: Float[Array, " n"], counts: Array | None = None) -> Counter:
+    """Count by products of int8 matrices: of the upper and of the lower 8 bits of a bin's index, 1 where a value is."""
+    size = min(_ROWS, x.size)
+    low, high = _extremes(x)
+    one = ~_zeros(x, None)
+    if counts is not None:
+        low, high, one = jnp.where(counts, low, _LARGEST), jnp.where(counts, high, _LEAST), one & counts
+    index = (lax.bitcast_convert_type(x, jnp.uint32) >> 16).astype(jnp.int32)
+    pad = (0, -x.size % size)
+    index, one = (jnp.pad(v, pad).reshape(-1, size) for v in (index, one))
+    places = jnp.arange(256, dtype=jnp.int32)[None]
+
+    def add(bins: Array, block: tuple[Array, Array]) -> tuple[Array, None]:
+        index, one = block
+        upper = (((index >> 8)[:, None] == places) & one[:, None]).astype(jnp.int8)
+        lower = ((index & 255)[:, None] == places).astype(jnp.int8)
+        return bins + lax.dot_general(upper, lower, (((0,), (0,)), ((), ())), preferred_element_type=jnp.int32), None
+
+    bins, _ = lax.scan(add, jnp.zeros((256, 256), jnp.int32), (index, one))
+    zeros = _zeros(x, counts).sum(dtype=jnp.int32)[None]
+    return Counter(
+        copies=counter.copies.at[: BINS + 1].add(jnp.concatenate([bins.reshape(-1), zeros])),
+        smallest=jnp.minimum(counter.smallest, low.min()),
+        largest=jnp.maximum(counter.largest, high.max()),
+    )
+
+
+def _zeros(x: Array, counts: Array | None) -> Array:
+    zero = lax.bitcast_convert_type(x, jnp.uint32) << 1 == 0
+    return zero if counts is None else zero & counts
 
 
 def _add_in_blocks(counter: Counter, x: Float[Array, " n"]) -> Counter:
@@ -125,7 +170,7 @@ def _add_in_blocks(counter: Counter, x: Float[Array, " n"]) -> Counter:
 
 def _add_first_in_blocks(counter: Counter, x: Float[Array, " n"], count: Int[Array, ""]) -> Counter:
     if x.size < _BLOCK:
-        return _add_first(counter, x, count)
+        return _first(_add_at_once, counter, x, count)
     return _add_blocks(counter, x, (count + (_BLOCK - 1)) // _BLOCK, count)
 
 

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 from ggdjax._errors import GgdjaxError, expect
+from ggdjax._mapping import for_each
 from ggdjax.ggd._bins import Bins, on_device
 from ggdjax.ggd._histogram import Histogram
 
@@ -94,4 +95,4 @@ def _squared_error(bins: Bins, step: Array, levels: Array) -> Array:
         return lax.map(candidate, (steps, tops), batch_size=min(_CANDIDATES, steps.shape[0]))
 
     steps, tops = step.reshape(tensors, -1), levels.reshape(tensors, -1)
-    return lax.map(tensor, (*flat, steps, tops)).reshape(step.shape)
+    return for_each(tensor, (*flat, steps, tops)).reshape(step.shape)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from ggdjax import _files
 from ggdjax._errors import GgdjaxError, expect, expect_array, expect_record, refusal, summary
+from ggdjax._mapping import for_each
 from ggdjax._tables import html_table
 from ggdjax.ggd._arrays import checked_axes, is_concrete, refuse_unreal
 from ggdjax.ggd._bins import FINITE_BINS, SIDE_BINS, Bins, compress_side, on_device
@@ -395,7 +395,7 @@ def _histogram_counts(
     if not batch:
         return _count_flat(x.reshape(-1), count)
     rows = x.transpose(*batch, *axes).reshape(int(np.prod(batch_shape)), -1)
-    result = lax.map(lambda row: _count_flat(row, count), rows)
+    result = for_each(lambda row: _count_flat(row, count), rows)
     return jax.tree.map(lambda leaf: leaf.reshape(*batch_shape, *leaf.shape[1:]), result)
 
 

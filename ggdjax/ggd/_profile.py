@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from ggdjax._mapping import for_each
 from ggdjax.ggd._special import log_minus_digamma, stirling_remainder
 
 #: The bracket of p. At 0.05 the density differs from its log-normal limit (skewness of log x: about −p times the
@@ -104,7 +105,7 @@ def maximize(c: Float[Array, "... n"], weight: Float[Array, "... n"]) -> Root:
     c, weight = lax.stop_gradient((c, weight))
     grid = jnp.linspace(jnp.log(P_MIN), jnp.log(P_MAX), _GRID_POINTS, dtype=c.dtype)
     shape = c.shape[:-1]
-    points = lax.map(lambda log_p: evaluate(jnp.broadcast_to(log_p, shape), c, weight), grid)
+    points = for_each(lambda log_p: evaluate(jnp.broadcast_to(log_p, shape), c, weight), grid)
     best = jnp.argmax(points.log_likelihood, axis=0)
 
     def at(values: Array, index: Array) -> Array:

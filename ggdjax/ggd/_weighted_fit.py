@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from typing import Any
 
 import jax
@@ -29,8 +30,8 @@ from ggdjax.ggd._tail import TailWeighted
 
 #: Fewer occupied bins (distinct values) than this do not determine three parameters.
 _FEWEST = 5
-#: Values worked on at a time.
-_BLOCK = 1 << 17
+#: Values worked on at a time: on a CPU what its cache holds, elsewhere 256 MiB: every block is a chain of kernels.
+_BLOCK, _BLOCK_OF_ACCELERATORS = 1 << 17, 1 << 26
 #: Standard deviation and minus the mean of log x for a standard Weibull variable (π/√6 and Euler's constant),
 #: the one-parameter shape that stands in where the data do not determine the fit.
 WEIBULL_DEVIATION, EULER = 1.2825498301618641, 0.5772156649015329
@@ -168,20 +169,25 @@ def _per_tensor(name: str, value: ArrayLike, batch_shape: tuple[int, ...], dtype
 
 
 def by_tensor(function: Callable[..., FitResult], size: int, *arrays: Array) -> FitResult:
-    """Map over the tensors, a block of about ``_BLOCK`` values (which stays in a CPU's cache) at a time."""
+    """Map over the tensors, a block at a time: on a CPU about ``_BLOCK`` values, which stay in its cache."""
     shape = arrays[-1].shape
     if not shape:
         return function(*arrays)
     count = int(np.prod(shape))
-    batch = max(1, min(_BLOCK // size, count))
 
-    def padded(v: Array) -> Array:
-        rows = v.reshape(count, *v.shape[len(shape) :])
+    def rows(v: Array, batch: int) -> Array:
+        flat = v.reshape(count, *v.shape[len(shape) :])
         # A last block of its own size would be compiled by itself.
-        return jnp.pad(rows, ((0, -count % batch), *((0, 0),) * (rows.ndim - 1)), mode="edge")
+        return jnp.pad(flat, ((0, -count % batch), *((0, 0),) * (flat.ndim - 1)), mode="edge")
 
-    result = lax.map(lambda one: function(*one), tuple(padded(v) for v in arrays), batch_size=batch)
-    return jax.tree.map(lambda leaf: leaf[:count].reshape(*shape, *leaf.shape[1:]), result)
+    def mapped(batch: int, *arrays: Array) -> FitResult:
+        result = lax.map(lambda one: function(*one), tuple(rows(v, batch) for v in arrays), batch_size=batch)
+        return jax.tree.map(lambda leaf: leaf[:count], result)
+
+    few, many = (partial(mapped, max(1, min(block // size, count))) for block in (_BLOCK, _BLOCK_OF_ACCELERATORS))
+    one_block = count * size <= _BLOCK
+    result = few(*arrays) if one_block else lax.platform_dependent(*arrays, cpu=few, default=many)
+    return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), result)
 
 
 @jax.jit

@@ -56,13 +56,14 @@ def dead_zone_step(
     peak = jnp.where(size.peak > 0, size.peak, 1.0)[None]
     edges, survival = size.edges, size.survival
 
-    def above(x: Float[Array, "setting tensor"]) -> Float[Array, "setting tensor"]:
-        return jax.vmap(jnp.interp, in_axes=(1, 0, 0), out_axes=1)(x, edges, survival)
+    def above(x: Float[Array, "place setting tensor"]) -> Float[Array, "place setting tensor"]:
+        return jax.vmap(jnp.interp, in_axes=(2, 0, 0), out_axes=2)(x, edges, survival)
 
     def share(step: Float[Array, "setting tensor"]) -> Float[Array, "setting tensor"]:
         half, end = 0.5 * step / peak, jnp.minimum(step * top / peak, 1.0)
-        density = (above(half * jnp.exp(-_HALF)) - above(half * jnp.exp(_HALF))) / (2.0 * _HALF)  # x f(x) at Δ/2
-        return jnp.clip(above(half) - above(end) + density, _LEAST, _MOST)
+        below, beyond, inner, outer = above(jnp.stack([half * jnp.exp(-_HALF), half * jnp.exp(_HALF), half, end]))
+        density = (below - beyond) / (2.0 * _HALF)  # x f(x) at Δ/2
+        return jnp.clip(inner - outer + density, _LEAST, _MOST)
 
     def solve(_: int, step: Float[Array, "setting tensor"]) -> Float[Array, "setting tensor"]:
         return jnp.minimum(closed_form_step(tail, bits, signed=signed, rounded=share(step)), peak / top)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ggdjax._mapping import for_each
 from ggdjax.schemes._choice import PredictionCode
 from ggdjax.schemes._protocol import levels
 from ggdjax.steps import overload
@@ -63,7 +64,7 @@ def predict(
     # Shares of the nonzero values.
     at_limit = jnp.zeros_like(peak) if saturation is None else saturation.weight / jnp.where(nonzero > 0, nonzero, 1.0)
     one = partial(_errors, beyond=tail is None)
-    body, error_at_limit, discrete, negative = jax.lax.map(
+    body, error_at_limit, discrete, negative = for_each(
         lambda tensor: one(*tensor),
         (size.lower, size.upper, size.weight, size.positive, at_limit, relative.T, count.T, signed.T),
     )

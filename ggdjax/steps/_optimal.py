@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float
 
+from ggdjax._mapping import for_each
 from ggdjax.steps import _closed_form as closed_form
 from ggdjax.steps._distortion import distortion_parts, log_distortion
 from ggdjax.steps._source import Sides
@@ -45,7 +46,7 @@ def minimise(sides: Sides, levels: Float[Array, "..."], *, offset: float = 0.0) 
 
     last = len(scale) - 1
     indices = jnp.arange(last + 1)
-    values = lax.map(lambda i: log_distortion(sides, levels, candidate(i), offset=offset), indices)
+    values = for_each(lambda i: log_distortion(sides, levels, candidate(i), offset=offset), indices)
     best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf), axis=0)
     inside = (best > 0) & (best < last)
     low, phi, high = (candidate(jnp.clip(best + i, 0, last)) for i in (-1, 0, 1))
@@ -103,7 +104,7 @@ def nearest_power_of_two(sides: Sides, levels: Array, step: Array, *, offset: fl
         return jnp.ldexp(jnp.ones(step.shape, step.dtype), exponent)
 
     shifts = jnp.arange(-2, 4, dtype=jnp.int32)
-    values = lax.map(
+    values = for_each(
         lambda i: log_distortion(sides, levels, jnp.log(candidate(i)) - sides.reference, offset=offset), shifts
     )
     return candidate(shifts[jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf), axis=0)])

@@ -35,8 +35,9 @@ from ggdjax.steps._source import Sides, Source, broadcast, levels_of, sides_of
 
 #: The ways that `solve` knows to choose a step.
 METHODS = ("closed_form", "lambert", "support", "optimal", "power_of_two")
-#: Elements solved together: their nodes fit the cache. The result does not depend on it.
-CHUNK = 64
+#: Elements solved together: on a CPU as many as have their nodes in its cache, elsewhere those of about 1 GiB, since
+#: every chunk is a chain of kernels. The result does not depend on it.
+CHUNK, CHUNK_OF_ACCELERATORS = 64, 1 << 13
 
 
 class StepCode(enum.IntEnum):
@@ -295,17 +296,21 @@ def _batched(solver: Callable[..., Any], sides: Sides, *arrays: Array) -> Any:
     """Flatten the batch, solve it in chunks that fit the cache, restore its shape."""
     shape = sides.reference.shape
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(shape) :]), (sides, *arrays))
-    result = solver(*flat) if flat[1].size <= CHUNK else _chunked(solver, flat)
+    if (count := flat[1].size) <= CHUNK:
+        result = solver(*flat)
+    else:
+        few, many = (partial(_chunked, solver, min(size, count)) for size in (CHUNK, CHUNK_OF_ACCELERATORS))
+        result = lax.platform_dependent(*flat, cpu=few, default=many)
     return jax.tree.map(lambda x: x.reshape(shape), result)
 
 
-def _chunked(solver: Callable[..., Any], flat: tuple) -> Any:
+def _chunked(solver: Callable[..., Any], size: int, *flat: Any) -> Any:
     count = flat[1].size
-    pieces = -(-count // CHUNK)
+    pieces = -(-count // size)
 
     def split(x: Array) -> Array:
-        padded = jnp.pad(x, ((0, pieces * CHUNK - count), *((0, 0),) * (x.ndim - 1)), mode="edge")
-        return padded.reshape(pieces, CHUNK, *x.shape[1:])
+        padded = jnp.pad(x, ((0, pieces * size - count), *((0, 0),) * (x.ndim - 1)), mode="edge")
+        return padded.reshape(pieces, size, *x.shape[1:])
 
     result = lax.map(lambda piece: solver(*piece), jax.tree.map(split, flat))
     return jax.tree.map(lambda x: x.reshape(-1)[:count], result)
