@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from ggdjax.network._builder import Constant, View, channels_last, common_order, picked, stored_constant
+from ggdjax.network._joined import joined
 from ggdjax.network._ops import window_counts
 from ggdjax.network._products import product_of_views, product_over, product_with_weight
 from ggdjax.network.jaxpr._call import Call, Comparison
@@ -476,17 +477,29 @@ def _transpose(call: Call) -> View:
 
 @rule("concatenate")
 def _concatenate(call: Call) -> View:
-    return _joined(call, [call.view(k) for k in range(len(call.inputs))], call.param("dimension"))
+    return joined(call, [_one_image(call, index) for index in range(len(call.inputs))], call.param("dimension"))
+
+
+def _one_image(call: Call, index: int) -> View | np.ndarray:
+    """Return an operand; where it is constant, without the batch along which it repeats."""
+    value = call.inputs[index]
+    if not isinstance(value, Constant):
+        return call.view(index)
+    shapes = [probe.shape for probe in value.probes]
+    return _small(call, index, [axis for axis, (a, b) in enumerate(zip(*shapes, strict=True)) if a == b])
 
 
 @rule("stack")
 def _stack(call: Call) -> View:
-    axis = call.param("axis")
-    views = []
-    for k in range(len(call.inputs)):
-        first, second = ((*shape[:axis], 1, *shape[axis:]) for shape in call.shape(call.view(k)))
-        views.append(call.reshape(call.view(k), (first, second)))
-    return _joined(call, views, axis)
+    axis, values = call.param("axis"), []
+    for index in range(len(call.inputs)):
+        value = _one_image(call, index)
+        if isinstance(value, View):
+            first, second = ((*shape[:axis], 1, *shape[axis:]) for shape in call.shape(value))
+            values.append(call.reshape(value, (first, second)))
+        else:
+            values.append(np.expand_dims(value, axis))
+    return joined(call, values, axis)
 
 
 @rule("tile")
@@ -496,14 +509,8 @@ def _tile(call: Call) -> View:
         if copies < 1:
             raise call.refuse("no copy of a tensor")
         if copies > 1:
-            view = _joined(call, [view] * copies, axis)
+            view = joined(call, [view] * copies, axis)
     return view
-
-
-def _joined(call: Call, views: Sequence[View], axis: int) -> View:
-    axes = common_order(views)
-    call.refuse_batch(views[0], [axis], "a concatenation along the batch")
-    return call.emit("concat", [call.builder.stored(view, axes) for view in views], axes, axis=axes[axis])
 
 
 @rule("pad")
