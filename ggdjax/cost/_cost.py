@@ -1,8 +1,8 @@
 """What a network costs on an accelerator: operations, bytes, traffic, cycles and energy, layer by layer.
 
-Counted are convolutions, dense layers and products of two feature maps, for one image. Activations, pooling and additions are taken as done while
-data pass by: they cost nothing, and neither do control, clocks, leakage and registers beside the multipliers. So
-ratios between widths are what the model is for; absolute figures are bounds from below.
+Counted are convolutions, dense layers and products of two feature maps, for one image. Activations, pooling and
+additions are taken as done while data pass by: they cost nothing, and neither do control, clocks, leakage and registers
+beside the multipliers. So ratios between widths are what the model is for; absolute figures are bounds from below.
 """
 
 from __future__ import annotations
@@ -234,9 +234,9 @@ def estimate(
 ) -> CostReport:
     """Return what a network costs on ``hardware`` for one image, by analytical models.
 
-    Traffic and cycles: see the formulas at the head of ``ggdjax/cost/_dataflow.py``. Energy: see `EnergyTable`. Products
-    of two feature maps (attention) are layers whose weights are one of them; the zeros between the inputs of a transposed
-    convolution cost nothing.
+    Traffic and cycles: see the formulas at the head of ``ggdjax/cost/_dataflow.py``. Energy: see `EnergyTable`.
+    Products of two feature maps (attention) are layers whose weights are one of them; the zeros between the inputs of a
+    transposed convolution cost nothing.
 
     Args:
         network: a float network (batch normalization is folded first), or a quantized one.
@@ -245,8 +245,8 @@ def estimate(
             layer, for a quantized one.
 
     Raises:
-        GgdjaxError: the network has no convolution, dense layer or product, one of them is not quantized, a dimension other
-            than the first depends on the batch size, the buffer cannot hold the smallest tile of a layer, or the
+        GgdjaxError: the network has no convolution, dense layer or product, one of them is not quantized, a dimension
+            other than the first depends on the batch size, the buffer cannot hold the smallest tile of a layer, or the
             energy table has no floating-point operation of that width.
 
     Example:
@@ -262,7 +262,7 @@ def estimate(
         net = fold_batch_norm(network)
     shapes = layer_shapes(net)
     if not shapes:
-        raise GgdjaxError("`network` has no convolution, dense layer or product, so that nothing costs: give one that has")
+        raise GgdjaxError("`network` has no convolution, dense layer or product, so that nothing costs")
     entered = {shape.name: net.graph.feature_maps_from(net.graph.node(shape.name).output) for shape in shapes}
     leaving = frozenset(name for name, maps in entered.items() if not maps)
     if isinstance(network, QuantizedNetwork) and widths is None:
@@ -328,7 +328,8 @@ def _own(
     """Return the widths that a quantized network gives each layer; an output has the widest of what it becomes."""
     for shape in shapes:
         second = shape.kernel in quantizers.activations if shape.is_product else shape.name in quantizers.weights
-        if not second or shape.feature_map not in quantizers.activations or (shape.bias is not None and shape.name not in quantizers.biases):
+        missing = not second or shape.feature_map not in quantizers.activations
+        if missing or (shape.bias is not None and shape.name not in quantizers.biases):
             raise GgdjaxError(f"`network` leaves `{shape.name}` or its input in float; quantize it, or pass `widths`")
     maps = {name: quantizer.bits for name, quantizer in quantizers.activations.items()}
     return [

@@ -30,9 +30,10 @@ neighbouring folds; one multiply-accumulate per element and cycle at any width),
   T·C·M·⌈P/R⌉ (K·C·M at least), T·C·P·⌈M/S⌉, P·M.
 - weight stationary: products of one output down, channels out across. k-folds ⌈K·C/R⌉, m-folds ⌈M/S⌉; as many cycles
   per fold as a weight meets values, P where T = K; K·C·M, T·C·P·⌈M/S⌉, P·M·(2·⌈T·C/R⌉ − 1).
-- row stationary: window rows (those that meet input rows) down, output rows across; the pattern fits a = max(1, ⌊R/window rows⌋)·max(1, ⌊S/E⌋)
-  times, for u channels in, v channels out and ⌊a/(u·v)⌋ groups at once; a unit holds the weights of q channels in and p
-  out, where q·(window columns), p and q·p·(window columns) fit its registers for inputs, sums and weights.
+- row stationary: window rows (those that meet input rows) down, output rows across; the pattern fits a =
+  max(1, ⌊R/window rows⌋)·max(1, ⌊S/E⌋) times, for u channels in, v channels out and ⌊a/(u·v)⌋ groups at once; a unit
+  holds the weights of q channels in and p out, where q·(window columns), p and q·p·(window columns) fit its registers
+  for inputs, sums and weights.
   (groups/⌊a/(u·v)⌋)·⌈C/u⌉·⌈M/v⌉·⌈window rows/R⌉·⌈E/S⌉·(window columns)·F cycles; K·C·M·⌈E/S⌉, H·W·C·⌈M/(v·p)⌉,
   P·M·(2·⌈C/(u·q)⌉·⌈window rows/R⌉ − 1). Of all u, v, p, q those of fewest cycles, then of least traffic.
 """

@@ -282,6 +282,10 @@ class GraphBuilder:
 
     def finish(self, outputs: Sequence[View]) -> Network:
         """Return the network that computes ``outputs`` in the model's own order, without dead nodes."""
+        free = any(first != second for first, second in map(self._shapes.get, self._inputs))
+        for view in outputs:
+            if free and len(set(self._shapes[view.tensor])) == 1:
+                raise UnsupportedError(f"unsupported: `{view.tensor}` is one result for all images of a batch")
         tensors = tuple(self.native(view) for view in outputs)
         graph = Graph(
             nodes=tuple(self._nodes.values()),

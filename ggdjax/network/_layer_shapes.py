@@ -186,9 +186,7 @@ def _matrices(node: Node, second: str, groups: int, rows: int, channels_in: int,
     )
 
 
-def _meetings(
-    outputs: int, window: int, stride: int, padding: tuple[int, int], dilation: int, spreading: int
-) -> int:
+def _meetings(outputs: int, window: int, stride: int, padding: tuple[int, int], dilation: int, spreading: int) -> int:
     """Return how many pairs of an output and a tap along one axis meet no inserted zero."""
     at = np.arange(outputs)[:, None] * stride + np.arange(window) * dilation - padding[0]
     return int((at % spreading == 0).sum())

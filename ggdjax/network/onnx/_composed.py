@@ -172,6 +172,7 @@ def _dropped(call: Call, view: View, axes: Sequence[int]) -> View:
 def _arg_max(call: Call) -> View:
     view = call.view()
     axis = call.attr("axis", 0) % len(view.axes)
+    call.refuse_batch(view, [axis], "a reduction over the batch")
     if call.node.op_type == "ArgMin":
         view = apply_number(call, "mul", view, -1.0)
     keepdims, last = bool(call.attr("keepdims", 1)), call.shape(view)[0][axis] - 1
@@ -265,7 +266,7 @@ def _where(call: Call) -> View:
         if isinstance(branch := call.get(index), View):
             inputs.append(call.builder.stored(branch, order))
         else:
-            constants[role] = stored_constant(call.weight(index), stored)
+            constants[role] = stored_constant(call.one_image(index), stored)
     return call.emit("select", inputs, order, constants, threshold=condition.threshold, strict=condition.strict)
 
 
@@ -282,7 +283,7 @@ def _masked(call: Call, mask: np.ndarray, branches: Sequence[View | Constant]) -
         term = _with(call, "mul", raised, kept.astype(np.float32))
         other = branches[1 - index]
         if isinstance(other, Constant):
-            return _with(call, "add", term, call.weight(2 - index) * ~kept)
+            return _with(call, "add", term, call.one_image(2 - index) * ~kept)
         total = term if total is None else apply(call, "add", total, term)
     return total
 

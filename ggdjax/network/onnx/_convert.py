@@ -108,8 +108,23 @@ class Call:
           ModelError: it holds NaN or infinity.
         """
         value = self.constant(index)
-        if value is None:
-            return None
+        return None if value is None else self._finite(index, value)
+
+    def one_image(self, index: int) -> np.ndarray:
+        """Return input ``index`` as a parameter; where it repeats one value for every image, that of one image.
+
+        Raises:
+          ModelError: it holds NaN or infinity.
+        """
+        first, second = self.constants(index)
+        axes = [k for k, (a, b) in enumerate(zip(first.shape, second.shape, strict=False)) if a != b]
+        if first.ndim == second.ndim and len(axes) == 1:
+            one = first.take([0], axes[0])
+            if (first == one).all() and (second == one).all():
+                return self._finite(index, one)
+        return self.weight(index)
+
+    def _finite(self, index: int, value: np.ndarray) -> np.ndarray:
         value = np.asarray(value, np.float32)
         if not np.isfinite(value).all():
             raise ModelError(
@@ -177,6 +192,18 @@ class Call:
     def reshape(self, view: View, first: Sequence[int], second: Sequence[int]) -> View:
         """Return ``view`` with the shape given at both probes."""
         return self.builder.shaped(view, (tuple(first), tuple(second)), name=self.name, output=self.node.output[0])
+
+    def reshape_to(self, view: View, targets: Sequence[Sequence[int]]) -> View:
+        """Return ``view`` with the shape given at both probes, which computes with the batch size.
+
+        Where a file declares its batch size, a shape that would mix images at any other means that of one batch.
+        """
+        axis, places = self.batch_axis(view), [k for k, (a, b) in enumerate(zip(*targets, strict=True)) if a != b]
+        if self.batch is not None and axis is not None and places:
+            own = tuple(a + (b - a) * (self.batch - PROBE_BATCHES[0]) for a, b in zip(*targets, strict=True))
+            if prod(own[: places[0]]) != prod(self.own_shape(view)[:axis]):
+                return self.regroup(view, own)
+        return self.reshape(view, *targets)
 
     def regroup(self, view: View, target: Sequence[int], batch: int | None = None) -> View:
         """Return ``view`` reshaped to ``target``, its shape at ``batch`` images (see `own_shape`), of any batch.

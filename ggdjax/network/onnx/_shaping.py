@@ -172,7 +172,7 @@ def _of_views(call: Call, op: str, *views: View) -> View:
 
 def _with_constant(call: Call, op: str, view: View, index: int, **attrs: bool) -> View:
     """Append ``op`` of ``view`` and the constant at input ``index``."""
-    constant = call.weight(index)
+    constant = call.one_image(index)
     view = _raised(call, view, max(len(view.axes), constant.ndim))
     return call.emit(op, [view.tensor], view.axes, {"constant": stored_constant(constant, view)}, **attrs)
 
@@ -188,7 +188,7 @@ def _raised(call: Call, view: View, rank: int) -> View:
 def _concat(call: Call) -> View:
     values = [call.get(k) for k in range(len(call.node.input))]
     rank = next(len(value.axes) for value in values if isinstance(value, View))
-    given = [value if isinstance(value, View) else call.weight(index) for index, value in enumerate(values)]
+    given = [value if isinstance(value, View) else call.one_image(index) for index, value in enumerate(values)]
     return joined(call, given, call.attr("axis", 1) % rank)
 
 
@@ -287,9 +287,8 @@ def _reshape(call: Call) -> View:
             raise call.refuse(f"a reshape from {shape} to {tuple(target)}")
         targets.append([shape[k] if size == 0 and copied else int(size) for k, size in enumerate(target)])
     if targets[0] != targets[1] or call.batch_axis(view) is None or (call.batch is None and targets[0][:1] == [-1]):
-        return call.reshape(
-            view, *(_filled(call, shape, target) for shape, target in zip(shapes, targets, strict=True))
-        )
+        filled = [_filled(call, shape, target) for shape, target in zip(shapes, targets, strict=True)]
+        return call.reshape_to(view, filled)
     # The target names the batch size: the declared one; else the only one that it fits, or 1.
     target, batch = targets[0], call.batch
     if batch is None:
