@@ -211,6 +211,19 @@ FUNCTIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], set[str]]] = {
         {"pad", "concat", "add"},
     ),
     "stack with a constant": (lambda x: jnp.stack([jnp.full_like(x, 2.0), x], -1), {"pad", "add"}),
+    "values between": (
+        lambda x: jax.lax.pad(x, jnp.float32(0.5), ((0, 0, 0), (1, -1, 2), (-1, 2, 0), (0, 0, 1))),
+        {"pad", "reshape"},
+    ),
+    "smallest of a window, one column in two": (
+        lambda x: jax.lax.reduce_window(x, jnp.inf, jax.lax.min, (1, 2, 1, 1), (1, 1, 1, 2), "VALID"),
+        {"max_pool"},
+    ),
+    "hyperbolic": (lambda x: jnp.sinh(0.3 * x) + jnp.cosh(0.2 * x) + jnp.exp2(-jnp.abs(x)), {"exp"}),
+    "slices that begin at constants": (
+        lambda x: jax.lax.dynamic_slice(x, (0, 2, 9, 1), (x.shape[0], 3, 4, 2)),
+        {"slice"},
+    ),
     "tile": (lambda x: jnp.tile(x, (1, 2, 1, 3)), {"concat"}),
     "variance": (lambda x: x.var((1, 2), ddof=1), {"mean", "sum"}),
     "gelu": (lambda x: jax.nn.gelu(x, approximate=False), {"erf", "mul"}),
@@ -270,6 +283,8 @@ def test_modes_of_padding(mode: str) -> None:
         ),
         (lambda x: jnp.concatenate([x[:, 0, 0], jnp.eye(x.shape[0], 3)], 1), "depends on the position in the batch"),
         (lambda x: jnp.where(x > 2 * x, x, 0.0), "computed from the network's input; a constant is needed"),
+        (lambda x: jax.lax.dynamic_slice_in_dim(x, 0, 1), "a slice of the batch"),
+        (jax.vmap(lambda x: jax.lax.dynamic_slice_in_dim(x, jnp.argmax(x[0, 0]), 2)), "a constant is needed"),
         (lambda x: jnp.zeros(3), "does not depend on its argument"),
         (lambda x: x.reshape(5, -1), "cannot be traced"),
         (lambda x: jnp.concatenate([x] * x.shape[0], axis=-1), "another batch size|depends on the batch"),
