@@ -485,6 +485,7 @@ def arg_max(d: Draw, v: Value) -> str:
 
 @piece(2)
 def transpose(d: Draw, v: Value) -> str:
+    need(v.rank)
     order = [int(k) for k in d.rng.permutation(v.rank)]
     if v.batch == 0 and d.chance(0.7):
         order = [0, *(k for k in order if k)]
