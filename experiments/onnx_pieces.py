@@ -191,11 +191,18 @@ def choice(d: Draw, v: Value) -> str:
     branches = [d.op("Tanh", [v.name]) if d.chance(0.5) else v.name, d.const(d.numbers())]
     if d.chance(0.3):
         branches[1] = d.op("Abs", [v.name])
+    if d.chance(0.2):
+        branches[0] = d.op("ReduceMax", [v.name], axes=[v.rank - 1]) if d.opset < 18 else d.op("Exp", [v.name])
     branches = branches[:: d.pick((1, -1))]
     if d.chance(0.3):
         shape = [1 if axis == v.batch else size for axis, size in enumerate(v.shape)]
         mask = d.rng.random(shape[d.int(0, v.rank - 1) :]) < 0.5
         return d.op("Where", [d.const(mask, bool), *branches])
+    if d.chance(0.2):  # of a function that is constant over half of its range
+        limited = d.op("Relu", [v.name])
+        need(d.opset >= 11)
+        equal = d.op("Equal", [limited, d.const(np.float32(0))])
+        return d.op("Where", [d.op("Not", [equal]) if d.chance(0.3) else equal, *branches])
     kind = d.pick(("Greater", "Less") if d.opset < 12 else ("Greater", "GreaterOrEqual", "Less", "LessOrEqual"))
     pair = [v.name, d.const(np.float32(d.rng.normal()))][:: d.pick((1, -1))]
     condition = d.op(kind, pair)
@@ -476,7 +483,11 @@ def arg_max(d: Draw, v: Value) -> str:
     given = {} if d.chance(0.5) else {"keepdims": d.int(0, 1)}
     if d.opset >= 12 and d.chance(0.4):
         given["select_last_index"] = d.int(0, 1)
-    axis = d.signed(d.pick(axes), v.rank) if d.opset >= 11 else d.pick(axes)
+    axis = d.pick(axes)
+    ordered = np.sort(v.arrays[0], axis)
+    # Rounding decides between equals.
+    need((np.diff(ordered, axis=axis) > 1e-4 * np.abs(ordered).max()).all())
+    axis = d.signed(axis, v.rank) if d.opset >= 11 else axis
     return d.op("Cast", [d.op(d.pick(("ArgMax", "ArgMin")), [v.name], axis=axis, **given)], to=TensorProto.FLOAT)
 
 

@@ -85,12 +85,14 @@ class Constant:
 class Comparison:
     """A view compared with a number, for `where`: x > threshold or, where not ``strict``, x ≥ threshold.
 
-    ``positive``: whether it is this that is asked, not its contrary.
+    ``equal``: x = threshold instead. ``positive``: whether it is this that is asked, not its contrary.
     """
 
-    def __init__(self, view: View, *, threshold: float, strict: bool, positive: bool) -> None:
+    def __init__(
+        self, view: View, *, threshold: float, strict: bool = False, positive: bool = True, equal: bool = False
+    ) -> None:
         self.view = view
-        self.threshold, self.strict, self.positive = threshold, strict, positive
+        self.threshold, self.strict, self.positive, self.equal = threshold, strict, positive, equal
 
 
 def channels_last(rank: int) -> tuple[int, ...]:

@@ -229,22 +229,27 @@ def _resize(call: Call) -> View:
                     raise call.refuse("a size that depends on the batch size")
                 call.refuse_batch(view, [axis], "resizing of the batch dimension")
                 targets[axis] = int(size), int(size) / first[axis]
-    if call.version < 11 and method == "nearest" and any(scale < 1 for _, scale in targets.values()):
-        rounding = "ceil"  # as ONNX Runtime has it; these operator sets do not say
     for axis, (size, scale) in targets.items():
         if size != first[axis] or scale != 1.0:
             if first[axis] != second[axis]:
                 raise call.refuse("resizing of the batch dimension")
             sizes_of[view.axes[axis]], scale_of[view.axes[axis]] = size, scale
-    return call.same_order(
-        "resize",
-        sizes=tuple(sizes_of),
-        scales=tuple(scale_of),
-        method=method,
-        coordinates=coordinates,
-        rounding=rounding,
-        **cubic,
-    )
+    # Operator sets before 11 do not say how nearest rounds; in ONNX Runtime each axis goes by its own scale.
+    own = call.version < 11 and method == "nearest"
+    roundings = [("ceil" if scale < 1 else "floor") if own else rounding for scale in scale_of]
+    for one in dict.fromkeys(r for r, size in zip(roundings, sizes_of, strict=True) if size is not None):
+        view = call.emit(
+            "resize",
+            [view.tensor],
+            view.axes,
+            sizes=tuple(size if r == one else None for r, size in zip(roundings, sizes_of, strict=True)),
+            scales=tuple(scale_of),
+            method=method,
+            coordinates=coordinates,
+            rounding=one,
+            **cubic,
+        )
+    return view
 
 
 @handler("PRelu")
