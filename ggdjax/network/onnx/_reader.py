@@ -46,8 +46,9 @@ def load_onnx(
       outputs: instead of one output, the names of several: ``net(x)`` returns a tuple of them.
       input_shape: for a model that leaves its image size open: the full shape, batch first (None or any
         number).
-      constants: for a model of several inputs: the values of all but the one that takes the images, by name, as arrays
-        of their declared shapes; where those have an axis of images, of size 1 there, repeated for every image.
+      constants: for a model of several inputs: the values of all but the one that takes the images, by name: numbers,
+        or arrays of their declared shapes; of an open axis (images, as a rule) an array may have one element, which is
+        repeated for every image.
 
     Raises:
       ModelError: the file is missing, damaged, no ONNX, or holds NaN or infinity; several outputs and no
@@ -151,8 +152,8 @@ def _constant(declared: Any, given: ArrayLike) -> tuple[np.ndarray, int | None]:
         value = as_float32(np.asarray(given, tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type)))
     except (TypeError, ValueError):
         raise ModelError(f"`constants` holds no numbers for input `{declared.name}`: {given!r}") from None
-    if shape == () and value.size == 1:
-        value = value.reshape(())
+    if shape is not None and value.size == 1:
+        value = np.full([size or 1 for size in shape], value.reshape(()))
     elif shape is not None:
         value = value.reshape((1,) * (len(shape) - value.ndim) + value.shape)
     fits = shape is None or len(shape) == value.ndim
