@@ -159,6 +159,19 @@ def test_output_and_input_shape(small, tmp_path, capsys):
     assert "gemm" in capsys.readouterr().out
 
 
+def test_constants_of_other_inputs(small, tmp_path, capsys):
+    model = onnx.load(small[0])
+    model.graph.input.append(onnx.helper.make_tensor_value_info("scale", onnx.TensorProto.FLOAT, []))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["logits", "scale"], ["scaled"]))
+    model.graph.output[0].name = "scaled"
+    onnx.save(model, path := tmp_path / "two.onnx")
+    assert "give the values of all others by `--constant NAME=NUMBER`" in refused(capsys, "inspect", path)
+    assert "`--constant` is 'scale'; expected" in refused(capsys, "inspect", path, "--constant", "scale")
+    assert "did you mean `scale`" in refused(capsys, "inspect", path, "--constant", "scal=2")
+    main(["inspect", str(path), "--constant", "scale=2"])
+    assert "gemm" in capsys.readouterr().out
+
+
 def bad_images(kind, tmp_path):
     folder = tmp_path / "images"
     if kind == "empty":

@@ -74,7 +74,7 @@ def test_a_network_of_the_zoo_with_weights(tmp_path):
         ("no_such_module:build", {}, "cannot be imported"),
         ("resnet21", {}, "did you mean `resnet"),
         ("absent.onnx", {"weights": Path("w.safetensors")}, "`--weights` goes with a network of the zoo"),
-        ("lenet5", {"output": "x"}, "`--output` and `--input-shape` choose what of an ONNX file"),
+        ("lenet5", {"output": "x"}, "`--output`, `--input-shape` and `--constant` choose what of an ONNX file"),
         ("resnet50", {}, "no weights of `resnet50` come with the package: give `--weights`"),
     ],
 )

@@ -46,6 +46,8 @@ class Inspect:
     """Tensor of the ONNX file to compute, of a model with several outputs or up to a layer inside."""
     input_shape: Annotated[tuple[int, ...], tyro.conf.arg(metavar="[INT ...]")] = ()
     """Full shape of the input, batch first (1 3 224 224), of an ONNX file that leaves its image size open."""
+    constant: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME=NUMBER ...]")] = ()
+    """Values of the inputs of an ONNX file that take no images: rate=16000 state=0."""
 
     def run(self) -> None:
         """Do the job.
@@ -61,10 +63,14 @@ class Inspect:
         screen = console()
         if self.what is not None and self.what.is_dir():
             value = report.load_run(self.what).network
-        elif self.what is not None and self.what.suffix == ".safetensors" and not (self.output or self.input_shape):
+        elif (
+            self.what is not None
+            and self.what.suffix == ".safetensors"
+            and not (self.output or self.input_shape or self.constant)
+        ):
             value = gd.load(self.what)
         else:
-            value = load_network(self.what, self.output, self.input_shape, self.weights)
+            value = load_network(self.what, self.output, self.input_shape, self.weights, self.constant)
         images = None
         if self.data is not None:
             if not isinstance(value, gd.Network):

@@ -27,6 +27,7 @@ def load_network(
     output: str | None = None,
     input_shape: tuple[int, ...] = (),
     weights: Path | None = None,
+    constants: tuple[str, ...] = (),
 ) -> Any:
     """Return the network that MODEL names; None: the embedded one.
 
@@ -35,6 +36,7 @@ def load_network(
         output: which tensor of an ONNX file.
         input_shape: of an ONNX file that leaves it open.
         weights: of a network of the zoo; None: those that come with the package.
+        constants: ``name=number`` for the inputs of an ONNX file that take no images.
 
     Raises:
         GgdjaxError: there is none, or an option does not go with it.
@@ -46,8 +48,10 @@ def load_network(
     if weights is not None and not named:
         raise GgdjaxError(f"`--weights` goes with a network of the zoo as MODEL: {', '.join(gd.zoo.names())}")
     onnx_file = model is not None and not named and entry is None and model.suffix != ".safetensors"
-    if (output is not None or input_shape) and not onnx_file:
-        raise GgdjaxError("`--output` and `--input-shape` choose what of an ONNX file is computed: give one as MODEL")
+    if (output is not None or input_shape or constants) and not onnx_file:
+        raise GgdjaxError(
+            "`--output`, `--input-shape` and `--constant` choose what of an ONNX file is computed: give one as MODEL"
+        )
     if model is None:
         return gd.trace(gd.zoo.digits_net(), np.zeros((1, 8, 8, 1), np.float32))
     if entry is not None:
@@ -56,14 +60,14 @@ def load_network(
         with naming_options(("weights",)):
             return gd.zoo.load(str(model), None if weights is None else str(weights))
     if onnx_file:
-        return _from_onnx(model, output, input_shape)
+        return _from_onnx(model, output, input_shape, constants)
     net = gd.load(model)
     if not isinstance(net, gd.Network):
         raise GgdjaxError(f"{model} holds no float network: give an ONNX file, or what `save` of a `Network` wrote")
     return net
 
 
-def _from_onnx(model: Path, output: str | None, input_shape: tuple[int, ...]) -> Any:
+def _from_onnx(model: Path, output: str | None, input_shape: tuple[int, ...], constants: tuple[str, ...]) -> Any:
     """Read a file; messages name the options of the command."""
     import ggdjax as gd
 
@@ -71,12 +75,32 @@ def _from_onnx(model: Path, output: str | None, input_shape: tuple[int, ...]) ->
         close = near_matches(str(model), gd.zoo.names())
         raise GgdjaxError(f"there is no file {model}, and no network of the zoo of this name; {close}")
     try:
-        return gd.load_onnx(model, output, input_shape=input_shape or None)
+        return gd.load_onnx(model, output, input_shape=input_shape or None, constants=_numbers(constants))
     except GgdjaxError as error:
         text = str(error).replace(", or some by `outputs`", "").replace("`input_shape` to `load_onnx`", "`input_shape`")
+        text = text.replace("`constants` of `load_onnx`", "`constants`")
+        text = text.replace("`constants`", "`--constant NAME=NUMBER`")
         for name in ("output", "input_shape"):
             text = text.replace(f"`{name}`", f"`--{name.replace('_', '-')}`")
         raise type(error)(text) from None
+
+
+def _numbers(constants: tuple[str, ...]) -> dict[str, float]:
+    """Return what ``name=number`` says.
+
+    Raises:
+        GgdjaxError: one of them is not that.
+    """
+    found = {}
+    for text in constants:
+        name, _, number = text.rpartition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            found = {"": 0.0}
+        if "" in found:
+            raise GgdjaxError(f"`--constant` is {text!r}; expected the name of an input and a number: rate=16000")
+    return found
 
 
 def _called(module: str, function: str) -> Any:

@@ -79,6 +79,8 @@ class Quantize(RecipeOptions):
     """Tensor of the ONNX file to compute, of a model with several outputs or up to a layer inside."""
     input_shape: Annotated[tuple[int, ...], tyro.conf.arg(metavar="[INT ...]")] = ()
     """Full shape of the input, batch first (1 3 224 224), of an ONNX file that leaves its image size open."""
+    constant: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME=NUMBER ...]")] = ()
+    """Values of the inputs of an ONNX file that take no images: rate=16000 state=0."""
     preset: str | None = None
     """Preprocessing: cifar10, mnist, imagenet, imagenet-caffe or imagenet-tf; options below change single fields."""
     calibration_ids: Path | None = None
@@ -162,7 +164,7 @@ class Quantize(RecipeOptions):
                     raise GgdjaxError(
                         f"`--{name.replace('_', '-')}` needs a MODEL: the embedded network comes with its own images"
                     )
-        net = load_network(self.model, self.output, self.input_shape, self.weights)
+        net = load_network(self.model, self.output, self.input_shape, self.weights, self.constant)
         if self.model is not None and self.data is None:
             raise GgdjaxError("`--data` is missing: name the images to calibrate and evaluate on")
         if self.model is not None and recipe.preprocessing is None:

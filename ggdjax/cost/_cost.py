@@ -1,8 +1,8 @@
 """What a network costs on an accelerator: operations, bytes, traffic, cycles and energy, layer by layer.
 
-Counted are convolutions and dense layers, for one image. Activations, pooling and additions are taken as done while
-data pass by: they cost nothing, and neither do control, clocks, leakage and registers beside the multipliers. So
-ratios between widths are what the model is for; absolute figures are bounds from below.
+Counted are convolutions, dense layers and products of two feature maps, for one image. Activations, pooling and
+additions are taken as done while data pass by: they cost nothing, and neither do control, clocks, leakage and registers
+beside the multipliers. So ratios between widths are what the model is for; absolute figures are bounds from below.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class LayerCost:
     shape: LayerShape
     widths: LayerWidths
     weight_bytes: int
-    """Packed weights."""
+    """Packed weights; none in a product of two feature maps."""
     bias_bytes: int
     """Packed biases."""
     input_bytes: int
-    """The packed feature map that enters."""
+    """The packed feature map that enters; in a product, both."""
     output_bytes: int
     """The packed tensor that leaves."""
     dram: Traffic
@@ -153,7 +153,12 @@ class CostReport:
     @property
     def feature_map_bytes(self) -> int:
         """Packed feature maps that enter layers, each once."""
-        return sum({layer.shape.feature_map: layer.input_bytes for layer in self.layers}.values())
+        maps = {}
+        for layer in self.layers:
+            maps[layer.shape.feature_map] = packed_bytes(layer.shape.inputs, layer.widths.activation_bits)
+            if layer.shape.is_product:
+                maps[layer.shape.kernel] = packed_bytes(layer.shape.weights, layer.widths.weight_bits)
+        return sum(maps.values())
 
     @property
     def dram_bytes(self) -> int:
@@ -229,8 +234,9 @@ def estimate(
 ) -> CostReport:
     """Return what a network costs on ``hardware`` for one image, by analytical models.
 
-    Traffic and cycles: see the formulas at the head of ``ggdjax/cost/_dataflow.py``. Energy: see `EnergyTable`. The
-    figures are of layers with weights: products of two feature maps (attention) are not in them.
+    Traffic and cycles: see the formulas at the head of ``ggdjax/cost/_dataflow.py``. Energy: see `EnergyTable`.
+    Products of two feature maps (attention) are layers whose weights are one of them; the zeros between the inputs of a
+    transposed convolution cost nothing.
 
     Args:
         network: a float network (batch normalization is folded first), or a quantized one.
@@ -239,8 +245,8 @@ def estimate(
             layer, for a quantized one.
 
     Raises:
-        GgdjaxError: the network has no convolution or dense layer, one of them is not quantized, a dimension other
-            than the first depends on the batch size, the buffer cannot hold the smallest tile of a layer, or the
+        GgdjaxError: the network has no convolution, dense layer or product, one of them is not quantized, a dimension
+            other than the first depends on the batch size, the buffer cannot hold the smallest tile of a layer, or the
             energy table has no floating-point operation of that width.
 
     Example:
@@ -256,7 +262,7 @@ def estimate(
         net = fold_batch_norm(network)
     shapes = layer_shapes(net)
     if not shapes:
-        raise GgdjaxError("`network` has no convolution or dense layer, so that nothing costs: give one that has")
+        raise GgdjaxError("`network` has no convolution, dense layer or product, so that nothing costs")
     entered = {shape.name: net.graph.feature_maps_from(net.graph.node(shape.name).output) for shape in shapes}
     leaving = frozenset(name for name, maps in entered.items() if not maps)
     if isinstance(network, QuantizedNetwork) and widths is None:
@@ -279,13 +285,14 @@ def _layer(shape: LayerShape, widths: LayerWidths, hardware: HardwareModel) -> L
     table = hardware.energy
     mac_pj = table.multiply_pj(widths.weight_bits, widths.activation_bits, floating=widths.floating)
     mac_pj += table.add_pj(widths.sum_bits, floating=widths.floating)
+    second = packed_bytes(shape.weights, widths.weight_bits)
     buffer_bits = 8 * (dram.total_bytes + array.total_bytes)
     return LayerCost(
         shape=shape,
         widths=widths,
-        weight_bytes=packed_bytes(shape.weights, widths.weight_bits),
+        weight_bytes=0 if shape.is_product else second,
         bias_bytes=packed_bytes(shape.biases, widths.bias_bits),
-        input_bytes=packed_bytes(shape.inputs, widths.activation_bits),
+        input_bytes=packed_bytes(shape.inputs, widths.activation_bits) + (second if shape.is_product else 0),
         output_bytes=packed_bytes(shape.outputs, widths.output_bits),
         dram=dram,
         tile=tile,
@@ -304,7 +311,7 @@ def _uniform(
     sum_bits = widths.activation_bits if widths.floating else hardware.sum_bits
     return [
         LayerWidths(
-            weight_bits=widths.weight_bits,
+            weight_bits=widths.activation_bits if shape.is_product else widths.weight_bits,
             bias_bits=widths.bias_bits,
             activation_bits=widths.activation_bits,
             output_bits=sum_bits if shape.name in leaving else widths.activation_bits,
@@ -320,13 +327,14 @@ def _own(
 ) -> list[LayerWidths]:
     """Return the widths that a quantized network gives each layer; an output has the widest of what it becomes."""
     for shape in shapes:
-        missing = shape.feature_map not in quantizers.activations or shape.name not in quantizers.weights
+        second = shape.kernel in quantizers.activations if shape.is_product else shape.name in quantizers.weights
+        missing = not second or shape.feature_map not in quantizers.activations
         if missing or (shape.bias is not None and shape.name not in quantizers.biases):
             raise GgdjaxError(f"`network` leaves `{shape.name}` or its input in float; quantize it, or pass `widths`")
     maps = {name: quantizer.bits for name, quantizer in quantizers.activations.items()}
     return [
         LayerWidths(
-            weight_bits=quantizers.weights[shape.name].bits,
+            weight_bits=maps[shape.kernel] if shape.is_product else quantizers.weights[shape.name].bits,
             bias_bits=hardware.sum_bits if (own := quantizers.biases.get(shape.name)) is None else own.bits,
             activation_bits=maps[shape.feature_map],
             output_bits=max((maps[name] for name in entered[shape.name]), default=hardware.sum_bits),

@@ -15,6 +15,10 @@ DRAM traffic in values (weights, inputs, partial sums; outputs always E·F·M, b
 - row stationary (for strip, for c-tile, for m-tile: input rows and sums stay): K·C·M·n_r, H(r)·W·C, and
   2·(n_c − 1)·E·F·M where both n_c and n_m exceed 1, else 0; c·h(r)·W inputs, m·r·F sums, K·m weights of one channel in.
 
+A transposed convolution of stride s stores no zeros: of its input, strips of r output rows have ⌊((r − 1)·stride +
+extent − 1)/s⌋ + 1 rows, overlap by ⌈(extent − stride)/s⌉, and one output takes T of the K weights, those that meet
+values (T = K everywhere else). In a product of two tensors the second one's values are the weights, and move as inputs.
+
 With a buffer that holds a whole layer, every tensor moves once. The model is in the manner of Chen, Emer & Sze
 (Eyeriss, ISCA 2016, who name these dataflows); it reproduces no particular chip.
 
@@ -22,13 +26,14 @@ On an array of R rows and S columns (folds of the loops that are laid out on it;
 neighbouring folds; one multiply-accumulate per element and cycle at any width), and words between buffer and array
 (weights, inputs, sums), P = E·F outputs per channel:
 
-- output stationary: outputs down, channels out across. P-folds ⌈P/R⌉, m-folds ⌈M/S⌉; K·C cycles per fold;
-  K·C·M·⌈P/R⌉, K·C·P·⌈M/S⌉, P·M.
-- weight stationary: products of one output down, channels out across. k-folds ⌈K·C/R⌉, m-folds ⌈M/S⌉; P cycles per
-  fold; K·C·M, K·C·P·⌈M/S⌉, P·M·(2·⌈K·C/R⌉ − 1).
-- row stationary: window rows down, output rows across; the pattern fits a = max(1, ⌊R/window rows⌋)·max(1, ⌊S/E⌋)
-  times, for u channels in, v channels out and ⌊a/(u·v)⌋ groups at once; a unit holds the weights of q channels in and p
-  out, where q·(window columns), p and q·p·(window columns) fit its registers for inputs, sums and weights.
+- output stationary: outputs down, channels out across. P-folds ⌈P/R⌉, m-folds ⌈M/S⌉; T·C cycles per fold;
+  T·C·M·⌈P/R⌉ (K·C·M at least), T·C·P·⌈M/S⌉, P·M.
+- weight stationary: products of one output down, channels out across. k-folds ⌈K·C/R⌉, m-folds ⌈M/S⌉; as many cycles
+  per fold as a weight meets values, P where T = K; K·C·M, T·C·P·⌈M/S⌉, P·M·(2·⌈T·C/R⌉ − 1).
+- row stationary: window rows (those that meet input rows) down, output rows across; the pattern fits a =
+  max(1, ⌊R/window rows⌋)·max(1, ⌊S/E⌋) times, for u channels in, v channels out and ⌊a/(u·v)⌋ groups at once; a unit
+  holds the weights of q channels in and p out, where q·(window columns), p and q·p·(window columns) fit its registers
+  for inputs, sums and weights.
   (groups/⌊a/(u·v)⌋)·⌈C/u⌉·⌈M/v⌉·⌈window rows/R⌉·⌈E/S⌉·(window columns)·F cycles; K·C·M·⌈E/S⌉, H·W·C·⌈M/(v·p)⌉,
   P·M·(2·⌈C/(u·q)⌉·⌈window rows/R⌉ − 1). Of all u, v, p, q those of fewest cycles, then of least traffic.
 """
@@ -36,7 +41,7 @@ neighbouring folds; one multiply-accumulate per element and cycle at any width),
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -53,6 +58,7 @@ class LayerWidths:
     """Widths in bits of what one layer moves and computes with."""
 
     weight_bits: int
+    """Of the weights; in a product of two tensors, of the second."""
     bias_bits: int
     activation_bits: int
     output_bits: int
@@ -103,8 +109,8 @@ def dram_traffic(shape: LayerShape, widths: LayerWidths, hardware: HardwareModel
     channels = np.array([1]) if dataflow is Dataflow.OUTPUT_STATIONARY else _tile_sizes(shape.channels_in)
     rows, c, m = np.broadcast_arrays(rows, channels[:, None], _tile_sizes(shape.channels_out))
     n_r, n_c, n_m = (-(-whole // tile) for whole, tile in zip(_loops(shape), (rows, c, m), strict=True))
-    strip = np.minimum(shape.rows, (rows - 1) * shape.stride_rows + shape.extent_rows) * shape.columns
-    rows_read = shape.rows + (n_r - 1) * max(0, shape.extent_rows - shape.stride_rows)
+    strip = np.minimum(shape.rows, _rows_needed(shape, rows)) * shape.columns
+    rows_read = shape.rows + (n_r - 1) * max(0, -(-(shape.extent_rows - shape.stride_rows) // shape.spreading_rows))
     inputs = rows_read * shape.columns * shape.channels_in * shape.groups
     spilled = 2 * (n_c - 1) * shape.outputs
     sums, columns = m * rows, shape.columns_out
@@ -112,7 +118,7 @@ def dram_traffic(shape: LayerShape, widths: LayerWidths, hardware: HardwareModel
         held = (sums * columns, strip, shape.window * m)
         moved = (shape.weights * n_r, inputs * n_m, np.zeros_like(n_r))
     elif dataflow is Dataflow.WEIGHT_STATIONARY:
-        held = (m, c * min(shape.rows, shape.extent_rows) * shape.columns, shape.window * c * m)
+        held = (m, c * min(shape.rows, _rows_needed(shape, 1)) * shape.columns, shape.window * c * m)
         moved = (np.full_like(n_r, shape.weights), shape.inputs * n_m, spilled)
     else:
         held = (sums * columns, c * strip, shape.window * m)
@@ -136,21 +142,23 @@ def array_use(shape: LayerShape, widths: LayerWidths, hardware: HardwareModel) -
     """Return the cycles of a layer on the array, and what moves between buffer and array (see the head)."""
     if hardware.dataflow is Dataflow.ROW_STATIONARY:
         return _row_stationary(shape, widths, hardware)
-    products, pixels = shape.channels_in * shape.window, shape.pixels_out
+    products, pixels = shape.channels_in * shape.taps, shape.pixels_out
     out_folds = -(-shape.channels_out // hardware.columns)
     inputs = shape.groups * products * pixels * out_folds
     if hardware.dataflow is Dataflow.OUTPUT_STATIONARY:
         pixel_folds = -(-pixels // hardware.rows)
         cycles = shape.groups * pixel_folds * out_folds * products
-        return cycles, _traffic(shape, widths, shape.weights * pixel_folds, inputs, 0)
+        weights = shape.weights * pixel_folds * shape.taps // shape.window
+        return cycles, _traffic(shape, widths, max(shape.weights, weights), inputs, 0)
     rounds = -(-products // hardware.rows)
-    cycles = shape.groups * rounds * out_folds * pixels
+    meetings = -(-shape.row_products * shape.column_products // shape.window)
+    cycles = shape.groups * -(-shape.channels_in * shape.window // hardware.rows) * out_folds * meetings
     return cycles, _traffic(shape, widths, shape.weights, inputs, 2 * (rounds - 1) * shape.outputs)
 
 
 def _row_stationary(shape: LayerShape, widths: LayerWidths, hardware: HardwareModel) -> tuple[int, Traffic]:
-    repeats = max(1, hardware.rows // shape.window_rows) * max(1, hardware.columns // shape.rows_out)
-    down, across = -(-shape.window_rows // hardware.rows), -(-shape.rows_out // hardware.columns)
+    repeats = max(1, hardware.rows // shape.taps_rows) * max(1, hardware.columns // shape.rows_out)
+    down, across = -(-shape.taps_rows // hardware.rows), -(-shape.rows_out // hardware.columns)
     u, v = (a.ravel() for a in np.meshgrid(_tile_sizes(shape.channels_in), _tile_sizes(shape.channels_out)))
     u, v = u[u * v <= repeats], v[u * v <= repeats]
     turns = -(-shape.groups // (repeats // (u * v))) * -(-shape.channels_in // u) * -(-shape.channels_out // v)
@@ -166,17 +174,23 @@ def _row_stationary(shape: LayerShape, widths: LayerWidths, hardware: HardwareMo
     sums = 2 * (-(-shape.channels_in // (u * q)) * down - 1) * shape.outputs * np.ones_like(v * p)
     bits = np.where(held, inputs * widths.activation_bits + sums * widths.sum_bits, np.iinfo(np.int64).max)
     best = np.unravel_index(np.argmin(bits), bits.shape)
-    cycles = int(turns.min()) * down * across * columns * shape.columns_out
+    cycles = int(turns.min()) * down * across * shape.taps_columns * shape.columns_out
     return cycles, _traffic(shape, widths, shape.weights * across, int(inputs[best]), int(sums[best]))
 
 
 def _traffic(shape: LayerShape, widths: LayerWidths, weights: int, inputs: int, sums: int) -> Traffic:
+    second, first = packed_bytes(weights, widths.weight_bits), packed_bytes(inputs, widths.activation_bits)
     return Traffic(
-        weight_bytes=packed_bytes(weights, widths.weight_bits) + packed_bytes(shape.biases, widths.bias_bits),
-        input_bytes=packed_bytes(inputs, widths.activation_bits),
+        weight_bytes=packed_bytes(shape.biases, widths.bias_bits) + (0 if shape.is_product else second),
+        input_bytes=first + (second if shape.is_product else 0),
         output_bytes=packed_bytes(shape.outputs, widths.output_bits),
         partial_sum_bytes=packed_bytes(sums, widths.sum_bits),
     )
+
+
+def _rows_needed(shape: LayerShape, rows_out: Any) -> Any:
+    """Return the input rows that so many neighbouring output rows need, if there are that many."""
+    return ((rows_out - 1) * shape.stride_rows + shape.extent_rows - 1) // shape.spreading_rows + 1
 
 
 def _loops(shape: LayerShape) -> tuple[int, int, int]:

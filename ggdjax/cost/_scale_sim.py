@@ -20,8 +20,8 @@ def export_scale_sim(network: Network, path: str | PathLike[str]) -> None:
 
     One line per layer: name, height and width of the input, of the window, channels, filters, stride. SCALE-Sim knows
     neither padding nor dilation: the input's size is the one that gives the true output, ``(rows out − 1) · stride +
-    window``. It knows no groups: a depthwise layer's name ends in ``_DP``, which SCALE-Sim takes channel by channel;
-    other groups have a line each. Batch normalization is folded first.
+    window``, with the zeros of a transposed convolution. It knows no groups: a depthwise layer's name ends in ``_DP``,
+    which SCALE-Sim takes channel by channel; other groups have a line each. Batch normalization is folded first.
 
     Raises:
         UnsupportedError: a layer has other strides down than across, which the format cannot say.

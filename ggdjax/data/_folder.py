@@ -283,5 +283,5 @@ def _image_files(folder: Path) -> list[str]:
 
 
 def _is_image(file: os.DirEntry[str]) -> bool:
-    suffix = os.path.splitext(file.name)[1].lower()
-    return suffix in _IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+    name = file.name
+    return name[name.rfind(".") :].lower() in _IMAGE_SUFFIXES and name[0] != "." and file.is_file()

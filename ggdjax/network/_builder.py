@@ -85,12 +85,14 @@ class Constant:
 class Comparison:
     """A view compared with a number, for `where`: x > threshold or, where not ``strict``, x ≥ threshold.
 
-    ``positive``: whether it is this that is asked, not its contrary.
+    ``equal``: x = threshold instead. ``positive``: whether it is this that is asked, not its contrary.
     """
 
-    def __init__(self, view: View, *, threshold: float, strict: bool, positive: bool) -> None:
+    def __init__(
+        self, view: View, *, threshold: float, strict: bool = False, positive: bool = True, equal: bool = False
+    ) -> None:
         self.view = view
-        self.threshold, self.strict, self.positive = threshold, strict, positive
+        self.threshold, self.strict, self.positive, self.equal = threshold, strict, positive, equal
 
 
 def channels_last(rank: int) -> tuple[int, ...]:
@@ -282,6 +284,10 @@ class GraphBuilder:
 
     def finish(self, outputs: Sequence[View]) -> Network:
         """Return the network that computes ``outputs`` in the model's own order, without dead nodes."""
+        free = any(first != second for first, second in map(self._shapes.get, self._inputs))
+        for view in outputs:
+            if free and len(set(self._shapes[view.tensor])) == 1:
+                raise UnsupportedError(f"unsupported: `{view.tensor}` is one result for all images of a batch")
         tensors = tuple(self.native(view) for view in outputs)
         graph = Graph(
             nodes=tuple(self._nodes.values()),

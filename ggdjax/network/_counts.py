@@ -30,8 +30,8 @@ class NodeCount:
 def node_counts(net: Network) -> tuple[NodeCount, ...]:
     """Return the cost of every node of ``net`` for one image, in the order of the graph.
 
-    Multiply-accumulates are those of `ggdjax.cost.LayerShape`, padding included. The arrays in ``net.params`` may be
-    abstract.
+    Multiply-accumulates are those of `ggdjax.cost.LayerShape`: padding included, the zeros of a transposed convolution
+    not. The arrays in ``net.params`` may be abstract.
 
     Raises:
       GgdjaxError: a dimension other than the first depends on the batch size.
@@ -58,8 +58,6 @@ def count_parameters(net: Network) -> int:
 
 
 def _count(net: Network, node: Node) -> NodeCount:
-    macs = layer_shape(net, node).macs if node.op in QUANTIZABLE else 0
-    if node.op in PRODUCTS:
-        macs = prod(net.graph.shape(node.output)[1:]) * net.graph.shape(node.inputs[0])[-1]
+    macs = layer_shape(net, node).macs if node.op in QUANTIZABLE | PRODUCTS else 0
     parameters = sum(prod(net.params[key].shape) for role, key in node.params if role not in STATISTICS)
     return NodeCount(name=node.name, op=node.op, macs=macs, parameters=parameters)

@@ -1,4 +1,4 @@
-"""The loops of every convolution and dense layer, as hardware sees them."""
+"""The loops of every convolution, dense layer and product of two tensors, as hardware sees them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ggdjax._errors import GgdjaxError, expect
+from ggdjax.network._ops import PRODUCTS, QUANTIZABLE
 
 if TYPE_CHECKING:
     from ggdjax.network._graph import Graph, Node
@@ -27,7 +30,9 @@ class LayerShape:
     feature_map: str
     """Of the tensor that enters."""
     kernel: str
-    """Key of the weights."""
+    """Key of the weights; of a product, the tensor that is the second factor."""
+    is_product: bool = False
+    """Whether w is no weight but a tensor, which differs between images."""
     bias: str | None
     """Key of the bias."""
     groups: int
@@ -38,16 +43,36 @@ class LayerShape:
     window_rows: int
     window_columns: int
     extent_rows: int
-    """Input rows that one output row needs: the window's, spread by its dilation."""
+    """Rows of x that one output row needs: the window's, spread by its dilation."""
     stride_rows: int
     stride_columns: int
     rows_out: int
     columns_out: int
+    spreading_rows: int = 1
+    """Of a transposed convolution, the distance of two input rows with zeros between them: its stride."""
+    row_products: int
+    """Pairs of an output row and a window row that meets an input row, or padding, and no inserted zeros."""
+    column_products: int
 
     @property
     def window(self) -> int:
         """Weights of one channel in and one channel out."""
         return self.window_rows * self.window_columns
+
+    @property
+    def taps_rows(self) -> int:
+        """Window rows that meet input rows at one output row, on average and rounded up."""
+        return -(-self.row_products // self.rows_out)
+
+    @property
+    def taps_columns(self) -> int:
+        """Window columns that meet input columns at one output column, on average and rounded up."""
+        return -(-self.column_products // self.columns_out)
+
+    @property
+    def taps(self) -> int:
+        """Weights of one channel in and one channel out that one output takes: the window's, but for inserted zeros."""
+        return self.taps_rows * self.taps_columns
 
     @property
     def weights(self) -> int:
@@ -61,7 +86,7 @@ class LayerShape:
 
     @property
     def inputs(self) -> int:
-        """Values of the tensor that enters, without padding, with the zeros of a transposed convolution."""
+        """Values of the tensor that enters, without padding and inserted zeros."""
         return self.groups * self.channels_in * self.rows * self.columns
 
     @property
@@ -76,60 +101,95 @@ class LayerShape:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates, those on padding and on the zeros of a transposed convolution included."""
-        return self.outputs * self.channels_in * self.window
+        """Multiply-accumulates, those on padding included, those on the zeros of a transposed convolution not."""
+        return self.groups * self.channels_in * self.channels_out * self.row_products * self.column_products
 
 
 def layer_shapes(net: Network) -> tuple[LayerShape, ...]:
-    """Return the shape of every convolution and dense layer in the order of the graph.
+    """Return the shape of every convolution, dense layer and product of two tensors in the order of the graph.
 
     Raises:
         GgdjaxError: a dimension other than the first depends on the batch size.
     """
     expect("net", net, "Network")
-    return tuple(layer_shape(net, node) for node in net.graph.quantizable)
+    return tuple(layer_shape(net, node) for node in net.graph.nodes if node.op in QUANTIZABLE | PRODUCTS)
 
 
 def layer_shape(net: Network, node: Node) -> LayerShape:
-    """Return the shape of one convolution or dense layer; the arrays in ``net.params`` may be abstract.
+    """Return the shape of one convolution, dense layer or product; the arrays in ``net.params`` may be abstract.
 
     Raises:
         GgdjaxError: a dimension other than the first depends on the batch size.
     """
-    kernel = net.params[node.param("kernel")].shape
     before, after = (_image_shape(net.graph, node, tensor) for tensor in (node.inputs[0], node.output))
-    groups = dict(node.attrs).get("groups", 1)
+    if node.op in PRODUCTS:
+        other = _image_shape(net.graph, node, node.inputs[1])
+        # Where the second factor has one matrix for all of the first's, they are rows of one product.
+        groups = 1 if prod(other[:-2]) == 1 else prod(after[:-2])
+        rows = prod(after[:-1]) // groups
+        return _matrices(node, node.inputs[1], groups, rows, before[-1], after[-1])
+    key = node.param("kernel")
+    kernel = net.params[key].shape
     if len(kernel) == 2:  # no window: a dense layer
-        (window_rows, window_columns), (stride_rows, stride_columns) = (1, 1), (1, 1)
-        before, after = ((prod(shape[:-1]), 1, shape[-1]) for shape in (before, after))
-        extent_rows = 1
-    else:
-        strides, dilation = node.attr("strides"), node.attr("dilation")
-        window_rows, window_columns = kernel[0], prod(kernel[1:-2])
-        stride_rows, stride_columns = strides[0], prod(strides[1:])
-        extent_rows = (window_rows - 1) * dilation[0] + 1
-        spreading = dict(node.attrs).get("input_dilation", (1,) * len(strides))
-        spread = ((size - 1) * step + 1 for size, step in zip(before, spreading, strict=False))
-        before = (*spread, before[-1])
-        before, after = ((shape[0], prod(shape[1:-1]), shape[-1]) for shape in (before, after))
+        return _matrices(node, key, 1, prod(before[:-1]), *kernel)
+    groups, strides, dilation = node.attr("groups"), node.attr("strides"), node.attr("dilation")
+    spreading = dict(node.attrs).get("input_dilation") or (1,) * len(strides)
+    products = [
+        _meetings(*axis)
+        for axis in zip(after[:-1], kernel[:-2], strides, node.attr("padding"), dilation, spreading, strict=True)
+    ]
     return LayerShape(
         name=node.name,
         feature_map=node.inputs[0],
-        kernel=node.param("kernel"),
+        kernel=key,
         bias=node.param("bias"),
         groups=groups,
         channels_in=kernel[-2],
         channels_out=kernel[-1] // groups,
         rows=before[0],
-        columns=before[1],
-        window_rows=window_rows,
-        window_columns=window_columns,
-        extent_rows=extent_rows,
-        stride_rows=stride_rows,
-        stride_columns=stride_columns,
+        columns=prod(before[1:-1]),
+        window_rows=kernel[0],
+        window_columns=prod(kernel[1:-2]),
+        extent_rows=(kernel[0] - 1) * dilation[0] + 1,
+        stride_rows=strides[0],
+        stride_columns=prod(strides[1:]),
         rows_out=after[0],
-        columns_out=after[1],
+        columns_out=prod(after[1:-1]),
+        spreading_rows=spreading[0],
+        row_products=products[0],
+        column_products=prod(products[1:]),
     )
+
+
+def _matrices(node: Node, second: str, groups: int, rows: int, channels_in: int, channels_out: int) -> LayerShape:
+    """Return the shape of products of matrices, each of that many rows."""
+    return LayerShape(
+        name=node.name,
+        feature_map=node.inputs[0],
+        kernel=second,
+        is_product=node.op in PRODUCTS,
+        bias=node.param("bias"),
+        groups=groups,
+        channels_in=channels_in,
+        channels_out=channels_out,
+        rows=rows,
+        columns=1,
+        window_rows=1,
+        window_columns=1,
+        extent_rows=1,
+        stride_rows=1,
+        stride_columns=1,
+        rows_out=rows,
+        columns_out=1,
+        row_products=rows,
+        column_products=1,
+    )
+
+
+def _meetings(outputs: int, window: int, stride: int, padding: tuple[int, int], dilation: int, spreading: int) -> int:
+    """Return how many pairs of an output and a tap along one axis meet no inserted zero."""
+    at = np.arange(outputs)[:, None] * stride + np.arange(window) * dilation - padding[0]
+    return int((at % spreading == 0).sum())
 
 
 def _image_shape(graph: Graph, node: Node, tensor: str) -> tuple[int, ...]:

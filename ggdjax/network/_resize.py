@@ -80,18 +80,18 @@ def taps(
 
 
 def _coordinates(length: int, size: int, scale: float, coordinates: str) -> np.ndarray:
-    """Return where each result sample lies in the input (float64, computed while tracing)."""
-    k = np.arange(size, dtype=np.float64)
+    """Return where each result sample lies in the input, in float32 as runtimes compute it: it decides ties."""
+    k, scale = np.arange(size, dtype=np.float32), np.float32(scale)
     if coordinates == "asymmetric":
         return k / scale
     if coordinates == "align_corners":
         return k * (length - 1) / (size - 1) if size > 1 else 0 * k
     if coordinates == "pytorch_half_pixel" and size == 1:
         return 0 * k
-    centred = (k + 0.5) / scale - 0.5
+    centred = (k + np.float32(0.5)) / scale - np.float32(0.5)
     if coordinates == "half_pixel_symmetric":
         # The result is centred on the input even where scale · length is not an integer.
-        centred = centred + length / 2 * (1 - size / (scale * length))
+        centred = centred + np.float32(length / 2) * (1 - np.float32(size) / (scale * np.float32(length)))
     return centred
 
 

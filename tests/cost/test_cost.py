@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ggdjax import cost
 from ggdjax._errors import GgdjaxError, UnsupportedError
 from ggdjax.cost import Dataflow, EnergyTable, HardwareModel, Widths
 from ggdjax.cost._hardware_model import FIXED16, FLOAT32
-from ggdjax.network import Graph, Network, Node
-from ggdjax.quantization import QuantizedNetwork, Quantizers
+from ggdjax.network import Graph, Network, Node, count_macs, trace
+from ggdjax.quantization import QuantConfig, QuantizedNetwork, Quantizers, calibrate, quantize
 from ggdjax.steps import Quantizer
 
 PLENTY = 2**30
@@ -193,6 +196,72 @@ def test_depthwise_and_grouped_convolutions():
     for dataflow in Dataflow:
         (layer,) = cost_of(grouped, dataflow, buffer_bytes=PLENTY).layers
         assert (layer.macs, layer.dram.weight_bytes, layer.dram.input_bytes) == (9 * 18 * 4, 72, 144)
+
+
+def transposed(*, dilation=(1, 1)) -> Network:
+    """4 × 4, 2 to 3 channels, stride 2: 6 × 5 becomes 14 × 12 by a window of 4 × 4."""
+    net = one_conv((6, 5, 2), (4, 4, 2, 3), (14, 12, 3), padding=((3, 3), (3, 3)), dilation=dilation)
+    (node,) = net.graph.nodes
+    return Network(graph=replace(net.graph, nodes=(node.with_attrs(input_dilation=(2, 2)),)), params=net.params)
+
+
+@pytest.mark.parametrize("dataflow", Dataflow)
+def test_zeros_of_a_transposed_convolution_cost_nothing(dataflow):
+    layer = cost_of(transposed(), dataflow, buffer_bytes=PLENTY).layers[0]
+    # Of four by four weights every output takes two by two.
+    assert (layer.macs, layer.shape.inputs) == (14 * 12 * 3 * 2 * 4, 6 * 5 * 2)
+    assert layer.dram_bytes == 96 + 60 + 4 * 14 * 12 * 3
+    assert 0 < layer.utilization <= 1
+    assert layer.array.weight_bytes >= 96
+    assert layer.array.input_bytes >= 60
+    (one,) = cost_of(transposed(), dataflow, rows=1, columns=1, buffer_bytes=PLENTY).layers
+    assert (one.cycles, one.utilization) == (one.macs, 1)
+
+
+def test_strips_of_a_transposed_convolution():
+    # Three rows of the input for two output rows of four: 30 inputs, 24 sums of one channel, 16 weights.
+    layer = cost_of(transposed(), Dataflow.ROW_STATIONARY, buffer_bytes=30 + 24 * 4 + 16).layers[0]
+    assert layer.tile.rows_out == 2
+    # Seven strips overlap by up to two rows of the input; every strip reads the weights again.
+    assert (layer.dram.weight_bytes, layer.dram.input_bytes) == (7 * 96, (6 + 6 * 2) * 5 * 2)
+
+
+def test_spread_taps_meet_values_or_zeros_alone():
+    """With a dilation of two as well, every other output row takes all four rows of the window, the others none."""
+    shape = cost_of(transposed(dilation=(2, 1)), buffer_bytes=PLENTY).layers[0].shape
+    assert (shape.row_products, shape.taps_rows) == (7 * 4, 2)
+
+
+def attention() -> Network:
+    def function(x):
+        q, k, v = (x @ jnp.ones((4, size)) for size in (3, 3, 5))
+        return jax.nn.softmax(jnp.einsum("bqc,bkc->bqk", q, k)) @ v
+
+    return trace(function, jnp.zeros((1, 6, 4)))
+
+
+@pytest.mark.parametrize("dataflow", Dataflow)
+def test_products_of_two_feature_maps_are_layers_without_weights(dataflow):
+    report = cost_of(attention(), dataflow, buffer_bytes=PLENTY)
+    assert [layer.macs for layer in report.layers] == [6 * 4 * 3] * 2 + [6 * 4 * 5, 6 * 6 * 3, 6 * 6 * 5]
+    scores, values = report.layers[3:]
+    assert (scores.weight_bytes, scores.input_bytes, scores.dram.weight_bytes) == (0, 36, 0)
+    assert (values.weight_bytes, values.dram_bytes) == (0, 36 + 30 + 4 * 30)
+    assert report.weight_bytes == 4 * 11
+    # The input, queries, keys, values, and what softmax gives.
+    assert report.feature_map_bytes == 24 + 18 + 18 + 30 + 36
+    assert report.macs == count_macs(attention())
+
+
+def test_widths_of_a_product_are_those_of_its_factors():
+    net = attention()
+    x = np.random.default_rng(0).normal(size=(8, 6, 4)).astype(np.float32)
+    product = net.graph.producer(net.graph.outputs[0])
+    bits = dict(zip(product.inputs, (3, 6), strict=True))
+    config = QuantConfig(scheme="max-abs", activation_bits_of=bits)
+    report = cost.estimate(quantize(net, calibrate(net, [x]), config), HardwareModel(buffer_bytes=PLENTY))
+    assert (report.layers[-1].widths.weight_bits, report.layers[-1].widths.activation_bits) == (6, 3)
+    assert report.macs_by_widths[6, 3] == 6 * 6 * 5
 
 
 def test_published_energies_are_met():

@@ -167,5 +167,5 @@ def test_rounding_and_cost(decoder: tuple) -> None:
     error = [float(jnp.mean((each(x) - net(x)) ** 2)) for each in (q, rounded)]
     assert error[1] < error[0]
     shapes = {shape.name: shape for shape in layer_shapes(net)}
-    assert (shapes["up"].rows, shapes["up"].columns, shapes["up"].weights) == (7, 5, 8 * 6 * 16)
+    assert (shapes["up"].rows, shapes["up"].columns, shapes["up"].weights) == (4, 3, 8 * 6 * 16)
     assert cost.estimate(q).energy_pj > 0

@@ -139,9 +139,13 @@ REFUSALS: dict[str, tuple[list[Any], dict[str, np.ndarray], str]] = {
         r"unsupported operator `com.acme.Thing` \(node `thing.y`\)",
     ),
     "if": (
-        [make_node("If", ["c"], ["y"], then_branch=_branch("Relu"), else_branch=_branch("Abs"))],
-        {"c": np.asarray(True)},
-        r"control flow `If` \(node `if.y`\): a network is one fixed sequence of operations",
+        [
+            make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+            make_node("Greater", ["largest", "c"], ["above"]),
+            make_node("If", ["above"], ["y"], then_branch=_branch("Relu"), else_branch=_branch("Abs")),
+        ],
+        {"c": np.float32(0)},
+        r"control flow `If` \(node `if.y`\) that no constant decides: a network is one fixed sequence of operations",
     ),
     "scan": (
         [make_node("Scan", ["x"], ["y"], num_scan_inputs=1, body=_branch("Relu"))],

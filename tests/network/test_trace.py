@@ -202,6 +202,28 @@ FUNCTIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], set[str]]] = {
     ),
     "reversal": (lambda x: x[:, ::-1], {"slice"}),
     "stack": (lambda x: jnp.stack([x, x * 2.0], 3).reshape(x.shape[0], 6, 8, 8), {"concat", "reshape"}),
+    "class token": (
+        lambda x: jnp.concatenate([jnp.tile(jnp.arange(4.0)[None, None], (x.shape[0], 1, 1)), x[:, 0]], 1),
+        {"pad", "add"},
+    ),
+    "constants between": (
+        lambda x: jnp.concatenate([jnp.ones((x.shape[0], 6, 1, 4)), x, -jnp.ones((x.shape[0], 6, 2, 4)), x], 2),
+        {"pad", "concat", "add"},
+    ),
+    "stack with a constant": (lambda x: jnp.stack([jnp.full_like(x, 2.0), x], -1), {"pad", "add"}),
+    "values between": (
+        lambda x: jax.lax.pad(x, jnp.float32(0.5), ((0, 0, 0), (1, -1, 2), (-1, 2, 0), (0, 0, 1))),
+        {"pad", "reshape"},
+    ),
+    "smallest of a window, one column in two": (
+        lambda x: jax.lax.reduce_window(x, jnp.inf, jax.lax.min, (1, 2, 1, 1), (1, 1, 1, 2), "VALID"),
+        {"max_pool"},
+    ),
+    "hyperbolic": (lambda x: jnp.sinh(0.3 * x) + jnp.cosh(0.2 * x) + jnp.exp2(-jnp.abs(x)), {"exp"}),
+    "slices that begin at constants": (
+        lambda x: jax.lax.dynamic_slice(x, (0, 2, 9, 1), (x.shape[0], 3, 4, 2)),
+        {"slice"},
+    ),
     "tile": (lambda x: jnp.tile(x, (1, 2, 1, 3)), {"concat"}),
     "variance": (lambda x: x.var((1, 2), ddof=1), {"mean", "sum"}),
     "gelu": (lambda x: jax.nn.gelu(x, approximate=False), {"erf", "mul"}),
@@ -231,6 +253,12 @@ def test_functions(name: str) -> None:
     assert expected <= set(_ops(net)), _ops(net)
 
 
+@pytest.mark.parametrize("mode", ["edge", "reflect", "symmetric", "wrap", "linear_ramp", "mean", "maximum", "minimum"])
+def test_modes_of_padding(mode: str) -> None:
+    """Empty slices of the batch, which `jax.numpy.pad` joins to it, were refused as slices of the batch."""
+    _check(lambda x: jnp.pad(x, ((0, 0), (2, 1), (0, 3), (0, 0)), mode=mode), 6, 8, 4)
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -253,7 +281,10 @@ def test_functions(name: str) -> None:
             lambda x: jax.lax.reduce_window(x, 0.0, lambda a, b: a + b * b, (1, 2, 2, 1), (1,) * 4, "SAME"),
             "unsupported operation `reduce_window`",
         ),
+        (lambda x: jnp.concatenate([x[:, 0, 0], jnp.eye(x.shape[0], 3)], 1), "depends on the position in the batch"),
         (lambda x: jnp.where(x > 2 * x, x, 0.0), "computed from the network's input; a constant is needed"),
+        (lambda x: jax.lax.dynamic_slice_in_dim(x, 0, 1), "a slice of the batch"),
+        (jax.vmap(lambda x: jax.lax.dynamic_slice_in_dim(x, jnp.argmax(x[0, 0]), 2)), "a constant is needed"),
         (lambda x: jnp.zeros(3), "does not depend on its argument"),
         (lambda x: x.reshape(5, -1), "cannot be traced"),
         (lambda x: jnp.concatenate([x] * x.shape[0], axis=-1), "another batch size|depends on the batch"),

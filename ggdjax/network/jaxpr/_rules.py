@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from ggdjax.network._builder import Constant, View, channels_last, common_order, picked, stored_constant
+from ggdjax.network._builder import Constant, View, channels_last, common_order, stored_constant
 from ggdjax.network._ops import window_counts
 from ggdjax.network._products import product_of_views, product_over, product_with_weight
 from ggdjax.network.jaxpr._call import Call, Comparison
@@ -60,6 +60,22 @@ def _beside_one(call: Call) -> View:
     return call.emit("log", [call.emit("add", [view.tensor], view.axes, one).tensor], view.axes)
 
 
+@rule("sinh", "cosh")
+def _hyperbolic(call: Call) -> View:
+    view = call.view()
+    half = {"constant": np.full((1,) * len(view.axes), 0.5, np.float32)}
+    powers = [call.emit("exp", [each.tensor], view.axes) for each in (view, _negative(call, view))]
+    op = "sub" if call.primitive == "sinh" else "add"
+    return call.emit("mul", [call.emit(op, [each.tensor for each in powers], view.axes).tensor], view.axes, half)
+
+
+@rule("exp2")
+def _exp2(call: Call) -> View:
+    view = call.view()
+    factor = {"constant": np.full((1,) * len(view.axes), np.log(2), np.float32)}
+    return call.emit("exp", [call.emit("mul", [view.tensor], view.axes, factor).tensor], view.axes)
+
+
 @rule("erfc")
 def _erfc(call: Call) -> View:
     view = call.view()
@@ -85,8 +101,7 @@ def _convert(call: Call) -> Any:
 
 @rule("neg")
 def _negate(call: Call) -> View:
-    view = call.view()
-    return call.emit("mul", [view.tensor], view.axes, {"constant": np.full((1,) * len(view.axes), -1.0)})
+    return _negative(call, call.view())
 
 
 @rule("square", "integer_pow", "pow", "rsqrt")
@@ -122,7 +137,7 @@ def _binary(call: Call) -> View:
     repeated = [
         k for k, (size, out) in enumerate(zip(call.shape(view)[0], call.out_shape[0], strict=False)) if size != out
     ]
-    constant = _small(call, which, repeated)
+    constant = small(call, which, repeated)
     if op == "maximum" and (constant == -np.inf).all():
         return view  # softmax protects itself against empty axes
     if op == "div" and which == 1:
@@ -155,7 +170,7 @@ def _normalization(call: Call, which: int, view: View, factor: np.ndarray) -> Vi
     return call.emit("affine", [view.tensor], view.axes, params)
 
 
-def _small(call: Call, index: int, kept: Sequence[int] = ()) -> np.ndarray:
+def small(call: Call, index: int, kept: Sequence[int] = ()) -> np.ndarray:
     """Return a constant operand without the axes along which it only repeats a value (the batch above all).
 
     The axes ``kept`` stay as they are.
@@ -200,12 +215,12 @@ def _mean(call: Call, view: View, divisor: np.ndarray) -> View | None:
 @rule("clamp")
 def _clamp(call: Call) -> View:
     view = call.view(1)
-    low, high = (float(_scalar(call, index)) for index in (0, 2))
+    low, high = (float(scalar(call, index)) for index in (0, 2))
     return call.emit("clip", [view.tensor], view.axes, low=low, high=high)
 
 
-def _scalar(call: Call, index: int) -> float:
-    value = _small(call, index)
+def scalar(call: Call, index: int) -> float:
+    value = small(call, index)
     if value.size != 1:
         raise call.refuse("limits that differ between elements")
     return float(value.reshape(-1)[0])
@@ -217,7 +232,7 @@ def _compare(call: Call) -> Comparison:
     positive = (call.primitive in {"gt", "ge"}) == (which == 0)
     # x < c is the contrary of x ≥ c, x ≤ c that of x > c.
     strict = (call.primitive in {"gt", "lt"}) == positive
-    return Comparison(call.view(which), threshold=_scalar(call, 1 - which), strict=strict, positive=positive)
+    return Comparison(call.view(which), threshold=scalar(call, 1 - which), strict=strict, positive=positive)
 
 
 @rule("ne")
@@ -242,7 +257,7 @@ def _select(call: Call) -> View:
         view = condition.view
         if condition.threshold != 0:
             return _chosen(call, condition, above, below)
-        if above == view and isinstance(below, Constant) and not np.any(_small(call, call.inputs.index(below))):
+        if above == view and isinstance(below, Constant) and not np.any(small(call, call.inputs.index(below))):
             return call.emit("relu", [view.tensor], view.axes)
         slope = call.builder.constant_factor(below.tensor, view.tensor) if isinstance(below, View) else None
         if above == view and slope is not None and below.axes == view.axes:
@@ -250,13 +265,13 @@ def _select(call: Call) -> View:
                 return call.emit("leaky_relu", [view.tensor], view.axes, slope=float(slope.reshape(-1)[0]))
             return call.emit("prelu", [view.tensor], view.axes, {"slope": slope})
         return _chosen(call, condition, above, below)
-    if isinstance(condition, Constant) and (chosen := _small(call, 0)).size == 1:
+    if isinstance(condition, Constant) and (chosen := small(call, 0)).size == 1:
         # `x.var()` asks whether it divides by a positive number.
         value = on_true if chosen.item() else on_false
         if isinstance(value, View):
             return value
     if isinstance(condition, Constant):
-        return _masked(call, _small(call, 0) != 0, on_true, on_false)
+        return _masked(call, small(call, 0) != 0, on_true, on_false)
     raise call.refuse("a choice by anything but the comparison of a tensor with a number")
 
 
@@ -268,7 +283,7 @@ def _masked(call: Call, mask: np.ndarray, *branches: View | Constant) -> View:
             factor = {"constant": stored_constant(kept.astype(np.float32), branch)}
             term = call.emit("mul", [branch.tensor], branch.axes, factor)
         else:
-            term = _small(call, call.inputs.index(branch)) * kept
+            term = small(call, call.inputs.index(branch)) * kept
         if total is None:
             total = term
             continue
@@ -288,7 +303,7 @@ def _chosen(call: Call, condition: Comparison, *branches: View | Constant) -> Vi
     axes = common_order([view, *(branch for branch in branches if isinstance(branch, View))])
     stored = call.builder.stored(view, axes)
     constants = {
-        role: stored_constant(_small(call, call.inputs.index(branch)), View(stored, tuple(axes)))
+        role: stored_constant(small(call, call.inputs.index(branch)), View(stored, tuple(axes)))
         for role, branch in zip(("above", "below"), branches, strict=True)
         if isinstance(branch, Constant)
     }
@@ -309,7 +324,7 @@ def _conv(call: Call) -> View:
     order = [0] * rank
     for axis, position in enumerate(numbers.out_spec):
         order[position] = last[axis]
-    spreading, padding = _ints(call.param("lhs_dilation")), [_ints(pair) for pair in call.param("padding")]
+    spreading, padding = ints(call.param("lhs_dilation")), [ints(pair) for pair in call.param("padding")]
     # Integer programs and other formats only pad.
     source, padding = call.builder.uncropped(call.builder.stored(view, last), padding, spreading, f"{view.tensor}.crop")
     return call.emit(
@@ -317,15 +332,15 @@ def _conv(call: Call) -> View:
         [source],
         order,
         {"kernel": kernel},
-        strides=_ints(call.param("window_strides")),
+        strides=ints(call.param("window_strides")),
         padding=padding,
-        dilation=_ints(call.param("rhs_dilation")),
+        dilation=ints(call.param("rhs_dilation")),
         groups=int(call.param("feature_group_count")),
         **({"input_dilation": spreading} if max(spreading, default=1) > 1 else {}),
     )
 
 
-def _ints(values: Sequence[Any]) -> tuple[int, ...]:
+def ints(values: Sequence[Any]) -> tuple[int, ...]:
     return tuple(int(value) for value in values)
 
 
@@ -346,24 +361,24 @@ def _dot(call: Call) -> View:
     return result.permute((*range(shared), *range(count, count + columns), *range(shared, count)))
 
 
-def _each(probes: tuple, function: Any) -> tuple:
+def each(probes: tuple, function: Any) -> tuple:
     return function(probes[0]), function(probes[1])
 
 
-@rule("reduce_window_max", "reduce_window_sum")
+@rule("reduce_window_max", "reduce_window_min", "reduce_window_sum")
 def _pool(call: Call) -> View:
     view = call.view()
     rank = len(view.axes)
-    window = _ints(call.param("window_dimensions"))
-    still = [axis for axis in range(1, rank) if window[axis] == 1]
-    if window[0] != 1 or not still or any(step != 1 for step in call.param("base_dilation")):
+    window = ints(call.param("window_dimensions"))
+    strides, padding, dilation = (call.param(name) for name in ("window_strides", "padding", "window_dilation"))
+    still = [k for k in range(rank) if window[k] == strides[k] == 1 and not any(padding[k])]
+    if 0 not in still or len(still) < 2 or any(step != 1 for step in call.param("base_dilation")):
         raise call.refuse("pooling over the batch, or over every axis")
-    channel = still[-1] if still[-1] == rank - 1 else still[0]
+    channel = still[-1] if still[-1] == rank - 1 else still[1]
     order = (0, channel, *(axis for axis in range(1, rank) if axis != channel))
     space = order[2:]
-    strides, padding, dilation = (call.param(name) for name in ("window_strides", "padding", "window_dilation"))
-    if strides[0] != 1 or strides[channel] != 1 or any(padding[0]) or any(padding[channel]):
-        raise call.refuse("pooling that strides over or pads the batch or the channels")
+    if call.primitive == "reduce_window_min":
+        view = _negative(call, view)
     last = channels_last(rank)
     source = call.builder.stored(view.permute(order), last)
     result = [0] * rank
@@ -372,11 +387,12 @@ def _pool(call: Call) -> View:
     attrs = {
         "window": tuple(window[axis] for axis in space),
         "strides": tuple(int(strides[axis]) for axis in space),
-        "padding": tuple(_ints(padding[axis]) for axis in space),
+        "padding": tuple(ints(padding[axis]) for axis in space),
         "dilation": tuple(int(dilation[axis]) for axis in space),
     }
-    if call.primitive == "reduce_window_max":
-        return call.emit("max_pool", [source], result, **attrs)
+    if call.primitive != "reduce_window_sum":
+        found = call.emit("max_pool", [source], result, **attrs)
+        return found if call.primitive == "reduce_window_max" else _negative(call, found)
     attrs |= {"overhang": (0,) * len(space), "count_padding": True}
     mean = call.emit("average_pool", [source], result, **attrs)
     size = np.full((1,) * rank, prod(attrs["window"]), np.float32)
@@ -389,7 +405,7 @@ def _pool(call: Call) -> View:
 @rule("reduce_sum", "reduce_max")
 def _reduce(call: Call) -> View:
     view = call.view()
-    axes = _ints(call.param("axes"))
+    axes = ints(call.param("axes"))
     if not axes:
         return view
     call.refuse_batch(view, axes, "a reduction over the batch (batch normalization in training mode?)")
@@ -407,7 +423,7 @@ def _reduce(call: Call) -> View:
 
 @rule("reduce_min", "reduce_prod", "argmax", "argmin")
 def _reduce_by_others(call: Call) -> View:
-    view, axes = call.view(), _ints(call.param("axes"))
+    view, axes = call.view(), ints(call.param("axes"))
     if call.primitive == "reduce_prod":
         return product_over(call, view, axes, keepdims=False)
     call.refuse_batch(view, axes, "a reduction over the batch")
@@ -424,179 +440,3 @@ def _reduce_by_others(call: Call) -> View:
 
 def _negative(call: Call, view: View) -> View:
     return call.emit("mul", [view.tensor], view.axes, {"constant": np.full((1,) * len(view.axes), -1.0, np.float32)})
-
-
-@rule("broadcast_in_dim")
-def _broadcast(call: Call) -> View:
-    view = call.view()
-    places = _ints(call.param("broadcast_dimensions"))
-    ours, wanted = call.shape(view), call.out_shape
-    unit = tuple(
-        tuple(shape[places.index(axis)] if axis in places else 1 for axis in range(len(out)))
-        for shape, out in zip(ours, wanted, strict=True)
-    )
-    kept = _keep_dims(call, view, unit)
-    view = kept if kept is not None else call.reshape(view, unit)
-    if unit == wanted:
-        return view
-    shape: list[int | None] = [None] * len(view.axes)
-    for axis, (small, large) in enumerate(zip(unit[0], wanted[0], strict=True)):
-        if small != large:
-            if wanted[1][axis] != large:
-                raise call.refuse("a repetition whose number depends on the batch size")
-            shape[view.axes[axis]] = large
-    return call.emit("broadcast", [view.tensor], view.axes, shape=tuple(shape))
-
-
-def _keep_dims(call: Call, view: View, wanted: tuple) -> View | None:
-    """Return the sum that keeps its axes, if `wanted` is what keeping them gives; else None."""
-    kind, source, attrs = call.trace.sums.get(view.tensor, (None, None, None))
-    if kind != "sum" or attrs["keepdims"] or view != attrs["result"]:
-        return None
-    summed = attrs["view"]
-    kept = _each(call.shape(summed), lambda s: tuple(1 if axis in attrs["reduced"] else n for axis, n in enumerate(s)))
-    if kept != wanted:
-        return None
-    result = call.emit("sum", [source], summed.axes, axes=attrs["axes"], keepdims=True)
-    call.trace.sums[result.tensor] = ("sum", source, attrs | {"keepdims": True})
-    return result
-
-
-@rule("reshape", "squeeze", "expand_dims")
-def _reshape(call: Call) -> View:
-    if call.pair[0].params.get("dimensions") is not None and call.primitive == "reshape":
-        raise call.refuse("a reshape that also transposes")
-    return call.reshape(call.view(), call.out_shape)
-
-
-@rule("transpose")
-def _transpose(call: Call) -> View:
-    return call.view().permute(call.param("permutation"))
-
-
-@rule("concatenate")
-def _concatenate(call: Call) -> View:
-    return _joined(call, [call.view(k) for k in range(len(call.inputs))], call.param("dimension"))
-
-
-@rule("stack")
-def _stack(call: Call) -> View:
-    axis = call.param("axis")
-    views = []
-    for k in range(len(call.inputs)):
-        first, second = ((*shape[:axis], 1, *shape[axis:]) for shape in call.shape(call.view(k)))
-        views.append(call.reshape(call.view(k), (first, second)))
-    return _joined(call, views, axis)
-
-
-@rule("tile")
-def _tile(call: Call) -> View:
-    view = call.view()
-    for axis, copies in enumerate(call.param("reps")):
-        if copies < 1:
-            raise call.refuse("no copy of a tensor")
-        if copies > 1:
-            view = _joined(call, [view] * copies, axis)
-    return view
-
-
-def _joined(call: Call, views: Sequence[View], axis: int) -> View:
-    axes = common_order(views)
-    call.refuse_batch(views[0], [axis], "a concatenation along the batch")
-    return call.emit("concat", [call.builder.stored(view, axes) for view in views], axes, axis=axes[axis])
-
-
-@rule("pad")
-def _pad(call: Call) -> View:
-    view = call.view(0)
-    config = call.param("padding_config")
-    if any(interior for _, _, interior in config):
-        raise call.refuse("padding between the elements")
-    call.refuse_batch(view, [axis for axis, amounts in enumerate(config) if any(amounts)], "padding of the batch")
-    padding = [(0, 0)] * len(view.axes)
-    for axis, (low, high, _) in enumerate(config):
-        padding[view.axes[axis]] = (int(low), int(high))
-    value = _scalar(call, 1)
-    return call.emit("pad", [view.tensor], view.axes, padding=tuple(padding), mode="constant", value=value)
-
-
-@rule("slice")
-def _slice(call: Call) -> View:
-    starts, limits, strides = (call.params(name) for name in ("start_indices", "limit_indices", "strides"))
-    steps = strides[0] or (1,) * len(starts[0])
-    return _take(call, call.view(), starts, limits, steps)
-
-
-def _take(call: Call, view: View, starts: Any, limits: Any, steps: Any) -> View:
-    shapes = call.shape(view)
-    slices: list[tuple[int | None, int | None, int]] = [(None, None, 1)] * len(view.axes)
-    for axis in range(len(view.axes)):
-        if shapes[0][axis] != shapes[1][axis]:
-            whole = all(
-                start[axis] == 0 and limit[axis] == shape[axis]
-                for start, limit, shape in zip(starts, limits, shapes, strict=True)
-            )
-            if not whole or steps[axis] != 1:
-                raise call.refuse("a slice of the batch")
-            continue
-        slices[view.axes[axis]] = (int(starts[0][axis]), int(limits[0][axis]), int(steps[axis]))
-    return call.emit("slice", [view.tensor], view.axes, slices=tuple(slices))
-
-
-@rule("rev")
-def _reverse(call: Call) -> View:
-    view, axes = call.view(), call.param("dimensions")
-    call.refuse_batch(view, axes, "a reversal of the batch")
-    slices: list[tuple[int | None, int | None, int]] = [(None, None, 1)] * len(view.axes)
-    for axis in axes:
-        slices[view.axes[axis]] = (None, None, -1)
-    return call.emit("slice", [view.tensor], view.axes, slices=tuple(slices))
-
-
-@rule("split")
-def _split(call: Call) -> list[View]:
-    view = call.view()
-    axis, begin, parts = call.param("axis"), 0, []
-    shapes = call.shape(view)
-    for size in _ints(call.param("sizes")):
-        starts = _each(shapes, lambda s, b=begin: tuple(b if k == axis else 0 for k in range(len(s))))
-        limits = _each(shapes, lambda s, e=begin + size: tuple(e if k == axis else n for k, n in enumerate(s)))
-        parts.append(_take(call, view, starts, limits, (1,) * len(view.axes)))
-        begin += size
-    return parts
-
-
-@rule("gather")
-def _gather(call: Call) -> View:
-    """Pick elements along an axis; an enlargement by an integer (`jax.image.resize`) is a nearest-neighbour one."""
-    view, numbers = call.view(0), call.param("dimension_numbers")
-    index = call.constant(1)
-    shape, wanted = call.shape(view)[0], call.out_shape[0]
-    one_axis = len(numbers.start_index_map) == 1 and numbers.collapsed_slice_dims == numbers.start_index_map
-    axis = numbers.start_index_map[0]
-    kept = all(n == m for k, (n, m) in enumerate(zip(call.param("slice_sizes"), shape, strict=True)) if k != axis)
-    offsets = tuple(k for k in range(len(shape)) if k != axis)
-    if one_axis and kept and axis != 0 and tuple(numbers.offset_dims) == offsets and len(wanted) == len(shape):
-        size, length = wanted[axis], shape[axis]
-        if size % length == 0 and np.array_equal(index.reshape(-1), np.arange(size) // (size // length)):
-            sizes: list[int | None] = [None] * len(shape)
-            scales = [1.0] * len(shape)
-            sizes[view.axes[axis]], scales[view.axes[axis]] = size, size / length
-            return call.emit(
-                "resize",
-                [view.tensor],
-                view.axes,
-                sizes=tuple(sizes),
-                scales=tuple(scales),
-                method="nearest",
-                coordinates="asymmetric",
-                rounding="floor",
-            )
-    # Positions of the index stand where the axis was.
-    places = tuple(k for k in range(len(wanted)) if not axis <= k < axis + index.ndim - 1)
-    inside = index.size and index.min() >= 0 and index.max() < shape[axis]
-    if one_axis and kept and tuple(numbers.offset_dims) == places and inside:
-        call.refuse_batch(view, [axis], "picking images of the batch")
-        found = picked(call, view, axis, index.reshape(-1).tolist())
-        return call.reshape(found, call.out_shape)
-    raise call.refuse("picking elements by anything but constant positions along one axis")

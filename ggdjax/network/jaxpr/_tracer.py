@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ggdjax._errors import GgdjaxError, UnsupportedError, expect_array, refusal
 from ggdjax.network._graph import PROBE_BATCHES
 from ggdjax.network._rewrites import simplify
+from ggdjax.network.jaxpr import _moves  # noqa: F401  (it registers rules)
 from ggdjax.network.jaxpr._rules import RULES
 from ggdjax.network.jaxpr._walk import LARGE_BATCH, TRAINING_MODE, check_batch, walk
 

@@ -60,7 +60,7 @@ class _Walk:
         for pair in zip(first.eqns, second.eqns, strict=True):
             if needed.isdisjoint(pair[0].outvars):
                 continue
-            inputs = [read(a, b) for a, b in zip(pair[0].invars, pair[1].invars, strict=True)]
+            inputs = [read(a, b) for a, b in zip(*map(_operands, pair), strict=True)]
             env.update(zip(pair[0].outvars, self._equation(pair, inputs), strict=True))
         return [read(a, b) for a, b in zip(first.outvars, second.outvars, strict=True)]
 
@@ -124,7 +124,10 @@ def check_batch(*jaxprs: Any) -> None:
         names = {eqn.primitive.name for jaxpr in jaxprs for eqn in jaxpr.eqns}
         what = " (a slice of the batch?)" if names & _PICKING else ""
         raise GgdjaxError(f"`function` does something else at another batch size{what}: it must do the same at each")
+    needed = _needed(first)
     for equations in zip(first.eqns, second.eqns, large.eqns, strict=True):
+        if needed.isdisjoint(equations[0].outvars):
+            continue
         name = equations[0].primitive.name
         for bodies in _bodies(equations):
             check_batch(*bodies)
@@ -170,8 +173,15 @@ def _needed(jaxpr: Any) -> set[Any]:
     needed = {v for v in jaxpr.outvars if not isinstance(v, jax.extend.core.Literal)}
     for eqn in reversed(jaxpr.eqns):
         if not needed.isdisjoint(eqn.outvars):
-            needed.update(v for v in eqn.invars if not isinstance(v, jax.extend.core.Literal))
+            needed.update(v for v in _operands(eqn) if not isinstance(v, jax.extend.core.Literal))
     return needed
+
+
+def _operands(equation: Any) -> list[Any]:
+    """Return what an equation reads: empty parts of a concatenation (`jax.numpy.pad` has them) add nothing to it."""
+    if equation.primitive.name != "concatenate":
+        return equation.invars
+    return [variable for variable in equation.invars if variable.aval.size] or equation.invars[:1]
 
 
 def constants(first: Sequence[Any], second: Sequence[Any], label: Callable[[Any], str | None]) -> list[Constant]:

@@ -172,6 +172,7 @@ def _dropped(call: Call, view: View, axes: Sequence[int]) -> View:
 def _arg_max(call: Call) -> View:
     view = call.view()
     axis = call.attr("axis", 0) % len(view.axes)
+    call.refuse_batch(view, [axis], "a reduction over the batch")
     if call.node.op_type == "ArgMin":
         view = apply_number(call, "mul", view, -1.0)
     keepdims, last = bool(call.attr("keepdims", 1)), call.shape(view)[0][axis] - 1
@@ -223,7 +224,7 @@ def _gather(call: Call) -> View:
 
 # Choices ------------------------------------------------------------------------------------------------------------
 
-_COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+_COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 
 
 @handler(*_COMPARISONS)
@@ -236,6 +237,8 @@ def _compare(call: Call) -> Comparison:
     if number.size != 1:
         raise call.refuse("a comparison with numbers that differ between elements")
     kind = call.node.op_type
+    if kind == "Equal":
+        return Comparison(call.view(which), threshold=float(number.reshape(())), equal=True)
     above = kind.startswith("Greater") == (which == 0)
     # x < c is the contrary of x ≥ c, x ≤ c that of x > c.
     strict = (not kind.endswith("Equal")) == above
@@ -245,7 +248,8 @@ def _compare(call: Call) -> Comparison:
 @handler("Not")
 def _not(call: Call) -> Comparison:
     found = call.comparison(0)
-    return Comparison(found.view, threshold=found.threshold, strict=found.strict, positive=not found.positive)
+    same = {"threshold": found.threshold, "strict": found.strict, "equal": found.equal}
+    return Comparison(found.view, **same, positive=not found.positive)
 
 
 @handler("Where")
@@ -254,19 +258,45 @@ def _where(call: Call) -> View:
     if isinstance(condition, Constant):
         return _masked(call, np.asarray(call.constant(0), bool), branches)
     condition = call.comparison(0)
-    view = condition.view
-    if any(isinstance(branch, View) and call.shape(branch) != call.shape(view) for branch in branches):
-        raise call.refuse("a choice between tensors of another shape than the one that is compared")
-    order = common_order([view, *(branch for branch in branches if isinstance(branch, View))])
+    arrays = [call.one_image(k + 1) if isinstance(b, Constant) else b for k, b in enumerate(branches)]
+    view, *arrays = _of_one_shape(call, condition.view, *arrays)
+    order = common_order([view, *(array for array in arrays if isinstance(array, View))])
     stored = View(call.builder.stored(view, order), tuple(order))
-    inputs, constants = [stored.tensor], {}
-    indices = (1, 2) if condition.positive else (2, 1)
-    for role, index in zip(("above", "below"), indices, strict=True):
-        if isinstance(branch := call.get(index), View):
-            inputs.append(call.builder.stored(branch, order))
-        else:
-            constants[role] = stored_constant(call.weight(index), stored)
-    return call.emit("select", inputs, order, constants, threshold=condition.threshold, strict=condition.strict)
+    first, second = (
+        call.builder.stored(array, order) if isinstance(array, View) else stored_constant(array, stored)
+        for array in (arrays if condition.positive else arrays[::-1])
+    )
+
+    def select(above: str | np.ndarray, below: str | np.ndarray, *, strict: bool) -> View:
+        sides = {"above": above, "below": below}
+        inputs = [stored.tensor, *(side for side in sides.values() if isinstance(side, str))]
+        constants = {role: side for role, side in sides.items() if not isinstance(side, str)}
+        return call.emit("select", inputs, order, constants, threshold=condition.threshold, strict=strict)
+
+    if condition.equal:  # neither above nor below
+        return select(second, select(first, second, strict=False).tensor, strict=True)
+    return select(first, second, strict=condition.strict)
+
+
+def _of_one_shape(call: Call, *values: View | np.ndarray) -> list[View | np.ndarray]:
+    """Return the values with the views among them repeated up to the shape that all broadcast to."""
+    shapes = [call.shape(value) if isinstance(value, View) else (value.shape, value.shape) for value in values]
+    first, second = (np.broadcast_shapes(*(shape[probe] for shape in shapes)) for probe in (0, 1))
+    found = []
+    for value in values:
+        if isinstance(value, View):
+            extra = (1,) * (len(first) - len(value.axes))
+            value = call.reshape(value, *(extra + shape for shape in call.shape(value)))  # noqa: PLW2901
+            wanted: list[int | None] = [None] * len(first)
+            for axis, (own, size, other) in enumerate(zip(call.shape(value)[0], first, second, strict=True)):
+                if own != size:
+                    if size != other:
+                        raise call.refuse("one value for all images of a batch, beside others")
+                    wanted[value.axes[axis]] = size
+            if any(wanted):
+                value = call.emit("broadcast", [value.tensor], value.axes, shape=tuple(wanted))  # noqa: PLW2901
+        found.append(value)
+    return found
 
 
 def _masked(call: Call, mask: np.ndarray, branches: Sequence[View | Constant]) -> View:
@@ -282,7 +312,7 @@ def _masked(call: Call, mask: np.ndarray, branches: Sequence[View | Constant]) -
         term = _with(call, "mul", raised, kept.astype(np.float32))
         other = branches[1 - index]
         if isinstance(other, Constant):
-            return _with(call, "add", term, call.weight(2 - index) * ~kept)
+            return _with(call, "add", term, call.one_image(2 - index) * ~kept)
         total = term if total is None else apply(call, "add", total, term)
     return total
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -108,8 +109,23 @@ class Call:
           ModelError: it holds NaN or infinity.
         """
         value = self.constant(index)
-        if value is None:
-            return None
+        return None if value is None else self._finite(index, value)
+
+    def one_image(self, index: int) -> np.ndarray:
+        """Return input ``index`` as a parameter; where it repeats one value for every image, that of one image.
+
+        Raises:
+          ModelError: it holds NaN or infinity.
+        """
+        first, second = self.constants(index)
+        axes = [k for k, (a, b) in enumerate(zip(first.shape, second.shape, strict=False)) if a != b]
+        if first.ndim == second.ndim and len(axes) == 1:
+            one = first.take([0], axes[0])
+            if (first == one).all() and (second == one).all():
+                return self._finite(index, one)
+        return self.weight(index)
+
+    def _finite(self, index: int, value: np.ndarray) -> np.ndarray:
         value = np.asarray(value, np.float32)
         if not np.isfinite(value).all():
             raise ModelError(
@@ -178,6 +194,18 @@ class Call:
         """Return ``view`` with the shape given at both probes."""
         return self.builder.shaped(view, (tuple(first), tuple(second)), name=self.name, output=self.node.output[0])
 
+    def reshape_to(self, view: View, targets: Sequence[Sequence[int]]) -> View:
+        """Return ``view`` with the shape given at both probes, which computes with the batch size.
+
+        Where a file declares its batch size, a shape that would mix images at any other means that of one batch.
+        """
+        axis, places = self.batch_axis(view), [k for k, (a, b) in enumerate(zip(*targets, strict=True)) if a != b]
+        if self.batch is not None and axis is not None and places:
+            own = tuple(a + (b - a) * (self.batch - PROBE_BATCHES[0]) for a, b in zip(*targets, strict=True))
+            if prod(own[: places[0]]) != prod(self.own_shape(view)[:axis]):
+                return self.regroup(view, own)
+        return self.reshape(view, *targets)
+
     def regroup(self, view: View, target: Sequence[int], batch: int | None = None) -> View:
         """Return ``view`` reshaped to ``target``, its shape at ``batch`` images (see `own_shape`), of any batch.
 
@@ -227,22 +255,31 @@ def needed_nodes(graph: Any, outputs: Sequence[str]) -> list[Any]:
         if wanted.intersection(node.output):
             kept.append(node)
             wanted.update(name for name in node.input if name)
+            wanted.update(name for branch in _branches(node) for inner in branch.node for name in inner.input if name)
     return kept[::-1]
 
 
-def check_supported(graph: Any, nodes: Sequence[Any]) -> None:
+def _branches(node: Any) -> list[Any]:
+    """Return the graphs inside a node: what an `If` chooses from."""
+    return [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+
+
+def check_supported(graph: Any, nodes: Sequence[Any], known: Iterable[str] = ()) -> None:
     """Refuse, before anything is computed, a graph with operators outside the set.
 
-    Nodes that only compute shapes or constants may be anything: they are evaluated away.
+    Nodes that only compute shapes or constants may be anything: they are evaluated away. So is the choice of an `If`
+    by a constant. ``known`` are names of constants beside the graph's own.
     """
-    constant = {tensor.name for tensor in graph.initializer}
+    constant = {tensor.name for tensor in graph.initializer} | set(known)
     refused = []
     for node in nodes:
         what = f"`{node.op_type}` (node `{node.name or builder_name(node)}`)"
+        if node.op_type == "If" and node.input[0] in constant:
+            continue
         if node.op_type in _CONTROL_FLOW:
             raise UnsupportedError(
-                f"control flow {what}: a network is one fixed sequence of operations; export the model with its "
-                "conditions and loops resolved (a constant-folding simplifier removes them where they are constant)"
+                f"control flow {what} that no constant decides: a network is one fixed sequence of operations; export "
+                "the model with its conditions and loops resolved, or choose a tensor before it as the output"
             )
         if node.op_type in _RECURRENT:
             raise UnsupportedError(f"recurrent layer {what}: feed-forward convolutional networks are supported")
@@ -260,6 +297,8 @@ def check_supported(graph: Any, nodes: Sequence[Any]) -> None:
         )
 
 
+#: Name -> what is known of it.
+Env = dict[str, Any]
 #: Node name -> role (kernel, bias) -> the grid that a quantized file stores it on.
 Grids = dict[str, dict[str, Grid]]
 
@@ -270,8 +309,11 @@ def convert(
     outputs: Sequence[str],
     grids: Grids | None = None,
     batch: int | None = None,
+    constants: Mapping[str, Constant] | None = None,
 ) -> Network:
     """Return the network that computes ``outputs`` from ``inputs``, given their shapes at two batch sizes.
+
+    ``constants`` are values of other inputs.
 
     ``grids`` is filled with the grids of quantized weights and biases. ``batch`` is the batch size that the file
     declares, which its constants name; None where it is free.
@@ -282,21 +324,47 @@ def convert(
     """
     graph = model.graph
     nodes = needed_nodes(graph, outputs)
-    check_supported(graph, nodes)
+    check_supported(graph, nodes, constants or ())
     builder = GraphBuilder()
-    env: dict[str, View | Constant] = {name: builder.add_input(name, probes) for name, probes in inputs.items()}
+    env: Env = {name: builder.add_input(name, probes) for name, probes in inputs.items()} | dict(constants or {})
+    _translate(graph, nodes, outputs, env, _Model(model, builder, grids, batch))
+    results = []
+    for name in outputs:
+        value = env.get(name)
+        if not isinstance(value, View):
+            raise ModelError(f"output `{name}` does not depend on the network's input, or nothing produces it")
+        results.append(value)
+    return builder.finish(results)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What translating needs beside nodes and values."""
+
+    proto: Any
+    builder: GraphBuilder
+    grids: Grids | None
+    batch: int | None
+
+
+def _translate(graph: Any, nodes: Sequence[Any], outputs: Sequence[str], env: Env, model: _Model) -> None:
+    """Add to ``env`` what the nodes of a graph, or of the branch of an `If`, give."""
     read = {name for node in nodes for name in node.input} | set(outputs)
+    read |= {name for node in nodes for branch in _branches(node) for inner in branch.node for name in inner.input}
     env |= {t.name: Constant(read_tensor(t)) for t in graph.initializer if t.name in read}
-    version = opset(model)
+    version, grids = opset(model.proto), model.grids
     for node in nodes:
         unknown = [name for name in node.input if name and name not in env]
         if unknown:
             raise ModelError(f"node `{node.name or builder_name(node)}` reads `{unknown[0]}`, which nothing produces")
-        folded = None if node.op_type in _OWN_CONSTANTS else _fold(node, env, builder, model)
+        if node.op_type == "If":
+            _choose(node, env, model)
+            continue
+        folded = None if node.op_type in _OWN_CONSTANTS else _fold(node, env, model.builder, model.proto)
         if folded is not None:
             env.update(folded)
             continue
-        result = HANDLERS[node.op_type](Call(node, env, builder, version, batch))
+        result = HANDLERS[node.op_type](Call(node, env, model.builder, version, model.batch))
         if (
             grids is not None
             and isinstance(result, View)
@@ -308,15 +376,26 @@ def convert(
                 for role, name in weights
                 if name and isinstance(env[name], Constant) and env[name].grid is not None
             }
-            grids[builder.producer(result.tensor).name] = found
+            grids[model.builder.producer(result.tensor).name] = found
         env.update(zip(node.output, result if isinstance(result, tuple) else (result,), strict=False))
-    results = []
-    for name in outputs:
-        value = env.get(name)
-        if not isinstance(value, View):
-            raise ModelError(f"output `{name}` does not depend on the network's input, or nothing produces it")
-        results.append(value)
-    return builder.finish(results)
+
+
+def _choose(node: Any, env: Env, model: _Model) -> None:
+    """Translate the branch of an `If` that a constant chooses."""
+    condition = env[node.input[0]]
+    chosen = {bool(probe) for probe in condition.probes} if isinstance(condition, Constant) else {True, False}
+    if len(chosen) > 1:
+        raise UnsupportedError(
+            f"control flow `If` (node `{node.name or builder_name(node)}`) by what depends on the network's input or "
+            "on the number of images: a network is one fixed sequence of operations"
+        )
+    wanted = "then_branch" if chosen.pop() else "else_branch"
+    branch = next(attribute.g for attribute in node.attribute if attribute.name == wanted)
+    names = [value.name for value in branch.output]
+    nodes, inner = needed_nodes(branch, names), dict(env)
+    check_supported(branch, nodes, (name for name, value in env.items() if isinstance(value, Constant)))
+    _translate(branch, nodes, names, inner, model)
+    env.update({outer: inner[name] for outer, name in zip(node.output, names, strict=True)})
 
 
 def _fold(

@@ -14,6 +14,10 @@ def _matmul(call: Call) -> View:
         return _of_views(call, *values)
     which = 0 if isinstance(values[0], View) else 1
     view, weight = call.view(which), call.weight(1 - which)
+    # Axes of size 1 in front of a weight are those of the result, where the activation has none.
+    leading = max(weight.ndim - max(len(view.axes), 2), 0)
+    if any(size != 1 for size in weight.shape[:leading]):
+        raise call.refuse(f"a product with a weight of shape {weight.shape}, repeated for every activation")
     while weight.ndim > 2 and weight.shape[0] == 1:
         weight = weight[0]
     rank, extra = len(view.axes), weight.ndim - 2
@@ -28,7 +32,8 @@ def _matmul(call: Call) -> View:
     columns = list(range(count + own, len(result.axes)))
     lead = rows if rank == 1 else rows[:-1]
     last = [] if rank == 1 else rows[-1:]
-    return result.permute([*lead, *range(count), *(last + columns if which == 0 else columns + last)])
+    result = result.permute([*lead, *range(count), *(last + columns if which == 0 else columns + last)])
+    return call.reshape(result, *((1,) * leading + shape for shape in call.shape(result))) if leading else result
 
 
 def _of_views(call: Call, *views: View) -> View:

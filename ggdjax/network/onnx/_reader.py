@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ggdjax._errors import ModelError, UnsupportedError, near_matches
+from ggdjax.network._builder import Constant
 from ggdjax.network._graph import PROBE_BATCHES
+from ggdjax.network.onnx._model import as_float32
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from os import PathLike
+
+    from jax.typing import ArrayLike
 
     from ggdjax.network._network import Network
     from ggdjax.network.onnx._convert import Grids
@@ -21,6 +27,7 @@ def load_onnx(
     *,
     outputs: Sequence[str] | None = None,
     input_shape: Sequence[int | None] | None = None,
+    constants: Mapping[str, ArrayLike] | None = None,
 ) -> Network:
     """Read an ONNX file (operator sets from 7 on) into a `Network` whose batch size is free.
 
@@ -39,6 +46,9 @@ def load_onnx(
       outputs: instead of one output, the names of several: ``net(x)`` returns a tuple of them.
       input_shape: for a model that leaves its image size open: the full shape, batch first (None or any
         number).
+      constants: for a model of several inputs: the values of all but the one that takes the images, by name: numbers,
+        or arrays of their declared shapes; of an open axis (images, as a rule) an array may have one element, which is
+        repeated for every image.
 
     Raises:
       ModelError: the file is missing, damaged, no ONNX, or holds NaN or infinity; several outputs and no
@@ -50,7 +60,7 @@ def load_onnx(
         >>> gd.load_onnx("net.onnx")(jnp.array([[-1.0, 0.5, 2.0]])).tolist()
         [[0.0, 0.5, 2.0]]
     """
-    return load_with_grids(path, output, outputs=outputs, input_shape=input_shape)[0]
+    return load_with_grids(path, output, outputs=outputs, input_shape=input_shape, constants=constants)[0]
 
 
 def load_with_grids(
@@ -59,6 +69,7 @@ def load_with_grids(
     *,
     outputs: Sequence[str] | None = None,
     input_shape: Sequence[int | None] | None = None,
+    constants: Mapping[str, ArrayLike] | None = None,
 ) -> tuple[Network, Grids]:
     """Do as `load_onnx`, and also return the grids that a quantized file stores its weights and biases on."""
     from ggdjax.network._rewrites import simplify
@@ -67,7 +78,7 @@ def load_with_grids(
     from ggdjax.network.onnx._model import read_model
 
     model = read_model(path)
-    image = _only_input(model.graph)
+    image, values = _only_input(model.graph, dict(constants or {}))
     shape = _shape(image)
     batch = shape[0] if shape else None
     if input_shape is not None:
@@ -83,7 +94,7 @@ def load_with_grids(
     def converted(first: int, second: int) -> tuple[Network, Grids]:
         grids: Grids = {}
         probes = ((first, *shape[1:]), (second, *shape[1:]))
-        return simplify(convert(model, {image.name: probes}, chosen, grids, batch)), grids
+        return simplify(convert(model, {image.name: probes}, chosen, grids, batch, values(first, second))), grids
 
     try:
         return converted(*PROBE_BATCHES)
@@ -94,16 +105,64 @@ def load_with_grids(
         return converted(batch, batch)
 
 
-def _only_input(graph: Any) -> Any:
+def _only_input(
+    graph: Any, constants: Mapping[str, ArrayLike]
+) -> tuple[Any, Callable[[int, int], dict[str, Constant]]]:
+    """Return the input without a constant, and what gives the constants of the others at two batch sizes.
+
+    Raises:
+      ModelError: there is not one such input, or a constant that is none of the inputs or of another shape.
+    """
     weights = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in weights]
-    if len(inputs) != 1:
-        names = ", ".join(f"`{value.name}`" for value in inputs) or "none"
+    inputs = {value.name: value for value in graph.input if value.name not in weights}
+    for name in constants:
+        if name not in inputs:
+            near = near_matches(name, inputs)
+            raise ModelError(f"`constants` holds `{name}`, which is no input of the model; {near}")
+    images = [value for name, value in inputs.items() if name not in constants]
+    if len(images) != 1:
+        names = ", ".join(f"`{value.name}`" for value in images) or "none"
         raise ModelError(
-            f"a network has one input, a batch of images; this model's inputs: {names}: export it with one, the others "
-            "as constants, or load the part behind them as a file of its own"
+            f"a network has one input, a batch of images; this model's inputs: {names}: give the values of all "
+            "others by `constants` of `load_onnx`, or load the part behind them as a file of its own"
         )
-    return inputs[0]
+    found = {name: _constant(inputs[name], value) for name, value in constants.items()}
+
+    def at(first: int, second: int) -> dict[str, Constant]:
+        return {
+            name: Constant(value, label=name)
+            if axis is None
+            else Constant(*(np.repeat(value, batch, axis) for batch in (first, second)), label=name)
+            for name, (value, axis) in found.items()
+        }
+
+    return images[0], at
+
+
+def _constant(declared: Any, given: ArrayLike) -> tuple[np.ndarray, int | None]:
+    """Return the value of an input, and the axis along which it repeats for every image; None where none does.
+
+    Raises:
+      ModelError: it is no array of the declared shape.
+    """
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    shape = _shape(declared)
+    try:
+        value = as_float32(np.asarray(given, tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type)))
+    except (TypeError, ValueError):
+        raise ModelError(f"`constants` holds no numbers for input `{declared.name}`: {given!r}") from None
+    if shape is not None and value.size == 1:
+        value = np.full([size or 1 for size in shape], value.reshape(()))
+    elif shape is not None:
+        value = value.reshape((1,) * (len(shape) - value.ndim) + value.shape)
+    fits = shape is None or len(shape) == value.ndim
+    if not fits or any(want not in {None, size} for want, size in zip(shape or value.shape, value.shape, strict=True)):
+        raise ModelError(
+            f"`constants` holds an array of shape {np.shape(given)} for input `{declared.name}`, which declares {shape}"
+        )
+    open_axes = [axis for axis, size in enumerate(shape or ()) if size is None and value.shape[axis] == 1]
+    return value, open_axes[0] if open_axes else None
 
 
 def _shape(value: Any) -> tuple[int | None, ...] | None:

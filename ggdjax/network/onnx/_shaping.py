@@ -9,6 +9,7 @@ from math import prod
 import numpy as np
 
 from ggdjax.network._builder import Constant, View, common_order, stored_constant
+from ggdjax.network._joined import joined
 from ggdjax.network.onnx._convert import Call, handler
 from ggdjax.network.onnx._quantized import clip_codes
 
@@ -171,7 +172,7 @@ def _of_views(call: Call, op: str, *views: View) -> View:
 
 def _with_constant(call: Call, op: str, view: View, index: int, **attrs: bool) -> View:
     """Append ``op`` of ``view`` and the constant at input ``index``."""
-    constant = call.weight(index)
+    constant = call.one_image(index)
     view = _raised(call, view, max(len(view.axes), constant.ndim))
     return call.emit(op, [view.tensor], view.axes, {"constant": stored_constant(constant, view)}, **attrs)
 
@@ -186,49 +187,9 @@ def _raised(call: Call, view: View, rank: int) -> View:
 @handler("Concat")
 def _concat(call: Call) -> View:
     values = [call.get(k) for k in range(len(call.node.input))]
-    views = [value for value in values if isinstance(value, View)]
-    rank = len(views[0].axes)
-    axis = call.attr("axis", 1) % rank
-    if len(values) > 1:
-        call.refuse_batch(views[0], [axis], "a concatenation along the batch")
-    if len(views) < len(values):
-        return _concat_with_constants(call, values, axis)
-    return _joined(call, views, axis)
-
-
-def _joined(call: Call, views: Sequence[View], axis: int) -> View:
-    if len(views) == 1:
-        return views[0]
-    axes = common_order(views)
-    return call.emit("concat", [call.builder.stored(view, axes) for view in views], axes, axis=axes[axis])
-
-
-def _concat_with_constants(call: Call, values: Sequence[View | Constant], axis: int) -> View:
-    """Return the concatenation as a sum: the views padded with zeros, and the constants among zeros."""
-    where = [index for index, value in enumerate(values) if isinstance(value, View)]
-    batch, own = call.batch_axis(values[where[0]]), call.own_shape(values[where[0]])
-    around = [1 if k == batch else size for k, size in enumerate(own)]
-    before, after, blocks = dict.fromkeys(where, 0), dict.fromkeys(where, 0), []
-    for index, value in enumerate(values):
-        if isinstance(value, View):
-            shape = [call.own_shape(value)[axis] if k == axis else size for k, size in enumerate(around)]
-            blocks.append(np.zeros(shape, np.float32))
-            continue
-        blocks.append(call.weight(index))
-        if batch is not None and blocks[-1].shape[batch] != 1:
-            raise call.refuse("a concatenation with a constant that differs between images")
-        place = after if index > where[0] else before
-        place[max((k for k in where if k < index), default=where[0])] += blocks[-1].shape[axis]
-    padded = []
-    for index in where:
-        amounts = [(0, 0)] * len(own)
-        amounts[values[index].axes[axis]] = (before[index], after[index])
-        more = {"padding": tuple(amounts), "mode": "constant", "value": 0.0}
-        view = values[index]
-        padded.append(call.emit("pad", [view.tensor], view.axes, **more) if any(map(any, amounts)) else view)
-    joined = _joined(call, padded, axis)
-    constant = stored_constant(np.concatenate(blocks, axis), joined)
-    return call.emit("add", [joined.tensor], joined.axes, {"constant": constant})
+    rank = next(len(value.axes) for value in values if isinstance(value, View))
+    given = [value if isinstance(value, View) else call.one_image(index) for index, value in enumerate(values)]
+    return joined(call, given, call.attr("axis", 1) % rank)
 
 
 @handler(*_REDUCTIONS)
@@ -326,9 +287,8 @@ def _reshape(call: Call) -> View:
             raise call.refuse(f"a reshape from {shape} to {tuple(target)}")
         targets.append([shape[k] if size == 0 and copied else int(size) for k, size in enumerate(target)])
     if targets[0] != targets[1] or call.batch_axis(view) is None or (call.batch is None and targets[0][:1] == [-1]):
-        return call.reshape(
-            view, *(_filled(call, shape, target) for shape, target in zip(shapes, targets, strict=True))
-        )
+        filled = [_filled(call, shape, target) for shape, target in zip(shapes, targets, strict=True)]
+        return call.reshape_to(view, filled)
     # The target names the batch size: the declared one; else the only one that it fits, or 1.
     target, batch = targets[0], call.batch
     if batch is None:
@@ -380,7 +340,7 @@ def _tile(call: Call) -> View:
         view = call.emit("broadcast", [view.tensor], view.axes, shape=shape)
     for axis, count in enumerate(copies):
         if own[axis] > 1:
-            view = _joined(call, [view] * count, axis)
+            view = joined(call, [view] * count, axis)
     return view
 
 

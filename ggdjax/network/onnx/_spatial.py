@@ -38,8 +38,9 @@ def _conv_transpose(call: Call) -> View:
         reach = (window[k] - 1) * dilation[k]
         whole = (size - 1) * strides[k] + reach + 1 + more[k]
         if wanted is not None or mode in {"SAME_UPPER", "SAME_LOWER"}:
-            target = size * strides[k] if wanted is None else wanted[k - rank]
-            # What is wanted beyond the convolution's own output lies at the end and holds zeros.
+            # What `output_shape` wants beyond the convolution's own output lies at the end and holds zeros. Without it
+            # a window narrower than its stride leaves less than the standard's size · stride, as in ONNX Runtime.
+            target = min(size * strides[k], whole) if wanted is None else wanted[k - rank]
             cropped = max(whole - target, 0)
             low, high = (cropped // 2, -(-cropped // 2)) if mode == "SAME_UPPER" else (-(-cropped // 2), cropped // 2)
             high -= max(target - whole, 0)
@@ -84,8 +85,10 @@ def _window(call: Call, window: tuple[int, ...]) -> tuple[tuple, tuple, Pads, tu
         else:
             low, high = pads[k], pads[k + rank]
         padded = space[k] + low + high
+        if extent[k] > padded:
+            raise call.refuse(f"a window of {extent[k]} on {padded} positions, padding included")
         over = 0
-        if call.attr("ceil_mode", 0) and mode == "NOTSET":
+        if call.attr("ceil_mode", 0) and mode in {"NOTSET", "VALID"}:
             outputs = -(-(padded - extent[k]) // strides[k]) + 1
             # The last window must begin inside the input or the padding before it (as in ONNX Runtime).
             if (outputs - 1) * strides[k] >= space[k] + low:
@@ -231,15 +234,22 @@ def _resize(call: Call) -> View:
             if first[axis] != second[axis]:
                 raise call.refuse("resizing of the batch dimension")
             sizes_of[view.axes[axis]], scale_of[view.axes[axis]] = size, scale
-    return call.same_order(
-        "resize",
-        sizes=tuple(sizes_of),
-        scales=tuple(scale_of),
-        method=method,
-        coordinates=coordinates,
-        rounding=rounding,
-        **cubic,
-    )
+    # Operator sets before 11 do not say how nearest rounds; in ONNX Runtime each axis goes by its own scale.
+    own = call.version < 11 and method == "nearest"
+    roundings = [("ceil" if scale < 1 else "floor") if own else rounding for scale in scale_of]
+    for one in dict.fromkeys(r for r, size in zip(roundings, sizes_of, strict=True) if size is not None):
+        view = call.emit(
+            "resize",
+            [view.tensor],
+            view.axes,
+            sizes=tuple(size if r == one else None for r, size in zip(roundings, sizes_of, strict=True)),
+            scales=tuple(scale_of),
+            method=method,
+            coordinates=coordinates,
+            rounding=one,
+            **cubic,
+        )
+    return view
 
 
 @handler("PRelu")

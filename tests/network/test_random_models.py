@@ -1,0 +1,230 @@
+"""Random ONNX models and JAX functions, and a small model of each kind that they once found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxruntime")
+from runtime import make_model, onnx, run_onnx
+
+from experiments import random_functions, random_onnx
+from ggdjax._errors import ModelError, UnsupportedError
+from ggdjax.network import Network, load_onnx
+from ggdjax.network._builder import GraphBuilder, View
+
+make_node = onnx.helper.make_node
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly_compiled():
+    """Compile without optimizations: each program runs once."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.parametrize("seeds", [range(10 * k, 10 * k + 10) for k in range(4)], ids=str)
+def test_random_onnx_models_are_read_as_onnx_runtime_does(seeds: range) -> None:
+    outcomes = [random_onnx.check(seed) for seed in seeds]
+    assert [(o.seed, o.said) for o in outcomes if o.state == "different"] == []
+    assert sum(o.state == "equal" for o in outcomes) >= 8
+
+
+@pytest.mark.parametrize("seeds", [range(6 * k, 6 * k + 6) for k in range(4)], ids=str)
+def test_random_functions_are_traced_as_they_compute(seeds: range) -> None:
+    outcomes = [random_functions.check(seed) for seed in seeds]
+    assert [(o.seed, o.said) for o in outcomes if o.state == "different"] == []
+    assert sum(o.state == "equal" for o in outcomes) >= 4
+
+
+def test_the_check_sees_a_wrong_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def altered(path: Path, **more: object) -> Network:
+        net = load_onnx(path, **more)
+        return replace(net, params={key: 1.001 * value for key, value in net.params.items()})
+
+    monkeypatch.setattr(random_onnx.gd, "load_onnx", altered)
+    assert any(random_onnx.check(seed).state == "different" for seed in range(8))
+
+
+def load(tmp_path: Path, *args: object, opset: int = 17, **more: object) -> tuple[object, Network]:
+    model = make_model(*args, opset=opset)
+    onnx.save(model, tmp_path / "net.onnx")
+    return model, load_onnx(tmp_path / "net.onnx", **more)
+
+
+def numbers(*shape: int) -> np.ndarray:
+    return np.random.default_rng(len(shape)).normal(size=shape).astype(np.float32)
+
+
+NODES = {
+    "a weight with an axis in front": ([make_node("MatMul", ["x", "w"], ["y"])], (4, 5), {"w": numbers(1, 5, 3)}, 17),
+    "a dilated window in ceil mode": (
+        [make_node("MaxPool", ["x"], ["y"], auto_pad="VALID", ceil_mode=1, kernel_shape=[3], strides=[3])],
+        (2, 8),
+        {},
+        17,
+    ),
+    "a window narrower than its stride": (
+        [make_node("ConvTranspose", ["x", "w"], ["y"], auto_pad="SAME_LOWER", strides=[2, 3])],
+        (2, 3, 4),
+        {"w": numbers(2, 1, 1, 2)},
+        17,
+    ),
+    "a tie of nearest": (
+        [
+            make_node(
+                "Resize",
+                ["x", "", "s"],
+                ["y"],
+                mode="nearest",
+                nearest_mode="ceil",
+                coordinate_transformation_mode="pytorch_half_pixel",
+            )
+        ],
+        (2, 3, 6),
+        {"s": np.float32([1, 1, 5 / 3, 3])},
+        17,
+    ),
+    "nearest, smaller and larger, as of old": (
+        [make_node("Resize", ["x", "s"], ["y"], mode="nearest")],
+        (2, 4, 6),
+        {"s": np.float32([1, 1, 5 / 3, 0.6])},
+        10,
+    ),
+    "a class token": (
+        [
+            make_node("Shape", ["x"], ["shape"]),
+            make_node("Slice", ["shape", "zero", "one"], ["images"]),
+            make_node("Concat", ["images", "rest"], ["target"], axis=0),
+            make_node("Expand", ["token", "target"], ["tokens"]),
+            make_node("Concat", ["tokens", "x"], ["joined"], axis=1),
+            make_node("Add", ["joined", "tokens"], ["y"]),
+        ],
+        (4, 3),
+        {"zero": np.int64([0]), "one": np.int64([1]), "rest": np.int64([1, 3]), "token": numbers(1, 1, 3)},
+        17,
+    ),
+    "equality with a number": (
+        [
+            make_node("Relu", ["x"], ["r"]),
+            make_node("Equal", ["r", "zero"], ["e"]),
+            make_node("ReduceMax", ["x"], ["m"], axes=[2]),
+            make_node("Where", ["e", "m", "x"], ["y"]),
+        ],
+        (4, 3),
+        {"zero": np.float32(0)},
+        17,
+    ),
+    "a choice of a smaller condition": (
+        [
+            make_node("ReduceMax", ["x"], ["m"], axes=[2]),
+            make_node("Greater", ["m", "c"], ["e"]),
+            make_node("Where", ["e", "x", "row"], ["y"]),
+        ],
+        (4, 3),
+        {"c": np.float32(0.5), "row": numbers(3)},
+        17,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_kinds_that_onnx_models_found(name: str, tmp_path: Path) -> None:
+    nodes, shape, constants, opset = NODES[name]
+    model, net = load(tmp_path, nodes, ("images", *shape), constants, opset=opset)
+    for batch in (1, 3):
+        x = numbers(batch, *shape)
+        np.testing.assert_allclose(net(x), run_onnx(model, x, optimize=False), rtol=1e-5, atol=1e-5)
+
+
+def test_a_declared_batch_in_another_place_mixes_no_images(tmp_path: Path) -> None:
+    nodes = [
+        make_node("Shape", ["x"], ["shape"]),
+        make_node("Gather", ["shape", "zero"], ["one"]),
+        make_node("Concat", ["front", "one", "back"], ["target"], axis=0),
+        make_node("Reshape", ["x", "target"], ["y"]),
+    ]
+    constants = {"zero": np.int64([0]), "front": np.int64([1, 3]), "back": np.int64([2])}
+    model, net = load(tmp_path, nodes, (1, 3, 2), constants)
+    x = numbers(4, 3, 2)
+    np.testing.assert_array_equal(net(x), np.concatenate([run_onnx(model, x[k : k + 1]) for k in range(4)]))
+
+
+@pytest.mark.parametrize(
+    ("node", "shape", "message"),
+    [
+        (make_node("MaxPool", ["x"], ["y"], kernel_shape=[3], strides=[2]), ("n", 2, 2), "window of 3 on 2 positions"),
+        (make_node("ArgMax", ["x"], ["y"], axis=0, select_last_index=1), ("n", 4), "a reduction over the batch"),
+    ],
+)
+def test_refusals_are_true(node: object, shape: tuple, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=message):
+        load(tmp_path, [node], shape)
+
+
+def test_one_result_for_all_images_is_refused() -> None:
+    builder = GraphBuilder()
+    view = builder.add_input("x", ((2, 3), (3, 3)))
+    total = builder.emit("sum", [view.tensor], name="total", attrs={"axes": (0,), "keepdims": False})
+    with pytest.raises(UnsupportedError, match="`total` is one result for all images"):
+        builder.finish([View(total, (0,))])
+
+
+def branch(name: str, *nodes: object) -> object:
+    float32 = onnx.TensorProto.FLOAT
+    return onnx.helper.make_graph(nodes, name, [], [onnx.helper.make_tensor_value_info(f"{name}_y", float32, None)])
+
+
+def choosing(condition: str) -> list:
+    return [
+        make_node("Equal", [condition, "wanted"], ["c"]),
+        make_node("Relu", ["x"], ["r"]),
+        make_node(
+            "If",
+            ["c"],
+            ["y"],
+            then_branch=branch("then", make_node("Add", ["r", "x"], ["then_y"])),
+            else_branch=branch("else", make_node("Neg", ["r"], ["else_y"])),
+        ),
+    ]
+
+
+def with_inputs(nodes: list, constants: dict, **inputs: tuple) -> object:
+    model = make_model(nodes, ("n", 3), constants)
+    for name, (kind, shape) in inputs.items():
+        model.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, shape))
+    return model
+
+
+def test_values_of_other_inputs(tmp_path: Path) -> None:
+    kinds = onnx.TensorProto
+    nodes = [*choosing("rate"), make_node("Add", ["y", "state"], ["z"])]
+    model = with_inputs(nodes, {"wanted": np.int64(16)}, rate=(kinds.INT64, []), state=(kinds.FLOAT, ["n", 3]))
+    model.graph.output[0].name = "z"
+    onnx.save(model, path := tmp_path / "net.onnx")
+    x, state = numbers(5, 3), numbers(1, 3)
+    for rate, expected in ((16, np.maximum(x, 0) + x), (8, -np.maximum(x, 0))):
+        net = load_onnx(path, constants={"rate": rate, "state": state})
+        np.testing.assert_allclose(net(x), expected + state, rtol=1e-6)
+    net = load_onnx(path, constants={"rate": 16, "state": 2})
+    np.testing.assert_allclose(net(x), np.maximum(x, 0) + x + 2, rtol=1e-6)
+    with pytest.raises(ModelError, match="inputs: `x`, `state`: give the values of all others by `constants`"):
+        load_onnx(path, constants={"rate": 16})
+    with pytest.raises(ModelError, match=r"`constants` holds `rates`, .* did you mean `rate`"):
+        load_onnx(path, constants={"rates": 16})
+    with pytest.raises(ModelError, match=r"an array of shape \(4,\) for input `state`, which declares \(None, 3\)"):
+        load_onnx(path, constants={"rate": 16, "state": np.zeros(4)})
+    with pytest.raises(ModelError, match="no numbers for input `rate`: 'many'"):
+        load_onnx(path, constants={"rate": "many", "state": state})
+
+
+def test_a_condition_that_no_constant_decides_is_refused(tmp_path: Path) -> None:
+    nodes = [make_node("ReduceMax", ["x"], ["m"], keepdims=0), *choosing("m")]
+    with pytest.raises(UnsupportedError, match=r"control flow `If` \(node .*\) that no constant decides"):
+        load(tmp_path, nodes, (1, 3), {"wanted": np.float32(0)})
