@@ -389,19 +389,29 @@ def _int8_digits(x: Array, low: int, high: int) -> tuple[tuple[Array, int], ...]
 
 
 def _sum_of_shifts(x: Array, kernel: Array, *, strides: Ints, dilation: Ints, groups: int) -> Array:
-    """Return the products with every position of the window, summed; ``x`` is padded already."""
+    """Return the products with every position of the window, summed; ``x`` is padded already.
+
+    Codes of a convolution without groups are put side by side first: one long product, in place of an int32 tensor for
+    every position.
+    """
     window, per_group = kernel.shape[:-2], kernel.shape[-2]
     space = tuple(
         (size - step * (taps - 1) - 1) // stride + 1
         for size, taps, stride, step in zip(x.shape[1:-1], window, strides, dilation, strict=True)
     )
-    total = None
+    beside = groups == 1 and x.dtype == jnp.int8
+    total, parts = None, []
     for at in np.ndindex(*window):
         first = tuple(i * step for i, step in zip(at, dilation, strict=True))
         last = tuple(f + (n - 1) * stride + 1 for f, n, stride in zip(first, space, strides, strict=True))
         shifted = lax.slice(x, (0, *first, 0), (x.shape[0], *last, x.shape[-1]), (1, *strides, 1))
+        if beside:
+            parts.append(shifted)
+            continue
         term = _grouped_product(shifted, kernel[at], groups, per_group)
         total = term if total is None else total + term
+    if beside:
+        return _grouped_product(jnp.concatenate(parts, -1), kernel.reshape(-1, kernel.shape[-1]), 1, per_group)
     return total
 
 
