@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +45,7 @@ def compare_schemes(
     Args:
         histograms: of the feature maps, batch shape ``[tensor]``.
         rows: theirs from `feature_map_rows`, with one step each: codes and signedness are those of the run.
-        progress: called with one line of text before each scheme.
+        progress: called with one line of text after each scheme.
 
     Returns:
         ``feature_maps``: one record each: ``name``, ``choices`` (``step`` and ``sqnr_db`` by scheme, at the run's
@@ -65,12 +67,20 @@ def compare_schemes(
     sqnr_of = _Sqnr(histograms)
     names = schemes.names()
     steps, sqnr = {}, {}
-    for number, name in enumerate(names, start=1):
-        progress(f"Comparing schemes: {number} of {len(names)}, {name}")
-        chosen = replace(schemes.choose(name, histograms, bits, signed), evidence=None)
-        step, *codes = jax.device_get(_step_and_codes(chosen))
-        steps[name] = step[0]
-        sqnr[name] = sqnr_of(*(value.T for value in (step, *codes)))
+
+    def choices(name: str) -> Any:
+        return _step_and_codes(replace(schemes.choose(name, histograms, bits, signed), evidence=None))
+
+    # Nearly all of it is compiling, which threads do side by side.
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        for number, (name, chosen) in enumerate(zip(names, pool.map(choices, names), strict=True), start=1):
+            progress(f"Comparing schemes: {number} of {len(names)}, {name}")
+            step, *codes = jax.device_get(chosen)
+            steps[name] = step[0]
+            sqnr[name] = sqnr_of(*(value.T for value in (step, *codes)))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     own = np.asarray([row["step"] for row in rows], np.float32)
     outermost = np.stack([own, *steps.values()])
     grid = np.geomspace(outermost.min(0) / _BEYOND, outermost.max(0) * _BEYOND, _POINTS, axis=1).astype(np.float32)
@@ -99,7 +109,7 @@ def compare_run(
     Args:
         folder: of the run.
         result: what its result.json holds.
-        progress: called with one line of text before each scheme.
+        progress: called with one line of text after each scheme.
 
     Returns:
         None where the folder holds no histograms: the run is an older version's.
