@@ -157,7 +157,7 @@ def relative_error(model: Any, how: dict[str, Any], net: gd.Network, x: np.ndarr
     constants, feeds = how.get("constants", {}), {}
     for value in session.get_inputs():
         dtype = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}.get(value.type, np.float32)
-        sizes = [size if isinstance(size, int) else 1 for size in value.shape]
+        sizes = [size if isinstance(size, int) and size > 0 else 1 for size in value.shape]
         feeds[value.name] = np.full(sizes, constants[value.name], dtype) if value.name in constants else x.astype(dtype)
     wanted, found = session.run(None, feeds), jax.tree.leaves(net(x))
     return max(
@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where the packages are kept")
     parser.add_argument("--only", nargs="*", default=[], help="packages whose names begin so")
     args = parser.parse_args()
+    jax.config.update("jax_disable_most_optimizations", True)  # each program runs once or twice
     version = code_version()
     commit = version.get("commit")
     found = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.exists() else []
@@ -184,6 +185,7 @@ def main() -> None:
             kinds.add(kind)
             how = next((how for part, how in special.items() if part in str(path)), {})
             todo.append((package.split("==")[0], path, how))
+    todo.sort(key=lambda entry: entry[1].stat().st_size)
     with progress_bar(Console(), len(todo)) as show:
         start = time.monotonic()
         for done, (package, path, how) in enumerate(todo, 1):
