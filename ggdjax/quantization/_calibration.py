@@ -200,7 +200,9 @@ def calibrate(
     net = fold_batch_norm(net)
     names = tuple(feature_map.tensor for feature_map in net.graph.feature_maps())
     if not names:
-        raise GgdjaxError("`net` has no convolution, dense layer or product, so that there is nothing to quantize")
+        raise GgdjaxError(
+            "`net` has no convolution, dense layer or product, so that nothing is quantized: give one that has"
+        )
     # A bin of a counter holds fewer than 2^31 values: no more images than that before it is read.
     limit = (2**31 - 1) // max(
         (math.prod(size or 1 for size in net.graph.shape(name)[1:]) for name in names), default=1
