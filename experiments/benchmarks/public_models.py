@@ -22,7 +22,6 @@ import sys
 import tarfile
 import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +121,7 @@ def check(path: Path, how: dict[str, Any]) -> dict[str, Any]:
         row["loads"], row["nodes"] = True, len(net.graph.nodes)
         row["layers"] = len(net.graph.quantizable)
         shape = net.input_shape[1:]
-        batch = net.input_shape[0] or next(iter(_declared(model)), 0) or 1
+        batch = net.input_shape[0] or max(1, *_declared(model)[:1])
         x = np.random.default_rng(0).normal(size=(4 * batch, *shape)).astype(np.float32)
         error, found = relative_error(model, how, net, x[:batch]), None
         row["relative_error"] = float(f"{error:.2g}")
@@ -141,11 +140,11 @@ def check(path: Path, how: dict[str, Any]) -> dict[str, Any]:
     return row | {"seconds": round(time.monotonic() - start, 1)}
 
 
-def _declared(model: Any) -> Iterator[int]:
+def _declared(model: Any) -> list[int]:
+    """Return the batch sizes that the inputs declare; 0 or −1 where they leave it open."""
     weights = {tensor.name for tensor in model.graph.initializer}
-    for value in model.graph.input:
-        if value.name not in weights:
-            yield value.type.tensor_type.shape.dim[0].dim_value
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    return [value.type.tensor_type.shape.dim[0].dim_value for value in inputs if value.type.tensor_type.shape.dim]
 
 
 def relative_error(model: Any, how: dict[str, Any], net: gd.Network, x: np.ndarray) -> float:
