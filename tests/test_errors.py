@@ -167,7 +167,7 @@ FILES = [
          network([helper.make_node("Relu", ["x"], ["y"])], opset=6)),
     Case("dynamic shape", B, "`x` | open dimensions | (None, 3, None, None) | `--input-shape`",
          network([helper.make_node("Relu", ["x"], ["y"])], size=("h", "w"))),
-    Case("two inputs", B, "`x`, `z` | one input | export",
+    Case("two inputs", B, "`x`, `z` | one input | `--constant NAME=NUMBER`",
          network([helper.make_node("Add", ["x", "z"], ["y"])], inputs=("x", "z"))),
     Case("recurrent layer", B, "recurrent layer | LSTM | feed-forward | `cell`", lstm()),
     Case("unsupported operator", B, "unsupported operator | Atan | `angle` | supported:  | Relu",

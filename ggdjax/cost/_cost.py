@@ -262,7 +262,9 @@ def estimate(
         net = fold_batch_norm(network)
     shapes = layer_shapes(net)
     if not shapes:
-        raise GgdjaxError("`network` has no convolution, dense layer or product, so that nothing costs")
+        raise GgdjaxError(
+            "`network` has no convolution, dense layer or product, so that nothing costs: give one that has"
+        )
     entered = {shape.name: net.graph.feature_maps_from(net.graph.node(shape.name).output) for shape in shapes}
     leaving = frozenset(name for name, maps in entered.items() if not maps)
     if isinstance(network, QuantizedNetwork) and widths is None:

@@ -189,6 +189,7 @@ def calibrate(
 
     Raises:
         DataError: no batches, images that do not fit the network, or NaN or infinity in a feature map (named).
+        GgdjaxError: the network has no convolution, dense layer or product.
 
     Example:
         >>> net = gd.trace(lambda x: jax.nn.relu(x @ jnp.eye(4)) @ jnp.ones((4, 2)), jnp.zeros((1, 4)))
@@ -198,6 +199,10 @@ def calibrate(
     """
     net = fold_batch_norm(net)
     names = tuple(feature_map.tensor for feature_map in net.graph.feature_maps())
+    if not names:
+        raise GgdjaxError(
+            "`net` has no convolution, dense layer or product, so that nothing is quantized: give one that has"
+        )
     # A bin of a counter holds fewer than 2^31 values: no more images than that before it is read.
     limit = (2**31 - 1) // max(
         (math.prod(size or 1 for size in net.graph.shape(name)[1:]) for name in names), default=1

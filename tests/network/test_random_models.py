@@ -176,6 +176,14 @@ def test_one_result_for_all_images_is_refused() -> None:
         builder.finish([View(total, (0,))])
 
 
+def test_operators_of_other_domains_alone(tmp_path: Path) -> None:
+    model = make_model([make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml")], (1, 3))
+    model.opset_import[0].domain = "ai.onnx.ml"
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(ModelError, match=r"operators of other domains alone \(ai.onnx.ml\)"):
+        load_onnx(tmp_path / "net.onnx")
+
+
 def branch(name: str, *nodes: object) -> object:
     float32 = onnx.TensorProto.FLOAT
     return onnx.helper.make_graph(nodes, name, [], [onnx.helper.make_tensor_value_info(f"{name}_y", float32, None)])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ggdjax._errors import DataError
+from ggdjax._errors import DataError, GgdjaxError
 from ggdjax.ggd import Counter, Histogram
 from ggdjax.network import Network, trace
 from ggdjax.quantization import _calibration as calibration
@@ -54,6 +54,11 @@ def test_what_cannot_be_counted_is_an_error(net: Network) -> None:
     broken[1, 2, 3, 0] = np.nan
     with pytest.raises(DataError, match=r"feature map `input` holds 1 NaN or infinite values"):
         calibrate(net, [broken])
+
+
+def test_a_network_without_layers_has_nothing_to_quantize() -> None:
+    with pytest.raises(GgdjaxError, match="no convolution, dense layer or product"):
+        calibrate(trace(jax.nn.sigmoid, jnp.zeros((1, 4))), [jnp.zeros((2, 4))])
 
 
 def test_whole_numbers_are_images_too(net: Network) -> None:

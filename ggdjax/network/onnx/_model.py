@@ -42,6 +42,9 @@ def read_model(path: str | PathLike[str]) -> Any:
         raise ModelError(
             f"external data of `{path}` is missing or damaged: {reason}; keep its files beside it"
         ) from error
+    if not opset(model):
+        domains = ", ".join(sorted({node.domain for node in model.graph.node if node.domain}))
+        raise ModelError(f"`{path}` holds operators of other domains alone ({domains}): it is no neural network")
     if opset(model) < OLDEST_OPSET:
         raise ModelError(
             f"`{path}` uses operator set {opset(model)}; {OLDEST_OPSET} is the oldest that can be read: "

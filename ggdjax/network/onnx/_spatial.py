@@ -235,15 +235,16 @@ def _resize(call: Call) -> View:
                 raise call.refuse("resizing of the batch dimension")
             sizes_of[view.axes[axis]], scale_of[view.axes[axis]] = size, scale
     # Operator sets before 11 do not say how nearest rounds; in ONNX Runtime each axis goes by its own scale.
-    own = call.version < 11 and method == "nearest"
-    roundings = [("ceil" if scale < 1 else "floor") if own else rounding for scale in scale_of]
+    by_axis = call.version < 11 and method == "nearest"
+    roundings = [("ceil" if scale < 1 else "floor") if by_axis else rounding for scale in scale_of]
     for one in dict.fromkeys(r for r, size in zip(roundings, sizes_of, strict=True) if size is not None):
+        mine = [r == one for r in roundings]
         view = call.emit(
             "resize",
             [view.tensor],
             view.axes,
-            sizes=tuple(size if r == one else None for r, size in zip(roundings, sizes_of, strict=True)),
-            scales=tuple(scale_of),
+            sizes=tuple(size if own else None for size, own in zip(sizes_of, mine, strict=True)),
+            scales=tuple(scale if own else 1.0 for scale, own in zip(scale_of, mine, strict=True)),
             method=method,
             coordinates=coordinates,
             rounding=one,
