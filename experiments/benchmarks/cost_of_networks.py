@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 
-from experiments.benchmarks import gradient_tuning, schemes_on_networks
+from experiments.benchmarks import gradient_tuning
 from experiments.real_networks import NETWORKS
 from experiments.rows import read_lines
 from experiments.tables.plots import STYLE, save
@@ -49,7 +49,7 @@ def run(machines: dict[Dataflow, HardwareModel]) -> list[dict[str, Any]]:
     """Return one row per network, dataflow and width."""
     accuracies = {
         (row["network"], row["bits"], row["scheme"]): row
-        for row in read_lines(schemes_on_networks.RESULTS)
+        for row in read_lines(RESULTS.with_name("schemes_on_networks.jsonl"))
         if row["kind"] == "accuracy"
     }
     rows = []

@@ -77,7 +77,7 @@ class Results:
     def rows(self, name: str) -> list[dict[str, Any]]:
         """Return the rows of a file: its lines, its list, or what it holds under `rows`.
 
-        Cells of the runner (`python -m experiments … --out` into a folder beside the file) come first, so that the
+        Cells of the runner (`python -m experiments run … --out` into a folder beside the file) come first, so that the
         file has the last word.
         """
         found = self.read(name)
@@ -127,7 +127,7 @@ class Results:
             if (self.folder / name).is_file():
                 found.append(self._source(name, name, command_of(name), self.read(name)))
             for folder in self._run_folders(name):
-                command = f"python -m experiments {RUNS[name]}"
+                command = f"python -m experiments run {RUNS[name]}"
                 found.append(self._source(folder.name, name, command, _cells(folder, RUNS[name])))
         for path in self._peer_files():
             name = f"{PEERS}/{path.name}"

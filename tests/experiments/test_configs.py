@@ -27,7 +27,7 @@ def test_config_is_valid(name):
     order = [(cell["network"], cell["seed"]) for cell in cells]
     assert order == sorted(order, key=list(dict.fromkeys(order)).index)
     assert set(experiment.AXES) <= {f.name for f in dataclasses.fields(experiment)}
-    assert pickle.loads(pickle.dumps(experiment)).config_hash == experiment.config_hash
+    assert pickle.loads(pickle.dumps(experiment)).config_hash("digits") == experiment.config_hash("digits")
 
 
 def test_every_experiment_has_a_tiny_preset():
@@ -36,8 +36,10 @@ def test_every_experiment_has_a_tiny_preset():
 
 def test_axes_leave_the_hash_alone_and_settings_change_it():
     base = Schemes()
-    assert dataclasses.replace(base, bits=(3,), networks=("digits",), seeds=(7,)).config_hash == base.config_hash
-    assert dataclasses.replace(base, calibration_images=64).config_hash != base.config_hash
+    assert dataclasses.replace(base, bits=(3,), networks=("digits",), seeds=(7,)).config_hash(
+        "digits"
+    ) == base.config_hash("digits")
+    assert dataclasses.replace(base, calibration_images=64).config_hash("digits") != base.config_hash("digits")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def tiny(tmp_path_factory):
     found = {}
     for name in TINY:
         folder = tmp_path_factory.mktemp(name)
-        main([name, "--out", str(folder)])
+        main(["run", name, "--out", str(folder)])
         found[name] = folder, read_rows(folder)
     return found
 
@@ -58,7 +60,7 @@ def test_tiny_cells_run_and_say_how(tiny, name):
     assert [row["key"] for row in rows] == [key_of(cell) for cell in experiment.cells()]
     for row in rows:
         assert row["experiment"] == experiment.NAME
-        assert row["config_hash"] == experiment.config_hash
+        assert row["config_hash"] == experiment.config_hash(row["network"])
         assert row["seed"] == 0
         assert row["seconds"] > 0
         assert row["code"].keys() in ({"commit", "dirty"}, {"version"})
@@ -122,7 +124,7 @@ def test_figures_of_tuning(tiny):
 )
 def test_bad_input_is_one_line_before_anything_is_computed(options, message, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
-        main([*options, "--out", str(tmp_path / "out")])
+        main(["run", *options, "--out", str(tmp_path / "out")])
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
     assert not (tmp_path / "out").exists()
@@ -131,7 +133,7 @@ def test_bad_input_is_one_line_before_anything_is_computed(options, message, tmp
 def test_missing_data_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("GGDJAX_DATA", str(tmp_path))
     with pytest.raises(SystemExit, match="2"):
-        main(["schemes", "--out", str(tmp_path / "out")])
+        main(["run", "schemes", "--out", str(tmp_path / "out")])
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "GGDJAX_DATA" in line
     assert not (tmp_path / "out").exists()
@@ -139,18 +141,39 @@ def test_missing_data_is_one_line(tmp_path, monkeypatch, capsys):
 
 def test_a_cell_that_fails_names_itself(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
-        main(["schemes-tiny", "--calibration-images", "9999", "--out", str(tmp_path)])
+        main(["run", "schemes-tiny", "--calibration-images", "9999", "--out", str(tmp_path)])
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "network=digits seed=0" in line
     assert "9999" in line
 
 
-def test_list_teaches(capsys):
-    with pytest.raises(SystemExit, match="0"):
-        main([])
-    said = capsys.readouterr().out
-    assert all(name in said for name in CONFIGS)
-    assert "python -m experiments schemes-tiny" in said
+def test_help_teaches_and_the_list_names_every_experiment_with_its_tables(capsys):
+    main([])
+    assert "python -m experiments run schemes-tiny" in capsys.readouterr().out
+    main(["list"])
+    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert set(CONFIGS) <= set(lines)
+    assert lines["schemes"][-3:] == ["T2", "T3", "T8"]
+
+
+def test_unknown_command_is_one_line(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["schemes-tiny"])
+    assert "no command is called `schemes-tiny`; known: list, run, status" in capsys.readouterr().err
+
+
+def test_status_says_what_is_left_of_an_experiment_and_of_a_folder(tiny, capsys, tmp_path, monkeypatch):
+    folder, rows = tiny["schemes-tiny"]
+    main(["status", "schemes-tiny", "--bits", "8", "4", "3", "--measures", "sqnr", "--out", str(folder)])
+    assert "schemes: 6 cells, 4 finished, 2 to do (digits 2); about" in capsys.readouterr().out
+    main(["status", str(folder)])
+    assert f"schemes: {len(rows)} cells, {len(rows)} finished, 0 to do" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["status", str(tmp_path / "nowhere")])
+    assert "no experiment and no folder is called" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    main(["status"])
+    assert "nothing in runs/experiments yet" in capsys.readouterr().out
 
 
 def test_settings_are_refused_by_name():

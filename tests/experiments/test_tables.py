@@ -176,7 +176,7 @@ def test_cells_of_the_runner_fill_gaps(results):
     assert line_of(text, "ggd")[2] == "**42.29 (39.93)**"  # the file has the last word
     assert line_of(text, "octav")[2] == "not run"  # another seed
     (source,) = [source for source in Results(results).sources() if source.name == "run"]
-    assert (source.day, source.command) == ("2026-11-24", "python -m experiments schemes")
+    assert (source.day, source.command) == ("2026-11-24", "python -m experiments run schemes")
 
 
 def test_figures_of_the_paper_stand_beside_ours(results, tmp_path):
