@@ -30,11 +30,10 @@ def print_experiments(console: Console) -> None:
     from experiments.configs import CONFIGS
     from experiments.launch import first_line
     from experiments.tables.command import CONTENTS
-    from experiments.tables.results import RUNS
 
     table = Table("experiment", "what it measures", "tables", box=None)
     for name, experiment in CONFIGS.items():
-        feeds = [c.name for c in CONTENTS.values() if experiment.NAME in map(RUNS.get, c.sources)]
+        feeds = [content.name for content in CONTENTS.values() if experiment.NAME in content.sources]
         table.add_row(name, first_line(experiment), " ".join(feeds))
     console.print(table)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from experiments.real_networks import NETWORKS, RealNetwork, data_folder
+from experiments.real_networks import CIFAR10, NETWORKS, RealNetwork, data_folder
 from ggdjax import GgdjaxError, data, network, zoo
 from ggdjax._errors import near_matches
 from ggdjax.data import Preprocessing
@@ -39,6 +39,22 @@ class Digits:
     def split(self, images: ImageSet, calibration_images: int | None = None, seed: int = 0) -> Split:
         """Return the parts: 512 calibration images, or this many of them, and all 500 test images."""
         return data.split(images, calibration_images or 512, seed)
+
+
+class ShippedResNet20(Digits):
+    """The ResNet-20 that comes with the package, calibrated and evaluated on CIFAR-10."""
+
+    name: ClassVar[str] = "resnet20-shipped"
+    batch_size: ClassVar[int] = 128
+
+    def load(self) -> Network:
+        """Return the network."""
+        return zoo.load("resnet20")
+
+    def open_images(self, net: Network) -> ImageSet:
+        """Return the images of CIFAR-10."""
+        rule = data.preset("cifar10", layout="NHWC").for_input(net.input_shape)
+        return data.open_images(data_folder() / CIFAR10, rule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +125,7 @@ class OwnNetwork:
 
 
 AnyNetwork = RealNetwork | Digits | OwnNetwork
-ALL: dict[str, RealNetwork | Digits] = {"digits": Digits(), **NETWORKS}
+ALL: dict[str, RealNetwork | Digits] = {"digits": Digits(), "resnet20-shipped": ShippedResNet20(), **NETWORKS}
 
 
 def find(name: str, own: Sequence[OwnNetwork] = ()) -> AnyNetwork:
@@ -134,12 +150,13 @@ def check(names: Iterable[str], own: Sequence[OwnNetwork] = ()) -> None:
         real = find(name, own)
         if isinstance(real, OwnNetwork):
             real.check()
-        if not isinstance(real, RealNetwork):
+        if not isinstance(real, RealNetwork | ShippedResNet20):
             continue
         try:
             folder = data_folder()
         except SystemExit as error:
             raise GgdjaxError(f"network `{name}`: {error}; `--networks digits` needs no data") from None
-        for path in (folder / "models" / real.file, folder / real.images):
+        files = (CIFAR10,) if isinstance(real, ShippedResNet20) else (f"models/{real.file}", real.images)
+        for path in (folder / file for file in files):
             if not path.exists():
                 raise GgdjaxError(f"network `{name}`: {path} is not there: set GGDJAX_DATA to the folder that has it")

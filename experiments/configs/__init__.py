@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from experiments.configs import schemes, tuning
+from experiments.configs import families, gradient, schemes, tuning, weights
 from experiments.experiment import Experiment
 
-CONFIGS: dict[str, Experiment] = schemes.CONFIGS | tuning.CONFIGS
-#: Name in the rows -> the class.
-CLASSES: dict[str, type[Experiment]] = {experiment.NAME: type(experiment) for experiment in CONFIGS.values()}
+CONFIGS: dict[str, Experiment] = {
+    name: experiment
+    for module in (schemes, tuning, gradient, weights, families)
+    for name, experiment in module.CONFIGS.items()
+}

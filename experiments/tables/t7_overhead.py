@@ -65,9 +65,11 @@ def entries(results: Results) -> list[Entry]:
 
 def _steps(results: Results) -> Iterator[Entry]:
     choose = results.read("time_to_choose.json")
-    gradient = {(r["network"], r["bits"]): r for r in results.rows("gradient_tuning.json") if r["method"] == "gradient"}
+    gradient = {(r["network"], r["widths"]): r for r in results.rows("gradient") if r["method"] == "gradient"}
     search = {
-        (r["network"], r["widths"]): r for r in results.rows("backward_forward.jsonl") if r["objective"] == "top1"
+        (r["network"], r["widths"]): r
+        for r in results.rows("tuning")
+        if r["objective"] == "top1" and r.get("rounding", "nearest") == "nearest"
     }
     for name in dict.fromkeys([*NETWORKS, *(key for key, value in choose.items() if "schemes" in dict(value))]):
         row = choose.get(name, {})
@@ -78,7 +80,7 @@ def _steps(results: Results) -> Iterator[Entry]:
             taken = row.get("schemes", {}).get(scheme, {})
             steps.append((CHOOSE + scheme, taken.get("seconds"), taken.get("first")))
         steps.append((f"{TUNE}: gradients, W4A4", gradient.get((name, "4/4"), {}).get("tuning_seconds"), None))
-        steps.append((f"{TUNE}: backward-forward, W4A4", search.get((name, "4/4"), {}).get("seconds"), None))
+        steps.append((f"{TUNE}: backward-forward, W4A4", search.get((name, "4/4"), {}).get("search_seconds"), None))
         for step, seconds, first in steps:
             key = {"network": name, "scheme": step}
             yield Entry(**key, metric="seconds", value=seconds)
@@ -247,8 +249,8 @@ CONTENT = Content(
     ),
     sources=(
         "time_to_choose.json",
-        "gradient_tuning.json",
-        "backward_forward.jsonl",
+        "gradient",
+        "tuning",
         "simulator_throughput.json",
         "float_throughput.json",
         "fit_throughput.json",
