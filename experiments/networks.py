@@ -121,7 +121,8 @@ class OwnNetwork:
         for field in ("model", "weights"):
             if said[field] and Path(said[field]).is_file():
                 said[field] = hashlib.sha256(Path(said[field]).read_bytes()).hexdigest()[:12]
-        return {**said, "data": str(self.data)}
+        place = Path(self.data)
+        return {**said, "data": str(place.resolve()) if place.exists() else self.data}
 
 
 AnyNetwork = RealNetwork | Digits | OwnNetwork
