@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from experiments.networks import AnyNetwork
+    from ggdjax.ggd import Histogram
 
 
 class Bench:
@@ -76,6 +77,12 @@ class Bench:
     def batches(self) -> list[tuple[Any, Any]]:
         """The images that are evaluated on, with their labels."""
         return list(read(self.images, self.parts["accuracy"], self.size, f"{self.name}: load"))
+
+    @cached_property
+    def held_out(self) -> Histogram:
+        """The feature maps of all held-out images, counted."""
+        part, what = self.parts["held_out"], f"{self.name}: observe held-out images"
+        return calibrate(self.unfolded, self.images, part, self.size, what).histograms
 
     def quantized(self, widths: tuple[int, int], **settings: Any) -> quantization.QuantizedNetwork:
         """Return the network with weights and feature maps of these widths."""

@@ -23,8 +23,7 @@ import numpy as np
 from experiments import accuracy
 from experiments.bench import Bench
 from experiments.experiment import Cell, Experiment, check_numbers
-from experiments.images import calibrate
-from ggdjax import quantization, schemes
+from ggdjax import network, quantization, schemes
 from ggdjax.ggd import Histogram, empirical_distortion
 
 Measure = Literal["sqnr", "accuracy"]
@@ -72,21 +71,15 @@ class Schemes(Experiment):
                     ]
         return found
 
-    def prepare(self, network: str, seed: int) -> tuple[Bench, Histogram]:
-        """Return the network calibrated, and its held-out feature maps counted."""
-        bench = Bench(self.network(network), self.calibration_images, self.held_out_images, seed=seed)
-        part, what = bench.parts["held_out"], f"{network}: observe held-out images"
-        return bench, calibrate(bench.unfolded, bench.images, part, bench.size, what).histograms
+    def prepare(self, network: str, seed: int) -> Bench:
+        """Return the network, calibrated."""
+        return Bench(self.network(network), self.calibration_images, self.held_out_images, seed=seed)
 
-    def image_ids(self, prepared: tuple[Bench, Histogram]) -> dict[str, list[str]]:
-        """Return the calibration and held-out images, and those the accuracies are of."""
-        return prepared[0].ids
-
-    def measure(self, prepared: tuple[Bench, Histogram], cell: Cell, folder: Path) -> dict[str, Any]:
+    def measure(self, prepared: Bench, cell: Cell, folder: Path) -> dict[str, Any]:
         """Return SQNR in dB (mean, smallest, of every feature map), or top-1 and top-5 with 95 % intervals."""
-        bench, held_out = prepared
+        bench = prepared
         if cell["kind"] == "sqnr":
-            sqnr = sqnr_db(bench.calibration, held_out, cell["scheme"], cell["bits"])
+            sqnr = sqnr_db(bench.calibration, bench.held_out, cell["scheme"], cell["bits"])
             finite = [value for value in sqnr.values() if math.isfinite(value)]
             return {
                 "mean_sqnr_db": math.fsum(finite) / len(finite) if finite else None,
@@ -96,7 +89,10 @@ class Schemes(Experiment):
         net = bench.net
         if cell["scheme"] != "float":
             net = bench.quantized((cell["bits"], cell["bits"]), scheme=cell["scheme"])
-        return accuracy.figures(bench.ranks(net))
+        sizes = {}
+        if cell["scheme"] == "float":
+            sizes = {"parameters": network.count_parameters(bench.net), "macs": network.count_macs(bench.net)}
+        return accuracy.figures(bench.ranks(net)) | sizes
 
     def shown(self, row: dict[str, Any]) -> dict[str, str]:
         """Return mean and smallest SQNR, or the accuracies."""
