@@ -23,8 +23,9 @@ import numpy as np
 from experiments import accuracy
 from experiments.bench import Bench
 from experiments.experiment import Cell, Experiment, check_numbers
-from ggdjax import network, quantization, schemes
+from ggdjax import quantization, schemes
 from ggdjax.ggd import Histogram, empirical_distortion
+from ggdjax.network import count_macs, count_parameters
 
 Measure = Literal["sqnr", "accuracy"]
 
@@ -91,7 +92,7 @@ class Schemes(Experiment):
             net = bench.quantized((cell["bits"], cell["bits"]), scheme=cell["scheme"])
         sizes = {}
         if cell["scheme"] == "float":
-            sizes = {"parameters": network.count_parameters(bench.net), "macs": network.count_macs(bench.net)}
+            sizes = {"parameters": count_parameters(bench.net), "macs": count_macs(bench.net)}
         return accuracy.figures(bench.ranks(net)) | sizes
 
     def shown(self, row: dict[str, Any]) -> dict[str, str]:
