@@ -12,7 +12,7 @@ from experiments.images import calibrate, read, some
 from ggdjax import data, network, quantization
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from experiments.networks import AnyNetwork
     from ggdjax.ggd import Histogram
@@ -72,6 +72,11 @@ class Bench:
     def calibration_inputs(self) -> np.ndarray:
         """The calibration images."""
         return self.decoded("calibration")[0]
+
+    def calibration_batches(self) -> Iterator[np.ndarray]:
+        """Yield the calibration images, a batch at a time."""
+        x = self.calibration_inputs
+        return (x[i : i + self.size] for i in range(0, len(x), self.size))
 
     @cached_property
     def batches(self) -> list[tuple[Any, Any]]:

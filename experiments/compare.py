@@ -102,7 +102,7 @@ def _images(row: Row) -> str | None:
 
 def _apart(one: Row, other: Row, which: str) -> bool:
     ends = [
-        Accuracy(top1=row["top1"], top5=row["top5"], images=int(row["held_out_images"])).interval(which)
+        Accuracy(top1=row[which], top5=row[which], images=int(row["held_out_images"])).interval()
         for row in (one, other)
     ]
     return ends[0][1] < ends[1][0] or ends[1][1] < ends[0][0]

@@ -21,7 +21,7 @@ from ggdjax import GgdjaxError
 #: One unit of work: axis -> value, such as ``{"network": "digits", "bits": 4, "scheme": "ggd", "seed": 0}``.
 Cell = dict[str, Any]
 #: Field of an experiment -> what its values are called in a cell; other fields lose their last letter.
-_AXIS = {"bits": "bits", "widths": "widths", "per": "per", "measures": "kind"}
+_AXIS = {"bits": "bits", "widths": "widths", "per": "per", "images": "images", "measures": "kind"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,8 @@ class Experiment(abc.ABC):
     """How rows call it; the same for all its presets."""
     AXES: ClassVar[tuple[str, ...]]
     """Besides ``networks`` and ``seeds``, in the order of the loops, the outermost first."""
+    MAY_BE_EMPTY: ClassVar[tuple[str, ...]] = ()
+    """Axes that stand for all, or the usual, values where none is named."""
 
     networks: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--network",), metavar="NAME [NAME ...]")] = ("digits",)
     """Networks: names in experiments/networks.py; with `--data`, names of the zoo, or module:function."""
@@ -145,7 +147,7 @@ def check_numbers(experiment: Experiment, *names: str, least: int = 1) -> None:
     for name in names:
         given = getattr(experiment, name)
         values = given if isinstance(given, tuple) else () if given is None else (given,)
-        if given == () and name != "schemes":  # none: every one
+        if given == () and name not in experiment.MAY_BE_EMPTY:
             raise GgdjaxError(f"`{name}` is empty: name at least one")
         if any(isinstance(value, int) and value < least for value in values):
             raise GgdjaxError(f"`{name}` must be at least {least}, got {' '.join(map(str, values))}")

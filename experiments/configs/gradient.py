@@ -116,8 +116,7 @@ class Gradient(Experiment):
         if "equalize" in done:
             if not prepared["equal"]:
                 net = tune.equalize(bench.net)
-                x = bench.calibration_inputs
-                counted = quantization.calibrate(net, (x[i : i + bench.size] for i in range(0, len(x), bench.size)))
+                counted = quantization.calibrate(net, bench.calibration_batches())
                 prepared["equal"] |= {"net": net, "calibration": counted}
             net, calibration = prepared["equal"]["net"], prepared["equal"]["calibration"]
         q = quantization.quantize(net, calibration, config)

@@ -40,6 +40,7 @@ class Schemes(Experiment):
 
     NAME: ClassVar[str] = "schemes"
     AXES: ClassVar[tuple[str, ...]] = ("measures", "bits", "schemes")
+    MAY_BE_EMPTY: ClassVar[tuple[str, ...]] = ("schemes",)
 
     bits: tuple[int, ...] = (8, 6, 4, 5, 7, 3)
     """Widths of weights and feature maps, 2 to 16 bits; those that other tools report come first."""

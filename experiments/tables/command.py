@@ -1,4 +1,4 @@
-"""`python -m experiments tables`: the eight tables and their plots from the results.
+"""`python -m experiments tables`: the nine tables and their plots from the results.
 
     python -m experiments tables                        all, into experiments/results/tables
     python -m experiments tables T2 T3 --pdf            some; plots as PDF too
@@ -29,6 +29,7 @@ from experiments.tables import (
     t6_cost,
     t7_overhead,
     t8_architectures,
+    t9_few_images,
 )
 from experiments.tables.content import Content
 from experiments.tables.entries import Entry, to_csv
@@ -36,7 +37,17 @@ from experiments.tables.paper import Paper, read_paper, with_paper
 from experiments.tables.results import FOLDER, Results
 from ggdjax import GgdjaxError
 
-MODULES = (t1_weights, t2_feature_maps, t3_accuracy, t4_tuning, t5_families, t6_cost, t7_overhead, t8_architectures)
+MODULES = (
+    t1_weights,
+    t2_feature_maps,
+    t3_accuracy,
+    t4_tuning,
+    t5_families,
+    t6_cost,
+    t7_overhead,
+    t8_architectures,
+    t9_few_images,
+)
 CONTENTS: dict[str, Content] = {module.CONTENT.name: module.CONTENT for module in MODULES}
 COMMAND = "python -m experiments tables"
 
@@ -116,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("tables", nargs="*", metavar="T1 … T8", help="only these (default: all)")
+    parser.add_argument("tables", nargs="*", metavar="T1 … T9", help="only these (default: all)")
     parser.add_argument("--paper", type=Path, help="CSV of figures that the paper prints")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the results")
     parser.add_argument("--out", type=Path, help="where the tables go (default: tables in that folder)")

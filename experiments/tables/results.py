@@ -82,18 +82,18 @@ class Results:
         except json.JSONDecodeError as error:
             raise GgdjaxError(f"{path} is not JSON ({error}); delete it and run {command_of(name)}") from None
 
-    def rows(self, name: str) -> list[dict[str, Any]]:
+    def rows(self, name: str, *, every_seed: bool = False) -> list[dict[str, Any]]:
         """Return the rows of an experiment, or of a benchmark's file: its list, or what it holds under `rows`.
 
         One cell has one row: of several, with other settings, that on the most held-out images, and of these the
-        last one. Of several seeds the first of each network counts.
+        last one. Of several seeds the first of each network counts, or ``every_seed``.
         """
         if name in MADE_BY:
             found = self.read(name)
             rows = found if isinstance(found, list) else found.get("rows", [])
         else:
             rows = [row for folder in self.stores for row in folder.rows if row["experiment"] == name]
-        return _one_each(row for row in rows if not self.known or row["network"] in KNOWN)
+        return _one_each([row for row in rows if not self.known or row["network"] in KNOWN], every_seed)
 
     @cached_property
     def stores(self) -> list[Store]:
@@ -204,15 +204,14 @@ def command_of(name: str) -> str:
     return f"python -m experiments.benchmarks.{MADE_BY.get(name, name)}"
 
 
-def _one_each(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    rows = list(rows)
+def _one_each(rows: list[dict[str, Any]], every_seed: bool) -> list[dict[str, Any]]:
     first: dict[str, int] = {}
     for row in rows:
         if "seed" in row:
             first[row["network"]] = min(row["seed"], first.get(row["network"], row["seed"]))
     found: dict[Any, dict[str, Any]] = {}
     for place, row in enumerate(rows):
-        if "seed" in row and row["seed"] != first[row["network"]]:
+        if not every_seed and "seed" in row and row["seed"] != first[row["network"]]:
             continue
         key = (row["experiment"], row["key"], _run_of(row)) if "key" in row else place
         if key not in found or _worth(row) >= _worth(found[key]):
