@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.benchmarks.datapath_agreement import quantized
+from experiments.bench import Bench
 from experiments.real_networks import NETWORKS
 from experiments.rows import merged
 from experiments.timing import seconds
@@ -30,9 +30,8 @@ def run(name: str, repeats: int) -> dict:
     """Return the figures of one network."""
     import onnxruntime
 
-    q, images, part, size = quantized(name)
-    q = datapath.align(q)
-    x = next(iter(images.batches(part[:size], size)))[0]
+    bench = Bench(NETWORKS[name], held_out=NETWORKS[name].batch_size)
+    q, x = datapath.align(bench.quantized((8, 8))), bench.batches[0][0]
     rows = {"float": lambda: q.float_network(x), "fake_quantized": lambda: q(x)}
     for bits in (31, 16):
         program = datapath.compile(q, datapath.Accelerator(multiplier_bits=bits))

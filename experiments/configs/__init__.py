@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from experiments.configs import families, few_images, gradient, rounding, schemes, tuning, weights
+from experiments.configs import (
+    agreement,
+    families,
+    few_images,
+    gradient,
+    orders,
+    predicted,
+    rounding,
+    schemes,
+    sensitivity,
+    tuning,
+    weights,
+)
 from experiments.experiment import Experiment
 
+_MODULES = (
+    schemes,
+    rounding,
+    tuning,
+    gradient,
+    weights,
+    families,
+    few_images,
+    orders,
+    sensitivity,
+    predicted,
+    agreement,
+)
 CONFIGS: dict[str, Experiment] = {
-    name: experiment
-    for module in (schemes, rounding, tuning, gradient, weights, families, few_images)
-    for name, experiment in module.CONFIGS.items()
+    name: experiment for module in _MODULES for name, experiment in module.CONFIGS.items()
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 
+import jax
 import pytest
 
 from experiments.__main__ import main
@@ -42,15 +43,28 @@ def test_axes_leave_the_hash_alone_and_settings_change_it():
     assert dataclasses.replace(base, calibration_images=64).config_hash("digits") != base.config_hash("digits")
 
 
+class Tiny(dict):
+    """Folder and rows of a tiny preset, run by the command line when it is first asked for."""
+
+    def __init__(self, folder) -> None:
+        self.folder = folder
+
+    def __missing__(self, name):
+        folder = self.folder / name
+        before = jax.config.read("jax_disable_most_optimizations")
+        jax.config.update("jax_disable_most_optimizations", True)  # a cell runs once, on few numbers
+        try:
+            main(["run", name, "--out", str(folder)])
+        finally:
+            jax.config.update("jax_disable_most_optimizations", before)
+        self[name] = folder, read_rows(folder)
+        return self[name]
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """Rows of every tiny preset, run by the command line."""
-    found = {}
-    for name in TINY:
-        folder = tmp_path_factory.mktemp(name)
-        main(["run", name, "--out", str(folder)])
-        found[name] = folder, read_rows(folder)
-    return found
+    """Rows of every tiny preset."""
+    return Tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.mark.parametrize("name", TINY)
