@@ -12,6 +12,7 @@ from experiments.configs import (
     rounding,
     schemes,
     sensitivity,
+    timings,
     tuning,
     weights,
 )
@@ -29,6 +30,7 @@ _MODULES = (
     sensitivity,
     predicted,
     agreement,
+    timings,
 )
 CONFIGS: dict[str, Experiment] = {
     name: experiment for module in _MODULES for name, experiment in module.CONFIGS.items()

@@ -22,20 +22,12 @@ FOLDER = Path(__file__).resolve().parents[1] / "results"
 
 #: Results file -> the benchmark that makes it; what is not here is an experiment of the runner.
 MADE_BY = {
-    "backward_forward_cost.json": "search_cost",
-    "calibration_memory.json": "calibration_memory",
     "cost_of_networks.json": "cost_of_networks",
-    "fit_against_scipy.json": "fit_against_scipy",
-    "fit_throughput.json": "fit_throughput",
-    "float_throughput.json": "float_throughput",
-    "simulator_throughput.json": "simulator_throughput",
-    "steps_throughput.json": "steps_throughput",
-    "time_to_choose.json": "time_to_choose",
     "tuning_scaling.json": "tuning_scaling",
 }
 PEERS = "peers"
 #: Networks of the project: those of others may stand in a folder without making its tables differ.
-KNOWN = frozenset(ALL)
+KNOWN = frozenset({*ALL, "any"})
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
