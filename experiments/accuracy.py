@@ -54,7 +54,8 @@ def right(row: dict[str, Any]) -> np.ndarray | None:
 
 def shown(row: dict[str, Any]) -> dict[str, str]:
     """Return top-1 with its interval and top-5, in %."""
-    low, high = row["top1_interval"]
+    found = quantization.Accuracy(top1=row["top1"], top5=row["top5"], images=row["held_out_images"])
+    low, high = found.interval()
     return {
         "top-1, %": f"{100 * row['top1']:.2f} [{100 * low:.1f}, {100 * high:.1f}]",
         "top-5, %": f"{100 * row['top5']:.2f}",

@@ -104,8 +104,8 @@ class Rounding(Experiment):
     def shown(self, row: dict[str, Any]) -> dict[str, str]:
         """Return top-1 of each, and what rounding took."""
         top1 = {f"{name}, %": f"{100 * stage['top1']:.2f}" for name, stage in row["stages"].items()}
-        p = {name: f"{row[name]:.2g}" for name in ("p_value", "p_value_equalized") if name in row}
-        return {**top1, **p, "passes": str(row.get("passes", ""))}
+        rest = {n: f"{row[n]:.2g}" for n in ("p_value", "p_value_equalized") if n in row}
+        return {**top1, **rest, **({"passes": str(row["passes"])} if "passes" in row else {})}
 
 
 def _p_value(before: np.ndarray, after: np.ndarray) -> float:

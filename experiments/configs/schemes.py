@@ -99,7 +99,7 @@ class Schemes(Experiment):
     def shown(self, row: dict[str, Any]) -> dict[str, str]:
         """Return mean and smallest SQNR, or the accuracies."""
         if row["kind"] == "sqnr":
-            values = (row["mean_sqnr_db"], row["min_sqnr_db"])
+            values = (row["mean_sqnr_db"], row.get("min_sqnr_db"))
             return {"SQNR, dB, mean (smallest)": "{} ({})".format(*("-" if v is None else f"{v:.2f}" for v in values))}
         return accuracy.shown(row)
 

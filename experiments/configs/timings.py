@@ -79,7 +79,10 @@ def _lines(figures: dict[str, Any], name: str = "") -> list[str]:
     lines = []
     for key, value in figures.items():
         label = f"{name} {key}".strip()
-        lines += _lines(value, label) if isinstance(value, dict) else [f"{label}: {value:.4g}"]
+        if isinstance(value, dict):
+            lines += _lines(value, label)
+        else:
+            lines.append(f"{label}: {value}" if isinstance(value, str) else f"{label}: {value:.4g}")
     return lines
 
 

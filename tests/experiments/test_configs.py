@@ -13,6 +13,7 @@ from experiments.configs import CONFIGS
 from experiments.configs.schemes import Schemes
 from experiments.experiment import key_of
 from experiments.store import image_ids, read_rows
+from experiments.tables.results import FOLDER, PEERS
 from ggdjax import GgdjaxError
 
 TINY = [name for name in CONFIGS if name.endswith("-tiny")]
@@ -188,6 +189,16 @@ def test_status_says_what_is_left_of_an_experiment_and_of_a_folder(tiny, capsys,
     monkeypatch.chdir(tmp_path)
     main(["status"])
     assert "nothing in runs/experiments yet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in FOLDER.glob("*/cells-*.jsonl")))
+def test_committed_results_are_rows_of_their_experiments(folder):
+    classes = {experiment.NAME: experiment for experiment in CONFIGS.values()}
+    rows = read_rows(FOLDER / folder)
+    assert rows
+    for row in rows if folder != PEERS else ():
+        assert row["experiment"] == folder
+        assert all(text for text in classes[folder].shown(row).values())
 
 
 def test_settings_are_refused_by_name():
