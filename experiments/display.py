@@ -25,10 +25,24 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(width=160)
 
 
+def print_experiments(console: Console) -> None:
+    """Print every experiment, what it measures and the tables that it feeds."""
+    from experiments.configs import CONFIGS
+    from experiments.launch import first_line
+    from experiments.tables.command import CONTENTS
+
+    table = Table("experiment", "what it measures", "tables", box=None)
+    for name, experiment in CONFIGS.items():
+        feeds = [content.name for content in CONTENTS.values() if experiment.NAME in content.sources]
+        table.add_row(name, first_line(experiment), " ".join(feeds))
+    console.print(table)
+
+
 def print_plan(planned: Plan, folder: Path, processes: int, console: Console) -> None:
     """Print how much there is to do in this folder, and for how long."""
     todo = planned.todo
-    line = f"{folder}: {len(planned.cells)} cells, {len(planned.cells) - len(todo)} finished, {len(todo)} to do"
+    line = f"{folder}: {planned.name}: {len(planned.cells)} cells, {len(planned.cells) - len(todo)} finished, "
+    line += f"{len(todo)} to do"
     if todo:
         per_network = Counter(cell["network"] for cell in todo)
         line += f" ({', '.join(f'{name} {count}' for name, count in per_network.items())})"
@@ -42,7 +56,7 @@ def print_plan(planned: Plan, folder: Path, processes: int, console: Console) ->
     console.print(line, soft_wrap=True, highlight=False)
     code = code_version()
     done = [planned.rows[key] for cell in planned.cells if (key := key_of(cell)) in planned.rows]
-    others = sum(row["code"] != code for row in done)
+    others = sum(row.get("code") != code for row in done)
     if others:
         console.print(f"{others} finished cells were made by another version of the code", highlight=False)
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 import abc
 import dataclasses
 import hashlib
+import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
+import tyro
+
+from experiments import networks
+from experiments.networks import OwnNetwork
 from ggdjax import GgdjaxError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
 
 #: One unit of work: axis -> value, such as ``{"network": "digits", "bits": 4, "scheme": "ggd", "seed": 0}``.
 Cell = dict[str, Any]
+#: Field of an experiment -> what its values are called in a cell; other fields lose their last letter.
+_AXIS = {"bits": "bits", "widths": "widths", "per": "per", "images": "images", "measures": "kind"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,29 +35,56 @@ class Experiment(abc.ABC):
     NAME: ClassVar[str]
     """How rows call it; the same for all its presets."""
     AXES: ClassVar[tuple[str, ...]]
+    """Besides ``networks`` and ``seeds``, in the order of the loops, the outermost first."""
+    MAY_BE_EMPTY: ClassVar[tuple[str, ...]] = ()
+    """Axes that stand for all, or the usual, values where none is named."""
 
-    @abc.abstractmethod
+    networks: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--network",), metavar="NAME [NAME ...]")] = ("digits",)
+    """Networks: names in experiments/networks.py; with `--data`, names of the zoo, or module:function."""
+    seeds: tuple[int, ...] = (0,)
+    """Each chooses other calibration images."""
+    own: Annotated[tuple[OwnNetwork, ...], tyro.conf.Suppress] = ()
+    """Networks of the user's."""
+
     def check(self) -> None:
         """Refuse what cannot run, before anything is computed.
 
         Raises:
             GgdjaxError: a network, width, scheme or number outside what is known or possible.
         """
+        from ggdjax import QuantConfig, schemes
 
-    @abc.abstractmethod
+        check_numbers(self, "networks", *self.AXES)
+        check_numbers(self, "seeds", least=0)
+        for bits in getattr(self, "bits", ()):
+            QuantConfig(weight_bits=bits, activation_bits=bits)
+        for text in getattr(self, "widths", ()):
+            weights, maps = widths_of(text)
+            QuantConfig(weight_bits=weights, activation_bits=maps)
+        for scheme in getattr(self, "schemes", ()):
+            schemes.get(scheme)
+        networks.check(self.networks, self.own)
+
     def cells(self) -> list[Cell]:
         """Return all cells in the order in which they run, those of a network together.
 
         Each has at least the axes ``network`` and ``seed``.
         """
+        axes = {_AXIS.get(field, field[:-1]): getattr(self, field) for field in self.AXES}
+        return [
+            {"network": network, **dict(zip(axes, values, strict=True)), "seed": seed}
+            for network in self.networks
+            for seed in self.seeds
+            for values in itertools.product(*axes.values())
+        ]
 
     @abc.abstractmethod
     def prepare(self, network: str, seed: int) -> Any:
         """Return what the cells of one network and seed share: the network calibrated, its images decoded."""
 
-    @abc.abstractmethod
     def image_ids(self, prepared: Any) -> dict[str, Sequence[str]]:
         """Return the ids of the images in each part that was used."""
+        return prepared.ids
 
     @abc.abstractmethod
     def measure(self, prepared: Any, cell: Cell, folder: Path) -> dict[str, Any]:
@@ -68,21 +100,42 @@ class Experiment(abc.ABC):
     def shown(self, row: dict[str, Any]) -> dict[str, str]:
         """Return the figures of a finished cell as the table at the end shows them: heading -> text."""
 
+    def network(self, name: str) -> networks.AnyNetwork:
+        """Return one of the networks, by its name."""
+        return networks.find(name, self.own)
+
     @property
     def settings(self) -> dict[str, Any]:
         """What changes the measurement of every cell alike."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in self.AXES}
+        axes = {*self.AXES, "networks", "seeds", "own"}
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in axes}
 
-    @property
-    def config_hash(self) -> str:
-        """Identity of the settings."""
-        text = json.dumps([self.NAME, self.settings], sort_keys=True)
+    def settings_of(self, network: str) -> dict[str, Any]:
+        """Return the settings and, where the network is the user's, what tells it from others of its name."""
+        mine = next((one for one in self.own if one.name == network), None)
+        return self.settings if mine is None else {**self.settings, "own": mine.identity}
+
+    def config_hash(self, network: str) -> str:
+        """Return the identity of the settings."""
+        text = json.dumps([self.NAME, self.settings_of(network)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def key_of(cell: Cell) -> str:
     """Return the identity of a cell among those of an experiment with the same settings."""
     return " ".join(f"{axis}={value}" for axis, value in cell.items())
+
+
+def widths_of(text: str) -> tuple[int, int]:
+    """Return the bits of weights and of feature maps that a text such as ``4/8`` names.
+
+    Raises:
+        GgdjaxError: it names none.
+    """
+    parts = text.split("/")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise GgdjaxError(f"`widths` are bits of weights/feature maps, such as 4/8; got `{text}`")
+    return int(parts[0]), int(parts[1])
 
 
 def check_numbers(experiment: Experiment, *names: str, least: int = 1) -> None:
@@ -94,7 +147,7 @@ def check_numbers(experiment: Experiment, *names: str, least: int = 1) -> None:
     for name in names:
         given = getattr(experiment, name)
         values = given if isinstance(given, tuple) else () if given is None else (given,)
-        if given == ():
+        if given == () and name not in experiment.MAY_BE_EMPTY:
             raise GgdjaxError(f"`{name}` is empty: name at least one")
         if any(isinstance(value, int) and value < least for value in values):
             raise GgdjaxError(f"`{name}` must be at least {least}, got {' '.join(map(str, values))}")

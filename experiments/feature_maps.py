@@ -16,12 +16,15 @@ import numpy as np
 from rich.progress import track
 
 from experiments.images import calibrate
+from experiments.networks import AnyNetwork, OwnNetwork
 from experiments.real_networks import CIFAR10, RealNetwork, data_folder
 from ggdjax import data, quantization
 from ggdjax.ggd import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from ggdjax.data import ImageSet
 
 #: Images per pass through the network, and parts they are dealt to for cross-validation.
 CHUNK, SPLITS = 4, 16
@@ -49,8 +52,12 @@ def cache_folder() -> Path:
     return folder
 
 
-def _key(real: RealNetwork, *parts: object) -> str:
-    model = hashlib.sha256((data_folder() / "models" / real.file).read_bytes()).hexdigest()[:12]
+def _key(real: AnyNetwork, *parts: object) -> str:
+    if isinstance(real, RealNetwork):
+        model = hashlib.sha256((data_folder() / "models" / real.file).read_bytes()).hexdigest()[:12]
+    else:
+        said = real.identity if isinstance(real, OwnNetwork) else real.name
+        model = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
     return "-".join(str(part) for part in (real.name, model, *parts))
 
 
@@ -70,15 +77,27 @@ def _save(key: str, maps: FeatureMaps) -> None:
     (cache_folder() / f"{key}.json").write_text(json.dumps(said), encoding="utf-8")
 
 
-def calibration_sizes(real: RealNetwork) -> tuple[int, ...]:
+def calibration_sizes(real: AnyNetwork) -> tuple[int, ...]:
     """Return the numbers of calibration images compared: the ImageNet sample has 100 by convention."""
-    return (16, 64, 256) if real.images == CIFAR10 else (16, 64, 100)
+    return (16, 64, 100) if isinstance(real, RealNetwork) and real.images != CIFAR10 else (16, 64, 256)
 
 
-def calibration(real: RealNetwork, sizes: Sequence[int], seed: int) -> dict[int, FeatureMaps]:
+def calibration_order(real: AnyNetwork, images: ImageSet, seed: int) -> np.ndarray:
+    """Return the images that may calibrate in the order that the seed gives.
+
+    Any training images where there are some; of the ImageNet sample the 100 conventional ones.
+    """
+    if isinstance(real, RealNetwork) and real.images != CIFAR10:
+        pool = real.split(images).calibration
+    else:
+        pool = np.asarray(images.parts.get("train", np.arange(len(images))))
+    return pool[data.hash_order([images.ids[i] for i in pool], seed)]
+
+
+def calibration(real: AnyNetwork, sizes: Sequence[int], seed: int) -> dict[int, FeatureMaps]:
     """Return the feature maps' histograms over the first n images of the order that the seed gives, for n in sizes.
 
-    CIFAR-10: any training images; ImageNet sample: of the 100 conventional ones. Sizes are multiples of `CHUNK`.
+    Sizes are multiples of `CHUNK`.
     """
     keys = {size: _key(real, "calibration", size, "seed", seed) for size in sizes}
     found = {size: _load(key) for size, key in keys.items()}
@@ -86,9 +105,7 @@ def calibration(real: RealNetwork, sizes: Sequence[int], seed: int) -> dict[int,
         return found
     net = real.load()
     images = real.open_images(net)
-    pool = images.parts["train"] if real.images == CIFAR10 else real.split(images).calibration
-    pool = np.asarray(pool)
-    order = pool[data.hash_order([images.ids[i] for i in pool], seed)][: max(sizes)]
+    order = calibration_order(real, images, seed)[: max(sizes)]
     splits: list[Histogram | None] = [None] * SPLITS
     chunks = range(0, len(order), CHUNK)
     for number, start in enumerate(track(chunks, f"{real.name}: calibrate, seed {seed}")):
@@ -104,7 +121,7 @@ def calibration(real: RealNetwork, sizes: Sequence[int], seed: int) -> dict[int,
     return {size: found[size] for size in sizes}
 
 
-def held_out(real: RealNetwork, images_at_most: int | None = None) -> FeatureMaps:
+def held_out(real: AnyNetwork, images_at_most: int | None = None) -> FeatureMaps:
     """Return the feature maps' histograms over the conventional held-out images (or the first of them)."""
     key = _key(real, "held-out", images_at_most or "all")
     found = _load(key)

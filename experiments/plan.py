@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class Plan:
     """The cells of one shard, and the rows of those that are finished."""
 
+    name: str
+    """Of the experiment."""
     cells: list[Cell]
     rows: dict[str, dict[str, Any]]
     """Finished cells by key, of all shards."""
@@ -33,11 +35,11 @@ def plan(experiment: Experiment, folder: Path, shard: tuple[int, int] = (1, 1)) 
     rows = {
         row["key"]: row
         for row in store.read_rows(folder)
-        if (row["experiment"], row["config_hash"]) == (experiment.NAME, experiment.config_hash)
+        if row["experiment"] == experiment.NAME and row["config_hash"] == experiment.config_hash(row["network"])
     }
     index, count = shard
     unique = list({key_of(cell): cell for cell in experiment.cells()}.values())
-    return Plan(cells=unique[index - 1 :: count], rows=rows)
+    return Plan(name=experiment.NAME, cells=unique[index - 1 :: count], rows=rows)
 
 
 def seconds_left(
@@ -50,8 +52,8 @@ def seconds_left(
     cell_seconds: dict[Any, list[float]] = defaultdict(list)
     setup_seconds: dict[str, list[float]] = defaultdict(list)
     for row in rows:
-        cell_seconds[_like(row)].append(row["seconds"])
-        setup_seconds[row["network"]].append(row["setup_seconds"])
+        cell_seconds[_like(row)].append(row.get("seconds", 0.0))
+        setup_seconds[row["network"]].append(row.get("setup_seconds", 0.0))
     known = [cell for cell in todo if _like(cell) in cell_seconds]
     setups = {(cell["network"], cell["seed"]) for cell in known} - {ready}
     total = sum(fmean(cell_seconds[_like(cell)]) for cell in known)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from experiments import display, store
+from experiments import display, files, store
 from experiments.experiment import Cell, Experiment, key_of
 from experiments.plan import plan, seconds_left
 from experiments.provenance import code_version
@@ -29,6 +29,7 @@ def run(experiment: Experiment, folder: Path, shard: tuple[int, int] | None, con
     lock = store.atomic_directory if shard is None else store.shared_folder
     shard = shard or (1, 1)
     with lock(folder):
+        files.keep(folder, experiment)
         planned = plan(experiment, folder, shard)
         display.print_plan(planned, folder, 1, console)
         left, rows = planned.todo, list(planned.rows.values())
@@ -59,8 +60,6 @@ def _rows(experiment: Experiment, folder: Path, cells: Iterable[Cell]) -> Iterat
     from ggdjax import report
 
     made_by = {
-        "config_hash": experiment.config_hash,
-        "settings": experiment.settings,
         "code": code_version(),
         **report.environment(),
     }
@@ -68,6 +67,8 @@ def _rows(experiment: Experiment, folder: Path, cells: Iterable[Cell]) -> Iterat
     for (network, seed), group in groupby(cells, key=lambda cell: (cell["network"], cell["seed"])):
         del prepared  # the images of one network go before those of the next come
         prepared, setup_seconds = _timed(f"network={network} seed={seed}", experiment.prepare, network, seed)
+        made_by["config_hash"] = experiment.config_hash(network)
+        made_by["settings"] = experiment.settings_of(network)
         parts = experiment.image_ids(prepared)
         images = {part: store.keep_image_ids(folder, ids) for part, ids in parts.items()}
         for cell in group:

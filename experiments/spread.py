@@ -12,13 +12,13 @@ import signal
 import subprocess
 import threading
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from typing import TYPE_CHECKING, Any, Literal
 
 import rich
 from rich.console import Console
 
-from experiments import display, runner, store
+from experiments import display, files, runner, store
 from experiments.experiment import Experiment
 from experiments.plan import plan, seconds_left
 from ggdjax import GgdjaxError
@@ -63,18 +63,26 @@ def run_workers(experiment: Experiment, folder: Path, workers: int, console: Con
         raise GgdjaxError(f"`--workers` is {workers}, but there are {len(devices)} devices: ask for fewer")
     context = multiprocessing.get_context("spawn")
     with store.atomic_directory(folder):
+        files.keep(folder, experiment)
         planned = plan(experiment, folder)
         display.print_plan(planned, folder, workers, console)
         todo = planned.todo
-        messages = context.SimpleQueue()
         left = dict.fromkeys(range(workers if todo else 0), _RESTARTS)
 
         def started(index: int) -> Any:
-            share = (experiment, folder, (index + 1, workers), ",".join(devices[index::workers]), messages)
+            # A queue would have semaphores, of which Python complains when an interrupt ends this process at once.
+            messages[index], writer = context.Pipe(duplex=False)
+            share = (experiment, folder, (index + 1, workers), ",".join(devices[index::workers]), writer)
             process = context.Process(target=_work, args=share, daemon=True)
+            # The parent is interrupted, and ends the others, which inherit the mask.
+            resource_tracker.ensure_running()  # it changes the mask when it starts
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             process.start()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            writer.close()
             return process
 
+        messages: dict[int, Any] = {}
         processes = {index: started(index) for index in left}
         with display.progress_bar(console, len(todo)) as update:
             pending = set(processes)
@@ -89,13 +97,10 @@ def run_workers(experiment: Experiment, folder: Path, workers: int, console: Con
                         left[index] -= 1
                         console.print(f"process {index + 1} of {workers} ended with status {status}: started again")
                         processes[index] = started(index)
-        said: dict[int, str] = {}
-        while not messages.empty():
-            said.update([messages.get()])
-        for number, process in enumerate(processes.values(), 1):
-            if process.exitcode:
-                why = said.get(number, f"ended with status {process.exitcode}")
-                raise GgdjaxError(f"process {number} of {workers}: {why}; what is finished is kept")
+        for index, process in processes.items():
+            if status := process.exitcode:
+                why = messages[index].recv() if status == _FAILED else f"ended with status {status}"
+                raise GgdjaxError(f"process {index + 1} of {workers}: {why}; what is finished is kept")
     display.print_table(experiment, plan(experiment, folder), console)
 
 
@@ -111,7 +116,6 @@ def _devices() -> list[str]:
 
 def _work(experiment: Experiment, folder: Path, shard: tuple[int, int], devices: str, messages: Any) -> None:
     """Run one shard inside a process of its own, under the parent's lock, and end with the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
     rich.get_console().quiet = True  # the parent shows the bar
     if devices:
@@ -120,7 +124,7 @@ def _work(experiment: Experiment, folder: Path, shard: tuple[int, int], devices:
         for _ in runner.finish(experiment, folder, shard):
             pass
     except GgdjaxError as error:
-        messages.put((shard[0], str(error)))
+        messages.send(str(error))
         raise SystemExit(_FAILED) from None
 
 

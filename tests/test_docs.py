@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import doctest
 import importlib
-import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 import ggdjax as gd
+from experiments.store import read_rows
 from ggdjax.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -95,10 +95,11 @@ def test_figures_of_other_tools_are_those_on_record():
             top1 = f"0.{figure.strip().replace('.', '')}"
             assert not figure.strip() or any(f",{widths},{top1}," in line for line in known), (widths, figure)
     assert rows
-    tuned = json.loads((ROOT / "experiments" / "results" / "gradient_tuning.json").read_text(encoding="utf-8"))
+    tuned = read_rows(ROOT / "experiments" / "results" / "gradient")
     (ours,) = re.findall(r"^\| ggdjax, tuned.*?\| tensor \|(.*)\|$", page, flags=re.MULTILINE)
     for bits, figure in zip(("8/8", "6/6", "4/4"), ours.split("|"), strict=True):
-        found = [row for row in tuned if (row["network"], row["method"], row["bits"]) == ("resnet20", "gradient", bits)]
+        wanted = ("resnet20", "gradient", bits)
+        found = [row for row in tuned if (row["network"], row["method"], row["widths"]) == wanted]
         assert [f"{100 * row['top1']:.2f}" for row in found] == [figure.strip()]
 
 

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.benchmarks.datapath_agreement import quantized
-from experiments.images import some
+from experiments.bench import Bench
 from experiments.real_networks import NETWORKS
 from experiments.rows import merged
 from ggdjax import datapath, report
@@ -29,9 +28,8 @@ WIDTHS = range(32, 11, -2)
 
 def run(name: str, bits: int, images_wanted: int, tile: int | None) -> list[dict]:
     """Return one row per width and policy."""
-    q, images, part, size = quantized(name, bits)
-    q = datapath.align(q)
-    batches = list(images.batches(some(images, part, images_wanted), size))
+    bench = Bench(NETWORKS[name], held_out=images_wanted)
+    q, batches = datapath.align(bench.quantized((bits, bits))), bench.batches
     accumulators = [layer.accumulator for layer in datapath.compile(q).layers.values()]
     worst = max(form.bits + (not form.signed) for form in accumulators)  # in two's complement
     print(f"{name}, {bits} bits: worst case {worst} bits")

@@ -1,6 +1,6 @@
 """Peak memory of calibration against the number of images, each in a process of its own: it must not grow.
 
-    python -m experiments.benchmarks.calibration_memory [--quick]
+    python -m experiments run timings --benchmarks calibration-memory
 
 The same random 96×96 images as an image folder (JPEG) and as an `.npz` file, through a small convolutional network. The
 figure is the operating system's peak resident set of the whole process. It rises until the decoding threads' buffers
@@ -10,8 +10,6 @@ have all been used once (a few hundred images), and stays. An `.npz` file is an 
 
 from __future__ import annotations
 
-import argparse
-import json
 import resource
 import subprocess
 import sys
@@ -20,42 +18,25 @@ from pathlib import Path
 
 import numpy as np
 
-from ggdjax import report
-
-RESULT = Path(__file__).resolve().parents[1] / "results" / "calibration_memory.json"
 SIZES = (100, 1000, 3000)
 BATCH, SIDE = 20, 96
 
 
-def main() -> None:
-    """Measure, print a Markdown table, write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="writes nothing")
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        print(_calibrate(Path(arguments.child[0]), int(arguments.child[1])))
-        return
+def measure(quick: bool) -> dict[str, dict[str, float]]:
+    """Return the peaks in MiB by number of images, and how they grow; quick: of a tenth of the images."""
     figures: dict[str, dict[str, float]] = {}
-    sizes = " | ".join(f"{size} images, MiB" for size in SIZES)
-    print(f"| images | {sizes} | growth | growth of the images themselves, MiB |")
-    print("|---|" + "---|" * (len(SIZES) + 2))
+    sizes = [size // (10 if quick else 1) for size in SIZES]
     with tempfile.TemporaryDirectory() as scratch:
         for name in ("folder", "npz"):
             peaks = {}
-            for size in SIZES:
-                source = _write(Path(scratch), name, size)
-                command = [sys.executable, "-m", "experiments.benchmarks.calibration_memory"]
-                done = subprocess.run(
-                    [*command, "--child", str(source), str(size)], check=True, capture_output=True, text=True
-                )
+            for size in sizes:
+                command = [sys.executable, "-m", __name__, str(_write(Path(scratch), name, size)), str(size)]
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
                 peaks[str(size)] = round(float(done.stdout.split()[-1]), 1)
-            growth = round(peaks[str(SIZES[-1])] / peaks[str(SIZES[-2])], 3)
-            held = round((SIZES[-1] - SIZES[-2]) * 3 * SIDE**2 / 2**20, 1) if name == "npz" else 0.0
+            growth = round(peaks[str(sizes[-1])] / peaks[str(sizes[-2])], 3)
+            held = round((sizes[-1] - sizes[-2]) * 3 * SIDE**2 / 2**20, 1) if name == "npz" else 0.0
             figures[name] = peaks | {"growth": growth, "growth_of_the_images_mib": held}
-            print(f"| {name} | {' | '.join(str(peak) for peak in peaks.values())} | {growth} | {held} |")
-    if not arguments.quick:
-        RESULT.write_text(json.dumps(figures | report.environment(), indent=1) + "\n", encoding="utf-8")
+    return figures
 
 
 def _write(folder: Path, kind: str, size: int) -> Path:
@@ -102,4 +83,4 @@ def _calibrate(source: Path, size: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    print(_calibrate(Path(sys.argv[1]), int(sys.argv[2])))

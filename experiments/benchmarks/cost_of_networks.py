@@ -7,8 +7,8 @@
 Costs follow from shapes and widths alone (see `ggdjax/cost/_dataflow.py` for the formulas, `EnergyTable` for the
 energies): one image, biases 16 bits, integer sums 32 bits, an array, registers and buffer of Eyeriss's size. The table
 and the plot are those of the row-stationary dataflow; the JSON file holds all three. Accuracy is that of the scheme
-`ggd`, weights and feature maps of the same width, where `schemes_on_networks` has measured it, and of the widths per
-layer that `gradient_tuning` has allocated (`mean 4`) and tuned; run those, then this.
+`ggd`, weights and feature maps of the same width, where the experiment `schemes` has measured it, and of the widths per
+layer that the experiment `gradient` has allocated (`mean 4`) and tuned; run those, then this.
 Expected: 8/8 needs a quarter of float32's weights and feature maps, and about a fifth of its energy; halving both
 widths again saves less than half, because sums keep theirs.
 """
@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 
-from experiments.benchmarks import gradient_tuning, schemes_on_networks
 from experiments.real_networks import NETWORKS
-from experiments.rows import read_lines
 from experiments.tables.plots import STYLE, save
+from experiments.tables.results import Results
+from experiments.tables.t6_cost import ALLOCATED
 from ggdjax import cost, quantization, report
 from ggdjax.cost import Dataflow, EnergyTable, HardwareModel, Widths
 from ggdjax.cost._hardware_model import FIXED16, FLOAT32
@@ -49,7 +49,7 @@ def run(machines: dict[Dataflow, HardwareModel]) -> list[dict[str, Any]]:
     """Return one row per network, dataflow and width."""
     accuracies = {
         (row["network"], row["bits"], row["scheme"]): row
-        for row in read_lines(schemes_on_networks.RESULTS)
+        for row in Results().rows("schemes")
         if row["kind"] == "accuracy"
     }
     rows = []
@@ -74,19 +74,17 @@ def run(machines: dict[Dataflow, HardwareModel]) -> list[dict[str, Any]]:
 
 
 def mixed_widths(name: str, net: Network) -> dict[str, tuple[QuantizedNetwork, dict[str, Any]]]:
-    """Return the network with the widths per layer that `gradient_tuning` has allocated and tuned, with accuracies."""
+    """Return the network with the widths per layer that `run gradient` has allocated and tuned, with accuracies."""
     found = {}
-    for row in gradient_tuning.read_results():
-        if row["network"] != name or not row["method"].startswith("bits"):
+    for row in Results().rows("gradient"):
+        if row["network"] != name or row["method"] not in ALLOCATED:
             continue
         config = quantization.QuantConfig(weight_bits_of=row["weight_bits"], activation_bits_of=row["activation_bits"])
         # Costs depend on widths alone, so that steps from one image of noise do.
         noise = np.random.default_rng(0).standard_normal((1, *net.input_shape[1:]), np.float32)
         q = quantization.quantize(net, quantization.calibrate(net, [noise]), config)
-        mean = row["bits"].partition("/")[0]
-        measured = {"top1": row["top1"], "top5": row["top5"], "held_out_images": row["evaluation_images"]}
-        title = f"mean {mean}, tuned" if row["method"] == gradient_tuning.ALLOCATED_AND_TUNED else f"mean {mean}"
-        found[title] = (q, measured)
+        measured = {key: row[key] for key in ("top1", "top5", "held_out_images")}
+        found[f"mean {row['widths'].partition('/')[0]}{ALLOCATED[row['method']]}"] = (q, measured)
     return found
 
 

@@ -1,6 +1,6 @@
 """The fit against `scipy.stats.gengamma.fit(floc=0)`: log-likelihood and time on 64 tensors.
 
-    python -m experiments.benchmarks.fit_against_scipy [--quick]
+    python -m experiments run timings --benchmarks fit-against-scipy
 
 64 pairs (d, p) spread over [0.3, 4]², 100,000 samples each, order 0. Times are per tensor, ours from the samples in
 memory to the parameters, compiled; SciPy's fit is the peer, in the same run on the same machine.
@@ -8,11 +8,8 @@ memory to the parameters, compiled; SciPy's fit is the peer, in the same run on 
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 import warnings
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -21,16 +18,10 @@ from rich.progress import track
 
 import ggdjax as gd
 from experiments.timing import seconds
-from ggdjax import report
-
-RESULT = Path(__file__).resolve().parents[1] / "results" / "fit_against_scipy.json"
 
 
-def main() -> None:
-    """Measure, print a Markdown table, write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="8 tensors of 20,000 samples; writes nothing")
-    quick = parser.parse_args().quick
+def measure(quick: bool) -> dict[str, float]:
+    """Return the figures; quick: of 9 tensors of 20,000 samples."""
     side, size = (3, 20_000) if quick else (8, 100_000)
     grid = np.geomspace(0.3, 4.0, side)
     shapes = [(d, p) for d in grid for p in grid]
@@ -58,7 +49,7 @@ def main() -> None:
                 scipy.stats.gengamma(float(g.d[i] / g.p[i]), float(g.p[i]), scale=float(g.a[i])).logpdf(values).mean()
             )
             into.append(mine - theirs if np.isfinite(theirs) else np.inf)
-    figures = {
+    return {
         "tensors": len(shapes),
         "samples": size,
         "lowest_lead_samples": float(np.min(lead)),
@@ -68,15 +59,5 @@ def main() -> None:
         "scipy_seconds_per_tensor": float(np.mean(theirs_seconds)),
         "seconds_per_tensor_samples": own_seconds,
         "seconds_per_tensor_histogram": histogram_seconds,
+        "scipy_over_samples": float(np.mean(theirs_seconds)) / own_seconds,
     }
-    print("| from | seconds per tensor | SciPy / ours | lowest log-likelihood less SciPy's, per sample |")
-    print("|---|---|---|---|")
-    for name, own, lowest in (("samples", own_seconds, lead), ("histogram", histogram_seconds, lead_binned)):
-        print(f"| {name} | {own:.2e} | {np.mean(theirs_seconds) / own:.0f} | {np.min(lowest):.1e} |")
-    print(f"SciPy: {np.mean(theirs_seconds):.2f} s per tensor; ended at p < 0 or nowhere on {failed} of {len(shapes)}")
-    if not quick:
-        RESULT.write_text(json.dumps(figures | report.environment(), indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

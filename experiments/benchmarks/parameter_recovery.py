@@ -1,6 +1,6 @@
 """Parameter recovery: 200 pairs (d, p), a million samples each; and the 8-bit steps that follow.
 
-    python -m experiments.benchmarks.parameter_recovery [--quick]
+    python -m experiments run timings --benchmarks parameter-recovery
 
 Estimates are evaluated in units of their own standard errors, steps against the optimum of the true density. How far a
 step must be expected to lie beside that optimum, whatever the estimator, follows from the Cramér-Rao bound: it is more
@@ -9,19 +9,13 @@ than 1 % for heavy tails even with a million samples, so the error is given in t
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
-
 import numpy as np
 import scipy.special
 import scipy.stats
 from rich.progress import track
 
 import ggdjax as gd
-from ggdjax import ggd, report
-
-RESULT = Path(__file__).resolve().parents[1] / "results" / "parameter_recovery.json"
+from ggdjax import ggd
 
 
 def step_deviations(shapes: list[tuple[float, float]], size: int) -> np.ndarray:
@@ -49,11 +43,8 @@ def step_deviations(shapes: list[tuple[float, float]], size: int) -> np.ndarray:
     return np.sqrt(np.einsum("ni,nij,nj->n", gradient, np.array(covariances), gradient))
 
 
-def main() -> None:
-    """Measure, print a Markdown table, write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="20 pairs, 100,000 samples; writes nothing")
-    quick = parser.parse_args().quick
+def measure(quick: bool) -> dict[str, float]:
+    """Return the figures; quick: of 20 pairs and 100,000 samples."""
     sides, size = ((4, 5), 100_000) if quick else ((10, 20), 1_000_000)
     shapes = [(d, p) for d in np.geomspace(0.3, 4.0, sides[0]) for p in np.geomspace(0.3, 4.0, sides[1])]
     rng = np.random.default_rng(0)
@@ -69,22 +60,14 @@ def main() -> None:
         true = gd.GeneralizedGamma(np.ones(block, np.float32), d[:, 0].astype(np.float32), p[:, 0].astype(np.float32))
         steps.append(np.asarray(gd.optimal_step(g, bits=8)) / np.asarray(gd.optimal_step(true, bits=8)) - 1.0)
     z, relative = np.concatenate(deviations), np.abs(np.concatenate(steps))
-    print(
-        "| estimates | largest deviation, standard errors | beyond 2 (expected 4.6 %) | beyond 4 |\n|---|---|---|---|"
-    )
-    print(f"| {z.size} | {z.max():.2f} | {100 * (z > 2).mean():.1f} % | {(z > 4).sum()} |")
     bound = step_deviations(shapes, size)
-    print("\n| 8-bit steps | median error | largest error | largest Cramér-Rao deviation | largest error in them |")
-    print("|---|---|---|---|---|")
-    cells = f"{100 * np.median(relative):.3f} % | {100 * relative.max():.3f} % | {100 * bound.max():.3f} %"
-    print(f"| {relative.size} | {cells} | {(relative / bound).max():.2f} |")
-    figures = {"largest_deviation": float(z.max()), "share_beyond_2": float((z > 2).mean())}
-    figures |= {"beyond_4": int((z > 4).sum()), "largest_step_error": float(relative.max())}
-    figures |= {"median_step_error": float(np.median(relative)), "steps_beyond_1_percent": int((relative > 0.01).sum())}
-    figures |= {"largest_step_deviation": float(bound.max()), "largest_step_z": float((relative / bound).max())}
-    if not quick:
-        RESULT.write_text(json.dumps(figures | report.environment(), indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    return {
+        "largest_deviation": float(z.max()),
+        "share_beyond_2": float((z > 2).mean()),
+        "beyond_4": int((z > 4).sum()),
+        "largest_step_error": float(relative.max()),
+        "median_step_error": float(np.median(relative)),
+        "steps_beyond_1_percent": int((relative > 0.01).sum()),
+        "largest_step_deviation": float(bound.max()),
+        "largest_step_z": float((relative / bound).max()),
+    }

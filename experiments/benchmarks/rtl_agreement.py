@@ -19,8 +19,8 @@ import json
 import time
 from pathlib import Path
 
-from experiments.benchmarks.datapath_agreement import quantized
-from experiments.images import some
+from experiments.bench import Bench
+from experiments.real_networks import NETWORKS
 from ggdjax import datapath, export, report
 from ggdjax.export._rtl import rtl_layers
 
@@ -44,8 +44,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=6, help="test images")
     parser.add_argument("--case", action="append", choices=list(CASES), help="only this accelerator (repeatable)")
     args = parser.parse_args()
-    q, images, part, _ = quantized("resnet20")
-    x = next(iter(images.batches(some(images, part, args.images), args.images)))[0]
+    bench = Bench(NETWORKS["resnet20"], held_out=args.images)
+    q, x = bench.quantized((8, 8)), bench.decoded("accuracy")[0]
     cases = args.case or list(CASES)
     earlier = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if args.case and RESULTS.exists() else []
     rows = [row for row in earlier if row["accelerator"] in set(CASES) - set(cases)]

@@ -4,7 +4,7 @@
     python -m experiments.benchmarks.saved_networks --steps 400
 
 CIFAR-10, weights and feature maps of 4 bits. Calibrated on 512 training images, tuned by gradients on 2,000 others
-without labels, evaluated on the 10,000 test images, as `gradient_tuning` does. Four times the same network:
+without labels, evaluated on the 10,000 test images, as the experiment `gradient` does. Four times the same network:
 
 - `in memory`: what `tune.gradient` returned;
 - `loaded`: what `gd.load` gives for its file in a process that has nothing else. Expected: the same bits as logits;
@@ -30,10 +30,10 @@ import numpy as np
 import onnxruntime
 
 import ggdjax as gd
-from experiments.benchmarks.gradient_tuning import Setting
+from experiments.configs.gradient import METHODS, Gradient
+from experiments.experiment import widths_of
 from experiments.provenance import code_version
-from experiments.real_networks import NETWORKS
-from ggdjax import data, datapath, export, quantization, report
+from ggdjax import datapath, export, quantization, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,13 +53,15 @@ np.save(out, np.concatenate([np.asarray(q(x[i : i + size])) for i in range(0, le
 """
 
 
-def run(steps: int, folder: Path) -> None:
+def run(steps: int) -> None:
     """Tune the network, and write what each form of it gives."""
-    setting = Setting(real=NETWORKS["resnet20"], steps=steps, folder=folder)
-    q, tuned = setting.improve(BITS, "gradient")
+    experiment = Gradient(networks=("resnet20",), steps=steps)
+    prepared = experiment.prepare("resnet20", 0)
+    q, tuned = experiment.tuned(prepared, *widths_of(BITS), METHODS["gradient"])
+    bench = prepared["bench"]
+    batches, labels = [x for x, _ in bench.batches], np.concatenate([y for _, y in bench.batches])
     found: dict[str, Any] = {"network": "resnet20", "bits": BITS, "evaluation_images": 0, "rows": [], "tuning": tuned}
     found |= {"code": code_version(), **report.environment()}
-    labels = setting.images["evaluate_labels"]
 
     def keep(form: str, logits: np.ndarray, **more: Any) -> None:
         accuracy = quantization.accuracy(lambda batch: batch, [(logits, labels)])
@@ -74,15 +76,14 @@ def run(steps: int, folder: Path) -> None:
         equal = bool(np.array_equal(logits, other)) and logits.dtype == other.dtype
         return {"logits_equal": equal, "same_class": float(same), "largest": float(np.abs(logits - other).max())}
 
-    batches = setting.batches("evaluate")
-    keep("float", logits_of(setting.net, batches))
-    keep("before", logits_of(setting.quantize(q.record.config), batches))
+    keep("float", logits_of(bench.net, batches))
+    keep("before", logits_of(bench.quantized(widths_of(BITS)), batches))
     in_memory = logits_of(q, batches)
     keep("in memory", in_memory)
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "resnet20.safetensors"
         q.save(file)
-        loaded = in_fresh_process(file, setting.images["evaluate"], setting.real.batch_size)
+        loaded = in_fresh_process(file, np.concatenate(batches), bench.size)
         keep("loaded", loaded, file_bytes=file.stat().st_size, **compared(loaded, in_memory))
         aligned = datapath.align(q)
         logits = logits_of(aligned, batches)
@@ -137,10 +138,7 @@ def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=120, help="gradient steps")
-    parser.add_argument("--folder", type=Path, default=data.default_cache_dir(), help="where decoded images are kept")
-    args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
-    run(args.steps, args.folder)
+    run(parser.parse_args().steps)
 
 
 if __name__ == "__main__":

@@ -1,38 +1,33 @@
 """Images per second: the integer simulator, the jitted float network, ONNX Runtime on the exported 8-bit files.
 
-    python -m experiments.benchmarks.simulator_throughput                 all networks
-    python -m experiments.benchmarks.simulator_throughput --network resnet20
+    python -m experiments run timings --benchmarks simulator-throughput
 
 All on the same cores, one batch in memory, the least of several runs. Expected: the simulator at least 0.8 times as
 fast as the float graph. ONNX Runtime runs the QDQ file with its own 8-bit kernels (not bit-exact) and the integer file
-(bit-exact: checked here, on all logits). Writes `experiments/results/simulator_throughput.json`.
+(bit-exact: checked here, on all logits).
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks.datapath_agreement import quantized
+from experiments.bench import Bench
 from experiments.real_networks import NETWORKS
-from experiments.rows import merged
 from experiments.timing import seconds
-from ggdjax import datapath, export, report
-
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "simulator_throughput.json"
+from ggdjax import datapath, export
 
 
-def run(name: str, repeats: int) -> dict:
+def measure(name: str, quick: bool) -> dict[str, Any]:
     """Return the figures of one network."""
     import onnxruntime
 
-    q, images, part, size = quantized(name)
-    q = datapath.align(q)
-    x = next(iter(images.batches(part[:size], size)))[0]
+    repeats = 1 if quick else 5
+    bench = Bench(NETWORKS[name], held_out=NETWORKS[name].batch_size)
+    q, x = datapath.align(bench.quantized((8, 8))), bench.batches[0][0]
     rows = {"float": lambda: q.float_network(x), "fake_quantized": lambda: q(x)}
     for bits in (31, 16):
         program = datapath.compile(q, datapath.Accelerator(multiplier_bits=bits))
@@ -49,25 +44,8 @@ def run(name: str, repeats: int) -> dict:
             times[f"onnxruntime_{form}"] = seconds(lambda session=session, feed=feed: session.run(None, feed), repeats)
             expected = program.integers(x) if form == "integer" else program(x)
             exact[form] = float(np.mean(session.run(None, feed)[0] == np.asarray(expected)))
-    row = {"network": name, "batch": len(x)}
+    row = {"batch": len(x)}
     row |= {f"{key}_images_per_second": len(x) / t for key, t in times.items()}
     row["simulator_over_float"] = times["float"] / times["simulator_multiplier_31"]
     row["integer_logits_equal_to_onnxruntime"] = exact["integer"]
-    print(name, {key: round(len(x) / t, 1) for key, t in times.items()}, f"{row['simulator_over_float']:.2f} of float")
     return row
-
-
-def main() -> None:
-    """Read the command line, run, write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", action="append", choices=list(NETWORKS), help="only this network (repeatable)")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of which the fastest counts")
-    args = parser.parse_args()
-    for name in args.network or NETWORKS:
-        rows = merged(RESULTS, [run(name, args.repeats)], "network")
-        rows.sort(key=lambda row: list(NETWORKS).index(row["network"]))
-        RESULTS.write_text(json.dumps({**report.environment(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,11 @@
 """Steps per second by every solver, in one jitted call; against an elementwise exponential over as many numbers.
 
-python -m experiments.benchmarks.steps_throughput [--quick]
+python -m experiments run timings --benchmarks steps-throughput
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +13,14 @@ import numpy as np
 
 import ggdjax as gd
 from experiments.timing import seconds
-from ggdjax import report, steps
+from ggdjax import steps
 
-RESULT = Path(__file__).resolve().parents[1] / "results" / "steps_throughput.json"
 #: Solver -> how many steps are asked for in one call.
 SOLVERS = {"closed_form": 1_000_000, "support": 50_000, "optimal": 20_000, "power_of_two": 20_000}
 
 
-def main() -> None:
-    """Measure, print a Markdown table, write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a hundredth of the steps; writes nothing")
-    quick = parser.parse_args().quick
+def measure(quick: bool) -> dict[str, dict[str, float]]:
+    """Return the figures of every solver; quick: of a hundredth of the steps."""
     solve = {
         "closed_form": steps.closed_form_step,
         "support": steps.support_step,
@@ -36,7 +29,6 @@ def main() -> None:
     }
     rng = np.random.default_rng(0)
     figures = {}
-    print("| solver | steps in one call | seconds | steps per second | time / exponentials |\n|---|---|---|---|---|")
     for name, most in SOLVERS.items():
         count = most // 100 if quick else most
         a, d, p = (np.exp(rng.uniform(np.log(lo), np.log(hi), count)) for lo, hi in ((0.01, 100), (0.3, 4), (0.3, 4)))
@@ -46,11 +38,5 @@ def main() -> None:
         taken = seconds(partial(jax.jit(lambda g, b, f=solve[name]: f(g, bits=b)), g, bits))
         exponential = seconds(partial(jax.jit(jnp.exp), g.d))
         figures[name] = {"steps": count, "seconds": taken, "per_second": count / taken}
-        ratio = taken / exponential
-        print(f"| {name} | {count} | {taken:.3f} | {count / taken:.0f} | {ratio:.0f} |")
-    if not quick:
-        RESULT.write_text(json.dumps(figures | report.environment(), indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+        figures[name]["over_exponentials"] = taken / exponential
+    return figures

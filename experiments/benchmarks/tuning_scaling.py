@@ -24,7 +24,8 @@ import jax
 import numpy as np
 from rich.progress import track
 
-from experiments.benchmarks.backward_forward import Bench
+from experiments.bench import Bench
+from experiments.experiment import widths_of
 from experiments.real_networks import NETWORKS
 from ggdjax import report, tune
 
@@ -38,13 +39,13 @@ def work(rank: int, ranks: int, port: int) -> None:
     """Tune as one process of several; the first one prints a record."""
     if ranks > 1:
         jax.distributed.initialize(f"localhost:{port}", num_processes=ranks, process_id=rank)
-    bench = Bench(NETWORKS["resnet20"], IMAGES, 0, 0)
-    q = bench.quantized(WIDTHS)
+    bench = Bench(NETWORKS["resnet20"], held_out=128, tuning=IMAGES)
+    q, (images, labels) = bench.quantized(widths_of(WIDTHS)), bench.decoded("tuning")
     maps = [fm.tensor for fm in q.graph.feature_maps()]
     config = tune.TuneConfig(layers=tuple(maps[:: -(-len(maps) // LAYERS)]), sweeps=1)
     evaluations = tune.plan(q, IMAGES, config).evaluations
     start = time.perf_counter()
-    tuned = tune.backward_forward(q, bench.images, bench.labels, config)
+    tuned = tune.backward_forward(q, images, labels, config)
     seconds = time.perf_counter() - start
     if rank == 0:
         digest = hashlib.sha256()

@@ -28,7 +28,8 @@ import jax
 import numpy as np
 
 import ggdjax as gd
-from experiments.benchmarks.rounding_on_networks import Setting
+from experiments.bench import Bench
+from experiments.experiment import widths_of
 from experiments.real_networks import CIFAR10, NETWORKS
 from experiments.rows import Row, merged
 from ggdjax import report, tune
@@ -52,40 +53,38 @@ def map_sqnr_db(q: QuantizedNetwork, target: Calibration) -> float:
     return float(np.mean(10 * np.log10(energy / error)))
 
 
-def logits(setting: Setting, forward) -> np.ndarray:
+def logits(bench: Bench, forward) -> np.ndarray:
     """Return the logits of every held-out image."""
-    batches = setting.batches(setting.held_out)
-    return np.concatenate([np.asarray(forward(x), np.float64).reshape(len(x), -1) for x in batches])
+    return np.concatenate([np.asarray(forward(x), np.float64).reshape(len(x), -1) for x, _ in bench.batches])
 
 
-def measure(setting: Setting, wanted: np.ndarray, bits: str, rounding: str) -> Row:
+def measure(bench: Bench, wanted: np.ndarray, bits: str, rounding: str) -> Row:
     """Return one cell's row; ``wanted`` are the float network's logits."""
-    began, (weight_bits, activation_bits) = time.perf_counter(), map(int, bits.split("/"))
-    per = "channel" if setting.real.name.startswith("mobilenet") else "tensor"
-    config = gd.QuantConfig(weight_bits=weight_bits, activation_bits=activation_bits, weights_per=per)
-    before = gd.quantize(setting.net, setting.counted, config)
+    began, labels = time.perf_counter(), np.concatenate([y for _, y in bench.batches])
+    per = "channel" if bench.name.startswith("mobilenet") else "tensor"
+    before = bench.quantized(widths_of(bits), weights_per=per)
     if rounding == "output":
-        before = tune.round_weights(before, setting.calibration)
+        before = tune.round_weights(before, bench.calibration_inputs)
     started = time.perf_counter()
-    after = gd.recalibrate(before, setting.batches(setting.calibration))
+    after = gd.recalibrate(before, bench.calibration_batches())
     seconds = time.perf_counter() - started
-    target = gd.calibrate(before.rounded_network, setting.batches(setting.held_out))
+    target = gd.calibrate(before.rounded_network, [x for x, _ in bench.batches])
     ratios = np.asarray(list(after.record.stages[-1].figures["step_ratio"].values()))
     row: Row = {
-        "network": setting.real.name,
+        "network": bench.name,
         "bits": bits,
         "rounding": rounding,
         "weights_per": per,
-        "calibration_images": setting.counted.images,
-        "held_out_images": len(setting.labels),
-        "float_top1": round(float(np.mean(setting.float_classes == setting.labels)), 4),
+        "calibration_images": bench.calibration.images,
+        "held_out_images": len(labels),
+        "float_top1": round(float(np.mean(wanted.argmax(-1) == labels)), 4),
         "step_ratio": [round(float(v), 4) for v in (ratios.min(), np.median(ratios), ratios.max())],
         "recalibrate_seconds": round(seconds, 1),
     }
     right = {}
     for name, q in (("before", before), ("after", after)):
-        found = logits(setting, partial(_run, replace(q, record=None)))
-        right[name] = found.argmax(-1) == setting.labels
+        found = logits(bench, partial(_run, replace(q, record=None)))
+        right[name] = found.argmax(-1) == labels
         error = float(np.square(found - wanted).sum())
         row[name] = {
             "map_sqnr_db": round(map_sqnr_db(q, target), 3),
@@ -125,11 +124,11 @@ def main() -> None:
     args = parser.parse_args()
     for name in () if args.table else args.network or list(NETWORKS):
         real = NETWORKS[name]
-        setting = Setting(real, args.images or (2000 if real.images == CIFAR10 else 400))
-        wanted = logits(setting, partial(_run, setting.net))
+        bench = Bench(real, held_out=args.images or (2000 if real.images == CIFAR10 else 400), folded=True)
+        wanted = logits(bench, partial(_run, bench.net))
         for bits in args.bits or BITS:
             for rounding in args.rounding or ROUNDINGS:
-                row = measure(setting, wanted, bits, rounding)
+                row = measure(bench, wanted, bits, rounding)
                 rows = merged(RESULTS, [row], "network", "bits", "rounding")
                 rows.sort(key=lambda row: (list(NETWORKS).index(row["network"]), -int(row["bits"][0]), row["rounding"]))
                 RESULTS.write_text(json.dumps({"rows": rows, **report.environment()}) + "\n", encoding="utf-8")

@@ -16,15 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks.shipped_networks import OPENERS
 from experiments.images import read, some
-from experiments.real_networks import NETWORKS
+from experiments.networks import ALL
 from experiments.rows import Row, merged
 from ggdjax import data, quantization
 
@@ -32,18 +29,13 @@ RESULTS = Path(__file__).resolve().parents[1] / "results" / "without_images.json
 HELD_OUT, BATCH, DRAWS = 2000, 250, (0, 1)
 
 
-def resnet20() -> tuple[Any, data.ImageSet]:
-    """Return the ResNet-20 of the real networks, and CIFAR-10."""
-    net = NETWORKS["resnet20"].load()
-    return net, NETWORKS["resnet20"].open_images(net)
-
-
-NETS: dict[str, Callable] = {name: opener for name, (opener, _) in OPENERS.items()} | {"resnet20": resnet20}
+NETS = ("digits", "resnet20-shipped", "resnet20")
 
 
 def measure(name: str, bits: int) -> list[Row]:
     """Return a row per source of the steps."""
-    net, images = NETS[name]()
+    net = ALL[name].load()
+    images = ALL[name].open_images(net)
     parts = data.split(images)
     held_out = list(read(images, some(images, parts.held_out, HELD_OUT), BATCH, f"{name}: held out"))
 

@@ -1,24 +1,31 @@
 """Every scheme on every network at every width: SQNR of the feature maps, top-1 and top-5 on held-out images.
 
-    python -m experiments schemes                                       everything; the real networks need their data
-    python -m experiments schemes --networks digits --bits 8 4          seconds, needs nothing
-    python -m experiments schemes --schemes ggd max-abs --measures sqnr --networks resnet20 --seeds 0 1 2
+    python -m experiments run schemes                                   everything; the real networks need their data
+    python -m experiments run schemes --networks digits --bits 8 4      seconds, needs nothing
+    python -m experiments run schemes --schemes ggd max-abs --measures sqnr --networks resnet20 --seeds 0 1 2
 
-The comparison of `experiments/benchmarks/schemes_on_networks.py`, with the same conventions, where the ImageNet sample
-and CIFAR-10 are described; seeds choose the calibration images (of the ImageNet sample only with
-`--calibration-images`, its 100 are fixed by convention). Expected: the rows of
-`experiments/results/schemes_on_networks.jsonl` for seed 0, to the last digit on the same device and versions.
+Weights and feature maps have the same width, biases 16 bits, one step per tensor; conventions of `real_networks.py`.
+SQNR is that of each convolution's and dense layer's input in the float network, measured alone, on all held-out images:
+their histograms come from one float pass, and every scheme's error is integrated over them. Seeds choose the
+calibration images (of the ImageNet sample only with `--calibration-images`, its 100 are fixed by convention).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import jax
+import numpy as np
+
+from experiments import accuracy
+from experiments.bench import Bench
 from experiments.experiment import Cell, Experiment, check_numbers
+from ggdjax import quantization, schemes
+from ggdjax.ggd import Histogram, empirical_distortion
+from ggdjax.network import count_macs, count_parameters
 
 Measure = Literal["sqnr", "accuracy"]
 
@@ -28,20 +35,17 @@ class Schemes(Experiment):
     """SQNR, top-1 and top-5 of networks × widths × schemes × seeds.
 
     For example:
-        python -m experiments schemes --networks digits --bits 8 4 --schemes ggd max-abs
+        python -m experiments run schemes --networks digits --bits 8 4 --schemes ggd max-abs
     """
 
     NAME: ClassVar[str] = "schemes"
-    AXES: ClassVar[tuple[str, ...]] = ("networks", "bits", "schemes", "seeds", "measures")
+    AXES: ClassVar[tuple[str, ...]] = ("measures", "bits", "schemes")
+    MAY_BE_EMPTY: ClassVar[tuple[str, ...]] = ("schemes",)
 
-    networks: tuple[str, ...] = ("digits", "resnet20", "squeezenet", "mobilenet-0.75-192", "mobilenet-0.25-128")
-    """Names in experiments/networks.py."""
     bits: tuple[int, ...] = (8, 6, 4, 5, 7, 3)
     """Widths of weights and feature maps, 2 to 16 bits; those that other tools report come first."""
     schemes: tuple[str, ...] = ()
     """How feature-map steps are chosen; every scheme where none is named."""
-    seeds: tuple[int, ...] = (0,)
-    """Each chooses other calibration images."""
     measures: tuple[Measure, ...] = ("sqnr", "accuracy")
     """sqnr takes one float pass per network; accuracy runs the quantized network for every cell."""
     calibration_images: int | None = None
@@ -51,21 +55,11 @@ class Schemes(Experiment):
 
     def check(self) -> None:
         """Refuse unknown names, missing data and numbers out of range."""
-        from experiments import networks
-        from ggdjax import QuantConfig, schemes
-
-        check_numbers(self, "networks", "bits", "measures", "calibration_images", "held_out_images")
-        check_numbers(self, "seeds", least=0)
-        for bits in self.bits:
-            QuantConfig(weight_bits=bits, activation_bits=bits)
-        for scheme in self.schemes:
-            schemes.get(scheme)
-        networks.check(self.networks)
+        check_numbers(self, "calibration_images", "held_out_images")
+        super().check()
 
     def cells(self) -> list[Cell]:
         """Return, per network, the SQNR of everything first; beside the accuracies that of the float network."""
-        from ggdjax import schemes
-
         found = []
         for network in self.networks:
             for seed in self.seeds:
@@ -79,65 +73,55 @@ class Schemes(Experiment):
                     ]
         return found
 
-    def prepare(self, network: str, seed: int) -> Any:
-        """Return the network calibrated, and its held-out feature maps counted."""
-        from experiments.benchmarks.schemes_on_networks import Bench
-        from experiments.networks import ALL
+    def prepare(self, network: str, seed: int) -> Bench:
+        """Return the network, calibrated."""
+        return Bench(self.network(network), self.calibration_images, self.held_out_images, seed=seed)
 
-        return Bench(ALL[network], self.calibration_images, seed)
-
-    def image_ids(self, prepared: Any) -> dict[str, Sequence[str]]:
-        """Return the calibration and held-out images, and those the accuracies are of."""
-        from experiments.images import some
-
-        parts = {
-            "calibration": prepared.parts.calibration,
-            "held_out": prepared.parts.held_out,
-            "accuracy": some(prepared.images, prepared.parts.held_out, self.held_out_images),
-        }
-        return {name: [prepared.images.ids[i] for i in part] for name, part in parts.items()}
-
-    def measure(self, prepared: Any, cell: Cell, folder: Path) -> dict[str, Any]:
+    def measure(self, prepared: Bench, cell: Cell, folder: Path) -> dict[str, Any]:
         """Return SQNR in dB (mean, smallest, of every feature map), or top-1 and top-5 with 95 % intervals."""
-        from ggdjax import quantization
-
+        bench = prepared
         if cell["kind"] == "sqnr":
-            sqnr = prepared.sqnr(cell["scheme"], cell["bits"])
+            sqnr = sqnr_db(bench.calibration, bench.held_out, cell["scheme"], cell["bits"])
             finite = [value for value in sqnr.values() if math.isfinite(value)]
             return {
                 "mean_sqnr_db": math.fsum(finite) / len(finite) if finite else None,
                 "min_sqnr_db": min(finite, default=None),
                 "sqnr_db": {name: value if math.isfinite(value) else None for name, value in sqnr.items()},
             }
-        net = prepared.net if cell["scheme"] == "float" else prepared.quantized(cell["scheme"], cell["bits"])
-        result = quantization.accuracy(net, prepared.batches(self.held_out_images))
-        return {
-            "top1": result.top1,
-            "top1_interval": result.interval(),
-            "top5": result.top5,
-            "top5_interval": result.interval("top5"),
-            "held_out_images": result.images,
-        }
+        net = bench.net
+        if cell["scheme"] != "float":
+            net = bench.quantized((cell["bits"], cell["bits"]), scheme=cell["scheme"])
+        sizes = {}
+        if cell["scheme"] == "float":
+            sizes = {"parameters": count_parameters(bench.net), "macs": count_macs(bench.net)}
+        return accuracy.figures(bench.ranks(net)) | sizes
 
     def shown(self, row: dict[str, Any]) -> dict[str, str]:
         """Return mean and smallest SQNR, or the accuracies."""
         if row["kind"] == "sqnr":
-            values = (row["mean_sqnr_db"], row["min_sqnr_db"])
+            values = (row["mean_sqnr_db"], row.get("min_sqnr_db"))
             return {"SQNR, dB, mean (smallest)": "{} ({})".format(*("-" if v is None else f"{v:.2f}" for v in values))}
-        low, high = row["top1_interval"]
-        return {
-            "top-1, %": f"{100 * row['top1']:.2f} [{100 * low:.1f}, {100 * high:.1f}]",
-            "top-5, %": f"{100 * row['top5']:.2f}",
-        }
+        return accuracy.shown(row)
 
 
+def sqnr_db(calibration: quantization.Calibration, held_out: Histogram, scheme: str, bits: int) -> dict[str, float]:
+    """Return the SQNR of each held-out feature map in dB, steps from the calibration images."""
+    signed = np.asarray(calibration.histograms.is_signed)
+    chosen = jax.device_get(schemes.choose(scheme, calibration.histograms, bits, signed))
+    zero = np.float32(0) if chosen.zero_point is None else chosen.zero_point
+    above, below = np.asarray(chosen.qmax, np.float32) - zero, zero - np.asarray(chosen.qmin, np.float32)
+    error = empirical_distortion(held_out, chosen.step, above, below)
+    energy = np.asarray(held_out.power_sum(2), np.float64) / np.asarray(held_out.count, np.float64)
+    return {
+        name: quantization.sqnr_db(float(e), float(d))
+        for name, e, d in zip(calibration.names, energy, np.asarray(error), strict=True)
+    }
+
+
+_ALL = ("digits", "resnet20", "squeezenet", "mobilenet-0.75-192", "mobilenet-0.25-128")
 CONFIGS = {
-    "schemes": Schemes(),
+    "schemes": Schemes(networks=_ALL),
     "schemes-tiny": Schemes(
-        networks=("digits",),
-        bits=(8, 4),
-        schemes=("max-abs", "percentile-99.9"),
-        calibration_images=100,
-        held_out_images=100,
+        bits=(8, 4), schemes=("max-abs", "percentile-99.9"), calibration_images=100, held_out_images=100
     ),
 }

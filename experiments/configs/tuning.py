@@ -1,25 +1,36 @@
 """Backward-forward tuning with a gradient finish: accuracy stage by stage on images never used for tuning.
 
-    python -m experiments tuning                                        everything; the real networks need their data
-    python -m experiments tuning --networks digits --widths 4/4         a minute, needs nothing
-    python -m experiments tuning --networks resnet20 --widths 4/4 --tuning-images 500 --gradient-steps 0
+    python -m experiments run tuning                                    everything; the real networks need their data
+    python -m experiments run tuning --networks digits --widths 4/4     a minute, needs nothing
+    python -m experiments run tuning --networks resnet20 --tuning-images 500 --gradient-steps 120 --gradient-batch 32
+    python -m experiments run tuning --networks resnet20 --rounding output --widths 4/4
 
-The search of `experiments/benchmarks/backward_forward.py`, from the default scheme and with the same images, and then
-gradient steps on the same tuning images. Expected: no stage loses on the tuning images; stages `before`, `backward`
-and `forward` of ResNet-20 and SqueezeNet as in `experiments/results/backward_forward.jsonl`, on the same device and
-versions. A cell that was killed resumes from its checkpoint.
+The start is the default scheme, its weights rounded to nearest or, with ``--rounding output``, for the output of their
+layer on the calibration images. Tuning images are disjoint from those of calibration and evaluation (where the images
+have no further part, some of the held-out ones, so that the others evaluate). Intervals are Wilson's, 95 %; p is
+McNemar's exact test against the untuned network. Expected: no stage loses on the tuning images. A cell that was killed
+resumes from its checkpoint.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from experiments.experiment import Cell, Experiment, check_numbers
-from ggdjax import GgdjaxError
+import numpy as np
+from rich.progress import Progress
+
+from experiments import accuracy
+from experiments.bench import Bench
+from experiments.experiment import Cell, Experiment, check_numbers, widths_of
+from ggdjax import quantization, tune
+
+#: Network -> tuning images by default.
+IMAGES = {"resnet20": 1000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,20 +38,18 @@ class Tuning(Experiment):
     """Top-1 and top-5 before, after each sweep and after gradient steps, of networks × widths × seeds.
 
     For example:
-        python -m experiments tuning --networks digits --widths 4/4
+        python -m experiments run tuning --networks digits --widths 4/4
     """
 
     NAME: ClassVar[str] = "tuning"
-    AXES: ClassVar[tuple[str, ...]] = ("networks", "widths", "seeds")
+    AXES: ClassVar[tuple[str, ...]] = ("widths",)
 
-    networks: tuple[str, ...] = ("digits", "resnet20", "squeezenet")
-    """Names in experiments/networks.py."""
     widths: tuple[str, ...] = ("8/8", "6/6", "5/5", "4/4", "8/4")
     """Bits of weights/feature maps."""
-    seeds: tuple[int, ...] = (0,)
-    """Each chooses other tuning images and another order of them."""
     objective: Literal["top1", "top5", "cross_entropy", "agreement", "kl", "sqnr"] = "top1"
     """What the sweeps maximise."""
+    rounding: Literal["nearest", "output"] = "nearest"
+    """How weights are rounded at the start."""
     tuning_images: int | None = None
     """Images to tune on; none: 1000 for resnet20, 200 for the others."""
     held_out_images: int | None = None
@@ -49,58 +58,41 @@ class Tuning(Experiment):
     """Gradient steps after the sweeps; 0 leaves them out."""
     gradient_batch: int = 16
     """Images per gradient step."""
+    calibration_images: int | None = None
+    """Images to calibrate on; none: 512, and the 100 conventional ones of the ImageNet sample."""
 
     def check(self) -> None:
         """Refuse unknown names, missing data and numbers out of range."""
-        from experiments import networks
-        from ggdjax import QuantConfig
+        check_numbers(self, "tuning_images", "held_out_images", "calibration_images", "gradient_batch")
+        check_numbers(self, "gradient_steps", least=0)
+        super().check()
 
-        check_numbers(self, "networks", "widths", "tuning_images", "held_out_images", "gradient_batch")
-        check_numbers(self, "seeds", "gradient_steps", least=0)
-        for widths in self.widths:
-            parts = widths.split("/")
-            if len(parts) != 2 or not all(part.isdecimal() for part in parts):
-                raise GgdjaxError(f"`widths` are bits of weights/feature maps, such as 4/8; got `{widths}`")
-            QuantConfig(weight_bits=int(parts[0]), activation_bits=int(parts[1]))
-        networks.check(self.networks)
+    def prepare(self, network: str, seed: int) -> Bench:
+        """Return the network calibrated, its held-out images decoded."""
+        tuning = self.tuning_images or IMAGES.get(network, 200)
+        real = self.network(network)
+        return Bench(real, self.calibration_images, self.held_out_images, tuning=tuning, seed=seed)
 
-    def cells(self) -> list[Cell]:
-        """Return the cells, those of a network together."""
-        return [
-            {"network": network, "widths": widths, "seed": seed}
-            for network in self.networks
-            for seed in self.seeds
-            for widths in self.widths
-        ]
-
-    def prepare(self, network: str, seed: int) -> Any:
-        """Return the network calibrated, its tuning and held-out images decoded."""
-        from experiments.benchmarks.backward_forward import IMAGES, Bench
-        from experiments.networks import ALL
-
-        return Bench(ALL[network], self.tuning_images or IMAGES.get(network, 200), self.held_out_images, seed)
-
-    def image_ids(self, prepared: Any) -> dict[str, Sequence[str]]:
-        """Return the images of the three parts."""
-        return prepared.ids
-
-    def measure(self, prepared: Any, cell: Cell, folder: Path) -> dict[str, Any]:
+    def measure(self, prepared: Bench, cell: Cell, folder: Path) -> dict[str, Any]:
         """Return the accuracies of every stage and what the search cost."""
-        from experiments.benchmarks.backward_forward import finish, search, stage_record
-        from ggdjax import tune
-
-        mark = "-".join([*(str(value).replace("/", "-") for value in cell.values()), self.config_hash])
+        mark = "-".join([*(str(v).replace("/", "-") for v in cell.values()), self.config_hash(cell["network"])])
         checkpoint = folder / "checkpoints" / f"{mark}.safetensors"
         # The ImageNet sample has fewer tuning images than classes.
         config = tune.TuneConfig(objective=self.objective, seed=cell["seed"], allow_few_images=True)
-        q = prepared.quantized(cell["widths"])
-        stages = {"before": prepared.evaluate(q)}
-        what = f"{cell['network']} {cell['widths']}"
-        tuned, seconds, after = search(prepared, q, what, config, checkpoint)
-        stages |= after
+        q = prepared.quantized(widths_of(cell["widths"]))
+        if self.rounding == "output":
+            q = tune.round_weights(q, prepared.calibration_inputs)
+        images, labels = prepared.decoded("tuning")
+        stages, what, tuned, seconds = {"before": prepared.ranks(q)}, f"{cell['network']} {cell['widths']}", q, 0.0
+        for sweeps, name in ((1, "backward"), (2, "forward")):
+            settings, start = replace(config, sweeps=sweeps), time.perf_counter()
+            with progress_of(f"{what} {name}") as progress:
+                tuned = tune.backward_forward(q, images, labels, settings, checkpoint=checkpoint, progress=progress)
+            seconds += time.perf_counter() - start
+            stages[name] = prepared.ranks(tuned)
         history = tuned.history
         figures = {
-            "tuning_images": len(prepared.images),
+            "tuning_images": len(images),
             "objective": self.objective,
             "search_seconds": round(seconds, 2),
             "float_passes": history.float_passes,
@@ -110,10 +102,10 @@ class Tuning(Experiment):
         }
         if self.gradient_steps:
             start = time.perf_counter()
-            size = min(self.gradient_batch, len(prepared.images))
+            size = min(self.gradient_batch, len(images))
             settings = tune.GradientConfig(steps=self.gradient_steps, batch_size=size, held_back=0.0, seed=cell["seed"])
-            tuned = finish(prepared, tuned, what, settings)
-            stages["gradient"] = prepared.evaluate(tuned)
+            tuned = finished(tuned, images, settings, f"{what} gradient")
+            stages["gradient"] = prepared.ranks(tuned)
             history = tuned.history
             # Of the network that is kept.
             figures["gradient_loss"] = [history.before, min(history.before, history.after)]
@@ -127,9 +119,30 @@ class Tuning(Experiment):
         return {name: f"{100 * s['top1']:.2f} / {100 * s['top5']:.2f}" for name, s in row["stages"].items()}
 
 
+@contextmanager
+def progress_of(what: str) -> Iterator[Callable[[int, int, float], None]]:
+    """Show a bar with the best score so far."""
+    with Progress() as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total, score: bar.update(
+            task, completed=done, total=total, description=f"{what}: {score:.4f}"
+        )
+
+
+def finished(
+    q: quantization.QuantizedNetwork, images: np.ndarray, config: tune.GradientConfig, what: str
+) -> quantization.QuantizedNetwork:
+    """Return the network tuned by gradients, behind a bar."""
+    with progress_of(what) as progress:
+        return tune.gradient(q, images, config=config, progress=lambda step, loss: progress(step, config.steps, loss))
+
+
+def stage_record(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
+    """Return the accuracies of one stage, and the paired test against the untuned network."""
+    return accuracy.figures(after) | {"p_value": tune.mcnemar(before < 1, after < 1).p_value}
+
+
 CONFIGS = {
-    "tuning": Tuning(),
-    "tuning-tiny": Tuning(
-        networks=("digits",), widths=("4/4",), tuning_images=32, held_out_images=100, gradient_steps=2
-    ),
+    "tuning": Tuning(networks=("digits", "resnet20", "squeezenet")),
+    "tuning-tiny": Tuning(widths=("4/4",), tuning_images=32, held_out_images=100, gradient_steps=2),
 }

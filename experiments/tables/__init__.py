@@ -1,4 +1,4 @@
-"""The eight tables of the work, regenerated from the results files: `python -m experiments tables`."""
+"""The nine tables of the work, regenerated from the results files: `python -m experiments tables`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one of the eight tables is made of."""
+"""What one of the tables is made of."""
 
 from __future__ import annotations
 

@@ -28,6 +28,8 @@ class Entry:
     high: float | None = None
     """Ends of the 95 % interval."""
     images: int | None = None
+    image_set: str | None = None
+    """Hash of their ids, where the result says so."""
     paper: float | None = None
     """What the paper prints for it."""
 
@@ -41,11 +43,13 @@ Cell = Mapping[str, Entry]
 """The figures of one cell by metric."""
 
 
-def accuracies(*, top1: float | None, top5: float | None, images: int | None, **key: str) -> list[Entry]:
+def accuracies(
+    *, top1: float | None, top5: float | None, images: int | None, image_set: str | None = None, **key: str
+) -> list[Entry]:
     """Return top-1 and top-5 with Wilson's intervals (None: not run)."""
     found = []
     for metric, value in (("top1", top1), ("top5", top5)):
-        entry = Entry(metric=metric, value=value, images=images, **key)
+        entry = Entry(metric=metric, value=value, images=images, image_set=image_set, **key)
         if value is not None and images:
             low, high = Accuracy(top1=value, top5=value, images=images).interval()
             entry = replace(entry, low=low, high=high)
@@ -80,7 +84,7 @@ def pivot(
     """Return the table with one row per combination of some fields, and one column per value of another.
 
     Args:
-        entries: rows and columns stand in the order in which they first appear.
+        entries: rows stand in the order in which they first appear, columns in that of ``heads``, or likewise.
         title: heading of the table.
         rows: heading -> field of `Entry`, for the columns of text at the left.
         columns: the field of `Entry` that goes to the right.
@@ -94,6 +98,8 @@ def pivot(
         row, column = tuple(getattr(entry, field) for field in rows.values()), getattr(entry, columns)
         cells.setdefault(row, {}).setdefault(column, {})[entry.metric] = entry
         order[column] = order.get(column, False) or entry.paper is not None
+    if heads and set(order) <= set(heads):
+        order = {column: order[column] for column in heads if column in order}
     top = {}
     for column in order if best else ():
         worth = [w for of_row in cells.values() if (w := best(of_row.get(column, {}))) is not None]
@@ -122,6 +128,44 @@ def _of_paper(found: Cell, cell: Callable[[Cell], str]) -> str:
         m: replace(e, value=e.paper, low=None, high=None, images=None) for m, e in found.items() if e.paper is not None
     }
     return cell(printed).replace(NOT_RUN, "–") if printed else ""
+
+
+def by_images(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """Return entries by the images that they were evaluated on, the most first: figures of others never share a table.
+
+    What says no images stands with those of its row, or else of the most images.
+    """
+    entries = list(entries)
+    said = [e for e in entries if e.images is not None and e.value is not None]
+    sets = sorted({(e.images, e.image_set or "") for e in said}, key=lambda one: (-one[0], one[1]))
+    labels = {}
+    for images, one in sets:
+        others = [other for count, other in sets if count == images]
+        which = f", choice {others.index(one) + 1}" if len(others) > 1 else ""
+        labels[images, one] = f"{images:,} images{which}"
+    found: dict[str, list[Entry]] = {label: [] for label in labels.values()} or {"": []}
+    label_of: dict[tuple[str, ...], str] = {}
+    for e in said:
+        for row in _rows_of(e):
+            label_of.setdefault(row, labels[e.images, e.image_set or ""])
+    for e in entries:
+        if e.images is not None and e.value is not None:
+            label = labels[e.images, e.image_set or ""]
+        else:
+            label = next((label_of[row] for row in _rows_of(e) if row in label_of), next(iter(found)))
+        found[label].append(e)
+    return {label: group for label, group in found.items() if group}
+
+
+def _rows_of(e: Entry) -> tuple[tuple[str, ...], ...]:
+    return (e.network, e.item, e.scheme, e.bits), (e.network, e.item, e.scheme)
+
+
+def measured(entries: Iterable[Entry], field: str) -> list[Entry]:
+    """Return the entries of those values of a field that have any figure; all, where none has."""
+    entries = list(entries)
+    kept = {getattr(e, field) for e in entries if e.value is not None or e.paper is not None}
+    return [e for e in entries if getattr(e, field) in kept or not kept]
 
 
 def networks_of(entries: Iterable[Entry]) -> list[str]:

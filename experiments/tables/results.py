@@ -6,39 +6,28 @@ import csv
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from experiments.networks import ALL
+from experiments.real_networks import NETWORKS
 from experiments.rows import read_lines
 from experiments.store import read_rows
 from ggdjax import GgdjaxError
 
 FOLDER = Path(__file__).resolve().parents[1] / "results"
 
-#: Results file -> the benchmark that makes it.
+#: Results file -> the benchmark that makes it; what is not here is an experiment of the runner.
 MADE_BY = {
-    "backward_forward.jsonl": "backward_forward",
-    "backward_forward_cost.json": "backward_forward --naive",
-    "calibration_memory.json": "calibration_memory",
     "cost_of_networks.json": "cost_of_networks",
-    "families_on_networks.json": "families_on_networks",
-    "fit_against_scipy.json": "fit_against_scipy",
-    "fit_throughput.json": "fit_throughput",
-    "float_throughput.json": "float_throughput",
-    "gradient_tuning.json": "gradient_tuning",
-    "schemes_on_networks.jsonl": "schemes_on_networks",
-    "shipped_networks.json": "shipped_networks",
-    "simulator_throughput.json": "simulator_throughput",
-    "steps_throughput.json": "steps_throughput",
-    "time_to_choose.json": "time_to_choose",
     "tuning_scaling.json": "tuning_scaling",
-    "weights_on_networks.json": "weights_on_networks",
 }
-#: Results file -> the experiment of the runner whose cells count as more of its rows.
-RUNS = {"schemes_on_networks.jsonl": "schemes", "backward_forward.jsonl": "tuning"}
 PEERS = "peers"
+#: Networks of the project: those of others may stand in a folder without making its tables differ.
+KNOWN = frozenset({*ALL, "any"})
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
@@ -54,48 +43,86 @@ class Source:
     day: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """One store of the runner."""
+
+    folder: Path
+    rows: list[dict[str, Any]]
+
+
 @dataclass(frozen=True)
 class Results:
-    """The folder of results; a file that is not there holds nothing."""
+    """The folder of results: stores of the runner in it and in the folders below it, and files of benchmarks.
+
+    A file or store that is not there holds nothing.
+    """
 
     folder: Path = FOLDER
+    known: bool = False
+    """Leave out networks that are not the project's."""
 
     def read(self, name: str) -> Any:
-        """Return what a JSON file holds, or the rows of a JSON-lines file; empty where it is not there.
+        """Return what a JSON file holds; empty where it is not there.
 
         Raises:
             GgdjaxError: it is not JSON.
         """
         path = self.folder / name
         try:
-            if name.endswith(".jsonl"):
-                return read_lines(path)
             return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         except json.JSONDecodeError as error:
             raise GgdjaxError(f"{path} is not JSON ({error}); delete it and run {command_of(name)}") from None
 
-    def rows(self, name: str) -> list[dict[str, Any]]:
-        """Return the rows of a file: its lines, its list, or what it holds under `rows`.
+    def rows(self, name: str, *, every_seed: bool = False) -> list[dict[str, Any]]:
+        """Return the rows of an experiment, or of a benchmark's file: its list, or what it holds under `rows`.
 
-        Cells of the runner (`python -m experiments … --out` into a folder beside the file) come first, so that the
-        file has the last word.
+        One cell has one row: of several, with other settings, that on the most held-out images, and of these the
+        last one. Of several seeds the first of each network counts, or ``every_seed``.
         """
-        found = self.read(name)
-        found = found if isinstance(found, list) else found.get("rows", [])
-        return [row for folder in self._run_folders(name) for row in _cells(folder, RUNS[name])] + found
+        if name in MADE_BY:
+            found = self.read(name)
+            rows = found if isinstance(found, list) else found.get("rows", [])
+        else:
+            rows = [row for folder in self.stores for row in folder.rows if row["experiment"] == name]
+        return _one_each([row for row in rows if not self.known or row["network"] in KNOWN], every_seed)
 
-    def _run_folders(self, name: str) -> list[Path]:
-        if name not in RUNS:
-            return []
-        folders = dict.fromkeys(path.parent for path in sorted(self.folder.glob("*/cells-*.jsonl")))
-        return [folder for folder in folders if folder.name != PEERS and _cells(folder, RUNS[name])]
+    @cached_property
+    def stores(self) -> list[Store]:
+        """The stores in this folder and in those below it."""
+        found = sorted(
+            {path.parent for pattern in ("", "*/", "*/*/") for path in self.folder.glob(f"{pattern}cells-*")}
+        )
+        return [Store(folder=folder, rows=read_rows(folder)) for folder in found if folder.name != PEERS]
+
+    @cached_property
+    def _every(self) -> dict[str, int]:
+        """Network -> all images that it may hold out."""
+        found: dict[str, int] = {}
+        for row in self.rows("schemes"):
+            found[row["network"]] = max(found.get(row["network"], 0), row.get("held_out_images", 0))
+        return found
+
+    def images_of(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the number of images that a row evaluated on, and what tells them from others of this number.
+
+        All that the network may hold out are the same ones; of others the hash of their ids, where the row says it.
+        """
+        count = row.get("held_out_images")
+        if count is None:
+            return {"images": None, "image_set": None}
+        said = row.get("images")
+        said = said.get("accuracy", said.get("held_out", {})) if isinstance(said, dict) else {}
+        rest = "left by tuning" if "tuning_images" in row else None
+        every = int(count) == self._every.get(row.get("network", ""))
+        return {"images": int(count), "image_set": None if every else said.get("hash", rest)}
 
     def _peer_files(self) -> list[Path]:
         return sorted(path for path in (self.folder / PEERS).glob("*") if path.suffix in (".csv", ".jsonl"))
 
     def _peer_rows(self, path: Path) -> list[dict[str, Any]]:
         if path.suffix == ".jsonl":
-            return self.read(f"{PEERS}/{path.name}")
+            return read_lines(path)
         with path.open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
@@ -117,18 +144,22 @@ class Results:
         return sorted(rows, key=lambda row: (row.get("held_out_images", 0.0), row.get("measured", "")))
 
     def holds(self, name: str) -> bool:
-        """Return whether there is anything of a results file, or of the peers' folder."""
-        return (self.folder / name).exists() or bool(self._run_folders(name))
+        """Return whether there is anything of an experiment, a results file, or the folder of other tools."""
+        return (self.folder / name).exists() if name in (*MADE_BY, PEERS) else bool(self.rows(name))
 
     def sources(self) -> list[Source]:
         """Return every source that is there, with command, device, versions and day."""
         found = []
+        for store in self.stores:
+            for name in dict.fromkeys(row["experiment"] for row in store.rows if row["experiment"] != PEERS):
+                rows = [row for row in store.rows if row["experiment"] == name]
+                if self.known and not any(row["network"] in KNOWN for row in rows):
+                    continue
+                place = str(store.folder.relative_to(self.folder))
+                found.append(self._source(place, name, f"python -m experiments run {name}", rows))
         for name in MADE_BY:
             if (self.folder / name).is_file():
                 found.append(self._source(name, name, command_of(name), self.read(name)))
-            for folder in self._run_folders(name):
-                command = f"python -m experiments {RUNS[name]}"
-                found.append(self._source(folder.name, name, command, _cells(folder, RUNS[name])))
         for path in self._peer_files():
             name = f"{PEERS}/{path.name}"
             found.append(self._source(name, PEERS, f"see {PEERS}/README.md", self._peer_rows(path)))
@@ -152,14 +183,41 @@ class Results:
         return f"committed {day}" if day else "not recorded"
 
 
+def networks_of(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """Return the networks of some rows, those of the project first; these where there are no rows."""
+    names = dict.fromkeys(row["network"] for row in rows)
+    return [name for name in NETWORKS if name in names] + [name for name in names if name not in NETWORKS] or [
+        *NETWORKS
+    ]
+
+
 def command_of(name: str) -> str:
     """Return the command that makes a results file."""
     return f"python -m experiments.benchmarks.{MADE_BY.get(name, name)}"
 
 
-def _cells(folder: Path, experiment: str) -> list[dict[str, Any]]:
-    """Return the finished cells of one experiment, with the first seed alone."""
-    return [row for row in read_rows(folder) if row["experiment"] == experiment and row["seed"] == 0]
+def _one_each(rows: list[dict[str, Any]], every_seed: bool) -> list[dict[str, Any]]:
+    first: dict[str, int] = {}
+    for row in rows:
+        if "seed" in row:
+            first[row["network"]] = min(row["seed"], first.get(row["network"], row["seed"]))
+    found: dict[Any, dict[str, Any]] = {}
+    for place, row in enumerate(rows):
+        if not every_seed and "seed" in row and row["seed"] != first[row["network"]]:
+            continue
+        key = (row["experiment"], row["key"], _run_of(row)) if "key" in row else place
+        if key not in found or _worth(row) >= _worth(found[key]):
+            found[key] = row
+    return list(found.values())
+
+
+def _worth(row: dict[str, Any]) -> tuple[int, str]:
+    return row.get("held_out_images", 0), row.get("finished", "")
+
+
+def _run_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what of the settings makes several rows of one cell that stand beside each other."""
+    return tuple(row.get(name) for name in ("objective", "rounding", "tuning_images")) if "stages" in row else ()
 
 
 def _provenance(held: Any) -> Iterator[dict[str, Any]]:

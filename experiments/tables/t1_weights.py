@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.benchmarks.weights_on_networks import BITS
+from experiments.configs.weights import Weights
 from experiments.real_networks import NETWORKS
 from experiments.tables.content import Content
 from experiments.tables.entries import Cell, Entry, lookup, networks_of, number, pivot, select
 from experiments.tables.plots import BLUE, GREY, LIGHT, new_figure, says_not_run
 from experiments.tables.results import Results
+from experiments.tables.results import networks_of as networks_in
 from experiments.tables.table import Table
 
 if TYPE_CHECKING:
@@ -33,12 +34,13 @@ DRAWN = ("8", "6", "4")
 
 def entries(results: Results) -> list[Entry]:
     """Return means per network and width, then every layer; `scheme` is the kind of tensor and the rule."""
-    rows = results.rows("weights_on_networks.json")
+    rows = {(row["network"], row["bits"]): row["tensors"] for row in results.rows("weights")}
     means, layers = [], []
-    for name in NETWORKS:
+    widths = sorted({bits for _, bits in rows} or Weights.bits, reverse=True)
+    for name in networks_in(results.rows("weights")):
         for kind in KINDS:
-            for bits in BITS:
-                of = [row for row in rows if (row["network"], row["kind"], row["bits"]) == (name, kind, bits)]
+            for bits in widths:
+                of = [row for row in rows.get((name, bits), ()) if row["kind"] == kind]
                 head = {"network": name, "bits": str(bits)}
                 for rule, label in RULES.items():
                     lossy = [row[rule]["sqnr_db"] for row in of if row[rule]["sqnr_db"] is not None]
@@ -139,7 +141,7 @@ CONTENT = Content(
         "One fractional length F per layer, steps 2^−F, normalizations folded. `best`: the F of least squared error; "
         "`max`: the largest F at which the largest magnitude just fits (Ristretto). `exact`: nothing is lost."
     ),
-    sources=("weights_on_networks.json",),
+    sources=("weights",),
     metrics=METRICS,
     entries=entries,
     tables=tables,

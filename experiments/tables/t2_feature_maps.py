@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from experiments.real_networks import NETWORKS
 from experiments.tables.content import Content
-from experiments.tables.entries import Cell, Entry, lookup, networks_of, number, pivot, select
+from experiments.tables.entries import Cell, Entry, lookup, measured, networks_of, number, pivot, select
 from experiments.tables.plots import BLUE, GREEN, GREY, LIGHT, ORANGE, label_ends, new_figure, says_not_run
 from experiments.tables.results import Results
+from experiments.tables.results import networks_of as networks_in
 from experiments.tables.table import Table
 from ggdjax import schemes
 
@@ -32,11 +32,11 @@ def entries(results: Results) -> list[Entry]:
     """Return mean and smallest SQNR, the schemes best at 8 bits first."""
     found = {
         (row["network"], row["scheme"], str(row["bits"])): row
-        for row in results.rows("schemes_on_networks.jsonl")
+        for row in results.rows("schemes")
         if row["kind"] == "sqnr"
     }
     made = []
-    for name in dict.fromkeys([*NETWORKS, *(network for network, _, _ in found)]):
+    for name in networks_in(found.values()):
         first = {
             scheme: found.get((name, scheme, BITS[0]), {}).get("mean_sqnr_db") or 0.0 for scheme in schemes.names()
         }
@@ -53,7 +53,7 @@ def tables(found: Sequence[Entry]) -> list[Table]:
     return [
         _with_classes(
             pivot(
-                select(found, network=name),
+                measured(select(found, network=name), "scheme"),
                 title=f"{name}: mean (smallest) SQNR of the feature maps, dB",
                 rows={"scheme": "scheme"},
                 columns="bits",
@@ -134,7 +134,7 @@ CONTENT = Content(
         "histograms. Class: a model tries no step on the data, a search takes the best by a criterion on them. Bold: "
         "the best mean of a width among the models."
     ),
-    sources=("schemes_on_networks.jsonl",),
+    sources=("schemes",),
     metrics=METRICS,
     entries=entries,
     tables=tables,

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.real_networks import NETWORKS
 from experiments.tables.content import Content
-from experiments.tables.entries import Cell, Entry, accuracies, lookup, networks_of, percentages, pivot, select
+from experiments.tables.entries import (
+    Entry,
+    accuracies,
+    by_images,
+    lookup,
+    measured,
+    networks_of,
+    percentages,
+    pivot,
+    select,
+)
 from experiments.tables.plots import GREEN, GREY, LIGHT, ORANGE, label_ends, new_figure, says_not_run
 from experiments.tables.results import Results
+from experiments.tables.results import networks_of as networks_in
 from experiments.tables.t2_feature_maps import BITS, NAMED
 from experiments.tables.table import Table
 from ggdjax import schemes
@@ -31,23 +41,23 @@ def entries(results: Results) -> list[Entry]:
     """Return our schemes, then ours beside other tools (`item` is the tool and what shares a weight step)."""
     found = {
         (row["network"], row["scheme"], _pair(row["bits"])): row
-        for row in results.rows("schemes_on_networks.jsonl")
+        for row in results.rows("schemes")
         if row["kind"] == "accuracy"
     }
-    names = list(dict.fromkeys([*NETWORKS, *(network for network, _, _ in found)]))
+    names = networks_in([*found.values(), *results.rows("gradient"), *results.rows("tuning")])
     made = []
     for name in names:
-        made += _of(found.get((name, FLOAT, FLOAT)), network=name, scheme=FLOAT, bits=FLOAT)
+        made += _of(results, found.get((name, FLOAT, FLOAT)), network=name, scheme=FLOAT, bits=FLOAT)
         for scheme in schemes.names():
             for widths in WIDTHS:
-                made += _of(found.get((name, scheme, widths)), network=name, scheme=scheme, bits=widths)
+                made += _of(results, found.get((name, scheme, widths)), network=name, scheme=scheme, bits=widths)
     for name in names:
         ours = _ours(results, name, found)
         beside = ours | _peers(results, name) | ours  # ours come first, and have the last word on themselves
         for item, scheme in dict.fromkeys((item, scheme) for item, scheme, _ in beside):
             for widths in PEER_WIDTHS:
                 row = beside.get((item, scheme, widths))
-                made += _of(row, network=name, item=item, scheme=scheme, bits=widths)
+                made += _of(results, row, network=name, item=item, scheme=scheme, bits=widths)
     return made
 
 
@@ -55,24 +65,23 @@ def _pair(bits: int | str) -> str:
     return FLOAT if bits == 32 else f"{bits}/{bits}"
 
 
-def _of(row: dict[str, Any] | None, **key: str) -> list[Entry]:
+def _of(results: Results, row: dict[str, Any] | None, **key: str) -> list[Entry]:
     row = row or {}
-    images = row.get("held_out_images", row.get("evaluation_images"))
-    images = None if images is None else int(images)
-    return accuracies(top1=row.get("top1"), top5=row.get("top5"), images=images, **key)
+    return accuracies(top1=row.get("top1"), top5=row.get("top5"), **results.images_of(row), **key)
 
 
 def _ours(results: Results, name: str, found: dict) -> dict[tuple[str, str, str], dict[str, Any]]:
     """Return the default scheme at every pair of widths, and tuned."""
     rows = {(OURS, "ggd", widths): row for widths in PEER_WIDTHS if (row := found.get((name, "ggd", widths)))}
-    for row in results.rows("gradient_tuning.json"):
+    for row in results.rows("gradient"):
         if row["network"] == name and row["method"] == "before":
-            rows.setdefault((OURS, "ggd", row["bits"]), row)
+            rows.setdefault((OURS, "ggd", row["widths"]), row)
         if row["network"] == name and row["method"] == "gradient":
-            rows[OURS, GRADIENT, row["bits"]] = row
-    for row in results.rows("backward_forward.jsonl"):
-        if row["network"] == name:
-            rows[OURS, SEARCHED, row["widths"]] = row["stages"]["forward"]
+            rows[OURS, GRADIENT, row["widths"]] = row
+    for row in results.rows("tuning"):
+        if row["network"] == name and row.get("rounding", "nearest") == "nearest":
+            own = {key: row[key] for key in ("network", "images", "tuning_images") if key in row}
+            rows[OURS, SEARCHED, row["widths"]] = own | row["stages"]["forward"]
     return rows
 
 
@@ -89,40 +98,38 @@ def tables(found: Sequence[Entry]) -> list[Table]:
     made = []
     for name in networks_of(found):
         own = [e for e in select(found, network=name) if not e.item]
-        most = max((e.images or 0 for e in select(found, network=name)), default=0)
         real = {e.metric: e for e in own if e.bits == FLOAT}
-        text = percentages(real) + (f" on {real['top1'].images:,} held-out images" if real["top1"].images else "")
-        if own:
+        for label, group in by_images(e for e in own if e.bits != FLOAT).items():
+            text = (
+                f", float {percentages(real)}" if real and label in ("", f"{real['top1'].images or 0:,} images") else ""
+            )
             made.append(
                 pivot(
-                    [e for e in own if e.bits != FLOAT],
-                    title=f"{name}: top-1 / top-5, %; float {text}",
+                    measured(measured(group, "scheme"), "bits"),
+                    title=f"{name}: top-1 / top-5, %{_on(label)}{text}",
                     rows={"scheme": "scheme"},
                     columns="bits",
                     heads={widths: f"W{widths.replace('/', 'A')}" for widths in WIDTHS},
-                    cell=lambda cell, most=most: accuracy(cell, most),
+                    cell=percentages,
                 )
             )
-        beside = [e for e in select(found, network=name) if e.item]
-        if beside:
+        for label, group in by_images(e for e in select(found, network=name) if e.item).items():
             made.append(
                 pivot(
-                    beside,
-                    title=f"{name}: beside other tools, top-1 / top-5, %",
+                    measured(group, "bits"),
+                    title=f"{name}: beside other tools, top-1 / top-5, %{_on(label)}",
                     rows={"tool, a weight step per": "item", "scheme": "scheme"},
                     columns="bits",
                     heads={widths: f"W{widths.replace('/', 'A')}" for widths in PEER_WIDTHS},
-                    cell=lambda cell, most=most: accuracy(cell, most),
+                    cell=percentages,
                     best=lambda cell: cell["top1"].value if "top1" in cell else None,
                 )
             )
     return made
 
 
-def accuracy(cell: Cell, most: int) -> str:
-    """Return accuracies in %, and the number of images where it is not that of the others."""
-    images = cell["top1"].images if "top1" in cell else None
-    return percentages(cell) + (f" ({images:,} images)" if images and images != most else "")
+def _on(label: str) -> str:
+    return f", on {label} held out" if label else ""
 
 
 def draw(found: Sequence[Entry]) -> Figure:
@@ -179,13 +186,13 @@ CONTENT = Content(
     title="Accuracy: every scheme, network and width, and other tools",
     about=(
         "W6A4: weights of 6 bits, feature maps of 4; biases 16 bits, one step per tensor, weights in fixed point. "
-        "CIFAR-10: 512 calibration images, all 10,000 test images; ImageNet sample: 100 and 900. A cell measured on "
-        "other images than the network's most says how many. 95 % intervals (Wilson) are in the CSV file: about ±0.8 "
+        "CIFAR-10: 512 calibration images, all 10,000 test images; ImageNet sample: 100 and 900. Figures on other "
+        "images have a table of their own. 95 % intervals (Wilson) are in the CSV file: about ±0.8 "
         "points at 10,000 images and ±3 at 900. Bold: the highest top-1 of a width beside other tools, whatever it "
         "costs. The tools place their quantizers as they see fit (see `peers/README.md`); tuned networks stand on "
         "images that did not tune."
     ),
-    sources=("schemes_on_networks.jsonl", "peers", "gradient_tuning.json", "backward_forward.jsonl"),
+    sources=("schemes", "peers", "gradient", "tuning"),
     metrics=METRICS,
     entries=entries,
     tables=tables,

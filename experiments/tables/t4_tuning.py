@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from experiments.benchmarks.backward_forward import IMAGES, WIDTHS
-from experiments.benchmarks.gradient_tuning import BUDGETS, METHODS
+from experiments.configs.gradient import METHODS
+from experiments.configs.tuning import Tuning
 from experiments.tables.content import Content
-from experiments.tables.entries import Cell, Entry, accuracies, networks_of, number, pivot, select
+from experiments.tables.entries import (
+    Cell,
+    Entry,
+    accuracies,
+    by_images,
+    measured,
+    networks_of,
+    number,
+    percentages,
+    pivot,
+    select,
+)
 from experiments.tables.plots import BLUE, GREEN, GREY, LIGHT, ORANGE, new_figure, says_not_run
 from experiments.tables.results import Results
-from experiments.tables.t3_accuracy import accuracy
+from experiments.tables.results import networks_of as networks_in
 from experiments.tables.table import Table
 
 if TYPE_CHECKING:
@@ -21,92 +32,137 @@ METRICS = {
     "top1": "top-1, fraction",
     "top5": "top-5, fraction",
     "p_value": "McNemar's exact test against the untuned network",
+    "own_untuned": "top-1 of the untuned network that this one was tuned from, where that is another figure",
     "seconds": "seconds of tuning, compiling included",
     "float_passes": "work of the search in passes through the network over the tuning images",
     "naive_float_passes": "the same of a search that runs the whole network for every candidate",
 }
-SEARCH, OTHERS = "backward-forward", "gradients and others"
+WIDTHS = Tuning.widths
+UNTUNED, SEARCH, OTHERS = "untuned", "backward-forward", "gradients and others"
 #: Stage of a search -> how it reads.
-STAGES = {"before": "before", "backward": "after the backward sweep", "forward": "after the forward sweep"}
+STAGES = {"backward": "after the backward sweep", "forward": "after the forward sweep"}
 #: What the runner may add to a search.
 FINISH = {"gradient": "then by gradients"}
 
 
 def entries(results: Results) -> list[Entry]:
-    """Return the stages of every search, then the other ways of tuning; `item` says which."""
+    """Return the untuned networks, the stages of every search, and the other ways of tuning; `item` says which.
+
+    One network at one pair of widths on the same images has one untuned figure. Where what was tuned started from
+    another, measured with another version of the code, that one stands in the metric ``own_untuned``.
+    """
     made = []
-    searches = results.rows("backward_forward.jsonl")
-    for name in dict.fromkeys([*IMAGES, *(row["network"] for row in searches)]):
-        runs = {_run(row): {} for row in searches if row["network"] == name} or {SEARCH: {}}
+
+    def images_of(row: dict) -> tuple[Any, ...]:
+        return tuple(results.images_of(row).values())
+
+    searches, others = results.rows("tuning"), results.rows("gradient")
+    schemes = [row for row in results.rows("schemes") if (row["kind"], row["scheme"]) == ("accuracy", "ggd")]
+    for name in networks_in([*searches, *others]):
+        every = max((row["held_out_images"] for row in schemes if row["network"] == name), default=0)
+        found = [row | {"widths": f"{row['bits']}/{row['bits']}"} for row in schemes if row["held_out_images"] == every]
+        found += [row for row in others if row["method"] == "before"]
+        found += [_stage(row, "before") for row in searches if row.get("rounding", "nearest") == "nearest"]
+        own = [row if "method" in row else _stage(row, "before") for row in (*searches, *others)]
+        evaluated = {images_of(row) for row in own if row["network"] == name}
+        untuned = {}
+        for row in found:
+            if row["network"] == name and images_of(row) in evaluated:
+                untuned.setdefault((row["widths"], images_of(row)), row)
+        for images in sorted(evaluated, key=str) or [None]:
+            for widths in WIDTHS:
+                row = untuned.get((widths, images), {})
+                made += _figures(results, row, network=name, item=UNTUNED, scheme="ggd", bits=widths)
+        runs = {_run(row): {} for row in searches if row["network"] == name}
         for row in searches:
             if row["network"] == name:
                 runs[_run(row)][row["widths"]] = row
         for item, by_widths in runs.items():
             for widths in WIDTHS:
-                made += _search(by_widths.get(widths, {}), network=name, item=item, bits=widths)
-    rows = {(row["network"], row["method"], row["bits"]): row for row in results.rows("gradient_tuning.json")}
-    for name in dict.fromkeys([*BUDGETS, *(network for network, _, _ in rows)]):
+                made += _search(results, by_widths.get(widths, {}), untuned, network=name, item=item, bits=widths)
+        rows = {(row["method"], row["widths"]): row for row in others if row["network"] == name}
         # Not every method is for every network: one that has run at no width has no line.
-        for method in [m for m in METHODS if any((name, m, widths) in rows for widths in WIDTHS)]:
+        for method in [m for m in METHODS if m != "before" and any((m, widths) in rows for widths in WIDTHS)]:
             for widths in WIDTHS:
-                row = rows.get((name, method, widths), {})
+                row = rows.get((method, widths), {})
                 key = {"network": name, "item": OTHERS, "scheme": method, "bits": widths}
-                images = row.get("evaluation_images")
-                made += accuracies(top1=row.get("top1"), top5=row.get("top5"), images=images, **key)
-                if method != "before":
-                    made.append(Entry(**key, metric="seconds", value=row.get("tuning_seconds")))
+                made += _figures(results, row, **key)
+                if row:
+                    made += _other_start(results, rows.get(("before", widths), {}), untuned, **key)
+                made.append(Entry(**key, metric="seconds", value=row.get("tuning_seconds")))
     return made
 
 
 def _run(row: dict) -> str:
     seed = f", seed {row['seed']}" if row["seed"] else ""
-    return f"{SEARCH} on {row['objective']}, {row['tuning_images']:,} images{seed}"
+    rounded = ", weights rounded for the output" if row.get("rounding") == "output" else ""
+    return f"{SEARCH} on {row['objective']}, {row['tuning_images']:,} images{rounded}{seed}"
 
 
-def _search(row: dict, **key: str) -> list[Entry]:
+def _stage(row: dict, stage: str) -> dict:
+    """Return the figures of one stage as a row of its own."""
+    figures = row.get("stages", {}).get(stage, {})
+    return {**{key: row[key] for key in ("network", "widths", "images", "tuning_images") if key in row}, **figures}
+
+
+def _figures(results: Results, row: dict, **key: str) -> list[Entry]:
+    return accuracies(top1=row.get("top1"), top5=row.get("top5"), **results.images_of(row), **key)
+
+
+def _other_start(results: Results, before: dict, untuned: dict, **key: str) -> list[Entry]:
+    """Return the untuned figure of a tuned network where it is not the one of the table."""
+    one = untuned.get((key["bits"], tuple(results.images_of(before).values())), before)
+    if before.get("top1") == one.get("top1"):
+        return []
+    return [Entry(**key, metric="own_untuned", value=before["top1"], **results.images_of(before))]
+
+
+def _search(results: Results, row: dict, untuned: dict, **key: str) -> list[Entry]:
     made = []
+    rounded = row.get("rounding", "nearest") != "nearest"
     finish = {stage: label for stage, label in FINISH.items() if stage in row.get("stages", {})}
-    for stage, label in (STAGES | finish).items():
-        evaluated = row.get("stages", {}).get(stage, {})
-        images = evaluated.get("held_out_images")
-        made += accuracies(top1=evaluated.get("top1"), top5=evaluated.get("top5"), images=images, scheme=label, **key)
+    first = {"before": "before"} if rounded else {}
+    for stage, label in (first | STAGES | finish).items():
+        found = _stage(row, stage)
+        made += _figures(results, found, scheme=label, **key)
         if stage != "before":
-            made.append(Entry(**key, scheme=label, metric="p_value", value=evaluated.get("p_value")))
-    costs = ("seconds", "float_passes", "naive_float_passes")
-    return made + [Entry(**key, scheme=STAGES["forward"], metric=metric, value=row.get(metric)) for metric in costs]
+            made.append(
+                Entry(**key, scheme=label, metric="p_value", value=found.get("p_value"), **results.images_of(found))
+            )
+            if not rounded and row:
+                made += _other_start(results, _stage(row, "before"), untuned, scheme=label, **key)
+    costs = {"seconds": "search_seconds", "float_passes": "float_passes", "naive_float_passes": "naive_float_passes"}
+    label = STAGES["forward"]
+    return made + [Entry(**key, scheme=label, metric=metric, value=row.get(name)) for metric, name in costs.items()]
 
 
 def tables(found: Sequence[Entry]) -> list[Table]:
-    """Return, per network, accuracies and what they cost."""
+    """Return, per network and images, accuracies, and what they cost."""
     made = []
     for name in networks_of(found):
         own = select(found, network=name)
-        most = max((e.images or 0 for e in own), default=0)
         layout = {"rows": {"tuning": "item", "state": "scheme"}, "columns": "bits"}
         layout["heads"] = {widths: f"W{widths.replace('/', 'A')}" for widths in WIDTHS}
-        made.append(
-            pivot(
-                select(own, metric=("top1", "top5", "p_value")),
-                title=f"{name}: top-1 / top-5, %, on held-out images",
-                cell=lambda cell, most=most: _judged(cell, most),
-                **layout,
+        for label, group in by_images(select(own, metric=("top1", "top5", "p_value", "own_untuned"))).items():
+            made.append(
+                pivot(
+                    measured(group, "bits"),
+                    title=f"{name}: top-1 / top-5, %, on {label or 'images'} held out",
+                    cell=_judged,
+                    **layout,
+                )
             )
-        )
-        made.append(
-            pivot(
-                select(own, metric=("seconds", "float_passes", "naive_float_passes")),
-                title=f"{name}: seconds of tuning (passes through the network, of which a naive search needs)",
-                cell=_cost,
-                **layout,
-            )
-        )
+        cost = measured(select(own, metric=("seconds", "float_passes", "naive_float_passes")), "bits")
+        title = f"{name}: seconds of tuning (passes through the network, of which a naive search needs)"
+        if cost:
+            made.append(pivot(cost, title=title, cell=_cost, **layout))
     return made
 
 
-def _judged(cell: Cell, most: int) -> str:
+def _judged(cell: Cell) -> str:
     entry = cell.get("p_value")
     p = "" if entry is None or entry.value is None else f", p {entry.value:.2g}"
-    return accuracy(cell, most) + p
+    return percentages(cell) + (" †" if "own_untuned" in cell else "") + p
 
 
 def _cost(cell: Cell) -> str:
@@ -144,19 +200,23 @@ def draw(found: Sequence[Entry]) -> Figure:
 def _dumbbells(found: Sequence[Entry]) -> list[tuple[str, list[float], str]]:
     """Return label, values from before to after, and colour of every way of tuning that was run."""
     made = []
-    value = {(e.item, e.scheme, e.bits): e.value for e in found if e.value is not None}
+    value = {(e.item, e.scheme, e.bits): e for e in found if e.value is not None}
+    start = {(e.bits, e.images): e.value for e in found if e.item == UNTUNED and e.value is not None}
     for widths in WIDTHS:
         label = f"W{widths.replace('/', 'A')}"
-        for item in dict.fromkeys(e.item for e in found if e.item != OTHERS):
-            points = [value[key] for stage in (STAGES | FINISH).values() if (key := (item, stage, widths)) in value]
+        for item in dict.fromkeys(e.item for e in found if e.item not in (OTHERS, UNTUNED)):
+            stages = [value[k] for s in ("before", *(STAGES | FINISH).values()) if (k := (item, s, widths)) in value]
+            points = [e.value for e in stages]
+            if stages and stages[0].scheme != "before" and (widths, stages[0].images) in start:
+                points.insert(0, start[widths, stages[0].images])
             if len(points) > 1:
                 short = item.replace(f"{SEARCH} on top1", "search")
                 made.append((f"{label} {short}", points, BLUE))
-        for method in METHODS[1:]:
-            before, after = (value.get((OTHERS, m, widths)) for m in ("before", method))
+        for method in METHODS:
+            after = value.get((OTHERS, method, widths))
             if after is not None:
-                points = [after] if before is None else [before, after]
-                made.append((f"{label} {method}", points, GREEN if method == "gradient" else ORANGE))
+                before = [start[widths, after.images]] if (widths, after.images) in start else []
+                made.append((f"{label} {method}", [*before, after.value], GREEN if method == "gradient" else ORANGE))
     return made
 
 
@@ -165,18 +225,17 @@ CONTENT = Content(
     title="Tuning: the backward-forward search sweep by sweep, and gradients",
     about=(
         "The untuned network is that of the default scheme. Images that tune, calibrate and evaluate are disjoint. p: "
-        "McNemar's exact test against the untuned network. The search of SqueezeNet takes 64 of the 900 held-out "
-        "images to tune, and 300 others to evaluate; the gradients take 200, and 700: compare with the `before` of the "
-        "same row group. `bits`: widths per layer at the same average. Seconds are wall time, on whatever else the "
-        "machine did."
+        "McNemar's exact test against the untuned network that was tuned. †: that one has another figure than the "
+        "one of this table: it was made by another version of the code. `bits`: widths per layer at "
+        "the same average. Seconds are wall time, on whatever else the machine did."
     ),
-    sources=("backward_forward.jsonl", "gradient_tuning.json"),
+    sources=("tuning", "gradient", "schemes"),
     metrics=METRICS,
     entries=entries,
     tables=tables,
     draw=draw,
     caption=(
         "Top-1 before (open) and after (filled): blue the search, with its backward sweep as a bar; green gradients; "
-        "orange bias correction, equalization and widths per layer. A lone dot: `before` was not run."
+        "orange bias correction, equalization and widths per layer. A lone dot: the untuned network was not run."
     ),
 )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from experiments.real_networks import NETWORKS
 from experiments.tables.content import Content
 from experiments.tables.entries import Entry, lookup, networks_of, number, pivot, select
 from experiments.tables.plots import BLUE, GREEN, ORANGE, PINK, SKY, YELLOW, heat_map, new_figure
 from experiments.tables.results import Results
+from experiments.tables.results import networks_of as networks_in
 from experiments.tables.table import Table
 from ggdjax.ggd import FAMILIES
 
@@ -31,9 +31,9 @@ COLOURS = (BLUE, SKY, GREEN, YELLOW, ORANGE, PINK, "#999999", "#444444")
 
 def entries(results: Results) -> list[Entry]:
     """Return wins and means per family, then the distance on every feature map."""
-    rows = {row["network"]: row for row in results.rows("families_on_networks.json")}
+    rows = {row["network"]: row for row in results.rows("families")}
     made, maps = [], []
-    for name in dict.fromkeys([*NETWORKS, *rows]):
+    for name in networks_in(rows.values()):
         row = rows.get(name, {})
         for family in ORDER:
             for metric in METRICS:
@@ -41,7 +41,9 @@ def entries(results: Results) -> list[Entry]:
                 if metric in CRITERIA:
                     continue
                 value = row.get("wins" if kind == "wins" else "mean", {}).get(criterion, {}).get(family)
-                made.append(Entry(network=name, scheme=family, metric=metric, value=value, images=row.get("images")))
+                made.append(
+                    Entry(network=name, scheme=family, metric=metric, value=value, images=row.get("calibration_images"))
+                )
         for item, distances in row.get("kolmogorov_smirnov", {}).items():
             for family in ORDER:
                 key = {"network": name, "item": item, "scheme": family}
@@ -128,7 +130,7 @@ CONTENT = Content(
         "before. `ggd` holds half-normal, exponential, gamma, Weibull and generalized normal as special cases, so it "
         "can only lose to them by a criterion other than the likelihood; BIC charges for its third parameter."
     ),
-    sources=("families_on_networks.json",),
+    sources=("families",),
     metrics=METRICS,
     entries=entries,
     tables=tables,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from experiments.real_networks import NETWORKS
 from experiments.tables.content import Content
-from experiments.tables.entries import Cell, Entry, lookup, networks_of, number, pivot, select
+from experiments.tables.entries import Cell, Entry, by_images, lookup, networks_of, number, pivot, select
 from experiments.tables.plots import BLUE, LIGHT, ORANGE, SKY, new_figure, says_not_run
 from experiments.tables.results import Results
+from experiments.tables.results import networks_of as networks_in
 from experiments.tables.table import Table
 from ggdjax.cost import Dataflow
 
@@ -46,14 +47,17 @@ METRICS = {
     "cycles": "cycles of one image",
 }
 WIDTHS = ("float32", "16/16", "8/8", "6/6", "4/4")
+#: Method of tuning -> what its cost is called after.
+ALLOCATED = {"bits": "", "bits, gradient": ", tuned"}
 MAIN = Dataflow.ROW_STATIONARY.value
 
 
 def entries(results: Results) -> list[Entry]:
     """Return the costs; `scheme` is the dataflow, `bits` the widths, one for all layers or a mean over them."""
     rows = {(row["network"], row["dataflow"], row["widths"]): row for row in results.rows("cost_of_networks.json")}
+    right = _accuracies(results)
     made = []
-    for name in dict.fromkeys([*NETWORKS, *(network for network, _, _ in rows)]):
+    for name in networks_in(rows.values()):
         for dataflow in (MAIN, *(d.value for d in Dataflow if d.value != MAIN)):
             mixed = sorted(key[2] for key in rows if key[:2] == (name, dataflow) and key[2] not in WIDTHS)
             for widths in (*WIDTHS, *mixed):
@@ -64,15 +68,30 @@ def entries(results: Results) -> list[Entry]:
                     row["dram_gb_per_s_per_ghz"] = row["dram_bytes"] / row["cycles"]
                     row["buffer_gb_per_s_per_ghz"] = row["buffer_bytes"] / row["cycles"]
                 key = {"network": name, "scheme": dataflow, "bits": widths}
-                made += [Entry(**key, metric=metric, value=row.get(metric)) for metric in METRICS]
+                top1 = right.get((name, widths), {}) if row else {}
+                made.append(Entry(**key, metric="top1", value=top1.get("top1"), **results.images_of(top1)))
+                made += [Entry(**key, metric=metric, value=row.get(metric)) for metric in METRICS if metric != "top1"]
     return made
+
+
+def _accuracies(results: Results) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the accuracy of networks and widths: the default scheme, and widths per layer, allocated and tuned."""
+    found = {}
+    for row in results.rows("schemes"):
+        if row["kind"] == "accuracy" and row["scheme"] in ("ggd", "float"):
+            widths = "float32" if row["scheme"] == "float" else f"{row['bits']}/{row['bits']}"
+            found[row["network"], widths] = row
+    for row in results.rows("gradient"):
+        if row["method"] in ALLOCATED:
+            found[row["network"], f"mean {row['widths'].partition('/')[0]}{ALLOCATED[row['method']]}"] = row
+    return found
 
 
 def tables(found: Sequence[Entry]) -> list[Table]:
     """Return, per network, everything under one dataflow; and energy and DRAM traffic under all."""
     made = [
         pivot(
-            select(found, network=name, scheme=MAIN),
+            _apart(select(found, network=name, scheme=MAIN)),
             title=f"{name}: one image, {MAIN}",
             rows={"weights/maps": "bits"},
             columns="metric",
@@ -94,9 +113,18 @@ def tables(found: Sequence[Entry]) -> list[Table]:
     return made
 
 
+def _apart(found: Sequence[Entry]) -> list[Entry]:
+    """Return the entries with a column of its own for the top-1 of every set of images."""
+    groups = by_images(select(found, metric="top1"))
+    if len(groups) == 1:
+        return list(found)
+    named = [replace(e, metric=f"top-1, %, {label}") for label, group in groups.items() for e in group]
+    return [*named, *(e for e in found if e.metric != "top1")]
+
+
 def _shown(cell: Cell) -> str:
     (metric,) = cell
-    _, scale, digits = SHOWN[metric]
+    _, scale, digits = SHOWN.get(metric, SHOWN["top1"])
     return number(cell, metric, digits, scale)
 
 
@@ -150,7 +178,7 @@ CONTENT = Content(
         "an array that never waits. `mean 4`: a width for every layer, four bits on average (bit allocation), tuned "
         "by gradients where it says so (T4). Top-1 against energy as a plot: `../cost_of_networks.svg`."
     ),
-    sources=("cost_of_networks.json",),
+    sources=("cost_of_networks.json", "schemes", "gradient"),
     metrics=METRICS,
     entries=entries,
     tables=tables,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.real_networks import NETWORKS
 from experiments.tables.content import Content
@@ -28,24 +28,24 @@ METRICS = {
 }
 PASS, COUNT, TUNE = "float pass over the calibration images", "counting every feature map", "tuning"
 CHOOSE = "choosing every step: "
-#: What of the single operations is shown: row -> results file, keys, factor, digits.
+#: What of the single operations is shown: row -> benchmark, keys.
 OPERATIONS = {
-    "fits of 1,000 histograms in one call, per second (order 0)": ("fit_throughput.json", "fits_per_second_order_0"),
-    "the same at order 2": ("fit_throughput.json", "fits_per_second_order_2"),
-    "closed-form steps, a million in one call, per second": ("steps_throughput.json", "closed_form", "per_second"),
-    "solutions of the support equation, per second": ("steps_throughput.json", "support", "per_second"),
-    "exact minima at 8 bits, per second": ("steps_throughput.json", "optimal", "per_second"),
-    "best powers of two at 8 bits, per second": ("steps_throughput.json", "power_of_two", "per_second"),
-    "seconds of `scipy.stats.gengamma.fit`, one tensor": ("fit_against_scipy.json", "scipy_seconds_per_tensor"),
-    "seconds of `fit` on the same samples": ("fit_against_scipy.json", "seconds_per_tensor_samples"),
-    "seconds of `fit` on their histogram": ("fit_against_scipy.json", "seconds_per_tensor_histogram"),
-    "peak memory of calibration with 100 images, MiB": ("calibration_memory.json", "folder", "100"),
-    "the same with 3,000 images": ("calibration_memory.json", "folder", "3000"),
+    "fits of 1,000 histograms in one call, per second (order 0)": ("fit-throughput", "fits_per_second_order_0"),
+    "the same at order 2": ("fit-throughput", "fits_per_second_order_2"),
+    "closed-form steps, a million in one call, per second": ("steps-throughput", "closed_form", "per_second"),
+    "solutions of the support equation, per second": ("steps-throughput", "support", "per_second"),
+    "exact minima at 8 bits, per second": ("steps-throughput", "optimal", "per_second"),
+    "best powers of two at 8 bits, per second": ("steps-throughput", "power_of_two", "per_second"),
+    "seconds of `scipy.stats.gengamma.fit`, one tensor": ("fit-against-scipy", "scipy_seconds_per_tensor"),
+    "seconds of `fit` on the same samples": ("fit-against-scipy", "seconds_per_tensor_samples"),
+    "seconds of `fit` on their histogram": ("fit-against-scipy", "seconds_per_tensor_histogram"),
+    "peak memory of calibration with 100 images, MiB": ("calibration-memory", "folder", "100"),
+    "the same with 3,000 images": ("calibration-memory", "folder", "3000"),
     "backward-forward on some layers of ResNet-20: seconds of a naive search": (
-        "backward_forward_cost.json",
+        "search-cost",
         "naive_seconds",
     ),
-    "the same by suffixes and screening": ("backward_forward_cost.json", "seconds"),
+    "the same by suffixes and screening": ("search-cost", "seconds"),
 }
 RATES = {
     "float": "float network",
@@ -64,12 +64,14 @@ def entries(results: Results) -> list[Entry]:
 
 
 def _steps(results: Results) -> Iterator[Entry]:
-    choose = results.read("time_to_choose.json")
-    gradient = {(r["network"], r["bits"]): r for r in results.rows("gradient_tuning.json") if r["method"] == "gradient"}
+    choose = _timings(results, "time-to-choose")
+    gradient = {(r["network"], r["widths"]): r for r in results.rows("gradient") if r["method"] == "gradient"}
     search = {
-        (r["network"], r["widths"]): r for r in results.rows("backward_forward.jsonl") if r["objective"] == "top1"
+        (r["network"], r["widths"]): r
+        for r in results.rows("tuning")
+        if r["objective"] == "top1" and r.get("rounding", "nearest") == "nearest"
     }
-    for name in dict.fromkeys([*NETWORKS, *(key for key, value in choose.items() if "schemes" in dict(value))]):
+    for name in dict.fromkeys([*NETWORKS, *choose]):
         row = choose.get(name, {})
         one = row.get("float_pass_seconds")
         counting = row["counting_seconds"] - one if row else None
@@ -78,7 +80,7 @@ def _steps(results: Results) -> Iterator[Entry]:
             taken = row.get("schemes", {}).get(scheme, {})
             steps.append((CHOOSE + scheme, taken.get("seconds"), taken.get("first")))
         steps.append((f"{TUNE}: gradients, W4A4", gradient.get((name, "4/4"), {}).get("tuning_seconds"), None))
-        steps.append((f"{TUNE}: backward-forward, W4A4", search.get((name, "4/4"), {}).get("seconds"), None))
+        steps.append((f"{TUNE}: backward-forward, W4A4", search.get((name, "4/4"), {}).get("search_seconds"), None))
         for step, seconds, first in steps:
             key = {"network": name, "scheme": step}
             yield Entry(**key, metric="seconds", value=seconds)
@@ -88,9 +90,13 @@ def _steps(results: Results) -> Iterator[Entry]:
                 yield Entry(**key, metric="first_call_seconds", value=first)
 
 
+def _timings(results: Results, benchmark: str) -> dict[str, dict[str, Any]]:
+    """Return the figures of a benchmark by network."""
+    return {row["network"]: row["figures"] for row in results.rows("timings") if row["benchmark"] == benchmark}
+
+
 def _rates(results: Results) -> Iterator[Entry]:
-    rows = {row["network"]: row for row in results.rows("simulator_throughput.json")}
-    passes = results.read("float_throughput.json")
+    rows, passes = (_timings(results, f"{one}-throughput") for one in ("simulator", "float"))
     for name in NETWORKS:
         for key, label in RATES.items():
             value = rows.get(name, {}).get(f"{key}_images_per_second")
@@ -102,7 +108,7 @@ def _rates(results: Results) -> Iterator[Entry]:
 
 
 def _operations(results: Results) -> Iterator[Entry]:
-    counting = results.read("fit_throughput.json")
+    counting = _timings(results, "fit-throughput").get(ANY)
     per_value = 1e9 / counting["values"] if counting else None
     for label, key in (
         ("counting pass, ns per value", "histogram_seconds"),
@@ -110,7 +116,7 @@ def _operations(results: Results) -> Iterator[Entry]:
     ):
         yield Entry(network=ANY, scheme=label, metric="figure", value=per_value * counting[key] if per_value else None)
     for label, (file, *keys) in OPERATIONS.items():
-        value = results.read(file)
+        value = _timings(results, file).get(ANY, {})
         for key in keys:
             value = value.get(key, {})
         yield Entry(network=ANY, scheme=label, metric="figure", value=value or None)
@@ -245,20 +251,7 @@ CONTENT = Content(
         "of three runs. Tuning is wall time with compiling, on whatever else the machine did, over the same unit. "
         "Images per second: one batch, the fastest of several runs."
     ),
-    sources=(
-        "time_to_choose.json",
-        "gradient_tuning.json",
-        "backward_forward.jsonl",
-        "simulator_throughput.json",
-        "float_throughput.json",
-        "fit_throughput.json",
-        "steps_throughput.json",
-        "fit_against_scipy.json",
-        "calibration_memory.json",
-        "backward_forward_cost.json",
-        "tuning_scaling.json",
-        "peers",
-    ),
+    sources=("timings", "gradient", "tuning", "tuning_scaling.json", "peers"),
     metrics=METRICS,
     entries=entries,
     tables=tables,

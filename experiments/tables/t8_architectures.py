@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.benchmarks.shipped_networks import OPENERS
 from experiments.real_networks import CIFAR10, NETWORKS
 from experiments.tables.content import Content
-from experiments.tables.entries import Cell, Entry, accuracies, lookup, networks_of, number, percentages, pivot, select
+from experiments.tables.entries import (
+    Cell,
+    Entry,
+    accuracies,
+    by_images,
+    lookup,
+    networks_of,
+    number,
+    percentages,
+    pivot,
+    select,
+)
 from experiments.tables.plots import heat_map, new_figure
 from experiments.tables.results import Results
 from experiments.tables.table import Table
@@ -27,36 +37,31 @@ SCHEME, FLOAT = "ggd", "float"
 WIDTHS = ("8", "6", "5", "4")
 #: Network -> the images it was evaluated on.
 DATA = {name: "CIFAR-10" if real.images == CIFAR10 else "ImageNet sample" for name, real in NETWORKS.items()}
-DATA |= {name: about["data"] for name, (_, about) in OPENERS.items()}
+DATA |= {"digits": "digits", "resnet20-shipped": "CIFAR-10"}
 
 
 def entries(results: Results) -> list[Entry]:
     """Return sizes, accuracies and SQNR of the default scheme."""
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     sizes: dict[str, dict[str, Any]] = {}
-    for row in results.rows("schemes_on_networks.jsonl"):
+    for row in results.rows("schemes"):
         if row["scheme"] in (SCHEME, FLOAT):
             bits = FLOAT if row["scheme"] == FLOAT else str(row["bits"])
             rows[row["network"], bits, row["kind"]] = row
+            if "parameters" in row:
+                sizes[row["network"]] = row
     for row in results.rows("cost_of_networks.json"):
         if row["widths"] == "float32":
             sizes[row["network"]] = {"macs": row["macs"], "parameters": row["weight_bytes"] // 4}
-    for row in results.rows("shipped_networks.json"):
-        if row["scheme"] == SCHEME:
-            for kind in ("accuracy", "sqnr"):
-                rows[row["network"], str(row["bits"]), kind] = row
-            real = {"top1": row["float_top1"], "top5": row["float_top5"], "held_out_images": row["held_out_images"]}
-            rows[row["network"], FLOAT, "accuracy"] = real
-            sizes[row["network"]] = row
-    made = []
-    for name in DATA:
+    made, measured = [], dict.fromkeys(name for name, _, _ in rows)
+    for name in [n for n in DATA if n in measured] + [n for n in measured if n not in DATA] or DATA:
         for metric in ("parameters", "macs"):
             key = {"network": name, "scheme": FLOAT, "bits": FLOAT}
             made.append(Entry(**key, metric=metric, value=sizes.get(name, {}).get(metric)))
         for bits in (FLOAT, *WIDTHS):
             key = {"network": name, "scheme": FLOAT if bits == FLOAT else SCHEME, "bits": bits}
             row = rows.get((name, bits, "accuracy"), {})
-            made += accuracies(top1=row.get("top1"), top5=row.get("top5"), images=row.get("held_out_images"), **key)
+            made += accuracies(top1=row.get("top1"), top5=row.get("top5"), **results.images_of(row), **key)
             if bits != FLOAT:
                 value = rows.get((name, bits, "sqnr"), {}).get("mean_sqnr_db")
                 made.append(Entry(**key, metric="mean_sqnr_db", value=value))
@@ -68,17 +73,20 @@ def tables(found: Sequence[Entry]) -> list[Table]:
     made = []
     for data in dict.fromkeys(DATA.get(name, "other") for name in networks_of(found)):
         names = [name for name in networks_of(found) if DATA.get(name, "other") == data]
-        of = select(found, network=names)
-        made.append(
-            pivot(
-                select(of, metric=("top1", "top5", "mean_sqnr_db")),
-                title=f"{data}: top-1 / top-5, % (mean SQNR, dB)",
-                rows={"architecture": "network"},
-                columns="bits",
-                heads={FLOAT: "float"} | {bits: f"W{bits}A{bits}" for bits in WIDTHS},
-                cell=_judged,
+        of = select(found, network=names, metric=("top1", "top5", "mean_sqnr_db"))
+        for label, group in by_images(of).items():
+            made.append(
+                pivot(
+                    group,
+                    title=f"{data}: top-1 / top-5, %"
+                    + (f", on {label} held out" if label else "")
+                    + " (mean SQNR, dB)",
+                    rows={"architecture": "network"},
+                    columns="bits",
+                    heads={FLOAT: "float"} | {bits: f"W{bits}A{bits}" for bits in WIDTHS},
+                    cell=_judged,
+                )
             )
-        )
     made.append(
         pivot(
             select(found, metric=("parameters", "macs")),
@@ -98,14 +106,14 @@ def _judged(cell: Cell) -> str:
 
 def draw(found: Sequence[Entry]) -> Figure:
     """Draw top-1, coloured by what quantization costs, and SQNR, architectures against widths."""
-    names = [name for name in networks_of(found) if name in DATA]
+    names = networks_of(found)
     figure = new_figure(10, 0.5 * len(names) + 1.0)
     left, right = figure.subplots(1, 2, width_ratios=(1.2, 1), sharey=True)
     top1 = lookup(select(found, metric="top1"), "network", "bits")
     sqnr = lookup(select(found, metric="mean_sqnr_db"), "network", "bits")
     columns = (FLOAT, *WIDTHS)
     heads = ["float", *(f"W{bits}A{bits}" for bits in WIDTHS)]
-    labels = [f"{name}\n{DATA[name]}" for name in names]
+    labels = [f"{name}\n{DATA[name]}" if name in DATA else name for name in names]
     loss = [
         [100 * (top1[n, b] - top1[n, FLOAT]) if (n, b) in top1 and (n, FLOAT) in top1 else None for b in columns]
         for n in names
@@ -128,7 +136,7 @@ CONTENT = Content(
         "images: 10,000 of CIFAR-10, 900 of the ImageNet sample, 500 digits. `digits` and `resnet20-shipped` come with "
         "the package; the others are the networks of `experiments/real_networks.py`."
     ),
-    sources=("schemes_on_networks.jsonl", "shipped_networks.json", "cost_of_networks.json"),
+    sources=("schemes", "cost_of_networks.json"),
     metrics=METRICS,
     entries=entries,
     tables=tables,

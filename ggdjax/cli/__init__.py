@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else list(argv)
     enable_cache()
     if argv is None:
-        _process.watch_interrupts()
+        _process.watch_interrupts(lambda: f"ggdjax: {_process.left()}")
     try:
         if words == ["--version"]:
             from ggdjax import __version__

@@ -9,18 +9,27 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Seconds that an interrupt leaves to Python; then the process ends, wherever it is.
 _PATIENCE = 1.0
 _ENDING = threading.Lock()
+#: The line of an interrupted process.
+_LINE: list[Callable[[], str]] = []
 
 
-def watch_interrupts() -> None:
-    """Let an interrupt end the process within two seconds."""
+def watch_interrupts(line: Callable[[], str], *, at_once: bool = False) -> None:
+    """Let an interrupt end the process within two seconds, with a line on standard error.
+
+    ``at_once``: where nothing has to be tidied up. An exception would meet compiled code, which aborts on some.
+    """
+    _LINE[:] = [line]
     if threading.current_thread() is not threading.main_thread():
         return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, (lambda *_: end_interrupted()) if at_once else signal.default_int_handler)
     # Raised inside a callback of compiled code an interrupt goes no further: the thread below ends the process.
     sys.unraisablehook = _unraisable
     # Python's handler waits for the end of compiled code. The number of a signal is written here at once.
@@ -56,7 +65,8 @@ def end_interrupted() -> NoReturn:
     if not _ENDING.acquire(blocking=False):
         time.sleep(60)  # the other thread ends the process
     with suppress(OSError):
-        print(f"ggdjax: {left()}", file=sys.stderr, flush=True)
+        shown = "\x1b[?25h" if sys.stderr.isatty() else ""  # a bar hides the cursor
+        print(shown + _LINE[0](), file=sys.stderr, flush=True)
         sys.stdout.flush()
     os._exit(130)
 

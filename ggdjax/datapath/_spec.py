@@ -64,7 +64,7 @@ class Accelerator:
     one width (else it is refused)."""
     multiplier_bits: int = 31
     """Width of the unsigned multiplier m0, 2 to 31. Sixteen suffice for accuracy; 31 make codes equal to those of the
-    real ratio of steps (see `experiments/results/datapath_agreement.json`)."""
+    real ratio of steps (see `experiments/results/agreement`)."""
     accumulator_bits: int = 32
     """Width of an accumulator, 4 to 32."""
     residual_bits: int = 30

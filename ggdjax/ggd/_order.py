@@ -19,7 +19,7 @@ def order_for_bits(bits: ArrayLike) -> Float[Array, "..."]:
     bit, and with it the overload that balances it), while ``x^m f(x)``, on which the fit of order m rests, peaks at
     ``λ x = m``: both are proportional to b. The factor ½ was measured: on the feature maps of four networks, 8 to 3
     bits, m = b/2 is within 0.04 dB of the best of six orders chosen by their error (`ggd-best-order`;
-    `python -m experiments.benchmarks.orders_on_networks`). From 10 bits on the order stays 5: higher ones rest on too
+    `python -m experiments run orders`). From 10 bits on the order stays 5: higher ones rest on too
     few values.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 
+import jax
 import pytest
 
 from experiments.__main__ import main
@@ -12,6 +13,7 @@ from experiments.configs import CONFIGS
 from experiments.configs.schemes import Schemes
 from experiments.experiment import key_of
 from experiments.store import image_ids, read_rows
+from experiments.tables.results import FOLDER, PEERS
 from ggdjax import GgdjaxError
 
 TINY = [name for name in CONFIGS if name.endswith("-tiny")]
@@ -27,7 +29,7 @@ def test_config_is_valid(name):
     order = [(cell["network"], cell["seed"]) for cell in cells]
     assert order == sorted(order, key=list(dict.fromkeys(order)).index)
     assert set(experiment.AXES) <= {f.name for f in dataclasses.fields(experiment)}
-    assert pickle.loads(pickle.dumps(experiment)).config_hash == experiment.config_hash
+    assert pickle.loads(pickle.dumps(experiment)).config_hash("digits") == experiment.config_hash("digits")
 
 
 def test_every_experiment_has_a_tiny_preset():
@@ -36,19 +38,34 @@ def test_every_experiment_has_a_tiny_preset():
 
 def test_axes_leave_the_hash_alone_and_settings_change_it():
     base = Schemes()
-    assert dataclasses.replace(base, bits=(3,), networks=("digits",), seeds=(7,)).config_hash == base.config_hash
-    assert dataclasses.replace(base, calibration_images=64).config_hash != base.config_hash
+    assert dataclasses.replace(base, bits=(3,), networks=("digits",), seeds=(7,)).config_hash(
+        "digits"
+    ) == base.config_hash("digits")
+    assert dataclasses.replace(base, calibration_images=64).config_hash("digits") != base.config_hash("digits")
+
+
+class Tiny(dict):
+    """Folder and rows of a tiny preset, run by the command line when it is first asked for."""
+
+    def __init__(self, folder) -> None:
+        self.folder = folder
+
+    def __missing__(self, name):
+        folder = self.folder / name
+        before = jax.config.read("jax_disable_most_optimizations")
+        jax.config.update("jax_disable_most_optimizations", True)  # a cell runs once, on few numbers
+        try:
+            main(["run", name, "--out", str(folder)])
+        finally:
+            jax.config.update("jax_disable_most_optimizations", before)
+        self[name] = folder, read_rows(folder)
+        return self[name]
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """Rows of every tiny preset, run by the command line."""
-    found = {}
-    for name in TINY:
-        folder = tmp_path_factory.mktemp(name)
-        main([name, "--out", str(folder)])
-        found[name] = folder, read_rows(folder)
-    return found
+    """Rows of every tiny preset."""
+    return Tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -58,7 +75,7 @@ def test_tiny_cells_run_and_say_how(tiny, name):
     assert [row["key"] for row in rows] == [key_of(cell) for cell in experiment.cells()]
     for row in rows:
         assert row["experiment"] == experiment.NAME
-        assert row["config_hash"] == experiment.config_hash
+        assert row["config_hash"] == experiment.config_hash(row["network"])
         assert row["seed"] == 0
         assert row["seconds"] > 0
         assert row["code"].keys() in ({"commit", "dirty"}, {"version"})
@@ -67,7 +84,7 @@ def test_tiny_cells_run_and_say_how(tiny, name):
         assert row["machine"]["system"]
         ids = {part: image_ids(folder, said["hash"]) for part, said in row["images"].items()}
         assert all(len(ids[part]) == said["count"] for part, said in row["images"].items())
-        assert not set(ids["calibration"]) & set(ids["held_out"])
+        assert not set(ids.get("calibration", ())) & set(ids.get("held_out", ()))
     assert not list(folder.glob("checkpoints/*"))
 
 
@@ -122,7 +139,7 @@ def test_figures_of_tuning(tiny):
 )
 def test_bad_input_is_one_line_before_anything_is_computed(options, message, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
-        main([*options, "--out", str(tmp_path / "out")])
+        main(["run", *options, "--out", str(tmp_path / "out")])
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
     assert not (tmp_path / "out").exists()
@@ -131,7 +148,7 @@ def test_bad_input_is_one_line_before_anything_is_computed(options, message, tmp
 def test_missing_data_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("GGDJAX_DATA", str(tmp_path))
     with pytest.raises(SystemExit, match="2"):
-        main(["schemes", "--out", str(tmp_path / "out")])
+        main(["run", "schemes", "--out", str(tmp_path / "out")])
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "GGDJAX_DATA" in line
     assert not (tmp_path / "out").exists()
@@ -139,18 +156,49 @@ def test_missing_data_is_one_line(tmp_path, monkeypatch, capsys):
 
 def test_a_cell_that_fails_names_itself(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
-        main(["schemes-tiny", "--calibration-images", "9999", "--out", str(tmp_path)])
+        main(["run", "schemes-tiny", "--calibration-images", "9999", "--out", str(tmp_path)])
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "network=digits seed=0" in line
     assert "9999" in line
 
 
-def test_list_teaches(capsys):
-    with pytest.raises(SystemExit, match="0"):
-        main([])
-    said = capsys.readouterr().out
-    assert all(name in said for name in CONFIGS)
-    assert "python -m experiments schemes-tiny" in said
+def test_help_teaches_and_the_list_names_every_experiment_with_its_tables(capsys):
+    main([])
+    assert "python -m experiments run schemes-tiny" in capsys.readouterr().out
+    main(["list"])
+    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert set(CONFIGS) <= set(lines)
+    assert lines["schemes"][-5:] == ["T2", "T3", "T4", "T6", "T8"]
+
+
+def test_unknown_command_is_one_line(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["schemes-tiny"])
+    assert "no command is called `schemes-tiny`; known: list, run, status" in capsys.readouterr().err
+
+
+def test_status_says_what_is_left_of_an_experiment_and_of_a_folder(tiny, capsys, tmp_path, monkeypatch):
+    folder, rows = tiny["schemes-tiny"]
+    main(["status", "schemes-tiny", "--bits", "8", "4", "3", "--measures", "sqnr", "--out", str(folder)])
+    assert "schemes: 6 cells, 4 finished, 2 to do (digits 2); about" in capsys.readouterr().out
+    main(["status", str(folder)])
+    assert f"schemes: {len(rows)} cells, {len(rows)} finished, 0 to do" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["status", str(tmp_path / "nowhere")])
+    assert "no experiment and no folder is called" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    main(["status"])
+    assert "nothing in runs/experiments yet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in FOLDER.glob("*/cells-*.jsonl")))
+def test_committed_results_are_rows_of_their_experiments(folder):
+    classes = {experiment.NAME: experiment for experiment in CONFIGS.values()}
+    rows = read_rows(FOLDER / folder)
+    assert rows
+    for row in rows if folder != PEERS else ():
+        assert row["experiment"] == folder
+        assert all(text for text in classes[folder].shown(row).values())
 
 
 def test_settings_are_refused_by_name():

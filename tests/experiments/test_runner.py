@@ -96,13 +96,13 @@ def test_code_version_tells_changed_files(tmp_path, monkeypatch):
 
 def test_two_runs_at_once_are_refused(tmp_path, capsys):
     with store.atomic_directory(tmp_path), pytest.raises(SystemExit, match="2"):
-        main([*SWEEP, "--out", str(tmp_path)])
+        main(["run", *SWEEP, "--out", str(tmp_path)])
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "held by another run" in line
 
 
 def test_workers_share_the_cells(tmp_path, capsys):
-    main([*SWEEP, "--bits", "8", "4", "--workers", "2", "--out", str(tmp_path)])
+    main(["run", *SWEEP, "--bits", "8", "4", "--workers", "2", "--out", str(tmp_path)])
     assert "not run" not in capsys.readouterr().out
     counts = [len(path.read_text().splitlines()) for path in sorted(tmp_path.glob("cells-*-of-2.jsonl"))]
     assert counts == [4, 4]
@@ -110,7 +110,7 @@ def test_workers_share_the_cells(tmp_path, capsys):
 
 def test_worker_that_fails_says_why(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
-        main([*SWEEP, "--bits", "8", "--workers", "2", "--calibration-images", "9999", "--out", str(tmp_path)])
+        main(["run", *SWEEP, "--bits", "8", "--workers", "2", "--calibration-images", "9999", "--out", str(tmp_path)])
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "process 1 of 2: network=digits seed=0" in line
     assert "9999" in line
@@ -156,9 +156,9 @@ def lines(folder: Path) -> list[bytes]:
 def test_killed_at_ten_random_moments_ends_with_the_same_table(tmp_path, capsys):
     """SIGKILL while it starts, while it calibrates, and between cells; what was finished before stays, bit for bit."""
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    main([*SWEEP, "--out", str(undisturbed)])
+    main(["run", *SWEEP, "--out", str(undisturbed)])
     expected = capsys.readouterr().out
-    command = [sys.executable, "-m", "experiments", *SWEEP, "--out", str(killed)]
+    command = [sys.executable, "-m", "experiments", "run", *SWEEP, "--out", str(killed)]
     random_ = random.Random(8)
     # Moments: seconds after the start, or cells after those that were there, and milliseconds after them.
     moments = [("seconds", random_.uniform(0.05, 2.0)) for _ in range(3)]
@@ -183,7 +183,7 @@ def test_killed_at_ten_random_moments_ends_with_the_same_table(tmp_path, capsys)
         progress += len(after) > len(before)
     assert progress >= 7
     assert len(lines(killed)) < len(lines(undisturbed))
-    main([*SWEEP, "--out", str(killed)])
+    main(["run", *SWEEP, "--out", str(killed)])
     table = capsys.readouterr().out
     assert table[table.index("┏") :] == expected[expected.index("┏") :]
     varying = {"seconds", "setup_seconds", "finished", "code"}
@@ -193,3 +193,22 @@ def test_killed_at_ten_random_moments_ends_with_the_same_table(tmp_path, capsys)
     )
     assert json.dumps(one) == json.dumps(other)
     assert len(one) == 60
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")])
+@pytest.mark.parametrize("moment", [0.0, 2.0])
+def test_interrupt_ends_a_run_within_seconds(tmp_path, moment, workers):
+    command = [sys.executable, "-m", "experiments", "run", *SWEEP, "--out", str(tmp_path), *workers]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    process = subprocess.Popen(command, cwd=ROOT, **pipes)
+    while not (tmp_path / ".lock").exists():
+        time.sleep(0.001)
+    time.sleep(moment)
+    interrupted = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to workers, too
+    said = process.communicate(timeout=60)[1]
+    assert time.monotonic() - interrupted < 4
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1].startswith("experiments: interrupted; what is finished is kept")
+    with store.atomic_directory(tmp_path):
+        pass

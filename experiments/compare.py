@@ -1,0 +1,190 @@
+"""`python -m experiments compare A B`: what changed beyond noise between two results, as Markdown for a pull request.
+
+    python -m experiments compare runs/before runs/after
+    python -m experiments compare before.jsonl after.jsonl --tolerance-db 0.05
+
+Of each cell with the same settings in both. Accuracies: McNemar's exact test where both say which images are right and
+the images are the same, at 5 % over all such tests together (Bonferroni); else 95 % intervals that do not overlap.
+SQNR: more than a tolerance. Exit status 1 if something got worse, 0 if not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments import accuracy
+from experiments.rows import read_lines
+from experiments.store import read_rows
+from ggdjax import GgdjaxError, tune
+from ggdjax.quantization import Accuracy
+
+#: Share of wrong alarms over all paired tests together.
+_ALPHA = 0.05
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One figure in both results."""
+
+    cell: str
+    figure: str
+    before: float | None
+    after: float | None
+    unit: str
+    p_value: float | None = None
+    """Of McNemar's test, where it was possible."""
+    beyond: bool = False
+    """Whether a rule other than a paired test says that it changed."""
+
+    @property
+    def worse(self) -> bool:
+        """Whether the figure fell, or went."""
+        return self.before is not None and (self.after is None or self.after < self.before)
+
+
+def read(path: Path) -> list[Row]:
+    """Return the rows of a file, or of all stores in a folder and below it.
+
+    Raises:
+        GgdjaxError: there is none.
+    """
+    if path.is_file():
+        rows = read_lines(path)
+    else:
+        folders = sorted({file.parent for file in path.rglob("cells-*.jsonl")})
+        rows = [row for folder in folders for row in read_rows(folder)]
+    rows = [row for row in rows if {"experiment", "config_hash", "key"} <= row.keys()]
+    if not rows:
+        raise GgdjaxError(f"{path} holds no results: give a folder that `run` wrote, or a file of rows")
+    return rows
+
+
+def compare(before: Sequence[Row], after: Sequence[Row], tolerance_db: float) -> tuple[list[Change], int, int]:
+    """Return every figure of the cells in both, and how many cells are in either alone."""
+    first, second = ({(r["experiment"], r["config_hash"], r["key"]): r for r in rows} for rows in (before, after))
+    both = [key for key in first if key in second]
+    found = []
+    for key in both:
+        cell = f"{key[0]}: {key[2]}"
+        found += _accuracies(cell, first[key], second[key])
+        found += _decibels(cell, first[key], second[key], tolerance_db)
+    return found, len(first) - len(both), len(second) - len(both)
+
+
+def _accuracies(cell: str, before: Row, after: Row) -> Iterator[Change]:
+    pairs = [("", before, after)]
+    pairs += [(f"{s}: ", before["stages"][s], after.get("stages", {}).get(s, {})) for s in before.get("stages", {})]
+    same = _images(before) is not None and _images(before) == _images(after)
+    for name, one, other in pairs:
+        for which in ("top1", "top5"):
+            if which not in one:
+                continue
+            figure = f"{name}top-{which[3:]}"
+            values = {"cell": cell, "figure": figure, "before": one[which], "after": other.get(which), "unit": "%"}
+            right = [accuracy.right(row) for row in (one, other)] if which == "top1" and same else [None]
+            if all(r is not None for r in right) and len(right[0]) == len(right[1]):
+                yield Change(**values, p_value=tune.mcnemar(*right).p_value)
+            else:
+                yield Change(**values, beyond=which not in other or _apart(one, other, which))
+
+
+def _images(row: Row) -> str | None:
+    said = row.get("images")
+    said = said.get("accuracy", said.get("held_out", {})) if isinstance(said, dict) else {}
+    return said.get("hash")
+
+
+def _apart(one: Row, other: Row, which: str) -> bool:
+    ends = [
+        Accuracy(top1=row[which], top5=row[which], images=int(row["held_out_images"])).interval()
+        for row in (one, other)
+    ]
+    return ends[0][1] < ends[1][0] or ends[1][1] < ends[0][0]
+
+
+def _decibels(cell: str, before: Row, after: Row, tolerance: float) -> Iterator[Change]:
+    other = dict(_figures_db(after))
+    for name, value in _figures_db(before):
+        new = other.get(name)
+        gone, came = value is not None and new is None, value is None and new is not None
+        beyond = gone or came or (value is not None and abs(new - value) > tolerance)
+        yield Change(cell=cell, figure=name, before=value, after=new, unit="dB", beyond=beyond)
+
+
+def _figures_db(value: Any, name: str = "", inside: bool = False) -> Iterator[tuple[str, float | None]]:
+    """Yield every figure in dB of a row, by its place."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            below = inside or key.endswith("_db")
+            label = one.get("layer", key) if isinstance(one, dict) else key
+            yield from _figures_db(one, f"{name} {label}".strip(), below)
+    elif isinstance(value, list):
+        for place, one in enumerate(value):
+            mark = f"{one['layer']} {one['kind']}" if isinstance(one, dict) and "layer" in one else str(place)
+            yield from _figures_db(one, f"{name} {mark}".strip(), inside)
+    elif inside and (value is None or isinstance(value, int | float)):
+        yield name, value
+
+
+def markdown(found: Sequence[Change], alone: tuple[int, int], names: tuple[str, str], tolerance_db: float) -> str:
+    """Return what changed beyond noise, what got worse first, and what was compared."""
+    changed = beyond_noise(found)
+    worse = sum(change.worse for change in changed)
+    paired = sum(change.p_value is not None for change in found)
+    cells = len({change.cell for change in found})
+    lines = [f"### `{names[0]}` → `{names[1]}`: {worse} worse, {len(changed) - worse} better", ""]
+    if changed:
+        lines += ["| | cell | figure | before | after | change | |", "|---|---|---|---:|---:|---:|---|"]
+    for change in sorted(changed, key=lambda change: not change.worse):
+        how = "gone" if change.after is None else "new" if change.before is None else ""
+        how = f"p = {change.p_value:.2g}" if change.p_value is not None else how
+        scale, digits = (100, 2) if change.unit == "%" else (1, 2)
+        shown = ["–" if v is None else f"{scale * v:.{digits}f}" for v in (change.before, change.after)]
+        if change.before is not None and change.after is not None:
+            shown.append(f"{scale * (change.after - change.before):+.2f} {'points' if change.unit == '%' else 'dB'}")
+        else:
+            shown.append("")
+        mark = "worse" if change.worse else "better"
+        lines.append(f"| {mark} | {change.cell} | {change.figure} | {' | '.join(shown)} | {how} |")
+    lines += [
+        "" if changed else "Nothing changed beyond noise.",
+        f"Compared {len(found)} figures of {cells} cells; {alone[0]} cells are in `{names[0]}` alone, {alone[1]} in "
+        f"`{names[1]}`. Noise: {paired} accuracies by McNemar's exact test (5 % over all of them), others by 95 % "
+        f"intervals that overlap; SQNR up to {tolerance_db:g} dB.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def beyond_noise(found: Sequence[Change]) -> list[Change]:
+    """Return the figures that changed beyond noise."""
+    tests = max(1, sum(change.p_value is not None for change in found))
+    return [c for c in found if (c.beyond if c.p_value is None else c.p_value < _ALPHA / tests)]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Read the command line, print what changed.
+
+    Raises:
+        GgdjaxError: a place without results, or two without a cell in common.
+        SystemExit: 1 if something got worse.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("before", type=Path, help="folder or file of results")
+    parser.add_argument("after", type=Path, help="the same, later")
+    parser.add_argument("--tolerance-db", type=float, default=0.1, help="an SQNR changes from here on (default: 0.1)")
+    args = parser.parse_args(argv)
+    found, *alone = compare(read(args.before), read(args.after), args.tolerance_db)
+    if not found:
+        raise GgdjaxError(f"{args.before} and {args.after} have no cell of the same settings in common")
+    print(markdown(found, tuple(alone), (str(args.before), str(args.after)), args.tolerance_db), end="")
+    if any(change.worse for change in beyond_noise(found)):
+        sys.stdout.flush()
+        raise SystemExit(1)

@@ -1,0 +1,115 @@
+"""T9, few images: SQNR of the schemes with 1 to 512 calibration images, on counted and on predictive histograms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments.configs.few_images import BITS, KINDS, SCHEMES, FewImages
+from experiments.tables.content import Content
+from experiments.tables.entries import Cell, Entry, lookup, measured, networks_of, number, pivot, select
+from experiments.tables.plots import BLUE, GREEN, GREY, LIGHT, ORANGE, new_figure, says_not_run
+from experiments.tables.results import Results
+from experiments.tables.results import networks_of as networks_in
+from experiments.tables.table import Table
+from ggdjax import schemes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+METRICS = {
+    "counted": "mean SQNR over the feature maps, dB, steps from counted histograms, mean over the draws",
+    "predictive": "the same from predictive histograms",
+}
+#: Lines that are drawn: scheme and kind of histogram -> colour.
+DRAWN = {("ggd", "predictive"): BLUE, ("ggd", "counted"): GREEN, ("mse-search", "counted"): ORANGE}
+DRAWN |= {("max-abs", "counted"): GREY, ("kl", "counted"): LIGHT}
+
+
+def entries(results: Results) -> list[Entry]:
+    """Return means over all draws; `item` is the number of images."""
+    rows = results.rows("few-images", every_seed=True)
+    found: dict[tuple[str, int, str, int, str], list[float]] = {}
+    for row in rows:
+        for scheme, kinds in row["mean_sqnr_db"].items():
+            for kind, values in kinds.items():
+                for bits, value in zip(row["bits"], values, strict=True):
+                    found.setdefault((row["network"], row["calibration_images"], scheme, bits, kind), []).append(value)
+    made = []
+    for name in networks_in(rows):
+        own = [row for row in rows if row["network"] == name]
+        widths = list(dict.fromkeys(bits for row in own for bits in row["bits"])) or BITS
+        tried = list(dict.fromkeys(s for row in own for s in row["mean_sqnr_db"])) or SCHEMES
+        for images in sorted({row["calibration_images"] for row in own}) or FewImages.images:
+            for bits in widths:
+                for scheme in tried:
+                    for kind in KINDS:
+                        values = found.get((name, images, scheme, bits, kind))
+                        key = {"network": name, "item": str(images), "scheme": scheme, "bits": str(bits)}
+                        made.append(Entry(**key, metric=kind, value=float(np.mean(values)) if values else None))
+    return made
+
+
+def tables(found: Sequence[Entry]) -> list[Table]:
+    """Return one table per network and width: counted / predictive."""
+    return [
+        pivot(
+            group,
+            title=f"{name}, {bits} bits: mean SQNR in dB by the number of images, counted / predictive",
+            rows={"scheme": "scheme"},
+            columns="item",
+            cell=_pair,
+        )
+        for name in networks_of(found)
+        for bits in dict.fromkeys(e.bits for e in select(found, network=name))
+        if (group := measured(select(found, network=name, bits=bits), "scheme"))
+    ]
+
+
+def _pair(cell: Cell) -> str:
+    return " / ".join(number(cell, kind) for kind in KINDS)
+
+
+def draw(found: Sequence[Entry]) -> Figure:
+    """Draw SQNR at 8 bits against the number of images, one panel per network."""
+    names = networks_of(found)
+    figure = new_figure(10, 2.8 * ((len(names) + 1) // 2) + 0.3)
+    panels = figure.subplots((len(names) + 1) // 2, 2, squeeze=False).ravel()
+    for axes, name in zip(panels, names, strict=False):
+        bits = next(e.bits for e in select(found, network=name))
+        value = lookup(select(found, network=name, bits=bits), "scheme", "metric", "item")
+        axes.set_title(f"{name}: mean SQNR at {bits} bits, dB, by images")
+        if not value:
+            says_not_run(axes)
+            continue
+        axes.set_xscale("log", base=2)
+        axes.grid(alpha=0.3)
+        for (scheme, kind), colour in DRAWN.items():
+            points = [(int(item), v) for (s, k, item), v in value.items() if (s, k) == (scheme, kind)]
+            if points:
+                axes.plot(*zip(*points, strict=True), color=colour, marker=".", label=f"{scheme}, {kind}")
+        if scheme_lines := axes.get_lines():
+            axes.legend(scheme_lines, [line.get_label() for line in scheme_lines], fontsize=7, frameon=False)
+    for axes in panels[len(names) :]:
+        axes.set_visible(False)
+    return figure
+
+
+CONTENT = Content(
+    name="T9",
+    title="Few images: SQNR with 1 to 512 calibration images",
+    about=(
+        "Each feature map alone in the float network, one step per tensor, evaluated on all held-out images; mean over "
+        "draws of the calibration images (ImageNet sample: out of its 100). Predictive histograms add what the next "
+        "image may hold; `ggd` uses them by default below 1,000 images. Searches: "
+        f"{', '.join(f'`{s}`' for s in SCHEMES if schemes.get(s).kind is schemes.SchemeClass.SEARCH)}."
+    ),
+    sources=("few-images",),
+    metrics=METRICS,
+    entries=entries,
+    tables=tables,
+    draw=draw,
+    caption="SQNR against the number of images at the largest width.",
+)
