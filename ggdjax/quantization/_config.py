@@ -46,7 +46,7 @@ class QuantConfig:
     predictive: bool | None = None
     """Whether the scheme gets the predictive histograms of `Calibration.predictive` instead of the counted ones. None:
     where ``scheme`` is one of the tail-weighted "ggd" and fewer than 1,000 images were counted. With 512 images
-    of CIFAR-10 it changes the mean SQNR of ResNet-20 by at most 0.008 dB (`experiments/benchmarks/few_images.py`).
+    of CIFAR-10 it changes the mean SQNR of ResNet-20 by at most 0.008 dB (`python -m experiments run few-images`).
     Other schemes are taken as published; the largest value, which some read, is of no meaning in a predictive
     histogram."""
     activations_per: str = "tensor"
