@@ -144,8 +144,8 @@ def test_quantize_and_tune_end_the_same_after_kills(tmp_path):
     moments = [
         lambda: any(place.glob(".run.*.partial/new")),
         lambda: any(kept.glob("02_quantize_*.safetensors")),
-        lambda: any(kept.glob("round_weights_*.safetensors")),
-        lambda: any(kept.glob("search_*.safetensors")),
+        lambda: any(kept.glob("*round_weights_*.safetensors")),
+        lambda: any(kept.glob("*search_*.safetensors")),
         lambda: any(place.glob(".run.*.partial/new/network.safetensors")),
     ]
     chance = random.Random(SEED)
@@ -180,7 +180,7 @@ def test_an_interrupt_ends_within_two_seconds_and_says_how_to_resume(tmp_path):
     for moment in (
         lambda: any(tmp_path.glob(".run.*.partial/new")),
         lambda: any(kept.glob("02_quantize_*.safetensors")),
-        lambda: any(kept.glob("search_*.safetensors")),
+        lambda: any(kept.glob("*search_*.safetensors")),
     ):
         moments: list[float] = []
 
