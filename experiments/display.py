@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 def make_console() -> Console:
     """Return the console; a file or a pipe, which has no width of its own, gets lines that are not cut."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    # In a notebook, too: rich's own output there is a widget, which ends the kernel's when it closes.
+    console = Console(force_jupyter=False)
+    return console if console.is_terminal else Console(width=160, force_jupyter=False)
 
 
 def print_experiments(console: Console) -> None:
