@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--side", type=int, help="height and width of the images; none: as published")
     parser.add_argument("--tensors", type=int, default=1000, help="fits and steps at once")
     parser.add_argument("--out", type=Path, help="results; none: experiments/results/compiled_TARGET.json")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if lack := compiled.lacking(options.target):
         parser.error(lack)
     compiled.prepare()

@@ -39,7 +39,7 @@ def main() -> int:
     known = ("statistics", *zoo.names())
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; none: all")
     parser.add_argument("--side", type=int, help="height and width of the images")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if unknown := [name for name in options.names if name not in known]:
         parser.error(f"unknown network {unknown[0]}")
     found = [fault for name in options.names or known for fault in check(name, options.side)]
