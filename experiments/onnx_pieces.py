@@ -511,15 +511,7 @@ def flatten(d: Draw, v: Value) -> str:
 @piece(3)
 def reshape(d: Draw, v: Value) -> str:
     need(v.batch == 0)
-    sizes = list(v.shape[1:])
-    for _ in range(d.int(1, 2)):
-        if len(sizes) > 1 and d.chance(0.5):
-            k = d.int(0, len(sizes) - 2)
-            sizes[k : k + 2] = [sizes[k] * sizes[k + 1]]
-        elif sizes:
-            k = d.int(0, len(sizes) - 1)
-            factor = d.pick([f for f in range(1, sizes[k] + 1) if sizes[k] % f == 0])
-            sizes[k : k + 1] = [factor, sizes[k] // factor]
+    sizes = d.regrouped(v.shape[1:])
     need(len(sizes) <= 5)
     lead = d.fixed or -1
     if d.chance(0.3):

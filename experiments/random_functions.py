@@ -14,6 +14,7 @@ from flax import linen
 from jax import lax, nn
 
 import ggdjax as gd
+from experiments.drawing import Drawing
 from experiments.random_onnx import BATCHES, Outcome, differs, disturbed
 from ggdjax import GgdjaxError
 
@@ -28,23 +29,11 @@ class Unfit(Exception):
     """A piece has no meaning for this value."""
 
 
-class Random:
+class Random(Drawing):
     """Draws that are the same in every call of a function."""
 
     def __init__(self, *seed: int) -> None:
         self.rng = np.random.default_rng(seed)
-
-    def chance(self, share: float) -> bool:
-        """Return True in so many cases."""
-        return bool(self.rng.random() < share)
-
-    def pick(self, choices: Sequence) -> Any:
-        """Return one of the choices."""
-        return choices[int(self.rng.integers(len(choices)))]
-
-    def int(self, low: int, high: int) -> int:
-        """Return an integer from ``low`` to ``high``, both included."""
-        return int(self.rng.integers(low, high + 1))
 
     def numbers(self, *shape: int) -> Array:
         """Return normal numbers."""
@@ -343,15 +332,7 @@ def transposed(r: Random, x: Array, _: Sequence) -> Array:
 
 @piece(3)
 def reshaped(r: Random, x: Array, _: Sequence) -> Array:
-    sizes = list(x.shape[1:])
-    for _ in range(r.int(1, 2)):
-        if len(sizes) > 1 and r.chance(0.5):
-            k = r.int(0, len(sizes) - 2)
-            sizes[k : k + 2] = [sizes[k] * sizes[k + 1]]
-        elif sizes:
-            k = r.int(0, len(sizes) - 1)
-            factor = r.pick([f for f in range(1, sizes[k] + 1) if sizes[k] % f == 0])
-            sizes[k : k + 1] = [factor, sizes[k] // factor]
+    sizes = r.regrouped(x.shape[1:])
     need(len(sizes) <= 4)
     if r.chance(0.2) and x.ndim > 1:
         return x.reshape(-1, *x.shape[2:]).reshape(x.shape[0], *sizes)

@@ -17,6 +17,7 @@ from flax import linen
 from jax import lax, nn
 
 import ggdjax as gd
+from experiments.drawing import Drawing
 from ggdjax import GgdjaxError, datapath, export, tune
 from ggdjax.datapath._agreement import _Forced
 from ggdjax.datapath._simulate import Integer
@@ -58,7 +59,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 LEAST_DB = 40.0
 
 
-class _Drawn:
+class _Drawn(Drawing):
     """One random network: called on a batch, it draws the same operations and parameters again."""
 
     def __init__(self, seed: int) -> None:
@@ -76,12 +77,6 @@ class _Drawn:
         return self.head(x)
 
     # Draws ------------------------------------------------------------------------------------------------------
-
-    def chance(self, share: float) -> bool:
-        return bool(self.rng.random() < share)
-
-    def pick(self, choices: list | tuple) -> object:
-        return choices[self.rng.integers(len(choices))]
 
     def scale(self) -> float:
         """Return a factor: about 1, or a wild one."""

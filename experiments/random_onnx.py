@@ -14,6 +14,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 import ggdjax as gd
+from experiments.drawing import Drawing
 from ggdjax import GgdjaxError
 
 #: Batch sizes that are run.
@@ -49,7 +50,7 @@ class Value:
         return self.arrays[0].ndim
 
 
-class Draw:
+class Draw(Drawing):
     """One random model under construction: pieces append nodes, and what ONNX Runtime runs of them is kept."""
 
     def __init__(self, seed: int) -> None:
@@ -72,18 +73,6 @@ class Draw:
         self.values = [Value("x", (arrays[0], arrays[0] if self.fixed else arrays[1]), 0)]
 
     # Draws ------------------------------------------------------------------------------------------------------
-
-    def chance(self, share: float) -> bool:
-        """Return True in so many cases."""
-        return bool(self.rng.random() < share)
-
-    def pick(self, choices: Sequence) -> Any:
-        """Return one of the choices."""
-        return choices[int(self.rng.integers(len(choices)))]
-
-    def int(self, low: int, high: int) -> int:
-        """Return an integer from ``low`` to ``high``, both included."""
-        return int(self.rng.integers(low, high + 1))
 
     def numbers(self, *shape: int) -> np.ndarray:
         """Return normal numbers."""

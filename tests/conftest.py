@@ -50,6 +50,15 @@ def few_compiled_programs():
         gc.collect()
 
 
+@pytest.fixture(scope="module")
+def quickly_compiled():
+    """Compile without optimizations: each program runs once."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Return the folder of real networks and images, or skip with the reason."""

@@ -37,16 +37,7 @@ def _examples(module_name: str) -> dict[str, doctest.DocTest]:
     return {example.name: example for example in found if example.examples}
 
 
-@pytest.fixture(scope="module")
-def quick_compiler():
-    """Compile without optimization: an example runs once, on few numbers."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
-@pytest.mark.usefixtures("quick_compiler")
+@pytest.mark.usefixtures("quickly_compiled")
 @pytest.mark.parametrize("package", PACKAGES)
 def test_examples_run(package, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -82,7 +82,7 @@ class Gradient(Experiment):
         return found
 
     def prepare(self, network: str, seed: int) -> dict[str, Any]:
-        """Return the network, its images, and room for the calibration of the equalized network."""
+        """Return the network, its images, and where the calibration of the equalized network is kept."""
         images, size, steps = BUDGETS.get(network, _FEW)
         images, real = self.tuning_images or images, self.network(network)
         bench = Bench(real, held_out=self.held_out_images, tuning=images, seed=seed + 1, folded=True)

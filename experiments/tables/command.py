@@ -17,36 +17,29 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
-from experiments.tables import (
-    plots,
-    t1_weights,
-    t2_feature_maps,
-    t3_accuracy,
-    t4_tuning,
-    t5_families,
-    t6_cost,
-    t7_overhead,
-    t8_architectures,
-    t9_few_images,
-)
+from experiments.tables import plots
 from experiments.tables.content import Content
 from experiments.tables.entries import Entry, to_csv
 from experiments.tables.paper import Paper, read_paper, with_paper
 from experiments.tables.results import FOLDER, Results
 from ggdjax import GgdjaxError
 
-MODULES = (
-    t1_weights,
-    t2_feature_maps,
-    t3_accuracy,
-    t4_tuning,
-    t5_families,
-    t6_cost,
-    t7_overhead,
-    t8_architectures,
-    t9_few_images,
+MODULES = tuple(
+    import_module(f"experiments.tables.{name}")
+    for name in (
+        "t1_weights",
+        "t2_feature_maps",
+        "t3_accuracy",
+        "t4_tuning",
+        "t5_families",
+        "t6_cost",
+        "t7_overhead",
+        "t8_architectures",
+        "t9_few_images",
+    )
 )
 CONTENTS: dict[str, Content] = {module.CONTENT.name: module.CONTENT for module in MODULES}
 COMMAND = "python -m experiments tables"

@@ -200,7 +200,7 @@ class Compiler:
         return self._requantized(tensor, self.sums_of(node), form)
 
     def output(self, tensor: str) -> str:
-        """Return the network's output: in the units of the sums that make it, or carried where they have many."""
+        """Return the network's output: in the units of its sums, or wide fixed point where they have many units."""
         node = self.source.producer(tensor)
         while node is not None and node.op in LIMITS | {"reshape", "transpose", "slice"}:
             node = self.source.producer(node.inputs[0])

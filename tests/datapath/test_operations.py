@@ -32,13 +32,7 @@ def integers(*values: int) -> np.ndarray:
     return np.asarray(values, np.int64)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quickly_compiled():
-    """Compile without optimizations: each program runs once."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 
 def check(net: Network, x: np.ndarray, expected: np.ndarray, folder: Path, least: float = 0.999) -> None:

@@ -16,14 +16,7 @@ from ggdjax.datapath._rounding import Requantization
 runtime = pytest.importorskip("onnxruntime")
 from experiments.random_networks import check  # noqa: E402  (it needs ONNX Runtime)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly_compiled():
-    """Compile without optimizations: each program runs once."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 
 @pytest.mark.parametrize("seed", [1, 13, 14])

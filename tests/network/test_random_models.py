@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -20,13 +19,7 @@ from ggdjax.network._builder import GraphBuilder, View
 make_node = onnx.helper.make_node
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quickly_compiled():
-    """Compile without optimizations: each program runs once."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 
 @pytest.mark.parametrize("seeds", [range(10 * k, 10 * k + 10) for k in range(4)], ids=str)
