@@ -34,7 +34,7 @@ def lacking(target: str) -> str:
         found = importlib.util.find_spec(module)
     except ModuleNotFoundError:
         found = None
-    return "" if found else f"programs for a {target} need its compiler: pip install '{package}'"
+    return "" if found else f"the compiler of `{target}` is not installed: pip install '{package}'"
 
 
 def prepare() -> None:

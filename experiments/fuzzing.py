@@ -38,6 +38,8 @@ def main(check: Callable[[int], Outcome], name: str, description: str) -> None:
     parser.add_argument("--seed", type=int, default=0, help="first seed")
     parser.add_argument("--count", type=int, default=2000, help="seeds, those of an interrupted run included")
     args = parser.parse_args()
+    if args.count < 1:
+        parser.error(f"--count must be at least 1, got {args.count}")
     jax.config.update("jax_disable_most_optimizations", True)
     if args.count == 1:
         print(json.dumps(asdict(checked(check, args.seed)), indent=1))
