@@ -43,9 +43,8 @@ def read(path: Path) -> tuple[dict[str, Experiment], Path | None]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise GgdjaxError(
-            f"{path} cannot be read ({getattr(error, 'strerror', 'no text')}): give a TOML file of experiments"
-        ) from None
+        why = error.strerror if isinstance(error, OSError) else "no text"
+        raise GgdjaxError(f"{path} cannot be read ({why}): give a TOML file of experiments") from None
     except tomllib.TOMLDecodeError as error:
         raise GgdjaxError(f"{path} is not valid TOML: {error}") from None
     out, networks = tables.pop("out", None), tables.pop("networks", {})
