@@ -243,16 +243,21 @@ def evaluate(
     energy: dict[str, float] = {}
     error: dict[str, float] = {}
     accumulated: dict[str, float] = {}
+
+    def started() -> Iterator[tuple[Any, tuple[Any, int, int]]]:
+        size = 0
+        for x, targets in _pairs(batches, chosen, len(net.input_shape)):
+            net.check_input(x)
+            if len(x) == 0 and (targets is None or len(targets) == 0):  # as the end of a stream may be
+                continue
+            size = size or rows.whole(len(x))
+            given = rows.split((_pad(x, targets, size), np.arange(size) < len(x)))
+            yield _run_both(*both, *given), (targets, size, len(x))
+
     size = 0
-    for x, targets in _pairs(batches, chosen, len(net.input_shape)):
-        net.check_input(x)
-        if len(x) == 0 and (targets is None or len(targets) == 0):  # as the end of a stream may be; nothing to pad
-            continue
-        size = size or rows.whole(len(x))
-        given = rows.split((_pad(x, targets, size), np.arange(size) < len(x)))
-        real, rounded, *sums = rows.read(_run_both(*both, *given))
+    for (real, rounded, *sums), (targets, size, count) in rows.read_each(started()):
         for tally, outputs in ((real_tally, real), (rounded_tally, rounded)):
-            tally.add(outputs, targets, real, size, len(x))
+            tally.add(outputs, targets, real, size, count)
         for total, part in zip((energy, error, accumulated), sums, strict=True):
             for name, value in part.items():
                 total[name] = total.get(name, 0.0) + float(value)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ggdjax._errors import refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+T = TypeVar("T")
 
 
 class Rows:
@@ -59,3 +64,13 @@ class Rows:
         if jax.process_count() > 1:
             tree = jax.jit(lambda tree: tree, out_shardings=self._everywhere)(tree)
         return jax.device_get(tree)
+
+    def read_each(self, started: Iterable[tuple[Any, T]]) -> Iterator[tuple[Any, T]]:
+        """Yield what programs return, on the host, each after the next one was started, with what came beside it."""
+        before = None
+        for pair in started:
+            if before is not None:
+                yield self.read(before[0]), before[1]
+            before = pair
+        if before is not None:
+            yield self.read(before[0]), before[1]

@@ -26,8 +26,8 @@ from jaxtyping import Float
 
 #: Columns rounded before the rest of the matrix is updated by one product.
 _BLOCK = 128
-#: Columns up to which matrices are factored all at once, by loops over columns: kernels of depthwise convolutions.
-_SMALL = 32
+#: Columns eliminated at once, the largest that is smaller than the matrix.
+_SIZES = (64, 16, 1)
 
 
 class Rounded(NamedTuple):
@@ -71,7 +71,7 @@ def float_target(
         cross: ``Σ x_f xᵀ``, likewise.
         damping: λ over the mean diagonal of ``gram``.
     """
-    factor = _inverse_factor(regularized(gram, damping))
+    factor = _damped_factor(gram, damping)
     shift = _product(weights, cross - gram)
     return weights + _product(_product(shift, jnp.swapaxes(factor, -1, -2)), factor)
 
@@ -102,100 +102,95 @@ def round_rows(
     if cross is not None:
         target = float_target(weights, gram, cross)
         target = jnp.where(jnp.isfinite(target).all(axis=-1, keepdims=True), target, weights)
-    group, factor = target.shape[:-2], _inverse_factor(regularized(gram, damping))
-    flat = [a.reshape(-1, *a.shape[len(group) :]) for a in (target, gram, factor, steps)]
-    rounded = jax.vmap(partial(_round_group, low=low, high=high))(*flat)
-    return Rounded(*(a.reshape(*group, *a.shape[1:]) for a in rounded))
-
-
-def _round_group(target: Array, gram: Array, factor: Array, steps: Array, *, low: int, high: int) -> Rounded:
     width = steps[..., None]
-    plain = jnp.clip(jnp.round(target[None] / width), low, high) * width
-    values = jax.vmap(partial(_columns, target, factor, low=low, high=high))(steps)
+    values = _columns(target, _damped_factor(gram, damping), width, low=low, high=high)
     # A matrix that float32 cannot factor leaves every weight rounded by itself.
+    plain = jnp.clip(jnp.round(target[..., None, :, :] / width), low, high) * width
     values = jnp.where(jnp.isfinite(values).all(axis=-1, keepdims=True), values, plain)
-    error = target[None] - values
-    return Rounded(values, jnp.maximum(jnp.sum(_product(error, gram) * error, axis=-1), 0.0))
+    error = target[..., None, :, :] - values
+    return Rounded(values, jnp.maximum(jnp.sum(_product(error, gram[..., None, :, :]) * error, axis=-1), 0.0))
+
+
+@jax.jit
+def _damped_factor(gram: Float[Array, "*group col col"], damping: float) -> Float[Array, "*group col col"]:
+    """Return the factor of the inverse of H + λI; a program of its own, which is traced once for T and for Q."""
+    return _inverse_factor(regularized(gram, damping))
 
 
 def _inverse_factor(matrix: Float[Array, "*group col col"]) -> Float[Array, "*group col col"]:
     """Return the upper triangular U with ``UᵀU = matrix⁻¹``.
 
     ``matrix = M Mᵀ`` with M upper triangular (the Cholesky factor of the matrix turned around); ``U = M⁻¹``.
-
-    LAPACK takes one matrix at a time, never a batch: jaxlib 0.10's kernels for a CPU spread a batch over its threads
-    and wait for them, and two of them at once in a program wait for ever on a machine of two cores.
     """
-    turned, columns = matrix[..., ::-1, ::-1], matrix.shape[-1]
-    if columns <= _SMALL:
-        inverse = _small_inverse(turned)
-    else:
-        unit = jnp.eye(columns, dtype=matrix.dtype)
-        inverse = lax.map(
-            lambda one: jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(one), unit, lower=True),
-            turned.reshape(-1, columns, columns),
-        ).reshape(matrix.shape)
-    return inverse[..., ::-1, ::-1]
+    return _inverse_cholesky(matrix[..., ::-1, ::-1])[..., ::-1, ::-1]
 
 
-def _small_inverse(matrix: Float[Array, "*group col col"]) -> Float[Array, "*group col col"]:
-    """Return the inverse of the lower Cholesky factor, all groups in step."""
+def _inverse_cholesky(matrix: Float[Array, "*group col col"]) -> Float[Array, "*group col col"]:
+    """Return the inverse of the lower Cholesky factor L, all groups in step.
+
+    Blocks of columns are eliminated from the matrix and from the unit matrix beside it: what is left of the unit matrix
+    is L⁻¹. Products alone: on a CPU `jnp.linalg.cholesky` is LAPACK's, one matrix at a time, whose threads and XLA's
+    wait for each other (up to 300 ms for 320 columns on two cores, where this takes 3).
+    """
     columns = matrix.shape[-1]
-    axis = jnp.arange(columns).reshape((1,) * (matrix.ndim - 2) + (columns,))
+    size = next(size for size in (*_SIZES, columns) if size < columns or columns == 1)
+    padded = -(-columns // size) * size
+    unit = jnp.broadcast_to(jnp.eye(padded, dtype=matrix.dtype), (*matrix.shape[:-2], padded, padded))
+    own = unit.at[..., :columns, :columns].set(matrix)
+    row = jnp.arange(padded)
 
-    def factor(j: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        left, lower = state
-        column = lax.dynamic_index_in_dim(left, j, axis=-1, keepdims=False)
-        pivot = lax.dynamic_index_in_dim(column, j, axis=-1)
-        column = jnp.where(axis >= j, column / jnp.sqrt(pivot), 0.0)
-        left = left - column[..., :, None] * column[..., None, :]
-        return left, lax.dynamic_update_index_in_dim(lower, column, j, axis=matrix.ndim - 1)
+    def eliminate(i: Array, both: Array) -> Array:
+        first = i * size
+        strip = lax.dynamic_slice_in_dim(both, first, size, axis=-2)
+        pivot = lax.dynamic_slice_in_dim(strip, first, size, axis=-1)
+        strip = strip / jnp.sqrt(pivot) if size == 1 else _product(_inverse_cholesky(pivot), strip)
+        below = jnp.swapaxes(jnp.where(row >= first + size, strip[..., :padded], 0.0), -1, -2)
+        both = both - (below * strip if size == 1 else _product(below, strip))
+        return lax.dynamic_update_slice_in_dim(both, strip, first, axis=-2)
 
-    def invert(i: Array, inverse: Array) -> Array:
-        row = lax.dynamic_index_in_dim(lower, i, axis=-2, keepdims=False)
-        pivot = lax.dynamic_index_in_dim(row, i, axis=-1)
-        # Rows of the inverse from i on are still zero.
-        unit = (axis == i).astype(matrix.dtype)
-        row = (unit - jnp.sum(row[..., :, None] * inverse, axis=-2)) / pivot
-        return lax.dynamic_update_index_in_dim(inverse, row, i, axis=matrix.ndim - 2)
-
-    _, lower = lax.fori_loop(0, columns, factor, (matrix, jnp.zeros_like(matrix)))
-    return lax.fori_loop(0, columns, invert, jnp.zeros_like(matrix))
+    both = lax.fori_loop(0, padded // size, eliminate, jnp.concatenate([own, unit], axis=-1))
+    return jnp.tril(both[..., :columns, padded : padded + columns])
 
 
 def _product(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
-def _columns(target: Array, factor: Array, step: Array, *, low: int, high: int) -> Array:
+def _columns(
+    target: Float[Array, "*group row col"],
+    factor: Float[Array, "*group col col"],
+    steps: Float[Array, "*group cand row 1"],
+    *,
+    low: int,
+    high: int,
+) -> Float[Array, "*group cand row col"]:
     """Round the columns in order, in blocks; return codes times step."""
-    rows, columns = target.shape
+    columns = target.shape[-1]
     size = min(_BLOCK, columns)
     padded = -(-columns // size) * size
-    work = jnp.pad(target, ((0, 0), (0, padded - columns)))
-    upper = jnp.pad(factor, ((0, padded - columns), (0, padded - columns)))
-    upper = upper + jnp.diag((jnp.arange(padded) >= columns).astype(target.dtype))
+    work = jnp.broadcast_to(target[..., None, :, :], (*steps.shape[:-1], columns))
+    work = jnp.pad(work, (*((0, 0),) * (work.ndim - 1), (0, padded - columns)))
+    unit = jnp.broadcast_to(jnp.eye(padded, dtype=factor.dtype), (*factor.shape[:-2], 1, padded, padded))
+    upper = unit.at[..., :columns, :columns].set(factor[..., None, :, :])
 
     def column(j: Array, state: tuple[Array, Array, Array], inner: Array) -> tuple[Array, Array, Array]:
         block, values, errors = state
-        t = lax.dynamic_index_in_dim(block, j, axis=1, keepdims=False)
-        u = lax.dynamic_index_in_dim(inner, j, axis=0, keepdims=False)
-        value = jnp.clip(jnp.round(t / step), low, high) * step
-        error = (t - value) / lax.dynamic_index_in_dim(u, j, keepdims=False)
-        block = block - error[:, None] * u[None, :]
-        put = partial(lax.dynamic_update_index_in_dim, index=j, axis=1)
-        return block, put(values, value), put(errors, error)
+        t = lax.dynamic_slice_in_dim(block, j, 1, axis=-1)
+        u = lax.dynamic_slice_in_dim(inner, j, 1, axis=-2)
+        value = jnp.clip(jnp.round(t / steps), low, high) * steps
+        error = (t - value) / lax.dynamic_slice_in_dim(u, j, 1, axis=-1)
+        put = partial(lax.dynamic_update_slice_in_dim, start_index=j, axis=-1)
+        return block - error * u, put(values, value), put(errors, error)
 
     def block(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         work, values = state
-        own = lax.dynamic_slice(work, (0, i * size), (rows, size))
-        strip = lax.dynamic_slice(upper, (i * size, 0), (size, padded))
-        inner = lax.dynamic_slice(strip, (0, i * size), (size, size))
+        own = lax.dynamic_slice_in_dim(work, i * size, size, axis=-1)
+        strip = lax.dynamic_slice_in_dim(upper, i * size, size, axis=-2)
+        inner = lax.dynamic_slice_in_dim(strip, i * size, size, axis=-1)
         start = (own, jnp.zeros_like(own), jnp.zeros_like(own))
         _, found, errors = lax.fori_loop(0, size, lambda j, s: column(j, s, inner), start)
         # U is zero to the left of the block: what is rounded already does not move.
-        work = work - _product(errors, strip)
-        return work, lax.dynamic_update_slice(values, found, (0, i * size))
+        return work - _product(errors, strip), lax.dynamic_update_slice_in_dim(values, found, i * size, axis=-1)
 
     _, values = lax.fori_loop(0, padded // size, block, (work, jnp.zeros_like(work)))
-    return values[:, :columns]
+    return values[..., :columns]

@@ -7,7 +7,7 @@ import os
 import tempfile
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -22,6 +22,8 @@ from ggdjax.tune._memory import quarter_of_host
 from ggdjax.tune._segments import canonical, renamed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from jax.sharding import Mesh
     from jaxtyping import Array, Float
 
@@ -72,12 +74,16 @@ class Walk:
         given = self.split.everywhere((*params, quantizers))
         walks = (self.float, self.quantized)
         results: list[list[np.ndarray]] = [[], []]
-        for first in range(0, self.count if new else 0, size):
-            values = [
-                {name: pad_batch(walk[segment.tensors[name]][first : first + size], size) for name in cut.inputs}
-                for walk in walks
-            ]
-            both = self.split.read(_run_both(cut, *given, *self.split.split(values)))
+
+        def started() -> Iterator[tuple[Any, int]]:
+            for first in range(0, self.count if new else 0, size):
+                values = [
+                    {name: pad_batch(walk[segment.tensors[name]][first : first + size], size) for name in cut.inputs}
+                    for walk in walks
+                ]
+                yield _run_both(cut, *given, *self.split.split(values)), first
+
+        for both, first in self.split.read_each(started()):
             if not results[0]:
                 results = [[self._array((self.count, *y.shape[1:])) for y in one] for one in both]
             for kept, one in zip(results, both, strict=True):
