@@ -21,7 +21,9 @@ _DARKEST = (240, 150, 90)
 def shade_rules() -> str:
     """Return the style rules of the shades, white to the darkest."""
     levels = [[round(255 + (full - 255) * k / SHADES) for full in _DARKEST] for k in range(1, SHADES + 1)]
-    return " ".join(f"td.s{k} {{ background: rgb{tuple(level)}; }}" for k, level in enumerate(levels, start=1))
+    return " ".join(
+        f"td.s{k} {{ background: rgb{tuple(level)}; color: #1c2430; }}" for k, level in enumerate(levels, start=1)
+    )
 
 
 def section(title: str, *parts: str) -> str:
@@ -73,7 +75,7 @@ def table(
         css: class of the table.
         shades: per row, key -> 0 to `SHADES`.
     """
-    heads = "".join(f"<th><button>{html.escape(title)}</button></th>" for title in columns)
+    heads = "".join(f'<th scope="col"><button>{html.escape(title)}</button></th>' for title in columns)
     body = "".join(
         f'<tr class="{kind}" data-name="{html.escape(str(row["name"]), quote=True)}">'
         + "".join(_cell(row.get(key), (shades[i] if shades else {}).get(key)) for key in columns.values())

@@ -17,6 +17,7 @@ from ggdjax.report._drawn import drawn_curves, drawn_feature_maps
 from ggdjax.report._html import drawing, number, plot_tag, search_field, section, shade_rules, table
 from ggdjax.report._record import in_unit, measured
 from ggdjax.report._run_folder import RECIPE_FILE, load_run
+from ggdjax.report._worst import quantized_line, worst_section
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -79,6 +80,7 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
     widths = f"W{options['weight_bits']}A{options['activation_bits']}" if mean is None else f"{mean:g} bits on average"
     filtered = search_field("tr.map, details.map", "feature maps")
     sections = [
+        worst_section(result),
         section("Feature maps", filtered, _maps(result["feature_maps"]), *_plots(folder, result, compared, progress)),
         *([] if compared is None else scheme_sections(compared, options["scheme"])),
         section("Weights and biases", search_field("tr.layer", "layers"), _weights(result["weights"])),
@@ -97,6 +99,7 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
         ),
         shades=shade_rules(),
         cards="".join(_cards(result)),
+        quantized=quantized_line(result),
         sections="\n".join(sections),
         citation=html.escape(cited([folder])),
         provenance=html.escape(json.dumps(provenance, indent=1, ensure_ascii=False)),

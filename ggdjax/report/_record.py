@@ -104,9 +104,9 @@ def _parameters(tails: TailWeighted) -> tuple[Array, Array, Array]:
 def weight_rows(quantized: QuantizedNetwork) -> list[dict[str, Any]]:
     """Return one row per convolution or dense layer with quantized weights.
 
-    Keys: ``name``, ``shape`` (of the kernel, channels last), ``bits``, ``frac_bits`` (F; a list per output channel;
-    None for a free step), ``step``, ``sqnr_db``, ``bias_frac_bits`` (None without a bias, or on a grid that is no power
-    of two) and ``bias_sqnr_db``.
+    Keys: ``name``, ``input`` (the feature map that it reads), ``shape`` (of the kernel, channels last), ``bits``,
+    ``frac_bits`` (F; a list per output channel; None for a free step), ``step``, ``sqnr_db``, ``bias_frac_bits`` (None
+    without a bias, or on a grid that is no power of two) and ``bias_sqnr_db``.
     """
     expect("quantized", quantized, "QuantizedNetwork")
     rows, kernel_db, bias_db = [], quantized.weight_sqnr_db, quantized.bias_sqnr_db
@@ -117,6 +117,7 @@ def weight_rows(quantized: QuantizedNetwork) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": node.name,
+                "input": node.inputs[0],
                 "shape": list(quantized.params[node.param("kernel")].shape),
                 "bits": weights.bits,
                 "frac_bits": _frac_bits(weights),

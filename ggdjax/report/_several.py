@@ -92,6 +92,7 @@ def comparison_page(folders: Sequence[Path]) -> str:
         subtitle=html.escape(", ".join(runs)),
         shades=shade_rules(),
         cards="",
+        quantized="",
         sections="\n".join(sections),
         citation=html.escape(cited(folders)),
         provenance=html.escape(json.dumps(provenance, indent=1, ensure_ascii=False)),

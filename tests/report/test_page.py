@@ -14,6 +14,7 @@ import ggdjax as gd
 from ggdjax._errors import GgdjaxError
 from ggdjax.cli import main
 from ggdjax.report import html_page
+from ggdjax.report._worst import worst_layers
 
 #: Widths of a phone and of a desk, in CSS pixels.
 PHONE, DESK = 390, 1280
@@ -130,6 +131,31 @@ def test_page_shows_free_weight_steps(folder):
     result["weights"][0] |= {"frac_bits": None, "step": [0.33, 0.44]}
     (folder / "result.json").write_text(json.dumps(result))
     assert ">0.33 to 0.44</td>" in html_page(folder)
+
+
+def test_the_first_screen_names_the_worst_layers_and_what_would_help(folder):
+    result = json.loads((folder / "result.json").read_text())
+    layers = [("conv<1>", "first", 40.0, 30.0), ("conv2", "second", 20.0, 40.0), ("dense", "third", 50.0, 50.0)]
+    result["weights"] = [
+        {**result["weights"][0], "name": name, "input": source, "bits": 8, "sqnr_db": of_weights}
+        for name, source, of_weights, _ in layers
+    ]
+    for row, (_, _, _, of_input) in zip(result["feature_maps"], layers, strict=True):
+        row |= {"sqnr_db": of_input, "bits": 15}
+    rows = worst_layers(result, 2)
+    assert [row["name"] for row in rows] == ["conv2", "conv<1>"]
+    assert [row["remedy"] for row in rows] == ["--weight-bits-of conv2=10", "--activation-bits-of first=16"]
+    total = 1e-2 + 1e-4 + 1e-3 + 1e-4 + 2e-5
+    assert rows[0]["share"] == pytest.approx(100 * 1.01e-2 / total)
+    assert rows[0]["left"] == pytest.approx(100 * (1e-2 / 16 + 1e-4) / total)
+    (folder / "result.json").write_text(json.dumps(result))
+    page = html_page(folder)
+    head = page[: page.index("<h2>Feature maps")]
+    assert "The 3 layers that lose most" in head
+    assert "--weight-bits-of conv2=10" in head
+    assert (
+        "Quantized: the weights of 3 layers to 8 bits, a fractional length per layer; 3 feature maps to 15 bits" in head
+    )
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
