@@ -51,8 +51,8 @@ def worst_section(result: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     about = (
-        "Noise over signal of weights and input, by their measured SQNR, as far as noises of layers add up. Weights that "
-        "were rounded for the output count by their own error, which is more than what reaches the output."
+        "Noise over signal of weights and input, by their measured SQNR, as far as noises of layers add up. Weights "
+        "that were rounded for the output count by their own error, which is more than what reaches the output."
     )
     return section(f"The {len(rows)} layers that lose most", f"<p>{about}</p>", table(rows, _COLUMNS, "worst"))
 
