@@ -27,7 +27,12 @@ if "XLA_FLAGS" not in os.environ:
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
 
+# The hook takes a name; what is imported before it is not checked.
+import tests.shapes
+
+install_import_hook("ggdjax", f"{tests.shapes.__name__}.checked")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
