@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Real
 
 from ggdjax._mapping import for_each
 
@@ -152,7 +152,7 @@ def _biased_exponent(x: Array) -> Array:
     return (lax.bitcast_convert_type(x, jnp.uint32) >> 23).astype(jnp.int32)
 
 
-def _gather(half: Int[Array, "256 128"], top: Int[Array, ""]) -> Float[Array, " bin"]:
+def _gather(half: Real[Array, "256 128"], top: Int[Array, ""]) -> Float[Array, " bin"]:
     """Put together the bins of one side of one tensor, from the octave of its largest value down."""
     octaves = top - jnp.arange(_WINDOW, dtype=top.dtype)
     rows = half.at[octaves].get(mode="fill", fill_value=0, wrap_negative_indices=False).astype(jnp.float32)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int, Real
 
 from ggdjax import _files
 from ggdjax._errors import GgdjaxError, expect, expect_array, expect_record, refusal, summary
@@ -56,8 +56,8 @@ class Histogram:
         (4, 0.25, 3.0)
     """
 
-    counts: Int[Array, "... 65536"]
-    zeros: Int[Array, "..."]
+    counts: Real[Array, "... 65536"]
+    zeros: Real[Array, "..."]
     minimum: Float[Array, "..."]
     maximum: Float[Array, "..."]
 
@@ -171,12 +171,12 @@ class Histogram:
         return jax.tree.map(lambda leaf: leaf[index], self)
 
     @property
-    def count(self) -> Int[Array, "..."]:
+    def count(self) -> Real[Array, "..."]:
         """Number of finite values, zeros included."""
         return _finite(self.counts) + self.zeros
 
     @property
-    def nonfinite(self) -> Int[Array, "..."]:
+    def nonfinite(self) -> Real[Array, "..."]:
         """Number of infinities and NaNs; they are left out of everything else."""
         return _total(self.counts) - _finite(self.counts)
 

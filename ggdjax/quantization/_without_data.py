@@ -36,7 +36,7 @@ _VALUES = 2.0**40
 _PIXEL_MEAN, _PIXEL_DEVIATION = 0.45, 0.25
 
 #: Quantile functions, one per channel of a tensor's last axis; one row where all channels share it.
-Quantiles = Float[np.ndarray, "chan level"]
+Quantiles = Float[np.ndarray, "_chan _level"]
 
 
 def _levels(count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -68,8 +68,8 @@ class RoundingConfig:
     before it is rounded."""
     damping: float = 0.03
     """Added to the diagonal of the Gram matrix, over its mean."""
-    batch_size: int = 64
-    """Images that run at once."""
+    batch_size: int = 32
+    """Images that run at once; on a CPU large tensors of more images cost more time than they save."""
     memory_bytes: int | None = None
     """Tensors of both walks beyond this are kept in temporary files; None: a quarter of the machine's memory."""
 

@@ -154,7 +154,7 @@ def test_has_rsample(params):
 
 
 def test_args_attributes():
-    assert inspect.getfullargspec(GeneralizedGammaDistribution.__init__)[0][1:] == list(NAMES)
+    assert tuple(inspect.signature(GeneralizedGammaDistribution).parameters)[: len(NAMES)] == tuple(NAMES)
     for constraint in GeneralizedGammaDistribution.arg_constraints.values():
         assert (constraint.event_dim, constraint.is_discrete) == (0, False)
 
