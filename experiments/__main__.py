@@ -52,7 +52,7 @@ def _compare(words: Sequence[str]) -> None:
 
 
 def _tables(words: Sequence[str]) -> None:
-    from experiments.tables import main as tables
+    from experiments.tables.command import main as tables
 
     tables(words)
 

@@ -120,11 +120,9 @@ def _operations(results: Results) -> Iterator[Entry]:
         for key in keys:
             value = value.get(key, {})
         yield Entry(network=ANY, scheme=label, metric="figure", value=value or None)
-    for row in results.rows("tuning_scaling.json"):
-        label = (
-            f"backward-forward, part of one sweep, devices: {row['devices']}, processes: {row['processes']}, seconds"
-        )
-        yield Entry(network=ANY, scheme=label, metric="figure", value=row["seconds"])
+    for setting, found in _timings(results, "tuning-scaling").get(ANY, {}).items():
+        label = f"backward-forward, part of one sweep on {setting}, seconds"
+        yield Entry(network=ANY, scheme=label, metric="figure", value=found["seconds"])
 
 
 def _peers(results: Results) -> Iterator[Entry]:
@@ -251,7 +249,7 @@ CONTENT = Content(
         "of three runs. Tuning is wall time with compiling, on whatever else the machine did, over the same unit. "
         "Images per second: one batch, the fastest of several runs."
     ),
-    sources=("timings", "gradient", "tuning", "tuning_scaling.json", "peers"),
+    sources=("timings", "gradient", "tuning", "peers"),
     metrics=METRICS,
     entries=entries,
     tables=tables,

@@ -50,7 +50,7 @@ def entries(results: Results) -> list[Entry]:
             rows[row["network"], bits, row["kind"]] = row
             if "parameters" in row:
                 sizes[row["network"]] = row
-    for row in results.rows("cost_of_networks.json"):
+    for row in results.rows("cost"):
         if row["widths"] == "float32":
             sizes[row["network"]] = {"macs": row["macs"], "parameters": row["weight_bytes"] // 4}
     made, measured = [], dict.fromkeys(name for name, _, _ in rows)
@@ -136,7 +136,7 @@ CONTENT = Content(
         "images: 10,000 of CIFAR-10, 900 of the ImageNet sample, 500 digits. `digits` and `resnet20-shipped` come with "
         "the package; the others are the networks of `experiments/real_networks.py`."
     ),
-    sources=("schemes", "cost_of_networks.json"),
+    sources=("schemes", "cost"),
     metrics=METRICS,
     entries=entries,
     tables=tables,

@@ -18,8 +18,8 @@ from PIL import Image
 
 from experiments.configs.weights import compare
 from experiments.experiment import key_of
-from experiments.tables import main, plots
-from experiments.tables.command import CONTENTS, index, pages
+from experiments.tables import plots
+from experiments.tables.command import CONTENTS, index, main, pages
 from experiments.tables.results import FOLDER, Results
 from experiments.tables.table import Table
 from ggdjax.quantization import Accuracy
