@@ -81,7 +81,7 @@ class Experiment(abc.ABC):
 
         Each has at least the axes ``network`` and ``seed``.
         """
-        axes = {_AXIS.get(field, field[:-1]): getattr(self, field) for field in self.AXES}
+        axes = {self.axis(field): getattr(self, field) for field in self.AXES}
         return [
             {"network": network, **dict(zip(axes, values, strict=True)), "seed": seed}
             for network in self.networks
@@ -129,6 +129,11 @@ class Experiment(abc.ABC):
     def network(self, name: str) -> networks.AnyNetwork:
         """Return one of the networks, by its name."""
         return networks.find(name, self.own)
+
+    @staticmethod
+    def axis(field: str) -> str:
+        """Return what the values of a field are called in a cell."""
+        return _AXIS.get(field, field[:-1])
 
     @property
     def settings(self) -> dict[str, Any]:

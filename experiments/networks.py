@@ -158,6 +158,8 @@ def find(name: str, own: Sequence[OwnNetwork] = ()) -> AnyNetwork:
         GgdjaxError: there is none.
     """
     found = {**ALL, **{one.name: one for one in own}}
+    if name not in found and name in zoo.names():
+        raise GgdjaxError(f"network `{name}` of the zoo has no images here: give `--data`, `--preset` and `--weights`")
     if name not in found:
         raise GgdjaxError(f"no network is called `{name}`; known: {', '.join(found)}")
     return found[name]

@@ -68,7 +68,8 @@ def entries(results: Results) -> list[Entry]:
                     row["buffer_gb_per_s_per_ghz"] = row["buffer_bytes"] / row["cycles"]
                 key = {"network": name, "scheme": dataflow, "bits": widths}
                 top1 = right.get((name, widths), {}) if row else {}
-                made.append(Entry(**key, metric="top1", value=top1.get("top1"), **results.images_of(top1)))
+                made.append(Entry(**key, metric="top1", value=top1.get("top1"), **results.said_of(top1)))
+                key["row"] = row.get("place")
                 made += [Entry(**key, metric=metric, value=row.get(metric)) for metric in METRICS if metric != "top1"]
     return made
 
@@ -182,5 +183,9 @@ CONTENT = Content(
     entries=entries,
     tables=tables,
     draw=draw,
+    shows=lambda name, cell: (
+        (name != "schemes" or (cell["kind"] == "accuracy" and cell["scheme"] in ("ggd", "float")))
+        and (name != "gradient" or cell["method"] in ALLOCATED)
+    ),
     caption="Left: energy of one image by its parts. Right: bytes moved, buffer (wide bar; first figure) and DRAM.",
 )

@@ -52,19 +52,21 @@ def entries(results: Results) -> list[Entry]:
                 sizes[row["network"]] = row
     for row in results.rows("cost"):
         if row["widths"] == "float32":
-            sizes[row["network"]] = {"macs": row["macs"], "parameters": row["weight_bytes"] // 4}
+            sizes[row["network"]] = row | {"parameters": row["weight_bytes"] // 4}
     made, measured = [], dict.fromkeys(name for name, _, _ in rows)
     for name in [n for n in DATA if n in measured] + [n for n in measured if n not in DATA] or DATA:
         for metric in ("parameters", "macs"):
             key = {"network": name, "scheme": FLOAT, "bits": FLOAT}
-            made.append(Entry(**key, metric=metric, value=sizes.get(name, {}).get(metric)))
+            size = sizes.get(name, {})
+            made.append(Entry(**key, metric=metric, value=size.get(metric), row=size.get("place")))
         for bits in (FLOAT, *WIDTHS):
             key = {"network": name, "scheme": FLOAT if bits == FLOAT else SCHEME, "bits": bits}
             row = rows.get((name, bits, "accuracy"), {})
-            made += accuracies(top1=row.get("top1"), top5=row.get("top5"), **results.images_of(row), **key)
+            made += accuracies(top1=row.get("top1"), top5=row.get("top5"), **results.said_of(row), **key)
             if bits != FLOAT:
-                value = rows.get((name, bits, "sqnr"), {}).get("mean_sqnr_db")
-                made.append(Entry(**key, metric="mean_sqnr_db", value=value))
+                row = rows.get((name, bits, "sqnr"), {})
+                value = row.get("mean_sqnr_db")
+                made.append(Entry(**key, metric="mean_sqnr_db", value=value, row=row.get("place")))
     return made
 
 
@@ -141,5 +143,6 @@ CONTENT = Content(
     entries=entries,
     tables=tables,
     draw=draw,
+    shows=lambda name, cell: name != "schemes" or cell["scheme"] in (SCHEME, FLOAT),
     caption="Left: top-1, dark where quantizing costs 20 points or more. Right: mean SQNR of the feature maps.",
 )
