@@ -77,7 +77,8 @@ def _axes(usual: Experiment, rows: list[dict[str, Any]]) -> dict[str, list[Any]]
         values = list(dict.fromkeys(row[axis] for row in rows if axis in row))
         few = usually != {*values} and (field == "networks" or len(values) <= _FEW)
         if values and (few or not usually.issuperset(values)):
-            found[field] = [v for v in values if (v in known or v not in usually) and _possible(usual, field, v)]
+            options = known or usually - {"float"}
+            found[field] = [v for v in values if (v in options or v not in usually) and _possible(usual, field, v)]
     return found
 
 
