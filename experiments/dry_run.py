@@ -53,7 +53,13 @@ def print_cost(experiment: Experiment, folder: Path, shard: tuple[int, int], con
         one = 4 * prod(net.input_shape[1:])
         memory = (8 * network.count_parameters(net), one * held, real.batch_size * live_bytes(net) if runs else 0)
         macs = runs * network.count_macs(net) / 1e12
-        table.add_row(name, str(len(cells)), f"{runs:,.0f}", f"{macs:,.3g}", *(f"{m / _MIB:,.0f}" for m in memory))
+        table.add_row(
+            name,
+            str(len(cells)),
+            f"{runs:,.0f}",
+            f"{macs:,.0f}" if macs >= 1000 else f"{macs:.3g}",
+            *(f"{m / _MIB:,.0f}" for m in memory),
+        )
     console.print(f"{folder}: {experiment.NAME}: {len(todo)} cells to do; nothing is run", highlight=False)
     console.print(table)
     said = ["An image run forward counts once, with gradients three times; TMACs: 10^12 multiply-accumulates."]
@@ -92,13 +98,14 @@ def _images(experiment: Experiment, real: AnyNetwork, net: Network, cells: list[
 
 def live_bytes(net: Network) -> int:
     """Return the most bytes of feature maps that one image has at a time, each until its last use."""
-    nodes = net.graph.nodes
-    last = {tensor: place for place, node in enumerate(nodes) for tensor in node.inputs}
-    size = {tensor: 4 * prod(side for side in net.graph.shape(tensor) if side is not None) for tensor in last}
-    live, most = 0, 0
-    for place, node in enumerate(nodes):
-        live += size.get(node.name, 0)
-        inputs = {tensor for tensor in node.inputs if tensor not in net.params}
-        most = max(most, live + sum(size[t] for t in inputs if t in net.graph.inputs))
-        live -= sum(size[t] for t in inputs if last[t] == place and t not in net.graph.inputs)
+
+    def size(tensor: str) -> int:
+        return 4 * prod(side for side in net.graph.shape(tensor) if side is not None)
+
+    last = {tensor: place for place, node in enumerate(net.graph.nodes) for tensor in node.inputs}
+    live = most = sum(map(size, net.graph.inputs))
+    for place, node in enumerate(net.graph.nodes):
+        live += size(node.output)
+        most = max(most, live)
+        live -= sum(size(tensor) for tensor in dict.fromkeys(node.inputs) if last[tensor] == place)
     return most

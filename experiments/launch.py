@@ -50,7 +50,8 @@ class Own:
         named = [name for name in asked if name not in known and (":" in name or name in zoo.names())]
         models = {path.stem: str(path) for path in self.onnx} | {name: name for name in named}
         if not models:
-            if given := [f"`--{f.name}`" for f in dataclasses.fields(self) if getattr(self, f.name)]:
+            given = [f"`--{f.name}`" for f in dataclasses.fields(self) if getattr(self, f.name)]
+            if given and known.issuperset(asked):
                 raise GgdjaxError(f"{' and '.join(given)} go with `--onnx` or a network of the zoo in `--networks`")
             return experiment
         if experiment.NEEDS_IMAGES and not dry_run and not (self.data and self.preset):

@@ -109,9 +109,10 @@ def train(
         return optax.apply_updates(q, updates), state, value
 
     trained, state, losses = dataclasses.replace(q, record=None), optimizer.init(q), []
-    for x, labels in batches:
-        trained, state, value = update(trained, state, x, labels)
-        losses.append(float(value))
+    with jax.numpy_dtype_promotion("standard"):  # on which optax relies
+        for x, labels in batches:
+            trained, state, value = update(trained, state, x, labels)
+            losses.append(float(value))
     stage = Stage(
         name="quantization-aware training",
         settings={"learning_rate": learning_rate, "steps": steps, "batch_size": batch_size},

@@ -42,8 +42,9 @@ class Zoo(Experiment):
 
     def prepare(self, network: str, seed: int) -> str:
         """Return the name."""
-        jax.clear_caches()
-        gc.collect()
+        if len(self.networks) > 1:  # programs of all of them would fill the memory
+            jax.clear_caches()
+            gc.collect()
         return network
 
     def measure(self, prepared: str, cell: Cell, folder: Path) -> dict[str, Any]:
