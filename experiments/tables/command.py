@@ -68,7 +68,7 @@ def pages(content: Content, entries: Sequence[Entry], commands: Sequence[str] = 
         f"## Files\n\nMade by `{COMMAND}` from {', '.join(f'`{name}`' for name in content.sources)}. The same figures: "
         f"[CSV]({content.name}.csv), [LaTeX]({content.name}.tex). Metrics in the CSV file:\n\n{metrics}\n\n"
         "A figure links to its row of the results, a figure of several rows to the first of them.\n",
-        "## Commands\n\n```\n" + "\n".join((*commands, f"{COMMAND} {content.name}")) + "\n```\n",
+        "## Commands\n\n```\n" + "\n".join(commands) + "\n```\n",
     ]
     latex = [f"% {title}: {COMMAND}\n% needs booktabs and longtable\n", *(table.to_latex() for table in made)]
     return {

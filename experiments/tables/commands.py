@@ -13,7 +13,7 @@ from experiments.configs import CONFIGS
 from experiments.display import print_plan
 from experiments.experiment import Cell, Experiment
 from experiments.plan import plan
-from experiments.tables.results import MADE_BY, PEERS, Results, command_of
+from experiments.tables.results import FOLDER, MADE_BY, PEERS, Results, command_of
 from ggdjax import GgdjaxError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _FEW = 4
 
 
 def commands_of(content: Content, results: Results) -> list[str]:
-    """Return the commands that made what is there of a table's results, and that which runs what is missing."""
+    """Return the commands that made what is there of a table's results, that runs what is missing, and the table's."""
     found = []
     for name in content.sources:
         if name == PEERS:
@@ -36,7 +36,11 @@ def commands_of(content: Content, results: Results) -> list[str]:
             found.append(command_of(name))
         else:
             found += _runs(name, results) or [f"python -m experiments run {name}"]
-    return [*dict.fromkeys(found), f"python -m experiments tables {content.name} --missing"]
+    where = "" if results.folder == FOLDER else f" --results {shlex.quote(str(results.folder))}"
+    return [
+        *dict.fromkeys(found),
+        *(f"python -m experiments tables {content.name}{o}{where}" for o in (" --missing", "")),
+    ]
 
 
 def _runs(name: str, results: Results) -> list[str]:

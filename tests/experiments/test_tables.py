@@ -283,7 +283,7 @@ def test_a_table_ends_with_commands_that_its_experiments_take(results):
     commands = text[text.index("## Commands") :].splitlines()
     wanted = "run schemes --calibration-images 64 --held-out-images 300 --networks resnet20"
     assert f"python -m experiments {wanted} --measures accuracy --bits 4 --schemes kl" in commands
-    assert "python -m experiments tables T3 --missing" in commands
+    assert f"python -m experiments tables T3 --missing --results {results}" in commands
     for content in CONTENTS.values():  # those of the committed results
         for command in commands_of(content, Results()):
             words = shlex.split(command)
