@@ -14,8 +14,11 @@ tune are held out by none. A cell that was killed resumes after its last finishe
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import re
 import shutil
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -64,15 +67,27 @@ class Paper(Experiment):
             recipe_of(name)
         super().check()
 
+    def cells(self) -> list[Cell]:
+        """Return the cells; a recipe in a file is called by its contents, too."""
+        labels = dict(zip(dict.fromkeys(self.recipes), self._recipes, strict=True))
+        return [{**cell, "recipe": labels[cell["recipe"]]} for cell in super().cells()]
+
+    @cached_property
+    def _recipes(self) -> dict[str, Recipe]:
+        """The recipes, by what cells call them."""
+        files = {name: Path(name) for name in self.recipes if Path(name).is_file()}
+        marks = {name: f" {hashlib.sha256(path.read_bytes()).hexdigest()[:8]}" for name, path in files.items()}
+        return {name + marks.get(name, ""): recipe_of(name) for name in dict.fromkeys(self.recipes)}
+
     def tuning_count(self, network: str) -> int:
         """Return how many images tune a network."""
-        return self.tuning_images or max(recipe_of(name).tune_images for name in self.recipes)
+        return self.tuning_images or max(recipe.tune_images for recipe in self._recipes.values())
 
     def passes(self, cell: Cell | None) -> dict[str, float]:
         """Return one pass to calibrate; each cell evaluates the float and the quantized network, and the untuned."""
         if cell is None:
             return {"calibration": 1}
-        return {"accuracy": 2.0 * (1 + recipe_of(cell["recipe"]).tunes)}
+        return {"accuracy": 2.0 * (1 + self._recipes[cell["recipe"]].tunes)}
 
     def prepare(self, network: str, seed: int) -> dict[str, Any]:
         """Return the network with its images, and the calibration of what is not equalized."""
@@ -91,9 +106,9 @@ class Paper(Experiment):
 
     def recipe(self, cell: Cell, prepared: dict[str, Any]) -> Recipe:
         """Return the recipe of a cell."""
-        recipe, parts = recipe_of(cell["recipe"]), prepared["parts"]
+        recipe, parts = self._recipes[cell["recipe"]], prepared["parts"]
         weights, maps = widths_of(cell["widths"])
-        changes: dict[str, Any] = {"seed": cell["seed"], "batch_size": prepared["size"]}
+        changes: dict[str, Any] = {"seed": cell["seed"], "batch_size": prepared["size"], "mean_bits": None}
         changes["quantization"] = dataclasses.replace(recipe.quantization, weight_bits=weights, activation_bits=maps)
         if recipe.tunes:
             count = len(parts["tuning"])
@@ -106,7 +121,7 @@ class Paper(Experiment):
     def measure(self, prepared: dict[str, Any], cell: Cell, folder: Path) -> dict[str, Any]:
         """Return accuracies before and after tuning and in float, seconds by stage, and the recipe with its budgets."""
         recipe, parts = self.recipe(cell, prepared), prepared["parts"]
-        mark = "-".join([*(str(v).replace("/", "-") for v in cell.values()), self.config_hash(cell["network"])])
+        mark = "-".join([*(re.sub(r"[^\w.-]", "-", str(v)) for v in cell.values()), self.config_hash(cell["network"])])
         kept = folder / "checkpoints" / mark
         chosen = Parts(
             calibration=parts["calibration"],

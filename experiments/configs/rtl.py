@@ -52,7 +52,7 @@ class Rtl(Experiment):
     """Products per clock; divides the products of an output value where it can."""
 
     def check(self) -> None:
-        """Refuse unknown names, missing data, numbers out of range and a machine without a simulator of Verilog."""
+        """Refuse unknown names, missing data and numbers out of range."""
         check_known(self, "variants", VARIANTS)
         check_numbers(self, "layers", "lanes")
         super().check()

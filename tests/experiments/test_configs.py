@@ -9,6 +9,7 @@ import shutil
 import jax
 import pytest
 
+import ggdjax as gd
 from experiments.__main__ import main
 from experiments.configs import CONFIGS
 from experiments.configs.schemes import Schemes
@@ -132,6 +133,18 @@ def test_figures_of_the_paper_by_either_recipe(tiny):
         assert 0.5 < stage["top1"] <= stage["top5"]
     assert paper["recipe_of_run"]["search"]["objective"] == "top1"
     assert (paper["recipe_of_run"]["rounding"], default["recipe_of_run"]["rounding"]) == ("nearest", "output")
+
+
+def test_a_recipe_in_a_file_is_told_by_its_contents(tmp_path, capsys):
+    path, keys = tmp_path / "mine.toml", []
+    for bias_bits in (16, 8):
+        gd.Recipe(quantization=gd.QuantConfig(bias_bits=bias_bits)).save(path)
+        experiment = dataclasses.replace(CONFIGS["paper-tiny"], recipes=("paper", str(path)))
+        assert experiment.cells()[0] == CONFIGS["paper-tiny"].cells()[0]
+        keys.append(key_of(experiment.cells()[-1]))
+    assert keys[0] != keys[1]
+    main(["run", "paper-tiny", "--recipes", str(path), "--dry-run"])
+    assert "paper: 1 cells to do" in capsys.readouterr().out
 
 
 def test_figures_of_integers_elsewhere(tiny):
