@@ -18,6 +18,8 @@ from experiments import networks
 from experiments.networks import OwnNetwork
 from ggdjax import GgdjaxError
 
+Names = Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--network",), metavar="NAME [NAME ...]")]
+"""Names of networks."""
 #: One unit of work: axis -> value, such as ``{"network": "digits", "bits": 4, "scheme": "ggd", "seed": 0}``.
 Cell = dict[str, Any]
 #: Field of an experiment -> what its values are called in a cell; other fields lose their last letter.
@@ -40,6 +42,8 @@ class Experiment(abc.ABC):
     """Axes that stand for all, or the usual, values where none is named."""
     NEEDS_IMAGES: ClassVar[bool] = True
     """Whether networks come with images."""
+    TAKES_OWN: ClassVar[bool] = True
+    """Whether networks may be the user's, or of the zoo with weights of the user's."""
     BENCH: ClassVar[dict[str, Any]] = {}
     """Options of the `Bench` of `prepare`."""
     PASSES: ClassVar[tuple[dict[str, float], dict[str, float]] | None] = None
@@ -49,7 +53,7 @@ class Experiment(abc.ABC):
     BESIDES: ClassVar[str] = ""
     """What `passes` leaves out."""
 
-    networks: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--network",), metavar="NAME [NAME ...]")] = ("digits",)
+    networks: Names = ("digits",)
     """Networks: names in experiments/networks.py; with `--data`, names of the zoo, or module:function."""
     seeds: tuple[int, ...] = (0,)
     """Each chooses other calibration images."""

@@ -45,12 +45,16 @@ class Own:
         Raises:
             GgdjaxError: images without a network, or a network without images.
         """
+        given = [f"`--{f.name}`" for f in dataclasses.fields(self) if getattr(self, f.name)]
+        if not experiment.TAKES_OWN:
+            if given:
+                raise GgdjaxError(f"{' and '.join(given)}: this experiment opens its networks itself")
+            return experiment
         known = {*ALL, *(one.name for one in experiment.own)}
         asked = experiment.networks if experiment.networks != usual or not self.onnx else ()
         named = [name for name in asked if name not in known and (":" in name or name in zoo.names())]
         models = {path.stem: str(path) for path in self.onnx} | {name: name for name in named}
         if not models:
-            given = [f"`--{f.name}`" for f in dataclasses.fields(self) if getattr(self, f.name)]
             if given and known.issuperset(asked):
                 raise GgdjaxError(f"{' and '.join(given)} go with `--onnx` or a network of the zoo in `--networks`")
             return experiment
@@ -58,11 +62,11 @@ class Own:
             raise GgdjaxError(
                 "`--data` and `--preset` are needed: the images of the networks, and how they become inputs"
             )
-        given = {key: getattr(self, key) for key in ("data", "preset") if getattr(self, key)}
+        images = {key: getattr(self, key) for key in ("data", "preset") if getattr(self, key)}
         own = []
         for name, model in models.items():
             of_zoo = name == model and ":" not in name
-            fields = {"model": model, **given} | (
+            fields = {"model": model, **images} | (
                 {"weights": self._weights_of(name)} if of_zoo and self.weights else {}
             )
             own.append(files.own_network(name, fields, f"network `{name}`", Path()))

@@ -26,7 +26,7 @@ from rich.progress import Progress
 
 from experiments import accuracy
 from experiments.bench import choose_parts
-from experiments.experiment import Cell, Experiment, widths_of
+from experiments.experiment import Cell, Experiment, Names, widths_of
 from experiments.images import calibrate
 from ggdjax import Recipe
 from ggdjax.recipe import Parts
@@ -46,7 +46,7 @@ class Paper(Experiment):
     HOLDS: ClassVar[tuple[str, ...]] = ("calibration", "tuning")
     BESIDES: ClassVar[str] = "rounding for the output of layers, and searches and gradients, up to `tune_seconds` each"
 
-    networks: tuple[str, ...] = KINDS
+    networks: Names = KINDS
     """Networks of the zoo, which need `--data`, `--preset` and `--weights`; or any others."""
     recipes: tuple[str, ...] = ("paper", "default")
     """Names (paper, default, best) or files of recipes; their widths are those of the cell."""

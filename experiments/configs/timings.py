@@ -37,6 +37,7 @@ class Timings(Experiment):
 
     NAME: ClassVar[str] = "timings"
     AXES: ClassVar[tuple[str, ...]] = ("benchmarks",)
+    TAKES_OWN: ClassVar[bool] = False
 
     benchmarks: tuple[str, ...] = (*ALONE, *PER_NETWORK)
     """Modules of experiments/benchmarks."""

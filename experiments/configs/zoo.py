@@ -20,9 +20,11 @@ import jax
 import numpy as np
 
 import ggdjax as gd
-from experiments.experiment import Cell, Experiment, check_known
+from experiments.experiment import Cell, Experiment, Names, check_known
 from experiments.generated import draw_normalizations
 from ggdjax import network, zoo
+
+ALL = zoo.names()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +34,14 @@ class Zoo(Experiment):
     NAME: ClassVar[str] = "zoo"
     AXES: ClassVar[tuple[str, ...]] = ()
     NEEDS_IMAGES: ClassVar[bool] = False
+    TAKES_OWN: ClassVar[bool] = False
 
-    networks: tuple[str, ...] = zoo.names()
+    networks: Names = ALL
     """Names of the zoo."""
 
     def check(self) -> None:
         """Refuse unknown names."""
-        check_known(self, "networks", zoo.names())
+        check_known(self, "networks", ALL)
 
     def prepare(self, network: str, seed: int) -> str:
         """Return the name."""

@@ -176,6 +176,7 @@ def test_figures_of_costs(tiny):
         (["paper-tiny", "--recipes", "papr"], "no recipe is called `papr`"),
         (["cost-tiny", "--dataflows", "row"], "no dataflow is called `row`; known: output-stationary"),
         (["exported-tiny", "--gradient-steps", "1", "--per", "channel"], "choose `per` tensor"),
+        (["zoo-tiny", "--weights", "w"], "`--weights`: this experiment opens its networks itself"),
         (["zoo", "--networks", "resnet51"], "no network is called `resnet51`; known: alexnet"),
         (["schemes", "--networks", "digits", "resnet21"], "no network is called `resnet21`"),
         (["schemes-tiny", "--schemes", "ggd-exakt"], "ggd-exact"),
