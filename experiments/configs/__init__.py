@@ -1,57 +1,17 @@
-"""Every experiment by name. Your own: a file like those here, and its ``CONFIGS`` in the lines below."""
+"""Every experiment by name. Your own: a file like those here, named below, with its ``CONFIGS``."""
 
 from __future__ import annotations
 
-from experiments.configs import (
-    accumulators,
-    agreement,
-    cost,
-    exported,
-    families,
-    few_images,
-    gradient,
-    orders,
-    paper,
-    posterior,
-    predicted,
-    rounding,
-    rtl,
-    schemes,
-    sensitivity,
-    timings,
-    training,
-    tuning,
-    weights,
-    weights_first,
-    without_images,
-    zoo,
-)
+from importlib import import_module
+
 from experiments.experiment import Experiment
 
-_MODULES = (
-    schemes,
-    paper,
-    rounding,
-    tuning,
-    gradient,
-    training,
-    weights,
-    weights_first,
-    families,
-    few_images,
-    without_images,
-    orders,
-    posterior,
-    sensitivity,
-    predicted,
-    agreement,
-    exported,
-    rtl,
-    accumulators,
-    cost,
-    zoo,
-    timings,
-)
+_MODULES = """
+schemes paper rounding tuning gradient training weights weights_first families few_images without_images orders
+posterior sensitivity predicted agreement exported rtl accumulators cost zoo timings
+"""
 CONFIGS: dict[str, Experiment] = {
-    name: experiment for module in _MODULES for name, experiment in module.CONFIGS.items()
+    name: experiment
+    for module in _MODULES.split()
+    for name, experiment in import_module(f"experiments.configs.{module}").CONFIGS.items()
 }
