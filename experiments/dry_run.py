@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from collections import defaultdict
 from itertools import groupby
 from math import prod
 from typing import TYPE_CHECKING
@@ -80,7 +80,7 @@ def _images(experiment: Experiment, real: AnyNetwork, net: Network, cells: list[
     """Return how many images run through the network, and how many are held in memory."""
     wanted = [getattr(experiment, f"{part}_images", None) for part in ("calibration", "held_out")]
     tuning = experiment.tuning_count(real.name)
-    runs, sizes = 0.0, Counter({"": 1})
+    runs, sizes = 0.0, defaultdict(int, {"": 1})
     for seed, group in groupby(cells, key=lambda cell: cell["seed"]):
         if not experiment.NEEDS_IMAGES:
             break

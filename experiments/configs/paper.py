@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import re
 import shutil
 from dataclasses import dataclass
@@ -143,7 +144,7 @@ class Paper(Experiment):
         return {
             "float_top1": tuned.float_accuracy.top1,
             "float_top5": tuned.float_accuracy.top5,
-            "mean_sqnr_db": tuned.mean_sqnr_db,
+            "mean_sqnr_db": tuned.mean_sqnr_db if math.isfinite(tuned.mean_sqnr_db) else None,
             "stages": {name: accuracy.of_evaluation(one) for name, one in stages.items()},
             "stage_seconds": {stage: round(seconds, 2) for stage, seconds in outcome.seconds.items()},
             "recipe_of_run": outcome.recipe.to_dict(),
