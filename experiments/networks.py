@@ -94,8 +94,12 @@ class OwnNetwork:
         return load_network(Path(self.model), self.output, self.input_shape, weights)
 
     def open_images(self, net: Network) -> ImageSet:
-        """Return its images."""
-        return data.open_images(self.data, self.preprocessing.for_input(net.input_shape))
+        """Return its images in the layout that the network reads: presets have channels first, the zoo last."""
+        rule, shape = self.preprocessing, net.input_shape
+        layouts = [name for name, axis in (("NCHW", 1), ("NHWC", -1)) if shape[axis] == rule.channels]
+        if layouts and rule.layout not in layouts:
+            rule = dataclasses.replace(rule, layout=layouts[0])
+        return data.open_images(self.data, rule.for_input(shape))
 
     def split(self, images: ImageSet, calibration_images: int | None = None, seed: int = 0) -> Split:
         """Return the parts: 512 calibration images, or this many of them, and all images that may be held out."""

@@ -142,6 +142,25 @@ def test_a_folder_of_weights_has_a_file_for_each_network(folder, capsys):
     own = {row["network"]: row["settings"].get("own") for row in read_rows("two")}
     assert own["digits"] is None  # a network of the project
     assert re.fullmatch(r"[0-9a-f]{12}", own["lenet5"]["weights"])
+    digits = gd.data.digits()
+    pixels = np.stack([digits.load(i) for i in range(40)]).repeat(4, 1).repeat(4, 2)
+    np.savez("large.npz", image=(15 * pixels).astype(np.uint8), label=digits.labels[:40])
+    paper = [
+        "--networks",
+        "lenet5",
+        "--weights",
+        "weights",
+        "--data",
+        "large.npz",
+        "--preset",
+        "mnist",
+        "--out",
+        "three",
+    ]
+    sizes = ["--calibration-images", "16", "--tuning-images", "8", "--tune-seconds", "0.01", "--widths", "8/8"]
+    main(["run", "paper", *paper, *sizes, "--recipes", "paper"])
+    (row,) = read_rows("three")  # the preset has channels first, the network last
+    assert row["stages"]["tuned"]["held_out_images"] == 16
     for name, message in (("alexnet", "weights has no file of the name alexnet"), ("lenet6", "no network is called")):
         with pytest.raises(SystemExit, match="2"):
             main(["run", "weights", "--networks", name, "--weights", "weights"])
