@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from experiments import INTERRUPTED
 from ggdjax import GgdjaxError
 from ggdjax.cli import _process
 
@@ -22,7 +23,6 @@ _RUN = """Run an experiment; every field of it is an option, and a file of TOML 
 
 The same command resumes a run that was stopped or killed: finished cells are skipped.
 """
-_INTERRUPTED = "experiments: interrupted; what is finished is kept, the same command resumes"
 
 
 def _list(words: Sequence[str]) -> None:
@@ -52,7 +52,7 @@ def _compare(words: Sequence[str]) -> None:
 
 
 def _tables(words: Sequence[str]) -> None:
-    from experiments.tables import main as tables
+    from experiments.tables.command import main as tables
 
     tables(words)
 
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None:
-        _process.watch_interrupts(lambda: _INTERRUPTED, at_once=True)
+        _process.watch_interrupts(lambda: INTERRUPTED, at_once=True)
     try:
         if not words or words[0] in ("-h", "--help"):
             print(__doc__.strip())
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"experiments: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print(_INTERRUPTED, file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         raise SystemExit(130) from None
 
 

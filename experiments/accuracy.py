@@ -34,13 +34,22 @@ def ranks(forward: Callable[[Any], Any], batches: Sequence[tuple[Any, Any]]) -> 
 def figures(rank: np.ndarray) -> dict[str, Any]:
     """Return top-1 and top-5 with 95 % intervals (Wilson), the number of images, and which are right."""
     found = quantization.Accuracy(top1=float(np.mean(rank < 1)), top5=float(np.mean(rank < 5)), images=len(rank))
+    return _figures(found, rank < 1)
+
+
+def of_evaluation(evaluation: quantization.Evaluation) -> dict[str, Any]:
+    """Return the same of the quantized network of an evaluation."""
+    return _figures(evaluation.quantized_accuracy, np.asarray(evaluation.quantized_correct))
+
+
+def _figures(found: quantization.Accuracy, correct: np.ndarray) -> dict[str, Any]:
     return {
         "top1": found.top1,
         "top1_interval": found.interval(),
         "top5": found.top5,
         "top5_interval": found.interval("top5"),
         "held_out_images": found.images,
-        "right": base64.b64encode(np.packbits(rank < 1)).decode(),
+        "right": base64.b64encode(np.packbits(correct)).decode(),
     }
 
 

@@ -15,7 +15,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from experiments.networks import AnyNetwork
+    from ggdjax.data import ImageSet
     from ggdjax.ggd import Histogram
+
+
+def choose_parts(
+    real: AnyNetwork, images: ImageSet, calibration_images: int | None, held_out: int | None, tuning: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Return the images of each part, ``tuning`` where any are asked for; ``accuracy`` are some of those held out."""
+    parts = real.split(images, calibration_images, seed if not tuning else 0)
+    chosen = {}
+    if tuning:
+        parts, chosen["tuning"] = data.split_tuning(images, parts, tuning, seed)
+    held = {"held_out": parts.held_out, "accuracy": some(images, parts.held_out, held_out)}
+    return {"calibration": parts.calibration, **chosen, **held}
 
 
 class Bench:
@@ -46,15 +59,10 @@ class Bench:
         net = real.load()
         self.net = network.fold_batch_norm(net)
         self.images = real.open_images(net)
-        parts = real.split(self.images, calibration_images, seed if not tuning else 0)
-        chosen = np.zeros(0, np.int64)
-        if tuning:
-            parts, chosen = data.split_tuning(self.images, parts, tuning, seed)
-        self.parts = {"calibration": parts.calibration, "held_out": parts.held_out}
-        self.parts |= {"tuning": chosen} if tuning else {}
-        self.parts["accuracy"] = some(self.images, parts.held_out, held_out)
+        self.parts = choose_parts(real, self.images, calibration_images, held_out, tuning, seed)
         source, what = self.net if folded else net, f"{self.name}: calibrate"
-        self.calibration = calibrate(source, self.images, parts.calibration, self.size, what, per_channel=per_channel)
+        part = self.parts["calibration"]
+        self.calibration = calibrate(source, self.images, part, self.size, what, per_channel=per_channel)
         self.unfolded = net
 
     @property

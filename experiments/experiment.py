@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -18,10 +18,12 @@ from experiments import networks
 from experiments.networks import OwnNetwork
 from ggdjax import GgdjaxError
 
+Names = Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--network",), metavar="NAME [NAME ...]")]
+"""Names of networks."""
 #: One unit of work: axis -> value, such as ``{"network": "digits", "bits": 4, "scheme": "ggd", "seed": 0}``.
 Cell = dict[str, Any]
 #: Field of an experiment -> what its values are called in a cell; other fields lose their last letter.
-_AXIS = {"bits": "bits", "widths": "widths", "per": "per", "images": "images", "measures": "kind"}
+_AXIS = {name: name for name in ("bits", "accumulator_bits", "widths", "per", "images")} | {"measures": "kind"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +40,20 @@ class Experiment(abc.ABC):
     """Besides ``networks`` and ``seeds``, in the order of the loops, the outermost first."""
     MAY_BE_EMPTY: ClassVar[tuple[str, ...]] = ()
     """Axes that stand for all, or the usual, values where none is named."""
+    NEEDS_IMAGES: ClassVar[bool] = True
+    """Whether networks come with images."""
+    TAKES_OWN: ClassVar[bool] = True
+    """Whether networks may be the user's, or of the zoo with weights of the user's."""
+    BENCH: ClassVar[dict[str, Any]] = {}
+    """Options of the `Bench` of `prepare`."""
+    PASSES: ClassVar[tuple[dict[str, float], dict[str, float]] | None] = None
+    """How often the images of each part run through the network, in `prepare` and in one cell: see `passes`."""
+    HOLDS: ClassVar[tuple[str, ...]] = ("accuracy",)
+    """Parts of the images that are held in memory."""
+    BESIDES: ClassVar[str] = ""
+    """What `passes` leaves out."""
 
-    networks: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--network",), metavar="NAME [NAME ...]")] = ("digits",)
+    networks: Names = ("digits",)
     """Networks: names in experiments/networks.py; with `--data`, names of the zoo, or module:function."""
     seeds: tuple[int, ...] = (0,)
     """Each chooses other calibration images."""
@@ -55,6 +69,7 @@ class Experiment(abc.ABC):
         from ggdjax import QuantConfig, schemes
 
         check_numbers(self, "networks", *self.AXES)
+        check_numbers(self, *(f.name for f in dataclasses.fields(self) if f.name.endswith("_images")))
         check_numbers(self, "seeds", least=0)
         for bits in getattr(self, "bits", ()):
             QuantConfig(weight_bits=bits, activation_bits=bits)
@@ -63,14 +78,14 @@ class Experiment(abc.ABC):
             QuantConfig(weight_bits=weights, activation_bits=maps)
         for scheme in getattr(self, "schemes", ()):
             schemes.get(scheme)
-        networks.check(self.networks, self.own)
+        networks.check(self.networks, self.own, images=self.NEEDS_IMAGES)
 
     def cells(self) -> list[Cell]:
         """Return all cells in the order in which they run, those of a network together.
 
         Each has at least the axes ``network`` and ``seed``.
         """
-        axes = {_AXIS.get(field, field[:-1]): getattr(self, field) for field in self.AXES}
+        axes = {self.axis(field): getattr(self, field) for field in self.AXES}
         return [
             {"network": network, **dict(zip(axes, values, strict=True)), "seed": seed}
             for network in self.networks
@@ -78,13 +93,16 @@ class Experiment(abc.ABC):
             for values in itertools.product(*axes.values())
         ]
 
-    @abc.abstractmethod
     def prepare(self, network: str, seed: int) -> Any:
-        """Return what the cells of one network and seed share: the network calibrated, its images decoded."""
+        """Return what the cells of one network and seed share: the network calibrated, its images as asked for."""
+        from experiments.bench import Bench
+
+        wanted = (getattr(self, f"{part}_images", None) for part in ("calibration", "held_out"))
+        return Bench(self.network(network), *wanted, tuning=self.tuning_count(network), seed=seed, **self.BENCH)
 
     def image_ids(self, prepared: Any) -> dict[str, Sequence[str]]:
         """Return the ids of the images in each part that was used."""
-        return prepared.ids
+        return getattr(prepared, "ids", {})
 
     @abc.abstractmethod
     def measure(self, prepared: Any, cell: Cell, folder: Path) -> dict[str, Any]:
@@ -100,9 +118,26 @@ class Experiment(abc.ABC):
     def shown(self, row: dict[str, Any]) -> dict[str, str]:
         """Return the figures of a finished cell as the table at the end shows them: heading -> text."""
 
+    def passes(self, cell: Cell | None) -> dict[str, float] | None:
+        """Return how often the images of each part run through the network: in `prepare` (None), or in one cell.
+
+        Parts are those of `bench.choose_parts`; ``""`` is a number of images. A pass of gradients counts three times.
+        None: nobody can say.
+        """
+        return None if self.PASSES is None else self.PASSES[cell is not None]
+
+    def tuning_count(self, network: str) -> int:
+        """Return how many images tune a network."""
+        return 0
+
     def network(self, name: str) -> networks.AnyNetwork:
         """Return one of the networks, by its name."""
         return networks.find(name, self.own)
+
+    @staticmethod
+    def axis(field: str) -> str:
+        """Return what the values of a field are called in a cell."""
+        return _AXIS.get(field, field[:-1])
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -136,6 +171,17 @@ def widths_of(text: str) -> tuple[int, int]:
     if len(parts) != 2 or not all(part.isdecimal() for part in parts):
         raise GgdjaxError(f"`widths` are bits of weights/feature maps, such as 4/8; got `{text}`")
     return int(parts[0]), int(parts[1])
+
+
+def check_known(experiment: Experiment, field: str, known: Iterable[str]) -> None:
+    """Refuse a name in a field that is not known.
+
+    Raises:
+        GgdjaxError: names it and those that are known.
+    """
+    for name in getattr(experiment, field):
+        if name not in known:
+            raise GgdjaxError(f"no {field[:-1]} is called `{name}`; known: {', '.join(known)}")
 
 
 def check_numbers(experiment: Experiment, *names: str, least: int = 1) -> None:

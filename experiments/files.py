@@ -61,6 +61,9 @@ def read(path: Path) -> tuple[dict[str, Experiment], Path | None]:
         experiments[name] = dataclasses.replace(
             from_fields(type(base), plain | given | fields, where, typed=True), own=own
         )
+    for one in own:
+        if one.data is None and any(e.NEEDS_IMAGES and one.name in e.networks for e in experiments.values()):
+            raise GgdjaxError(f"{path}, [networks.{one.name}]: `data` is missing")
     if not experiments:
         raise GgdjaxError(f"{path} names no experiment: add a table such as [schemes]; known: {', '.join(CONFIGS)}")
     return experiments, None if out is None else path.parent / str(out)
@@ -74,9 +77,8 @@ def own_network(name: str, fields: dict[str, Any], where: str, folder: Path) -> 
     """
     values = {key: value for key, value in fields.items() if key not in _PIXELS | {"preset"}}
     pixels = {key: value for key, value in fields.items() if key in _PIXELS}
-    for field in ("model", "data"):
-        if field not in fields:
-            raise GgdjaxError(f"{where}: `{field}` is missing")
+    if "model" not in fields:
+        raise GgdjaxError(f"{where}: `model` is missing")
     for field in ("model", "data", "weights"):
         if field in values and (folder / str(values[field])).exists():
             values[field] = str(folder / str(values[field]))

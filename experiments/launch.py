@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 import tyro
 
-from experiments import display, files, runner, spread
+from experiments import devices, display, dry_run, files, runner, spread
 from experiments.configs import CONFIGS
 from experiments.experiment import Experiment
 from experiments.networks import ALL
 from experiments.plan import plan
 from experiments.store import read_rows
-from ggdjax import GgdjaxError
+from ggdjax import GgdjaxError, zoo
 from ggdjax.cli import parse_words
 
 #: Where results go without `--out`.
@@ -36,34 +36,53 @@ class Own:
     preset: str | None = None
     """How images become inputs: cifar10, mnist, imagenet, imagenet-caffe, imagenet-tf; single fields go into a file."""
     weights: Path | None = None
-    """Weights of the network of the zoo."""
+    """Weights of the networks of the zoo: a file, or a folder with a file of each network's name, such as
+    resnet50.safetensors."""
 
-    def add_to(self, experiment: Experiment) -> Experiment:
-        """Return the experiment with these networks.
+    def add_to(self, experiment: Experiment, usual: tuple[str, ...], *, dry_run: bool = False) -> Experiment:
+        """Return the experiment with these networks; with `--onnx` in place of the ``usual`` ones.
 
         Raises:
             GgdjaxError: images without a network, or a network without images.
         """
-        named = [
-            name for name in experiment.networks if name not in ALL and name not in {o.name for o in experiment.own}
-        ]
-        models = {path.stem: str(path) for path in self.onnx} | {name: name for name in named if self.data}
+        given = [f"`--{f.name}`" for f in dataclasses.fields(self) if getattr(self, f.name)]
+        if not experiment.TAKES_OWN:
+            if given:
+                raise GgdjaxError(f"{' and '.join(given)}: this experiment opens its networks itself")
+            return experiment
+        known = {*ALL, *(one.name for one in experiment.own)}
+        asked = experiment.networks if experiment.networks != usual or not self.onnx else ()
+        named = [name for name in asked if name not in known and (":" in name or name in zoo.names())]
+        models = {path.stem: str(path) for path in self.onnx} | {name: name for name in named}
         if not models:
-            if given := [f"`--{f.name}`" for f in dataclasses.fields(self) if getattr(self, f.name)]:
+            if given and known.issuperset(asked):
                 raise GgdjaxError(f"{' and '.join(given)} go with `--onnx` or a network of the zoo in `--networks`")
             return experiment
-        if not (self.data and self.preset):
+        if experiment.NEEDS_IMAGES and not dry_run and not (self.data and self.preset):
             raise GgdjaxError(
                 "`--data` and `--preset` are needed: the images of the networks, and how they become inputs"
             )
+        images = {key: getattr(self, key) for key in ("data", "preset") if getattr(self, key)}
         own = []
         for name, model in models.items():
-            fields = {"model": model, "data": self.data, "preset": self.preset}
-            fields |= {"weights": str(self.weights)} if self.weights and name == model and ":" not in model else {}
+            of_zoo = name == model and ":" not in name
+            fields = {"model": model, **images} | (
+                {"weights": self._weights_of(name)} if of_zoo and self.weights else {}
+            )
             own.append(files.own_network(name, fields, f"network `{name}`", Path()))
-        chosen = (*experiment.networks, *models) if named else models
-        networks = tuple(dict.fromkeys(chosen))
+        networks = tuple(dict.fromkeys((*asked, *models))) if named else tuple(models)
         return dataclasses.replace(experiment, networks=networks, own=(*experiment.own, *own))
+
+    def _weights_of(self, name: str) -> str:
+        if not self.weights.is_dir():
+            return str(self.weights)
+        found = sorted(self.weights.glob(f"{name}.*"))
+        if len(found) != 1:
+            said = "several files" if found else "no file"
+            raise GgdjaxError(
+                f"`--weights`: {self.weights} has {said} of the name {name}: give one, as {name}.safetensors"
+            )
+        return str(found[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +95,11 @@ class Run:
     """Processes on this machine, or tasks to submit."""
     shard: str | None = None
     """Only every n-th cell from the i-th on, such as 2/8: one of n runs in the same folder, on any host."""
+    device: str | None = None
+    """Where JAX computes: cpu, gpu, tpu, or the index of a device; none: on what JAX finds. A search spreads over all
+    devices that the process sees."""
+    dry_run: bool = False
+    """Print cells, cost and memory; do nothing."""
     submit: Literal["slurm", "local"] | None = None
     """Submit `--workers` tasks by submitit: to SLURM, or to processes of this machine to try it out."""
     slurm: spread.Slurm = dataclasses.field(default_factory=spread.Slurm)
@@ -97,13 +121,16 @@ def read_words(words: Sequence[str], program: str, what: str) -> tuple[list[Expe
         commands = {known: _command(known, experiment) for known, experiment in CONFIGS.items()}
         command = parse_words(commands, program, what, list(words))
         run, folder = command.run, command.run.out or RUNS / name
-        experiments = [command.own.add_to(command.experiment)]
+        experiments = [command.own.add_to(command.experiment, CONFIGS[name].networks, dry_run=run.dry_run)]
     if run.workers < 1:
         raise GgdjaxError(f"`--workers` must be at least 1, got {run.workers}")
     if _shard(run.shard) and (run.workers > 1 or run.submit):
         raise GgdjaxError("`--shard` is one process: leave `--workers` and `--submit` out")
+    if run.device is not None and run.device.isdecimal() and (run.workers > 1 or run.submit):
+        raise GgdjaxError("`--device` is one device, `--workers` are several: name a platform, or one process")
     for experiment in experiments:
-        experiment.check()
+        if not run.dry_run:
+            experiment.check()
     return experiments, folder, run
 
 
@@ -114,16 +141,22 @@ def start(experiments: Sequence[Experiment], folder: Path, options: Run) -> None
         GgdjaxError: a user error.
     """
     console, shard = display.make_console(), _shard(options.shard)
+    if options.dry_run:
+        for experiment in experiments:
+            dry_run.print_cost(experiment, folder, shard or (1, 1), console)
+        return
+    if options.workers == 1 and not options.submit:
+        devices.choose(options.device)
     for experiment in experiments:
         if options.submit:
-            jobs = spread.submit(experiment, folder, options.workers, options.submit, options.slurm)
+            jobs = spread.submit(experiment, folder, options.workers, options.submit, options.slurm, options.device)
             ids = ", ".join(job.job_id for job in jobs)
             console.print(f"Submitted {ids}; logs in {folder}/submitit", soft_wrap=True)
             if options.submit == "local":
                 spread.wait(jobs)
                 display.print_table(experiment, plan(experiment, folder), console)
         elif options.workers > 1:
-            spread.run_workers(experiment, folder, options.workers, console)
+            spread.run_workers(experiment, folder, options.workers, console, options.device)
         else:
             runner.run(experiment, folder, shard, console)
 

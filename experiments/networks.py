@@ -7,11 +7,13 @@ import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from experiments.generated import GENERATED, Generated
 from experiments.real_networks import CIFAR10, NETWORKS, RealNetwork, data_folder
 from ggdjax import GgdjaxError, data, network, zoo
 from ggdjax._errors import near_matches
@@ -67,8 +69,9 @@ class OwnNetwork:
     name: str
     model: str
     """ONNX file; what `save` of a network wrote; a network of the zoo; or ``module:function``."""
-    data: str
-    """Images: a folder of class folders or with labels.csv, an .npz, a tar archive, or tfds:NAME."""
+    data: str | None = None
+    """Images: a folder of class folders or with labels.csv, an .npz, a tar archive, or tfds:NAME; none: of no use to
+    the experiment."""
     preprocessing: Preprocessing = dataclasses.field(default_factory=Preprocessing)
     """How an image becomes an input."""
     weights: str | None = None
@@ -91,28 +94,41 @@ class OwnNetwork:
         return load_network(Path(self.model), self.output, self.input_shape, weights)
 
     def open_images(self, net: Network) -> ImageSet:
-        """Return its images."""
-        return data.open_images(self.data, self.preprocessing.for_input(net.input_shape))
+        """Return its images in the layout that the network reads: presets have channels first, the zoo last."""
+        rule, shape = self.preprocessing, net.input_shape
+        layouts = [name for name, axis in (("NCHW", 1), ("NHWC", -1)) if shape[axis] == rule.channels]
+        if layouts and rule.layout not in layouts:
+            rule = dataclasses.replace(rule, layout=layouts[0])
+        return data.open_images(self.data, rule.for_input(shape))
 
     def split(self, images: ImageSet, calibration_images: int | None = None, seed: int = 0) -> Split:
         """Return the parts: 512 calibration images, or this many of them, and all images that may be held out."""
         return data.split(images, calibration_images or 512, seed)
 
-    def check(self) -> None:
-        """Refuse files that are not there.
+    def check(self, *, images: bool = True) -> None:
+        """Refuse files that are not there, weights that do not come with the package, and no images where they count.
 
         Raises:
             GgdjaxError: names the file.
         """
+        if images and not self.data:
+            raise GgdjaxError(f"network `{self.name}`: `data` is missing: say where its images are")
+        if self.of_zoo and not self.weights and not _come_with_the_package(self.model):
+            raise GgdjaxError(f"network `{self.name}`: no weights of it come with the package: give `weights`")
         files = [self.weights] if self.weights else []
-        if not self.data.startswith("tfds:"):
+        if self.data and not self.data.startswith("tfds:"):
             files.append(self.data)
-        if ":" not in self.model and self.model not in zoo.names():
+        if ":" not in self.model and not self.of_zoo:
             files.append(self.model)
         for file in files:
             if not Path(file).exists():
                 close = "" if file != self.model or Path(file).suffix else f" ({near_matches(file, zoo.names())})"
                 raise GgdjaxError(f"network `{self.name}`: there is no file {file}{close}")
+
+    @property
+    def of_zoo(self) -> bool:
+        """Whether the model is a network of the zoo."""
+        return self.model in zoo.names() and not Path(self.model).exists()
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
@@ -121,12 +137,22 @@ class OwnNetwork:
         for field in ("model", "weights"):
             if said[field] and Path(said[field]).is_file():
                 said[field] = hashlib.sha256(Path(said[field]).read_bytes()).hexdigest()[:12]
-        place = Path(self.data)
-        return {**said, "data": str(place.resolve()) if place.exists() else self.data}
+        if self.data and Path(self.data).exists():
+            said["data"] = str(Path(self.data).resolve())
+        return said
 
 
-AnyNetwork = RealNetwork | Digits | OwnNetwork
-ALL: dict[str, RealNetwork | Digits] = {"digits": Digits(), "resnet20-shipped": ShippedResNet20(), **NETWORKS}
+def _come_with_the_package(name: str) -> bool:
+    return (resources.files("ggdjax.zoo") / f"_{name}.safetensors").is_file()
+
+
+AnyNetwork = RealNetwork | Digits | Generated | OwnNetwork
+ALL: dict[str, RealNetwork | Digits | Generated] = {
+    "digits": Digits(),
+    "resnet20-shipped": ShippedResNet20(),
+    **NETWORKS,
+    **GENERATED,
+}
 
 
 def find(name: str, own: Sequence[OwnNetwork] = ()) -> AnyNetwork:
@@ -136,13 +162,15 @@ def find(name: str, own: Sequence[OwnNetwork] = ()) -> AnyNetwork:
         GgdjaxError: there is none.
     """
     found = {**ALL, **{one.name: one for one in own}}
+    if name not in found and name in zoo.names():
+        raise GgdjaxError(f"network `{name}` of the zoo has no images here: give `--data`, `--preset` and `--weights`")
     if name not in found:
         raise GgdjaxError(f"no network is called `{name}`; known: {', '.join(found)}")
     return found[name]
 
 
-def check(names: Iterable[str], own: Sequence[OwnNetwork] = ()) -> None:
-    """Refuse a network that is not known, or whose file or images are not there.
+def check(names: Iterable[str], own: Sequence[OwnNetwork] = (), *, images: bool = True) -> None:
+    """Refuse a network that is not known, or whose file or images (where they are needed) are not there.
 
     Raises:
         GgdjaxError: names the first such network, and what to do.
@@ -150,14 +178,15 @@ def check(names: Iterable[str], own: Sequence[OwnNetwork] = ()) -> None:
     for name in names:
         real = find(name, own)
         if isinstance(real, OwnNetwork):
-            real.check()
+            real.check(images=images)
         if not isinstance(real, RealNetwork | ShippedResNet20):
             continue
         try:
             folder = data_folder()
         except SystemExit as error:
             raise GgdjaxError(f"network `{name}`: {error}; `--networks digits` needs no data") from None
-        files = (CIFAR10,) if isinstance(real, ShippedResNet20) else (f"models/{real.file}", real.images)
+        needed = (CIFAR10,) if isinstance(real, ShippedResNet20) else (f"models/{real.file}", real.images)
+        files = needed if images else needed[:-1]
         for path in (folder / file for file in files):
             if not path.exists():
                 raise GgdjaxError(f"network `{name}`: {path} is not there: set GGDJAX_DATA to the folder that has it")

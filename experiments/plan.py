@@ -11,6 +11,7 @@ from experiments import store
 from experiments.experiment import Cell, Experiment, key_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -30,15 +31,26 @@ class Plan:
         return [cell for cell in self.cells if key_of(cell) not in self.rows]
 
 
-def plan(experiment: Experiment, folder: Path, shard: tuple[int, int] = (1, 1)) -> Plan:
-    """Return the cells of one shard: every n-th, whatever is finished, so that shards agree whenever they start."""
+def plan(
+    experiment: Experiment,
+    folder: Path,
+    shard: tuple[int, int] = (1, 1),
+    *,
+    only: Callable[[Cell], bool] | None = None,
+) -> Plan:
+    """Return the cells of one shard: every n-th, whatever is finished, so that shards agree whenever they start.
+
+    With ``only``, of the cells that it says; one that was measured with other settings is finished, too.
+    """
     rows = {
         row["key"]: row
         for row in store.read_rows(folder)
-        if row["experiment"] == experiment.NAME and row["config_hash"] == experiment.config_hash(row["network"])
+        if row["experiment"] == experiment.NAME
+        and (only or row["config_hash"] == experiment.config_hash(row["network"]))
     }
     index, count = shard
-    unique = list({key_of(cell): cell for cell in experiment.cells()}.values())
+    cells = filter(only, experiment.cells()) if only else experiment.cells()
+    unique = list({key_of(cell): cell for cell in cells}.values())
     return Plan(name=experiment.NAME, cells=unique[index - 1 :: count], rows=rows)
 
 

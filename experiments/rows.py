@@ -1,4 +1,4 @@
-"""Rows of a benchmark's results file: some measured again while others stay, and lines that outlive a kill."""
+"""Rows of a benchmark's results file: lines that outlive a kill."""
 
 from __future__ import annotations
 
@@ -9,13 +9,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Row = dict[str, Any]
-
-
-def merged(path: Path, new: list[Row], *keys: str) -> list[Row]:
-    """Return the ``rows`` of a JSON file but for those that agree with a new one in all ``keys``, then the new ones."""
-    old = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-    replaced = {tuple(row[key] for key in keys) for row in new}
-    return [row for row in old if tuple(row[key] for key in keys) not in replaced] + new
 
 
 def read_lines(path: Path) -> list[Row]:

@@ -20,8 +20,17 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def run(experiment: Experiment, folder: Path, shard: tuple[int, int] | None, console: Console) -> None:
+def run(
+    experiment: Experiment,
+    folder: Path,
+    shard: tuple[int, int] | None,
+    console: Console,
+    *,
+    only: Callable[[Cell], bool] | None = None,
+) -> None:
     """Run what is not finished of all cells, or of one shard, and print the plan, a bar and the table of the cells.
+
+    With ``only``, of the cells that it says; one that was measured with other settings is finished, too.
 
     Raises:
         GgdjaxError: another run holds the folder or this shard, or a cell cannot be measured.
@@ -30,28 +39,30 @@ def run(experiment: Experiment, folder: Path, shard: tuple[int, int] | None, con
     shard = shard or (1, 1)
     with lock(folder):
         files.keep(folder, experiment)
-        planned = plan(experiment, folder, shard)
+        planned = plan(experiment, folder, shard, only=only)
         display.print_plan(planned, folder, 1, console)
         left, rows = planned.todo, list(planned.rows.values())
         unknown = seconds_left(left, rows)[1] == len(left)
         with display.progress_bar(console, len(left)) as update:
-            for number, row in enumerate(finish(experiment, folder, shard), 1):
+            for number, row in enumerate(finish(experiment, folder, shard, only=only), 1):
                 rows.append(row)
                 seconds, unlike = seconds_left(left[number:], rows, ready=(row["network"], row["seed"]))
                 update(number, seconds)
                 if number == 1 and unknown and len(left) > 1:
                     display.print_estimate(len(left) - 1 - unlike, seconds, unlike, console)
-    display.print_table(experiment, plan(experiment, folder, shard), console)
+    display.print_table(experiment, plan(experiment, folder, shard, only=only), console)
 
 
-def finish(experiment: Experiment, folder: Path, shard: tuple[int, int]) -> Iterator[dict[str, Any]]:
+def finish(
+    experiment: Experiment, folder: Path, shard: tuple[int, int], *, only: Callable[[Cell], bool] | None = None
+) -> Iterator[dict[str, Any]]:
     """Measure what is not finished of a shard; yield each row once it is on the disk.
 
     Raises:
         GgdjaxError: another process has this shard, or a cell cannot be measured.
     """
     with store.appending(folder, shard) as append:
-        for row in _rows(experiment, folder, plan(experiment, folder, shard).todo):
+        for row in _rows(experiment, folder, plan(experiment, folder, shard, only=only).todo):
             append(row)
             yield row
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import rich
 from rich.console import Console
 
-from experiments import display, files, runner, store
+from experiments import devices, display, files, runner, store
 from experiments.experiment import Experiment
 from experiments.plan import plan, seconds_left
 from ggdjax import GgdjaxError
@@ -49,7 +49,9 @@ _RESTARTS = 3
 _FAILED = 2
 
 
-def run_workers(experiment: Experiment, folder: Path, workers: int, console: Console) -> None:
+def run_workers(
+    experiment: Experiment, folder: Path, workers: int, console: Console, device: str | None = None
+) -> None:
     """Run the cells in this many processes, which end with this one, and print the table of the cells.
 
     GPUs are dealt to the processes: those that CUDA_VISIBLE_DEVICES names, or all. A process that dies, as by a lack of
@@ -58,9 +60,9 @@ def run_workers(experiment: Experiment, folder: Path, workers: int, console: Con
     Raises:
         GgdjaxError: more processes than devices, another run holds the folder, or a process failed.
     """
-    devices = _devices()
-    if devices and workers > len(devices):
-        raise GgdjaxError(f"`--workers` is {workers}, but there are {len(devices)} devices: ask for fewer")
+    visible = [] if device == "cpu" else _devices()
+    if visible and workers > len(visible):
+        raise GgdjaxError(f"`--workers` is {workers}, but there are {len(visible)} devices: ask for fewer")
     context = multiprocessing.get_context("spawn")
     with store.atomic_directory(folder):
         files.keep(folder, experiment)
@@ -72,7 +74,7 @@ def run_workers(experiment: Experiment, folder: Path, workers: int, console: Con
         def started(index: int) -> Any:
             # A queue would have semaphores, of which Python complains when an interrupt ends this process at once.
             messages[index], writer = context.Pipe(duplex=False)
-            share = (experiment, folder, (index + 1, workers), ",".join(devices[index::workers]), writer)
+            share = (experiment, folder, (index + 1, workers), ",".join(visible[index::workers]), device, writer)
             process = context.Process(target=_work, args=share, daemon=True)
             # The parent is interrupted, and ends the others, which inherit the mask.
             resource_tracker.ensure_running()  # it changes the mask when it starts
@@ -114,13 +116,16 @@ def _devices() -> list[str]:
     return [name for name in (named or "").split(",") if name]
 
 
-def _work(experiment: Experiment, folder: Path, shard: tuple[int, int], devices: str, messages: Any) -> None:
+def _work(
+    experiment: Experiment, folder: Path, shard: tuple[int, int], visible: str, device: str | None, messages: Any
+) -> None:
     """Run one shard inside a process of its own, under the parent's lock, and end with the parent."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     rich.get_console().quiet = True  # the parent shows the bar
-    if devices:
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices
+    if visible:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible
     try:
+        devices.choose(device)
         for _ in runner.finish(experiment, folder, shard):
             pass
     except GgdjaxError as error:
@@ -136,7 +141,8 @@ def _end_with_parent() -> None:
 class _Task:
     """One task of an array; one that ran out of time or was preempted is queued again."""
 
-    def __call__(self, experiment: Experiment, folder: Path, shard: tuple[int, int]) -> None:
+    def __call__(self, experiment: Experiment, folder: Path, shard: tuple[int, int], device: str | None) -> None:
+        devices.choose(device)
         runner.run(experiment, folder, shard, Console(width=160))
 
     def checkpoint(self, *args: Any) -> Any:
@@ -146,7 +152,12 @@ class _Task:
 
 
 def submit(
-    experiment: Experiment, folder: Path, tasks: int, cluster: Literal["slurm", "local", "debug"], options: Slurm
+    experiment: Experiment,
+    folder: Path,
+    tasks: int,
+    cluster: Literal["slurm", "local", "debug"],
+    options: Slurm,
+    device: str | None = None,
 ) -> list[Any]:
     """Submit one shard per task by submitit and return its jobs.
 
@@ -172,7 +183,7 @@ def submit(
         **({"slurm_partition": options.partition} if options.partition else {}),
     )
     shards = [(index + 1, tasks) for index in range(tasks)]
-    return executor.map_array(_Task(), [experiment] * tasks, [folder.resolve()] * tasks, shards)
+    return executor.map_array(_Task(), [experiment] * tasks, [folder.resolve()] * tasks, shards, [device] * tasks)
 
 
 def wait(jobs: list[Any]) -> None:

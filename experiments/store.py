@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 
-def read_rows(folder: Path | str) -> list[dict[str, Any]]:
+def read_rows(folder: Path | str, *, places: bool = False) -> list[dict[str, Any]]:
     """Return the finished cells of a results folder, those of all its files together, each cell once.
+
+    With ``places`` each has its ``place``, such as ``cells-1-of-1.jsonl#L12``.
 
     A row is flat: ``experiment``, ``key``, the cell's own fields (``network``, ``bits``, ``scheme``, ``seed``, …),
     its figures, and the provenance (``config_hash``, ``settings``, ``code``, ``versions``, ``device``, ``machine``,
@@ -40,6 +42,7 @@ def read_rows(folder: Path | str) -> list[dict[str, Any]]:
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
+                row |= {"place": f"{path.name}#L{number}"} if places else {}
                 rows.setdefault((row["experiment"], row["config_hash"], row["key"]), row)
             except (ValueError, TypeError, KeyError):
                 raise GgdjaxError(f"{path}, line {number}, is no result: remove that line") from None

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ggdjax as gd
-from experiments.benchmarks.zoo_check import draw_normalizations
+from experiments.generated import draw_normalizations
 from experiments.images import some
 from experiments.real_networks import NETWORKS
 from experiments.rows import Row, append_line, read_lines

@@ -1,37 +1,17 @@
-"""Every experiment by name. Your own: a file like those here, and its ``CONFIGS`` in the lines below."""
+"""Every experiment by name. Your own: a file like those here, named below, with its ``CONFIGS``."""
 
 from __future__ import annotations
 
-from experiments.configs import (
-    agreement,
-    families,
-    few_images,
-    gradient,
-    orders,
-    predicted,
-    rounding,
-    schemes,
-    sensitivity,
-    timings,
-    tuning,
-    weights,
-)
+from importlib import import_module
+
 from experiments.experiment import Experiment
 
-_MODULES = (
-    schemes,
-    rounding,
-    tuning,
-    gradient,
-    weights,
-    families,
-    few_images,
-    orders,
-    sensitivity,
-    predicted,
-    agreement,
-    timings,
-)
+_MODULES = """
+schemes paper rounding tuning gradient training weights weights_first families few_images without_images orders
+posterior sensitivity predicted agreement exported rtl accumulators cost zoo timings
+"""
 CONFIGS: dict[str, Experiment] = {
-    name: experiment for module in _MODULES for name, experiment in module.CONFIGS.items()
+    name: experiment
+    for module in _MODULES.split()
+    for name, experiment in import_module(f"experiments.configs.{module}").CONFIGS.items()
 }

@@ -25,9 +25,9 @@ import numpy as np
 
 import ggdjax as gd
 from experiments.bench import Bench
-from experiments.experiment import Cell, Experiment, check_numbers
+from experiments.experiment import Cell, Experiment, check_known
 from experiments.real_networks import NETWORKS
-from ggdjax import GgdjaxError, datapath, quantization, tune
+from ggdjax import datapath, quantization, tune
 
 DEFAULT = ("default", "nearest", "own-biases", "power-of-two")
 #: Other variants: what each changes in the default accelerator.
@@ -51,6 +51,8 @@ class Agreement(Experiment):
 
     NAME: ClassVar[str] = "agreement"
     AXES: ClassVar[tuple[str, ...]] = ("bits", "variants")
+    PASSES: ClassVar = {"calibration": 1}, {"accuracy": 3}  # alone, and given the inputs of fake quantization
+    BESIDES: ClassVar[str] = "rounding for the output of layers"
 
     bits: tuple[int, ...] = (8,)
     """Widths of weights and feature maps."""
@@ -63,15 +65,8 @@ class Agreement(Experiment):
 
     def check(self) -> None:
         """Refuse unknown names, missing data and numbers out of range."""
-        for variant in self.variants:
-            if variant not in (*DEFAULT, *CHANGES):
-                raise GgdjaxError(f"no variant is called `{variant}`; known: {', '.join((*DEFAULT, *CHANGES))}")
-        check_numbers(self, "held_out_images")
+        check_known(self, "variants", (*DEFAULT, *CHANGES))
         super().check()
-
-    def prepare(self, network: str, seed: int) -> Bench:
-        """Return the network, calibrated."""
-        return Bench(self.network(network), held_out=self.held_out_images, seed=seed)
 
     def measure(self, prepared: Bench, cell: Cell, folder: Path) -> dict[str, Any]:
         """Return shares of equal codes and the largest differences, in LSB."""

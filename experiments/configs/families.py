@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from experiments.experiment import Cell, Experiment, check_numbers
+from experiments.experiment import Cell, Experiment
 from experiments.feature_maps import FeatureMaps, calibration, calibration_order, calibration_sizes
 from experiments.real_networks import NETWORKS
 from ggdjax.ggd import FAMILIES, compare_families, split_saturation
@@ -31,14 +31,14 @@ class Families(Experiment):
 
     NAME: ClassVar[str] = "families"
     AXES: ClassVar[tuple[str, ...]] = ()
+    HOLDS: ClassVar[tuple[str, ...]] = ()
 
     calibration_images: int | None = None
     """Images to count, a multiple of 4; none: 256, and the 100 conventional ones of the ImageNet sample."""
 
-    def check(self) -> None:
-        """Refuse unknown names, missing data and numbers out of range."""
-        check_numbers(self, "calibration_images")
-        super().check()
+    def passes(self, cell: Cell | None) -> dict[str, float]:
+        """Return one pass over the images that are counted."""
+        return {"": self.calibration_images or 256} if cell is None else {}
 
     def prepare(self, network: str, seed: int) -> tuple[FeatureMaps, list[str]]:
         """Return the counted feature maps, and the ids of the images."""

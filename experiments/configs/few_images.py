@@ -38,6 +38,7 @@ class FewImages(Experiment):
 
     NAME: ClassVar[str] = "few-images"
     AXES: ClassVar[tuple[str, ...]] = ("images",)
+    HOLDS: ClassVar[tuple[str, ...]] = ()
 
     images: tuple[int, ...] = (1, 2, 4, 8, 16, 64, 512)
     """Up to N images calibrate."""
@@ -45,6 +46,10 @@ class FewImages(Experiment):
     """Widths of the feature maps."""
     schemes: tuple[str, ...] = SCHEMES
     """How steps are chosen."""
+
+    def passes(self, cell: Cell | None) -> dict[str, float]:
+        """Return one pass over the held-out images, and one over those that calibrate."""
+        return {"held_out": 1, "": max(self.images)} if cell is None else {}
 
     def prepare(self, network: str, seed: int) -> dict[str, Any]:
         """Return the held-out feature maps, and the network with its images in the order of the draw."""

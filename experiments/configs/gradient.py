@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 from experiments import accuracy
 from experiments.bench import Bench
 from experiments.configs.tuning import finished
-from experiments.experiment import Cell, Experiment, check_numbers, widths_of
-from ggdjax import GgdjaxError, data, quantization, tune
+from experiments.experiment import Cell, Experiment, check_known, check_numbers, widths_of
+from ggdjax import data, quantization, tune
 
 #: Method -> whether calibration is that of the equalized network, what is done, and whether weight steps are free:
 #: not powers of two, which is not the paper's form but that of most other tools.
@@ -48,6 +48,8 @@ class Gradient(Experiment):
 
     NAME: ClassVar[str] = "gradient"
     AXES: ClassVar[tuple[str, ...]] = ("widths", "methods")
+    HOLDS: ClassVar[tuple[str, ...]] = ("tuning", "accuracy")
+    BESIDES: ClassVar[str] = "the choice of widths per layer"
 
     widths: tuple[str, ...] = ("8/8", "6/6", "5/5", "4/4", "8/4")
     """Bits of weights/feature maps."""
@@ -62,10 +64,8 @@ class Gradient(Experiment):
 
     def check(self) -> None:
         """Refuse unknown names, missing data and numbers out of range."""
-        for method in self.methods:
-            if method not in METHODS:
-                raise GgdjaxError(f"no method is called `{method}`; known: {', '.join(METHODS)}")
-        check_numbers(self, "tuning_images", "held_out_images", "steps")
+        check_known(self, "methods", METHODS)
+        check_numbers(self, "steps")
         super().check()
 
     def cells(self) -> list[Cell]:
@@ -81,10 +81,23 @@ class Gradient(Experiment):
                 ]
         return found
 
+    def tuning_count(self, network: str) -> int:
+        """Return how many images tune a network."""
+        return self.tuning_images or BUDGETS.get(network, _FEW)[0]
+
+    def passes(self, cell: Cell | None) -> dict[str, float]:
+        """Return one pass to calibrate; each cell is evaluated, and corrects biases or takes gradients."""
+        if cell is None:
+            return {"calibration": 1}
+        done = METHODS.get(cell["method"], ())
+        _, size, steps = BUDGETS.get(cell["network"], _FEW)
+        slopes = 3 * size * (self.steps or steps) * bool({"gradient", "layers"} & {*done})
+        return {"accuracy": 1, "": slopes, "calibration": 2.0 * ("biases" in done) + ("equalize" in done)}
+
     def prepare(self, network: str, seed: int) -> dict[str, Any]:
         """Return the network, its images, and where the calibration of the equalized network is kept."""
-        images, size, steps = BUDGETS.get(network, _FEW)
-        images, real = self.tuning_images or images, self.network(network)
+        _, size, steps = BUDGETS.get(network, _FEW)
+        images, real = self.tuning_count(network), self.network(network)
         bench = Bench(real, held_out=self.held_out_images, tuning=images, seed=seed + 1, folded=True)
         order = data.hash_order(bench.ids["tuning"], seed + 1)
         tuning = bench.decoded("tuning")[0][order]

@@ -42,6 +42,8 @@ class Predicted(Experiment):
 
     NAME: ClassVar[str] = "predicted"
     AXES: ClassVar[tuple[str, ...]] = ()
+    PASSES: ClassVar = {"calibration": 1}, {"calibration": 1, "held_out": 1}
+    HOLDS: ClassVar[tuple[str, ...]] = ()
 
     scheme: str = "ggd"
     """How steps are chosen."""
@@ -52,10 +54,6 @@ class Predicted(Experiment):
         """Refuse unknown names, missing data and numbers out of range."""
         schemes.get(self.scheme)
         super().check()
-
-    def prepare(self, network: str, seed: int) -> Bench:
-        """Return the network, calibrated."""
-        return Bench(self.network(network), seed=seed)
 
     def measure(self, prepared: Bench, cell: Cell, folder: Path) -> dict[str, Any]:
         """Return the SQNR in dB of every width and feature map: predicted, and measured on both parts."""

@@ -24,7 +24,7 @@ import numpy as np
 
 from experiments import accuracy
 from experiments.bench import Bench
-from experiments.experiment import Cell, Experiment, check_numbers, widths_of
+from experiments.experiment import Cell, Experiment, widths_of
 from ggdjax import datapath, quantization, tune
 
 #: What the default configuration measures of each network: what shares a fractional length -> widths.
@@ -44,6 +44,9 @@ class Rounding(Experiment):
     NAME: ClassVar[str] = "rounding"
     AXES: ClassVar[tuple[str, ...]] = ("per", "widths")
     MAY_BE_EMPTY: ClassVar[tuple[str, ...]] = ("widths",)
+    BENCH: ClassVar = {"folded": True}
+    HOLDS: ClassVar[tuple[str, ...]] = ("calibration", "accuracy")
+    BESIDES: ClassVar[str] = "rounding for the output of layers, twice a cell"
 
     per: tuple[Literal["tensor", "channel"], ...] = ("tensor", "channel")
     """What shares a fractional length."""
@@ -53,11 +56,6 @@ class Rounding(Experiment):
     """Also equalized before rounding."""
     held_out_images: int | None = None
     """Evaluate on up to N held-out images; none: on all of them."""
-
-    def check(self) -> None:
-        """Refuse unknown names, missing data and numbers out of range."""
-        check_numbers(self, "held_out_images")
-        super().check()
 
     def cells(self) -> list[Cell]:
         """Return the cells, those of a network together."""
@@ -69,9 +67,11 @@ class Rounding(Experiment):
             for widths in self.widths or CELLS.get(network, {"tensor": ("8/8", "4/8")}).get(per, ())
         ]
 
-    def prepare(self, network: str, seed: int) -> Bench:
-        """Return the network, calibrated."""
-        return Bench(self.network(network), held_out=self.held_out_images, seed=seed, folded=True)
+    def passes(self, cell: Cell | None) -> dict[str, float]:
+        """Return one pass to calibrate; each cell evaluates four networks, and one more equalized."""
+        if cell is None:
+            return {"calibration": 1}
+        return {"accuracy": 4 + self.equalize, "calibration": 3 + self.equalize}
 
     def measure(self, prepared: Bench, cell: Cell, folder: Path) -> dict[str, Any]:
         """Return the accuracies, and the time of rounding."""

@@ -22,7 +22,7 @@ import numpy as np
 
 from experiments import accuracy
 from experiments.bench import Bench
-from experiments.experiment import Cell, Experiment, check_numbers
+from experiments.experiment import Cell, Experiment
 from ggdjax import quantization, schemes
 from ggdjax.ggd import Histogram, empirical_distortion
 from ggdjax.network import count_macs, count_parameters
@@ -53,11 +53,6 @@ class Schemes(Experiment):
     held_out_images: int | None = None
     """Accuracies on up to N held-out images; none: on all of them."""
 
-    def check(self) -> None:
-        """Refuse unknown names, missing data and numbers out of range."""
-        check_numbers(self, "calibration_images", "held_out_images")
-        super().check()
-
     def cells(self) -> list[Cell]:
         """Return, per network, the SQNR of everything first; beside the accuracies that of the float network."""
         found = []
@@ -73,9 +68,11 @@ class Schemes(Experiment):
                     ]
         return found
 
-    def prepare(self, network: str, seed: int) -> Bench:
-        """Return the network, calibrated."""
-        return Bench(self.network(network), self.calibration_images, self.held_out_images, seed=seed)
+    def passes(self, cell: Cell | None) -> dict[str, float]:
+        """Return one pass to calibrate, one to count held-out images, and one for each accuracy."""
+        if cell is None:
+            return {"calibration": 1, "held_out": float("sqnr" in self.measures)}
+        return {"accuracy": float(cell["kind"] == "accuracy")}
 
     def measure(self, prepared: Bench, cell: Cell, folder: Path) -> dict[str, Any]:
         """Return SQNR in dB (mean, smallest, of every feature map), or top-1 and top-5 with 95 % intervals."""

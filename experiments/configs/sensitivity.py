@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from experiments.bench import Bench
-from experiments.experiment import Cell, Experiment, check_numbers
+from experiments.experiment import Cell, Experiment
 from experiments.real_networks import NETWORKS
 from ggdjax import quantization
 
@@ -29,6 +29,8 @@ class Sensitivity(Experiment):
 
     NAME: ClassVar[str] = "sensitivity"
     AXES: ClassVar[tuple[str, ...]] = ("bits", "schemes")
+    BENCH: ClassVar = {"per_channel": True}
+    PASSES: ClassVar = {"calibration": 1}, {"accuracy": 2}
 
     bits: tuple[int, ...] = (8, 6, 4)
     """Widths of weights and feature maps."""
@@ -36,11 +38,6 @@ class Sensitivity(Experiment):
     """The default, the baselines of most use, and the search that bounds them."""
     held_out_images: int | None = 200
     """On up to N held-out images; none: on all of them."""
-
-    def check(self) -> None:
-        """Refuse unknown names, missing data and numbers out of range."""
-        check_numbers(self, "held_out_images")
-        super().check()
 
     def cells(self) -> list[Cell]:
         """Return the cells, those of a network together; the default scheme also with a step per channel."""
@@ -52,10 +49,6 @@ class Sensitivity(Experiment):
             for bits in self.bits
             for scheme, per in pairs
         ]
-
-    def prepare(self, network: str, seed: int) -> Bench:
-        """Return the network, calibrated channel by channel."""
-        return Bench(self.network(network), held_out=self.held_out_images, seed=seed, per_channel=True)
 
     def measure(self, prepared: Bench, cell: Cell, folder: Path) -> dict[str, Any]:
         """Return the SQNR of every feature map in dB, and top-1."""

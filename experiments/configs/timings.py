@@ -14,9 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
-from experiments.experiment import Cell, Experiment
+from experiments.experiment import Cell, Experiment, check_known
 from experiments.real_networks import NETWORKS
-from ggdjax import GgdjaxError
 
 #: What needs no network of the user's choice, and what is measured for each.
 ALONE = (
@@ -26,6 +25,7 @@ ALONE = (
     "parameter-recovery",
     "calibration-memory",
     "search-cost",
+    "tuning-scaling",
 )
 PER_NETWORK = ("time-to-choose", "float-throughput", "simulator-throughput")
 ANY = "any"
@@ -37,6 +37,7 @@ class Timings(Experiment):
 
     NAME: ClassVar[str] = "timings"
     AXES: ClassVar[tuple[str, ...]] = ("benchmarks",)
+    TAKES_OWN: ClassVar[bool] = False
 
     benchmarks: tuple[str, ...] = (*ALONE, *PER_NETWORK)
     """Modules of experiments/benchmarks."""
@@ -45,9 +46,7 @@ class Timings(Experiment):
 
     def check(self) -> None:
         """Refuse unknown names and missing data."""
-        for name in self.benchmarks:
-            if name not in (*ALONE, *PER_NETWORK):
-                raise GgdjaxError(f"no benchmark is called `{name}`; known: {', '.join((*ALONE, *PER_NETWORK))}")
+        check_known(self, "benchmarks", (*ALONE, *PER_NETWORK))
         if {*PER_NETWORK} & {*self.benchmarks}:
             super().check()
 
@@ -60,10 +59,6 @@ class Timings(Experiment):
     def prepare(self, network: str, seed: int) -> str:
         """Return the name of the network: each benchmark opens it as it needs it."""
         return network
-
-    def image_ids(self, prepared: str) -> dict[str, list[str]]:
-        """Return no images."""
-        return {}
 
     def measure(self, prepared: str, cell: Cell, folder: Path) -> dict[str, Any]:
         """Return the figures of one benchmark."""

@@ -43,6 +43,8 @@ class Tuning(Experiment):
 
     NAME: ClassVar[str] = "tuning"
     AXES: ClassVar[tuple[str, ...]] = ("widths",)
+    HOLDS: ClassVar[tuple[str, ...]] = ("tuning", "accuracy")
+    BESIDES: ClassVar[str] = "the search (`float_passes` of `gd.tune.plan`)"
 
     widths: tuple[str, ...] = ("8/8", "6/6", "5/5", "4/4", "8/4")
     """Bits of weights/feature maps."""
@@ -63,15 +65,19 @@ class Tuning(Experiment):
 
     def check(self) -> None:
         """Refuse unknown names, missing data and numbers out of range."""
-        check_numbers(self, "tuning_images", "held_out_images", "calibration_images", "gradient_batch")
+        check_numbers(self, "gradient_batch")
         check_numbers(self, "gradient_steps", least=0)
         super().check()
 
-    def prepare(self, network: str, seed: int) -> Bench:
-        """Return the network calibrated, its held-out images decoded."""
-        tuning = self.tuning_images or IMAGES.get(network, 200)
-        real = self.network(network)
-        return Bench(real, self.calibration_images, self.held_out_images, tuning=tuning, seed=seed)
+    def tuning_count(self, network: str) -> int:
+        """Return how many images tune a network."""
+        return self.tuning_images or IMAGES.get(network, 200)
+
+    def passes(self, cell: Cell | None) -> dict[str, float]:
+        """Return one pass to calibrate; each cell evaluates every stage, and takes gradients."""
+        if cell is None:
+            return {"calibration": 1}
+        return {"accuracy": 3 + bool(self.gradient_steps), "": 3 * self.gradient_steps * self.gradient_batch}
 
     def measure(self, prepared: Bench, cell: Cell, folder: Path) -> dict[str, Any]:
         """Return the accuracies of every stage and what the search cost."""

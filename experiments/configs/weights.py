@@ -30,6 +30,9 @@ class Weights(Experiment):
 
     NAME: ClassVar[str] = "weights"
     AXES: ClassVar[tuple[str, ...]] = ("bits",)
+    NEEDS_IMAGES: ClassVar[bool] = False
+    PASSES: ClassVar = {}, {}
+    HOLDS: ClassVar[tuple[str, ...]] = ()
 
     bits: tuple[int, ...] = (16, 8, 6, 4)
     """Widths of the tensors."""
@@ -37,10 +40,6 @@ class Weights(Experiment):
     def prepare(self, network: str, seed: int) -> Network:
         """Return the network with normalizations folded."""
         return _folded(self.network(network).load())
-
-    def image_ids(self, prepared: Network) -> dict[str, list[str]]:
-        """Return no images."""
-        return {}
 
     def measure(self, prepared: Network, cell: Cell, folder: Path) -> dict[str, Any]:
         """Return, per tensor, F and SQNR in dB by either rule."""

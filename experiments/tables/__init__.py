@@ -1,7 +1,1 @@
-"""The nine tables of the work, regenerated from the results files: `python -m experiments tables`."""
-
-from __future__ import annotations
-
-from experiments.tables.command import main
-
-__all__ = ["main"]
+"""The tables of the work, regenerated from the results: `python -m experiments tables`."""

@@ -1,26 +1,30 @@
-"""`python -m experiments tables`: the nine tables and their plots from the results.
+"""`python -m experiments tables`: the tables and their plots from the results.
 
     python -m experiments tables                        all, into experiments/results/tables
     python -m experiments tables T2 T3 --pdf            some; plots as PDF too
     python -m experiments tables --paper printed.csv    the paper's own figures beside ours; none are shipped
     python -m experiments tables --check                exit 1 if what is there is not what the results give
+    python -m experiments tables T2 --missing           measure the cells of T2 that say `not run`, then make it
 
-Each table is a Markdown page, a LaTeX file (packages `booktabs` and `longtable`), a CSV file with one figure per line,
-and a plot. Figures come from `experiments/results`, or with `--results` from any folder that runs were written to; a
-cell without one says `not run`. The CSV of `--paper` has the columns table, network, scheme, bits, metric, value, named
-as in the CSV files of the tables.
+Each table is a Markdown page, whose figures link to their rows of the results, a LaTeX file (packages `booktabs` and
+`longtable`), a CSV file with one figure per line, and a plot. Figures come from `experiments/results`, or with
+`--results` from any folder that runs were written to; a cell without one says `not run`. The CSV of `--paper` has the
+columns table, network, scheme, bits, metric, value, named as in the CSV files of the tables.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from experiments.display import make_console
 from experiments.tables import plots
+from experiments.tables.commands import commands_of, run_missing
 from experiments.tables.content import Content
 from experiments.tables.entries import Entry, to_csv
 from experiments.tables.paper import Paper, read_paper, with_paper
@@ -39,21 +43,32 @@ MODULES = tuple(
         "t7_overhead",
         "t8_architectures",
         "t9_few_images",
+        "t10_integers",
+        "t11_accelerators",
     )
 )
 CONTENTS: dict[str, Content] = {module.CONTENT.name: module.CONTENT for module in MODULES}
 COMMAND = "python -m experiments tables"
 
 
-def pages(content: Content, entries: Sequence[Entry]) -> dict[str, str]:
-    """Return file name -> text of one table: Markdown, LaTeX, CSV."""
+def pages(content: Content, entries: Sequence[Entry], commands: Sequence[str] = (), base: str = "..") -> dict[str, str]:
+    """Return file name -> text of one table: Markdown, LaTeX, CSV.
+
+    Args:
+        content: the table.
+        entries: its figures.
+        commands: that measure them.
+        base: the folder of the results, from that of the page.
+    """
     title, made = f"{content.name}. {content.title}", content.tables(entries)
     metrics = "\n".join(f"- `{metric}`: {text}" for metric, text in content.metrics.items())
     markdown = [
         f"# {title}\n\n{content.about}\n\n![{content.caption}]({content.name}.svg)\n\n{content.caption}\n",
-        *(table.to_markdown() for table in made),
+        *(table.to_markdown(base) for table in made),
         f"## Files\n\nMade by `{COMMAND}` from {', '.join(f'`{name}`' for name in content.sources)}. The same figures: "
-        f"[CSV]({content.name}.csv), [LaTeX]({content.name}.tex). Metrics in the CSV file:\n\n{metrics}\n",
+        f"[CSV]({content.name}.csv), [LaTeX]({content.name}.tex). Metrics in the CSV file:\n\n{metrics}\n\n"
+        "A figure links to its row of the results, a figure of several rows to the first of them.\n",
+        "## Commands\n\n```\n" + "\n".join(commands) + "\n```\n",
     ]
     latex = [f"% {title}: {COMMAND}\n% needs booktabs and longtable\n", *(table.to_latex() for table in made)]
     return {
@@ -120,13 +135,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("tables", nargs="*", metavar="T1 … T9", help="only these (default: all)")
+    parser.add_argument("tables", nargs="*", metavar="T1 … T11", help="only these (default: all)")
     parser.add_argument("--paper", type=Path, help="CSV of figures that the paper prints")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the results")
     parser.add_argument("--out", type=Path, help="where the tables go (default: tables in that folder)")
     parser.add_argument("--pdf", action="store_true", help="plots as PDF too")
+    parser.add_argument("--missing", action="store_true", help="first measure the cells that no row has")
+    parser.add_argument("--dry-run", action="store_true", help="with --missing: say what would be measured, and stop")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a text differs (plots apart)")
     args = parser.parse_args(argv)
+    if (args.dry_run and not args.missing) or (args.missing and args.check):
+        parser.error("`--dry-run` goes with `--missing`, and `--check` with neither")
     unknown = [name for name in args.tables if name not in CONTENTS]
     if unknown:
         parser.error(f"no table {unknown[0]}; known: {', '.join(CONTENTS)}")
@@ -139,17 +158,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     results, out = Results(args.results), args.out or args.results / "tables"
+    base = os.path.relpath(args.results, out)
     if not args.results.is_dir():
         raise GgdjaxError(f"`--results`: no folder {args.results}")
     metrics = {name: content.metrics for name, content in CONTENTS.items()}
     paper: dict[str, Paper] = read_paper(args.paper, metrics) if args.paper else {}
     chosen = {name: CONTENTS[name] for name in args.tables or CONTENTS}
 
+    if args.missing:
+        run_missing(list(chosen.values()), results, make_console(), dry_run=args.dry_run)
+        if args.dry_run:
+            return
+        results = Results(args.results)
+
     def made(results: Results) -> tuple[dict[str, list[Entry]], dict[str, str]]:
         entries = {n: with_paper(content.entries(results), paper.get(n, {})) for n, content in chosen.items()}
         texts = {} if args.tables else {"README.md": index(results)}
         for name, content in chosen.items():
-            texts |= pages(content, entries[name])
+            texts |= pages(content, entries[name], commands_of(content, results), base)
         return entries, texts
 
     entries, texts = made(results)

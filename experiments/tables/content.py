@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.tables.entries import Entry
 from experiments.tables.results import Results
@@ -31,3 +31,5 @@ class Content:
     draw: Callable[[Sequence[Entry]], Figure]
     caption: str
     """What the plot shows."""
+    shows: Callable[[str, Mapping[str, Any]], bool] = lambda name, cell: True
+    """Whether it shows a cell of an experiment, of those among the sources."""

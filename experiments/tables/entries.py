@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from experiments.tables.table import Table
 from ggdjax.quantization import Accuracy
@@ -30,6 +31,8 @@ class Entry:
     images: int | None = None
     image_set: str | None = None
     """Hash of their ids, where the result says so."""
+    row: str | None = None
+    """Place of the result in the folder of results: the first, where the figure is of several."""
     paper: float | None = None
     """What the paper prints for it."""
 
@@ -44,7 +47,7 @@ Cell = Mapping[str, Entry]
 
 
 def accuracies(
-    *, top1: float | None, top5: float | None, images: int | None, image_set: str | None = None, **key: str
+    *, top1: float | None, top5: float | None, images: int | None, image_set: str | None = None, **key: Any
 ) -> list[Entry]:
     """Return top-1 and top-5 with Wilson's intervals (None: not run)."""
     found = []
@@ -112,7 +115,8 @@ def pivot(
             text = cell(found) if any(e.value is not None for e in found.values()) else NOT_RUN
             if best and top[column] is not None and best(found) == top[column]:
                 text = f"**{text}**"
-            line.append(text)
+            place = next((e.row for e in found.values() if e.row and e.value is not None), None)
+            line.append(f"[{text}]({place})" if place and text != NOT_RUN else text)
             if in_paper:
                 line.append(_of_paper(found, cell))
         lines.append(tuple(line))

@@ -22,8 +22,10 @@ FOLDER = Path(__file__).resolve().parents[1] / "results"
 
 #: Results file -> the benchmark that makes it; what is not here is an experiment of the runner.
 MADE_BY = {
-    "cost_of_networks.json": "cost_of_networks",
-    "tuning_scaling.json": "tuning_scaling",
+    "fuzz_integers.json": "fuzz_integers",
+    "integers_on_networks.jsonl": "integers_on_networks",
+    "compiled_h200.json": "compiling h200",
+    "compiled_v5e.json": "compiling v5e",
 }
 PEERS = "peers"
 #: Networks of the project: those of others may stand in a folder without making its tables differ.
@@ -63,28 +65,26 @@ class Results:
     """Leave out networks that are not the project's."""
 
     def read(self, name: str) -> Any:
-        """Return what a JSON file holds; empty where it is not there.
+        """Return what a JSON file, or one of JSON lines, holds; empty where it is not there.
 
         Raises:
             GgdjaxError: it is not JSON.
         """
         path = self.folder / name
         try:
+            if path.suffix == ".jsonl":
+                return [row | {"place": f"{name}#L{line}"} for line, row in enumerate(read_lines(path), 1)]
             return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         except json.JSONDecodeError as error:
             raise GgdjaxError(f"{path} is not JSON ({error}); delete it and run {command_of(name)}") from None
 
     def rows(self, name: str, *, every_seed: bool = False) -> list[dict[str, Any]]:
-        """Return the rows of an experiment, or of a benchmark's file: its list, or what it holds under `rows`.
+        """Return the rows of an experiment, each with its ``place`` in this folder.
 
         One cell has one row: of several, with other settings, that on the most held-out images, and of these the
         last one. Of several seeds the first of each network counts, or ``every_seed``.
         """
-        if name in MADE_BY:
-            found = self.read(name)
-            rows = found if isinstance(found, list) else found.get("rows", [])
-        else:
-            rows = [row for folder in self.stores for row in folder.rows if row["experiment"] == name]
+        rows = [row for folder in self.stores for row in folder.rows if row["experiment"] == name]
         return _one_each([row for row in rows if not self.known or row["network"] in KNOWN], every_seed)
 
     @cached_property
@@ -93,7 +93,13 @@ class Results:
         found = sorted(
             {path.parent for pattern in ("", "*/", "*/*/") for path in self.folder.glob(f"{pattern}cells-*")}
         )
-        return [Store(folder=folder, rows=read_rows(folder)) for folder in found if folder.name != PEERS]
+        stores = []
+        for folder in found:
+            if folder.name != PEERS:
+                at = folder.relative_to(self.folder)
+                rows = [row | {"place": (at / row["place"]).as_posix()} for row in read_rows(folder, places=True)]
+                stores.append(Store(folder=folder, rows=rows))
+        return stores
 
     @cached_property
     def _every(self) -> dict[str, int]:
@@ -117,6 +123,10 @@ class Results:
         every = int(count) == self._every.get(row.get("network", ""))
         return {"images": int(count), "image_set": None if every else said.get("hash", rest)}
 
+    def said_of(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the images of a row, and its place."""
+        return {**self.images_of(row), "row": row.get("place")}
+
     def _peer_files(self) -> list[Path]:
         return sorted(path for path in (self.folder / PEERS).glob("*") if path.suffix in (".csv", ".jsonl"))
 
@@ -128,7 +138,11 @@ class Results:
 
     def peers(self) -> list[dict[str, Any]]:
         """Return the rows of other tools, most images and newest last; empty fields left out, figures as numbers."""
-        rows = [row for path in self._peer_files() for row in self._peer_rows(path)]
+        rows = [
+            {**row, "place": f"{PEERS}/{path.name}#L{line}"}
+            for path in self._peer_files()
+            for line, row in enumerate(self._peer_rows(path), 1 + (path.suffix == ".csv"))
+        ]
         whole = (
             "top1",
             "top5",

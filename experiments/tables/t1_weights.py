@@ -34,14 +34,15 @@ DRAWN = ("8", "6", "4")
 
 def entries(results: Results) -> list[Entry]:
     """Return means per network and width, then every layer; `scheme` is the kind of tensor and the rule."""
-    rows = {(row["network"], row["bits"]): row["tensors"] for row in results.rows("weights")}
+    rows = {(row["network"], row["bits"]): row for row in results.rows("weights")}
     means, layers = [], []
     widths = sorted({bits for _, bits in rows} or Weights.bits, reverse=True)
     for name in networks_in(results.rows("weights")):
         for kind in KINDS:
             for bits in widths:
-                of = [row for row in rows.get((name, bits), ()) if row["kind"] == kind]
-                head = {"network": name, "bits": str(bits)}
+                whole = rows.get((name, bits), {})
+                of = [row for row in whole.get("tensors", ()) if row["kind"] == kind]
+                head = {"network": name, "bits": str(bits), "row": whole.get("place")}
                 for rule, label in RULES.items():
                     lossy = [row[rule]["sqnr_db"] for row in of if row[rule]["sqnr_db"] is not None]
                     scheme = f"{kind}, {label}"

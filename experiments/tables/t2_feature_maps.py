@@ -43,7 +43,7 @@ def entries(results: Results) -> list[Entry]:
         for scheme in sorted(first, key=lambda scheme: -first[scheme]):
             for bits in BITS:
                 row = found.get((name, scheme, bits), {})
-                key = {"network": name, "scheme": scheme, "bits": bits}
+                key = {"network": name, "scheme": scheme, "bits": bits, "row": row.get("place")}
                 made += [Entry(**key, metric=metric, value=row.get(metric)) for metric in METRICS]
     return made
 
@@ -139,6 +139,7 @@ CONTENT = Content(
     entries=entries,
     tables=tables,
     draw=draw,
+    shows=lambda name, cell: name != "schemes" or cell["kind"] == "sqnr",
     caption=(
         "Left: mean SQNR against bits. Right: the same less that of the search; what lies below −6 dB is cut off. "
         "`ggd` bold, light grey lines are the schemes without a name."

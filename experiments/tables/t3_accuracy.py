@@ -44,7 +44,9 @@ def entries(results: Results) -> list[Entry]:
         for row in results.rows("schemes")
         if row["kind"] == "accuracy"
     }
-    names = networks_in([*found.values(), *results.rows("gradient"), *results.rows("tuning")])
+    names = networks_in(
+        [*found.values(), *(row for source in ("gradient", "tuning", "paper") for row in results.rows(source))]
+    )
     made = []
     for name in names:
         made += _of(results, found.get((name, FLOAT, FLOAT)), network=name, scheme=FLOAT, bits=FLOAT)
@@ -67,7 +69,7 @@ def _pair(bits: int | str) -> str:
 
 def _of(results: Results, row: dict[str, Any] | None, **key: str) -> list[Entry]:
     row = row or {}
-    return accuracies(top1=row.get("top1"), top5=row.get("top5"), **results.images_of(row), **key)
+    return accuracies(top1=row.get("top1"), top5=row.get("top5"), **results.said_of(row), **key)
 
 
 def _ours(results: Results, name: str, found: dict) -> dict[tuple[str, str, str], dict[str, Any]]:
@@ -78,9 +80,13 @@ def _ours(results: Results, name: str, found: dict) -> dict[tuple[str, str, str]
             rows.setdefault((OURS, "ggd", row["widths"]), row)
         if row["network"] == name and row["method"] == "gradient":
             rows[OURS, GRADIENT, row["widths"]] = row
+    for row in results.rows("paper"):
+        for stage, figures in row["stages"].items() if row["network"] == name else ():
+            own = {key: row[key] for key in ("network", "images", "place") if key in row}
+            rows[OURS, f"recipe {row['recipe']}, {stage}", row["widths"]] = own | figures
     for row in results.rows("tuning"):
         if row["network"] == name and row.get("rounding", "nearest") == "nearest":
-            own = {key: row[key] for key in ("network", "images", "tuning_images") if key in row}
+            own = {key: row[key] for key in ("network", "images", "tuning_images", "place") if key in row}
             rows[OURS, SEARCHED, row["widths"]] = own | row["stages"]["forward"]
     return rows
 
@@ -98,6 +104,8 @@ def tables(found: Sequence[Entry]) -> list[Table]:
     made = []
     for name in networks_of(found):
         own = [e for e in select(found, network=name) if not e.item]
+        if any(e.value is not None for e in select(found, network=name)) and all(e.value is None for e in own):
+            own = []
         real = {e.metric: e for e in own if e.bits == FLOAT}
         for label, group in by_images(e for e in own if e.bits != FLOAT).items():
             text = (
@@ -192,11 +200,12 @@ CONTENT = Content(
         "costs. The tools place their quantizers as they see fit (see `peers/README.md`); tuned networks stand on "
         "images that did not tune."
     ),
-    sources=("schemes", "peers", "gradient", "tuning"),
+    sources=("schemes", "peers", "gradient", "tuning", "paper"),
     metrics=METRICS,
     entries=entries,
     tables=tables,
     draw=draw,
+    shows=lambda name, cell: name != "schemes" or cell["kind"] == "accuracy",
     caption=(
         "Top-1 against widths: `ggd` bold, other schemes grey, other tools as crosses; `ggd` tuned by gradients as "
         "green diamonds, by the backward-forward search as orange triangles, both on the images that did not tune."

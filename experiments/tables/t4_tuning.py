@@ -89,7 +89,7 @@ def entries(results: Results) -> list[Entry]:
                 made += _figures(results, row, **key)
                 if row:
                     made += _other_start(results, rows.get(("before", widths), {}), untuned, **key)
-                made.append(Entry(**key, metric="seconds", value=row.get("tuning_seconds")))
+                made.append(Entry(**key, metric="seconds", value=row.get("tuning_seconds"), row=row.get("place")))
     return made
 
 
@@ -101,12 +101,12 @@ def _run(row: dict) -> str:
 
 def _stage(row: dict, stage: str) -> dict:
     """Return the figures of one stage as a row of its own."""
-    figures = row.get("stages", {}).get(stage, {})
-    return {**{key: row[key] for key in ("network", "widths", "images", "tuning_images") if key in row}, **figures}
+    kept = ("network", "widths", "images", "tuning_images", "place")
+    return {**{key: row[key] for key in kept if key in row}, **row.get("stages", {}).get(stage, {})}
 
 
 def _figures(results: Results, row: dict, **key: str) -> list[Entry]:
-    return accuracies(top1=row.get("top1"), top5=row.get("top5"), **results.images_of(row), **key)
+    return accuracies(top1=row.get("top1"), top5=row.get("top5"), **results.said_of(row), **key)
 
 
 def _other_start(results: Results, before: dict, untuned: dict, **key: str) -> list[Entry]:
@@ -114,7 +114,7 @@ def _other_start(results: Results, before: dict, untuned: dict, **key: str) -> l
     one = untuned.get((key["bits"], tuple(results.images_of(before).values())), before)
     if before.get("top1") == one.get("top1"):
         return []
-    return [Entry(**key, metric="own_untuned", value=before["top1"], **results.images_of(before))]
+    return [Entry(**key, metric="own_untuned", value=before["top1"], **results.said_of(before))]
 
 
 def _search(results: Results, row: dict, untuned: dict, **key: str) -> list[Entry]:
@@ -127,13 +127,14 @@ def _search(results: Results, row: dict, untuned: dict, **key: str) -> list[Entr
         made += _figures(results, found, scheme=label, **key)
         if stage != "before":
             made.append(
-                Entry(**key, scheme=label, metric="p_value", value=found.get("p_value"), **results.images_of(found))
+                Entry(**key, scheme=label, metric="p_value", value=found.get("p_value"), **results.said_of(found))
             )
             if not rounded and row:
                 made += _other_start(results, _stage(row, "before"), untuned, scheme=label, **key)
     costs = {"seconds": "search_seconds", "float_passes": "float_passes", "naive_float_passes": "naive_float_passes"}
     label = STAGES["forward"]
-    return made + [Entry(**key, scheme=label, metric=metric, value=row.get(name)) for metric, name in costs.items()]
+    key |= {"scheme": label, "row": row.get("place")}
+    return made + [Entry(**key, metric=metric, value=row.get(name)) for metric, name in costs.items()]
 
 
 def tables(found: Sequence[Entry]) -> list[Table]:
@@ -234,6 +235,7 @@ CONTENT = Content(
     entries=entries,
     tables=tables,
     draw=draw,
+    shows=lambda name, cell: name != "schemes" or (cell["kind"], cell["scheme"]) == ("accuracy", "ggd"),
     caption=(
         "Top-1 before (open) and after (filled): blue the search, with its backward sweep as a bar; green gradients; "
         "orange bias correction, equalization and widths per layer. A lone dot: the untuned network was not run."

@@ -41,12 +41,11 @@ def entries(results: Results) -> list[Entry]:
                 if metric in CRITERIA:
                     continue
                 value = row.get("wins" if kind == "wins" else "mean", {}).get(criterion, {}).get(family)
-                made.append(
-                    Entry(network=name, scheme=family, metric=metric, value=value, images=row.get("calibration_images"))
-                )
+                said = {"images": row.get("calibration_images"), "row": row.get("place")}
+                made.append(Entry(network=name, scheme=family, metric=metric, value=value, **said))
         for item, distances in row.get("kolmogorov_smirnov", {}).items():
             for family in ORDER:
-                key = {"network": name, "item": item, "scheme": family}
+                key = {"network": name, "item": item, "scheme": family, "row": row["place"]}
                 maps.append(Entry(**key, metric="kolmogorov_smirnov", value=distances[family]))
     return made + maps
 

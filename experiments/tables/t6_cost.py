@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from experiments.configs.cost import ALLOCATED
 from experiments.tables.content import Content
 from experiments.tables.entries import Cell, Entry, by_images, lookup, networks_of, number, pivot, select
 from experiments.tables.plots import BLUE, LIGHT, ORANGE, SKY, new_figure, says_not_run
@@ -47,14 +48,12 @@ METRICS = {
     "cycles": "cycles of one image",
 }
 WIDTHS = ("float32", "16/16", "8/8", "6/6", "4/4")
-#: Method of tuning -> what its cost is called after.
-ALLOCATED = {"bits": "", "bits, gradient": ", tuned"}
 MAIN = Dataflow.ROW_STATIONARY.value
 
 
 def entries(results: Results) -> list[Entry]:
     """Return the costs; `scheme` is the dataflow, `bits` the widths, one for all layers or a mean over them."""
-    rows = {(row["network"], row["dataflow"], row["widths"]): row for row in results.rows("cost_of_networks.json")}
+    rows = {(row["network"], row["dataflow"], row["widths"]): row for row in results.rows("cost")}
     right = _accuracies(results)
     made = []
     for name in networks_in(rows.values()):
@@ -69,7 +68,8 @@ def entries(results: Results) -> list[Entry]:
                     row["buffer_gb_per_s_per_ghz"] = row["buffer_bytes"] / row["cycles"]
                 key = {"network": name, "scheme": dataflow, "bits": widths}
                 top1 = right.get((name, widths), {}) if row else {}
-                made.append(Entry(**key, metric="top1", value=top1.get("top1"), **results.images_of(top1)))
+                made.append(Entry(**key, metric="top1", value=top1.get("top1"), **results.said_of(top1)))
+                key["row"] = row.get("place")
                 made += [Entry(**key, metric=metric, value=row.get(metric)) for metric in METRICS if metric != "top1"]
     return made
 
@@ -176,12 +176,16 @@ CONTENT = Content(
         "registers and buffer of Eyeriss's size, energies per operation of Horowitz (ISSCC 2014, 45 nm). mW per GHz "
         "and GB/s per GHz: energy and bytes per cycle; times the clock in GHz they are the power and the bandwidth of "
         "an array that never waits. `mean 4`: a width for every layer, four bits on average (bit allocation), tuned "
-        "by gradients where it says so (T4). Top-1 against energy as a plot: `../cost_of_networks.svg`."
+        "by gradients where it says so (T4)."
     ),
-    sources=("cost_of_networks.json", "schemes", "gradient"),
+    sources=("cost", "schemes", "gradient"),
     metrics=METRICS,
     entries=entries,
     tables=tables,
     draw=draw,
+    shows=lambda name, cell: (
+        (name != "schemes" or (cell["kind"] == "accuracy" and cell["scheme"] in ("ggd", "float")))
+        and (name != "gradient" or cell["method"] in ALLOCATED)
+    ),
     caption="Left: energy of one image by its parts. Right: bytes moved, buffer (wide bar; first figure) and DRAM.",
 )

@@ -82,7 +82,9 @@ def _steps(results: Results) -> Iterator[Entry]:
         steps.append((f"{TUNE}: gradients, W4A4", gradient.get((name, "4/4"), {}).get("tuning_seconds"), None))
         steps.append((f"{TUNE}: backward-forward, W4A4", search.get((name, "4/4"), {}).get("search_seconds"), None))
         for step, seconds, first in steps:
-            key = {"network": name, "scheme": step}
+            made_by = gradient if "gradients" in step else search if step.startswith(TUNE) else {}
+            place = made_by[name, "4/4"]["place"] if (name, "4/4") in made_by else row.get("place")
+            key = {"network": name, "scheme": step, "row": place}
             yield Entry(**key, metric="seconds", value=seconds)
             ratio = seconds / one if seconds is not None and one else None
             yield Entry(**key, metric="over_float_pass", value=ratio)
@@ -91,51 +93,58 @@ def _steps(results: Results) -> Iterator[Entry]:
 
 
 def _timings(results: Results, benchmark: str) -> dict[str, dict[str, Any]]:
-    """Return the figures of a benchmark by network."""
-    return {row["network"]: row["figures"] for row in results.rows("timings") if row["benchmark"] == benchmark}
+    """Return the figures of a benchmark by network, and the place of each."""
+    rows = [row for row in results.rows("timings") if row["benchmark"] == benchmark]
+    return {row["network"]: {**row["figures"], "place": row["place"]} for row in rows}
 
 
 def _rates(results: Results) -> Iterator[Entry]:
     rows, passes = (_timings(results, f"{one}-throughput") for one in ("simulator", "float"))
     for name in NETWORKS:
         for key, label in RATES.items():
-            value = rows.get(name, {}).get(f"{key}_images_per_second")
-            yield Entry(network=name, scheme=label, metric="images_per_second", value=value)
-        cpu = passes.get(name, {}).get("cpu_ms", {})
+            row = rows.get(name, {})
+            value = row.get(f"{key}_images_per_second")
+            yield Entry(network=name, scheme=label, metric="images_per_second", value=value, row=row.get("place"))
+        cpu, place = passes.get(name, {}).get("cpu_ms", {}), passes.get(name, {}).get("place")
         for key, label in (("observe", "observing pass"), ("onnxruntime", "ONNX Runtime, float")):
             value = cpu[key] / cpu["float"] if cpu else None
-            yield Entry(network=name, scheme=label, metric="cpu_over_float", value=value)
+            yield Entry(network=name, scheme=label, metric="cpu_over_float", value=value, row=place)
 
 
 def _operations(results: Results) -> Iterator[Entry]:
-    counting = _timings(results, "fit-throughput").get(ANY)
-    per_value = 1e9 / counting["values"] if counting else None
-    for label, key in (
+    counting = _timings(results, "fit-throughput").get(ANY, {})
+    key = {"network": ANY, "metric": "figure"}
+    for label, name in (
         ("counting pass, ns per value", "histogram_seconds"),
         ("`jnp.log(x).sum()`, ns per value", "log_sum_seconds"),
     ):
-        yield Entry(network=ANY, scheme=label, metric="figure", value=per_value * counting[key] if per_value else None)
+        value = 1e9 * counting[name] / counting["values"] if counting else None
+        yield Entry(**key, scheme=label, value=value, row=counting.get("place"))
     for label, (file, *keys) in OPERATIONS.items():
-        value = _timings(results, file).get(ANY, {})
-        for key in keys:
-            value = value.get(key, {})
-        yield Entry(network=ANY, scheme=label, metric="figure", value=value or None)
-    for row in results.rows("tuning_scaling.json"):
-        label = (
-            f"backward-forward, part of one sweep, devices: {row['devices']}, processes: {row['processes']}, seconds"
-        )
-        yield Entry(network=ANY, scheme=label, metric="figure", value=row["seconds"])
+        value = figures = _timings(results, file).get(ANY, {})
+        for one in keys:
+            value = value.get(one, {})
+        yield Entry(**key, scheme=label, value=value or None, row=figures.get("place"))
+    scaling = _timings(results, "tuning-scaling").get(ANY, {})
+    place = scaling.pop("place", None)
+    for setting, found in scaling.items():
+        label = f"backward-forward, part of one sweep on {setting}, seconds"
+        yield Entry(**key, scheme=label, value=found["seconds"], row=place)
 
 
 def _peers(results: Results) -> Iterator[Entry]:
     found: dict[tuple[str, str, str], list[float]] = {}
+    places: dict[tuple[str, str, str], str] = {}
     for row in results.peers():
         if "calibration_over_float_pass_low" in row:
             ends = [row["calibration_over_float_pass_low"], row["calibration_over_float_pass_high"]]
-            found.setdefault((row["network"], f"{row['tool']}, {row['weights_per']}", row["scheme"]), []).extend(ends)
+            cell = (row["network"], f"{row['tool']}, {row['weights_per']}", row["scheme"])
+            found.setdefault(cell, []).extend(ends)
+            places.setdefault(cell, row["place"])
     for (name, item, scheme), ratios in found.items():
         for metric, value in (("over_float_pass_low", min(ratios)), ("over_float_pass_high", max(ratios))):
-            yield Entry(network=name, item=item, scheme=scheme, metric=metric, value=value)
+            key = {"network": name, "item": item, "scheme": scheme, "row": places[name, item, scheme]}
+            yield Entry(**key, metric=metric, value=value)
 
 
 def tables(found: Sequence[Entry]) -> list[Table]:
@@ -251,7 +260,7 @@ CONTENT = Content(
         "of three runs. Tuning is wall time with compiling, on whatever else the machine did, over the same unit. "
         "Images per second: one batch, the fastest of several runs."
     ),
-    sources=("timings", "gradient", "tuning", "tuning_scaling.json", "peers"),
+    sources=("timings", "gradient", "tuning", "peers"),
     metrics=METRICS,
     entries=entries,
     tables=tables,

@@ -50,21 +50,23 @@ def entries(results: Results) -> list[Entry]:
             rows[row["network"], bits, row["kind"]] = row
             if "parameters" in row:
                 sizes[row["network"]] = row
-    for row in results.rows("cost_of_networks.json"):
+    for row in results.rows("cost"):
         if row["widths"] == "float32":
-            sizes[row["network"]] = {"macs": row["macs"], "parameters": row["weight_bytes"] // 4}
+            sizes[row["network"]] = row | {"parameters": row["weight_bytes"] // 4}
     made, measured = [], dict.fromkeys(name for name, _, _ in rows)
     for name in [n for n in DATA if n in measured] + [n for n in measured if n not in DATA] or DATA:
         for metric in ("parameters", "macs"):
             key = {"network": name, "scheme": FLOAT, "bits": FLOAT}
-            made.append(Entry(**key, metric=metric, value=sizes.get(name, {}).get(metric)))
+            size = sizes.get(name, {})
+            made.append(Entry(**key, metric=metric, value=size.get(metric), row=size.get("place")))
         for bits in (FLOAT, *WIDTHS):
             key = {"network": name, "scheme": FLOAT if bits == FLOAT else SCHEME, "bits": bits}
             row = rows.get((name, bits, "accuracy"), {})
-            made += accuracies(top1=row.get("top1"), top5=row.get("top5"), **results.images_of(row), **key)
+            made += accuracies(top1=row.get("top1"), top5=row.get("top5"), **results.said_of(row), **key)
             if bits != FLOAT:
-                value = rows.get((name, bits, "sqnr"), {}).get("mean_sqnr_db")
-                made.append(Entry(**key, metric="mean_sqnr_db", value=value))
+                row = rows.get((name, bits, "sqnr"), {})
+                value = row.get("mean_sqnr_db")
+                made.append(Entry(**key, metric="mean_sqnr_db", value=value, row=row.get("place")))
     return made
 
 
@@ -136,10 +138,11 @@ CONTENT = Content(
         "images: 10,000 of CIFAR-10, 900 of the ImageNet sample, 500 digits. `digits` and `resnet20-shipped` come with "
         "the package; the others are the networks of `experiments/real_networks.py`."
     ),
-    sources=("schemes", "cost_of_networks.json"),
+    sources=("schemes", "cost"),
     metrics=METRICS,
     entries=entries,
     tables=tables,
     draw=draw,
+    shows=lambda name, cell: name != "schemes" or cell["scheme"] in (SCHEME, FLOAT),
     caption="Left: top-1, dark where quantizing costs 20 points or more. Right: mean SQNR of the feature maps.",
 )

@@ -32,7 +32,9 @@ def entries(results: Results) -> list[Entry]:
     """Return means over all draws; `item` is the number of images."""
     rows = results.rows("few-images", every_seed=True)
     found: dict[tuple[str, int, str, int, str], list[float]] = {}
+    places: dict[tuple[str, int], str] = {}
     for row in rows:
+        places.setdefault((row["network"], row["calibration_images"]), row["place"])
         for scheme, kinds in row["mean_sqnr_db"].items():
             for kind, values in kinds.items():
                 for bits, value in zip(row["bits"], values, strict=True):
@@ -48,6 +50,7 @@ def entries(results: Results) -> list[Entry]:
                     for kind in KINDS:
                         values = found.get((name, images, scheme, bits, kind))
                         key = {"network": name, "item": str(images), "scheme": scheme, "bits": str(bits)}
+                        key["row"] = places.get((name, images))
                         made.append(Entry(**key, metric=kind, value=float(np.mean(values)) if values else None))
     return made
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
+_LINK = re.compile(r"\[([^\[\]]*)\]\(([^()]*)\)")
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -20,7 +21,7 @@ _SPECIAL = {
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """``len(row) == len(columns)`` for every row; text between two pairs of asterisks is bold."""
+    """``len(row) == len(columns)`` for every row; bold text and links are Markdown's."""
 
     title: str
     columns: tuple[str, ...]
@@ -28,10 +29,11 @@ class Table:
     left: int = 1
     """Columns from the left that hold text; the others hold figures and stand right."""
 
-    def to_markdown(self) -> str:
-        """Return the table under a heading of its title."""
+    def to_markdown(self, base: str = "..") -> str:
+        """Return the table under a heading of its title; links start in ``base``."""
         rule = ["---"] * self.left + ["---:"] * (len(self.columns) - self.left)
-        lines = [_line(self.columns), "|" + "|".join(rule) + "|", *map(_line, self.rows)]
+        rows = [_LINK.sub(rf"[\1]({base}/\2)", _line(row)) for row in self.rows]
+        lines = [_line(self.columns), "|" + "|".join(rule) + "|", *rows]
         return f"## {self.title}\n\n" + "\n".join(lines) + "\n"
 
     def to_latex(self) -> str:
@@ -51,7 +53,7 @@ class Table:
 
 def escape_latex(text: str) -> str:
     """Return Markdown text (plain, bold, code) for LaTeX."""
-    plain = "".join(_SPECIAL.get(character, character) for character in text.replace("`", ""))
+    plain = "".join(_SPECIAL.get(character, character) for character in _LINK.sub(r"\1", text).replace("`", ""))
     return _BOLD.sub(r"\\textbf{\1}", plain)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import shutil
 
 import jax
 import pytest
 
+import ggdjax as gd
 from experiments.__main__ import main
 from experiments.configs import CONFIGS
 from experiments.configs.schemes import Schemes
@@ -70,6 +72,8 @@ def tiny(tmp_path_factory):
 
 @pytest.mark.parametrize("name", TINY)
 def test_tiny_cells_run_and_say_how(tiny, name):
+    if name == "rtl-tiny" and shutil.which("iverilog") is None:
+        pytest.skip("Icarus Verilog (Debian's package iverilog) is not installed")
     folder, rows = tiny[name]
     experiment = CONFIGS[name]
     assert [row["key"] for row in rows] == [key_of(cell) for cell in experiment.cells()]
@@ -118,9 +122,62 @@ def test_figures_of_tuning(tiny):
     assert row["tuning_images"] == row["images"]["tuning"]["count"] == 32
 
 
+def test_figures_of_the_paper_by_either_recipe(tiny):
+    paper, default = tiny["paper-tiny"][1]
+    assert list(paper["stages"]) == ["before", "tuned"]
+    assert list(default["stages"]) == ["quantized"]
+    assert paper["images"] == default["images"]  # which no recipe is tuned on
+    assert paper["images"]["accuracy"]["count"] == paper["stages"]["tuned"]["held_out_images"] == 32
+    assert paper["float_top1"] == 1  # the labels are what the float network says
+    for stage in (*paper["stages"].values(), *default["stages"].values()):
+        assert 0.5 < stage["top1"] <= stage["top5"]
+    assert paper["recipe_of_run"]["search"]["objective"] == "top1"
+    assert (paper["recipe_of_run"]["rounding"], default["recipe_of_run"]["rounding"]) == ("nearest", "output")
+
+
+def test_a_recipe_in_a_file_is_told_by_its_contents(tmp_path, capsys):
+    path, keys = tmp_path / "mine.toml", []
+    for bias_bits in (16, 8):
+        gd.Recipe(quantization=gd.QuantConfig(bias_bits=bias_bits)).save(path)
+        experiment = dataclasses.replace(CONFIGS["paper-tiny"], recipes=("paper", str(path)))
+        assert experiment.cells()[0] == CONFIGS["paper-tiny"].cells()[0]
+        keys.append(key_of(experiment.cells()[-1]))
+    assert keys[0] != keys[1]
+    main(["run", "paper-tiny", "--recipes", str(path), "--dry-run"])
+    assert "paper: 1 cells to do" in capsys.readouterr().out
+
+
+def test_figures_of_integers_elsewhere(tiny):
+    loaded, integer = tiny["exported-tiny"][1]
+    assert loaded["logits_equal"]
+    assert integer["integers_differing_from_program"] == 0
+    assert integer["same_top1"] > 0.95
+    wide, narrow = tiny["accumulators-tiny"][1]
+    assert wide["overflows_per_image"] == 0 < narrow["overflows_per_image"]
+    assert narrow["top1"] < wide["top1"] - 0.3
+    assert narrow["worst_case_bits"] > 14
+
+
+def test_figures_of_costs(tiny):
+    found = {row["widths"]: row for row in tiny["cost-tiny"][1]}
+    assert found["8/8"]["weight_bytes"] * 4 == pytest.approx(found["float32"]["weight_bytes"], rel=0.05)
+    assert found["8/8"]["energy_pj"] < found["16/16"]["energy_pj"] < found["float32"]["energy_pj"]
+    assert found["float32"]["against"]["float32"]["energy_pj"] == 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["schemes-tiny", "--device", "tpu"], "`--device tpu`: there is none here; JAX sees 0 (cpu)"),
+        (["schemes-tiny", "--device", "99"], "`--device 99`: there is none here; JAX sees 0 (cpu)"),
+        (["schemes-tiny", "--device", "warp"], "`--device` is cpu, gpu, tpu or an index, such as 0; got `warp`"),
+        (["schemes-tiny", "--device", "0", "--workers", "2"], "`--device` is one device, `--workers` are several"),
+        (["paper"], "`--data` and `--preset` are needed"),
+        (["paper-tiny", "--recipes", "papr"], "no recipe is called `papr`"),
+        (["cost-tiny", "--dataflows", "row"], "no dataflow is called `row`; known: output-stationary"),
+        (["exported-tiny", "--gradient-steps", "1", "--per", "channel"], "choose `per` tensor"),
+        (["zoo-tiny", "--weights", "w"], "`--weights`: this experiment opens its networks itself"),
+        (["zoo", "--networks", "resnet51"], "no network is called `resnet51`; known: alexnet"),
         (["schemes", "--networks", "digits", "resnet21"], "no network is called `resnet21`"),
         (["schemes-tiny", "--schemes", "ggd-exakt"], "ggd-exact"),
         (["schemes-tiny", "--bits", "8", "1"], "from 2 to 16"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,10 @@ def test_a_file_runs_resumes_and_measures_a_changed_network_again(folder, capsys
     monkeypatch.chdir(folder)
     main(["tables", "T2", "--results", "out"])
     table = (folder / "out" / "tables" / "T2.md").read_text()
-    assert f"| max-abs | model | **{row['mean_sqnr_db']:.2f} ({row['min_sqnr_db']:.2f})** |" in table
+    assert f"| max-abs | model | **{row['mean_sqnr_db']:.2f} ({row['min_sqnr_db']:.2f})** |" in re.sub(
+        r"\[([^\[\]]*)\]\([^()]*\)", r"\1", table
+    )
+    assert f"python -m experiments run out/{files.KEPT}" in table
     write_network(folder / "net.onnx", factor=2.0)
     main(["status", "mine.toml"])
     assert "1 cells, 0 finished, 1 to do" in capsys.readouterr().out
@@ -116,6 +120,54 @@ def test_a_mistake_in_a_file_is_one_line_before_anything_is_computed(folder, cap
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
     assert not (folder / "out").exists()
+
+
+def test_experiments_without_images_ask_for_none(folder, capsys):
+    main(["run", "weights", "--onnx", "net.onnx", "--bits", "8", "--out", "one"])
+    (row,) = read_rows("one")
+    assert (row["network"], row["settings"]["own"]["data"]) == ("net", None)
+    main(["run", "cost", "--network", "lenet5", "--weights", "w", "--dataflows", "row-stationary", "--dry-run"])
+    assert capsys.readouterr().out.splitlines()[-2].split()[:3] == ["lenet5", "5", "0"]
+    (folder / "mine.toml").write_text('[networks.mine]\nmodel = "net.onnx"\n[weights]\nbits = [8]\n[schemes]\n')
+    with pytest.raises(SystemExit, match="2"):
+        main(["run", "mine.toml"])
+    assert "[networks.mine]: `data` is missing" in capsys.readouterr().err
+
+
+def test_a_folder_of_weights_has_a_file_for_each_network(folder, capsys):
+    (folder / "weights").mkdir()
+    gd.zoo.save_weights(gd.zoo.create("lenet5"), folder / "weights" / "lenet5.safetensors")
+    options = ["--networks", "lenet5", "digits", "--weights", "weights", "--bits", "8", "--out", "two"]
+    main(["run", "weights", *options])
+    own = {row["network"]: row["settings"].get("own") for row in read_rows("two")}
+    assert own["digits"] is None  # a network of the project
+    assert re.fullmatch(r"[0-9a-f]{12}", own["lenet5"]["weights"])
+    digits = gd.data.digits()
+    pixels = np.stack([digits.load(i) for i in range(40)]).repeat(4, 1).repeat(4, 2)
+    np.savez("large.npz", image=(15 * pixels).astype(np.uint8), label=digits.labels[:40])
+    paper = [
+        "--networks",
+        "lenet5",
+        "--weights",
+        "weights",
+        "--data",
+        "large.npz",
+        "--preset",
+        "mnist",
+        "--out",
+        "three",
+    ]
+    sizes = ["--calibration-images", "16", "--tuning-images", "8", "--tune-seconds", "0.01", "--widths", "8/8"]
+    main(["run", "paper", *paper, *sizes, "--recipes", "paper"])
+    (row,) = read_rows("three")  # the preset has channels first, the network last
+    assert row["stages"]["tuned"]["held_out_images"] == 16
+    for name, message in (("alexnet", "weights has no file of the name alexnet"), ("lenet6", "no network is called")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["run", "weights", "--networks", name, "--weights", "weights"])
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["run", "weights", "--networks", "alexnet"])
+    assert "network `alexnet`: no weights of it come with the package" in capsys.readouterr().err
 
 
 def test_two_experiments_share_a_folder_and_what_it_keeps(folder, capsys):

@@ -1,16 +1,6 @@
 from __future__ import annotations
 
-import json
-
-from experiments.rows import append_line, merged, read_lines
-
-
-def test_rows_that_agree_in_the_keys_are_replaced(tmp_path):
-    path = tmp_path / "rows.json"
-    new = [{"network": "b", "top1": 2}]
-    assert merged(path, new, "network") == new
-    path.write_text(json.dumps({"rows": [{"network": "a", "top1": 1}, {"network": "b", "top1": 1}]}))
-    assert merged(path, new, "network") == [{"network": "a", "top1": 1}, *new]
+from experiments.rows import append_line, read_lines
 
 
 def test_a_torn_line_is_passed_over_and_replaced(tmp_path):

@@ -195,6 +195,23 @@ def test_killed_at_ten_random_moments_ends_with_the_same_table(tmp_path, capsys)
     assert len(one) == 60
 
 
+def test_interrupt_while_packages_are_imported_is_one_line(tmp_path):
+    slow = tmp_path / "ggdjax" / "__init__.py"
+    slow.parent.mkdir()
+    slow.write_text(f"import time\nopen({str(tmp_path / 'importing')!r}, 'w').close()\ntime.sleep(60)\n")
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    command = [sys.executable, "-m", "experiments", "list"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "importing").exists():
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert said == "experiments: interrupted; what is finished is kept, the same command resumes\n"
+
+
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")])
 @pytest.mark.parametrize("moment", [0.0, 2.0])
 def test_interrupt_ends_a_run_within_seconds(tmp_path, moment, workers):

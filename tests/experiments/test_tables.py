@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +18,13 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
+from experiments.__main__ import main as main_of_experiments
 from experiments.configs.weights import compare
 from experiments.experiment import key_of
-from experiments.tables import main, plots
-from experiments.tables.command import CONTENTS, index, pages
+from experiments.launch import read_words
+from experiments.tables import plots
+from experiments.tables.command import CONTENTS, index, main, pages
+from experiments.tables.commands import commands_of
 from experiments.tables.results import FOLDER, Results
 from experiments.tables.table import Table
 from ggdjax.quantization import Accuracy
@@ -72,8 +77,12 @@ def texts_of(folder: Path, name: str) -> dict[str, str]:
     return pages(CONTENTS[name], CONTENTS[name].entries(Results(folder)))
 
 
+def without_links(text: str) -> str:
+    return re.sub(r"\[([^\[\]]*)\]\([^()]*\)", r"\1", text)
+
+
 def line_of(text: str, start: str) -> list[str]:
-    (line,) = [line for line in text.splitlines() if line.startswith(f"| {start} |")]
+    (line,) = [line for line in without_links(text).splitlines() if line.startswith(f"| {start} |")]
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
@@ -133,34 +142,39 @@ def tuning_row(before: float, forward: float, **more: object) -> dict:
 
 def test_tuning_table(results):
     write_store(results / "tuning", tuning_row(0.62, 0.68))
-    text = texts_of(results, "T4")["T4.md"]
-    lines = [line for line in text.splitlines() if "on top1, 1,000 images" in line]
+    text = without_links(texts_of(results, "T4")["T4.md"])
+    lines = [line for line in without_links(text).splitlines() if "on top1, 1,000 images" in line]
     assert [line.split(" | ")[-1].removesuffix(" |") for line in lines] == [
         "66.00 / 95.00, p 0.01",
         "68.00 / 95.00, p 2e-09",
         "900 (212 of 2,900)",
     ]
     assert "| untuned | ggd | 81.10 / 98.67 | 62.00 / 95.00 |" in text
-    beside = [line for line in texts_of(results, "T3")["T3.md"].splitlines() if "backward-forward" in line]
+    beside = [
+        line for line in without_links(texts_of(results, "T3")["T3.md"]).splitlines() if "backward-forward" in line
+    ]
     assert any("68.00 / 95.00" in line for line in beside)
 
 
 def test_a_network_at_one_width_on_the_same_images_has_one_untuned_figure(results):
     same = scheme_row("accuracy", "ggd", 4, top1=0.6205, top5=0.95, held_out_images=10000)
     write_store(results / "tuning", tuning_row(0.62, 0.68), same)
-    text = texts_of(results, "T4")["T4.md"]
+    text = without_links(texts_of(results, "T4")["T4.md"])
     assert text.count("62.05 / 95.00") == 1
     assert "62.00 / 95.00" not in text
     assert "| 68.00 / 95.00 †, p 2e-09 |" in text  # it was tuned from another untuned network
     write_store(results / "tuning", tuning_row(0.6205, 0.68), same)
-    assert "| 68.00 / 95.00, p 2e-09 |" in texts_of(results, "T4")["T4.md"]
+    assert "| 68.00 / 95.00, p 2e-09 |" in without_links(texts_of(results, "T4")["T4.md"])
 
 
 def test_top1_on_other_images_has_a_column_of_its_own(results):
-    cost = {"network": "resnet20", "dataflow": "row-stationary", "against": {"float32": {"energy_pj": 4.0}}}
-    cost |= dict.fromkeys(("energy_pj", "mac_pj", "buffer_pj", "dram_pj", "dram_bytes", "buffer_bytes", "cycles"), 1.0)
-    rows = [cost | {"widths": widths} for widths in ("8/8", "mean 4")]
-    (results / "cost_of_networks.json").write_text(json.dumps({"rows": rows}))
+    rows = []
+    for widths in ("8/8", "mean 4"):
+        cell = {"network": "resnet20", "dataflow": "row-stationary", "widths": widths, "seed": 0}
+        row = {"experiment": "cost", "key": key_of(cell), "config_hash": "0", **cell}
+        names = ("energy_pj", "mac_pj", "buffer_pj", "dram_pj", "dram_bytes", "buffer_bytes", "cycles")
+        rows.append(row | dict.fromkeys(names, 1.0) | {"against": {"float32": {"energy_pj": 4.0}}})
+    write_store(results / "cost", *rows)
     cell = {"network": "resnet20", "widths": "4/4", "method": "bits", "seed": 0}
     row = {"experiment": "gradient", "key": key_of(cell), "config_hash": "0", **cell, "top1": 0.7, "top5": 0.9}
     write_store(results / "gradient", {**row, "held_out_images": 700, "tuning_images": 200})
@@ -175,7 +189,7 @@ def test_index_names_sources_with_day_and_device(results):
     assert "| cpu (x86_64), ggdjax 0.1.0, jax 0.10.2 |" in text
     assert "[`peers/some.csv`](../peers/some.csv) | T3, T7 | `see peers/README.md` | two cores | 2026-11-23 |" in text
     assert "`weights`" in text.split("Not there:")[1]
-    assert all(f"[T{i}](T{i}.md)" in text for i in range(1, 10))
+    assert all(f"[T{i}](T{i}.md)" in text for i in range(1, 12))
 
 
 @pytest.mark.parametrize("name", CONTENTS)
@@ -190,9 +204,7 @@ def test_a_folder_without_results_gives_tables_and_plots_that_say_so(name, tmp_p
 
 def test_check_names_each_file_that_differs(results, capsys):
     out = results.parent / "out"
-    out.mkdir()
-    for file, text in (texts_of(results, "T2") | texts_of(results, "T8")).items():
-        (out / file).write_text(text)
+    main(["T2", "T8", "--results", str(results), "--out", str(out)])
     (out / "T8.md").write_text("old")
     (out / "T2.csv").unlink()
     capsys.readouterr()
@@ -244,6 +256,81 @@ def test_a_network_that_someone_adds_leaves_the_check_alone(results, capsys):
         main(["T2", "--check", "--results", str(results), "--out", str(out)])
 
 
+def test_a_figure_links_to_its_row(results):
+    out = results.parent / "elsewhere" / "tables"
+    main(["T2", "T3", "--results", str(results), "--out", str(out)])
+    for name, start, wanted in (("T2", "kl", None), ("T2", "ggd", ROWS[0]), ("T3", "ggd", ROWS[5])):
+        lines = [line for line in (out / f"{name}.md").read_text().splitlines() if line.startswith(f"| {start} |")]
+        links = re.findall(r"\]\(([^()#]*)#L(\d+)\)", lines[0]) if lines else []
+        assert bool(links) == (wanted is not None)
+        for path, number in links:
+            assert json.loads((out / path).read_text().splitlines()[int(number) - 1]) == wanted
+    peer = next(line for line in (out / "T3.md").read_text().splitlines() if line.startswith("| atool, channel |"))
+    assert "peers/some.csv#L2)" in peer
+    assert "](" not in (out / "T3.tex").read_text()
+    rows = list(csv.DictReader((out / "T3.csv").read_text().splitlines()))
+    assert {row["row"] for row in rows if row["scheme"] == "kl" and row["value"] != "not run"} == {
+        "schemes/cells-1-of-1.jsonl#L7"
+    }
+
+
+def test_a_table_ends_with_commands_that_its_experiments_take(results):
+    other = scheme_row("accuracy", "kl", 4, top1=0.5, top5=0.9, held_out_images=300)
+    other |= {"config_hash": "1", "settings": {"calibration_images": 64, "held_out_images": 300}}
+    write_store(results / "later", other)
+    main(["T3", "--results", str(results)])
+    text = (results / "tables" / "T3.md").read_text()
+    commands = text[text.index("## Commands") :].splitlines()
+    wanted = "run schemes --calibration-images 64 --held-out-images 300 --networks resnet20"
+    assert f"python -m experiments {wanted} --measures accuracy --bits 4 --schemes kl" in commands
+    assert f"python -m experiments tables T3 --missing --results {results}" in commands
+    for content in CONTENTS.values():  # those of the committed results
+        for command in commands_of(content, Results()):
+            words = shlex.split(command)
+            if words[3:4] == ["run"]:
+                (experiment,), *_ = read_words([*words[4:], "--dry-run"], "", "")
+                dataclasses.replace(experiment, networks=("digits",), own=()).check()
+
+
+def test_missing_cells_are_measured_and_no_others(tmp_path, capsys):
+    sweep = ["schemes-tiny", "--bits", "8", "4", "--schemes", "max-abs"]
+    main_of_experiments(["run", *sweep, "--out", str(tmp_path / "mine")])
+    cells = tmp_path / "mine" / "cells-1-of-1.jsonl"
+    first, _, *others = cells.read_text().splitlines(keepends=True)
+    of_accuracy = [line for line in others if '"kind": "accuracy"' in line]
+    cells.write_text("".join([first, *of_accuracy[1:]]))  # one SQNR and one accuracy are gone
+    capsys.readouterr()
+    main(["T2", "--missing", "--dry-run", "--results", str(tmp_path)])
+    assert "schemes: 2 cells, 1 finished, 1 to do (digits 1)" in capsys.readouterr().out
+    assert not (tmp_path / "tables").exists()
+    main(["T2", "--missing", "--results", str(tmp_path)])
+    rows = [json.loads(line) for line in cells.read_text().splitlines()]
+    assert [row["kind"] for row in rows].count("sqnr") == 2
+    assert [row["kind"] for row in rows].count("accuracy") == len(of_accuracy) - 1
+    assert "not run" not in line_of((tmp_path / "tables" / "T2.md").read_text(), "max-abs")[2]
+    main(["T11", "--missing", "--results", str(tmp_path)])
+    assert "compiled_h200.json is not there: python -m experiments.benchmarks.compiling h200" in capsys.readouterr().out
+
+
+def test_exactness_and_accelerators(results):
+    cell = {"network": "resnet20", "variant": "default", "seed": 0}
+    row = {"experiment": "rtl", "key": key_of(cell), "config_hash": "0", **cell, "held_out_images": 6}
+    write_store(results / "rtl", row | {"values": 1000, "checks": 5000, "overflows": 0, "wrong": 2})
+    line = {"network": "gated-6", "sqnr_db": None, "unequal_given_inputs": 3, "values": 900, "same_top1": 1.0}
+    refused = {"network": "odd", "refused": "compile", "message": "no"}
+    (results / "integers_on_networks.jsonl").write_text(json.dumps(line) + "\n" + json.dumps(refused) + "\n")
+    (results / "fuzz_integers.json").write_text(json.dumps({"states": {"equal": 990}, "verilog_comparisons": 7}))
+    figures = {"launches": 9, "gigabytes": 0.0, "gigaflops": 0.0, "temporary_mib": 2.5, "products": {"s8": 53}}
+    (results / "compiled_h200.json").write_text(json.dumps({"resnet50, 64: integers": figures}))
+    text = texts_of(results, "T10")["T10.md"]
+    assert line_of(text, "resnet20 | 8 | default | 1,000")[3:] == ["1,000", "5,000", "0", "2"]
+    assert line_of(text, "gated-6")[3:] == ["100.00", "900", "equal", "3"]
+    assert "refused (compile)" in line_of(text, "odd")
+    assert line_of(text, "random |  | equal")[-1] == "990"
+    assert "../integers_on_networks.jsonl#L2" in text
+    assert line_of(texts_of(results, "T11")["T11.md"], "resnet50, 64")[2:] == ["9", "2.5", "53 s8"]
+
+
 def test_figures_of_the_paper_stand_beside_ours(results, tmp_path):
     paper = tmp_path / "paper.csv"
     paper.write_text(
@@ -285,8 +372,8 @@ def test_bad_paper_is_one_line(results, tmp_path, capsys, text, said):
 
 
 def test_bad_results_are_one_line(results, capsys):
-    (results / "cost_of_networks.json").write_text("{")
-    for arguments in (["T6", "--results", str(results)], ["T6", "--results", str(results / "none")]):
+    (results / "compiled_h200.json").write_text("{")
+    for arguments in (["T11", "--results", str(results)], ["T6", "--results", str(results / "none")]):
         with pytest.raises(SystemExit) as done:
             main(arguments)
         assert done.value.code == 2
