@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,10 @@ from experiments.drawing import Drawing
 from ggdjax import GgdjaxError, datapath, export, tune
 from ggdjax.datapath._simulate import Integer
 from ggdjax.export._rtl import rtl_layers
-from ggdjax.network import run
-from ggdjax.quantization import FakeQuant
+from ggdjax.network import Float, run
+from ggdjax.quantization import Calibration, FakeQuant
+from ggdjax.quantization._calibration import _refuse_nonfinite, limits_of
+from ggdjax.quantization._numerics import tensors_with_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -307,6 +310,34 @@ def random_network(seed: int) -> RandomNetwork | None:
     return RandomNetwork(net=net, config=config, calibration=x[:40], images=x[32:], parts=tuple(drawn.said))
 
 
+def calibrated(net: gd.Network, images: np.ndarray) -> Calibration:
+    """Return what `gd.calibrate` does, without its moments, counted by NumPy: what a pass compiles takes longer."""
+    graph = replace(net.graph, outputs=(*(m.tensor for m in net.graph.feature_maps()), *tensors_with_ranges(net.graph)))
+    found = jax.jit(partial(run, graph, numerics=Float()))(net.params, jax.device_put(images))
+    found = jax.device_get(found if isinstance(found, tuple) else (found,))
+    values = dict(zip(graph.outputs, map(np.ravel, found), strict=True))
+    names = tuple(m.tensor for m in net.graph.feature_maps())
+    histograms = gd.Histogram.stack([counted(values[name]) for name in names])
+    _refuse_nonfinite(names, histograms)
+    ranges = {name: (float(x.min()), float(x.max())) for name, x in values.items() if name not in names}
+    return Calibration(
+        names=names,
+        histograms=histograms,
+        images=len(images),
+        ranges={name: ends for name, ends in ranges.items() if np.isfinite(ends).all()},
+        limits=limits_of(net, names),
+        inputs=tuple(name for name in names if name in net.graph.inputs),
+    )
+
+
+def counted(x: np.ndarray) -> gd.Histogram:
+    """Return the histogram of float32 values."""
+    counts = np.bincount(x[x != 0].view(np.uint32) >> 16, minlength=1 << 16).astype(np.int32)
+    finite = x[np.isfinite(x)]
+    low, high = (finite.min(), finite.max()) if finite.size else (np.float32(0), np.float32(0))
+    return gd.Histogram(counts=counts, zeros=np.int32(np.sum(x == 0)), minimum=low, maximum=high)
+
+
 @dataclass(kw_only=True)
 class Outcome:
     """What happened to one network."""
@@ -338,7 +369,7 @@ def check(seed: int, *, verilog: bool = False) -> Outcome:
         return Outcome(seed=seed, state="skipped", said="no layer, or outputs not finite")
     out = Outcome(seed=seed, state="equal", parts=drawn.parts)
     try:
-        q = gd.quantize(drawn.net, gd.calibrate(drawn.net, [drawn.calibration]), drawn.config)
+        q = gd.quantize(drawn.net, calibrated(drawn.net, drawn.calibration), drawn.config)
         if seed % 2:
             q = tune.round_weights(q, drawn.calibration)
         program = datapath.compile(q)
@@ -384,7 +415,7 @@ def followed(drawn: RandomNetwork, message: str) -> str:
     """Follow the remedy of a refusal; return whether it worked, or that none is known."""
     for advice, (config, accelerator) in _REMEDIES.items():
         if advice in message:
-            calibration = gd.calibrate(drawn.net, [drawn.calibration])
+            calibration = calibrated(drawn.net, drawn.calibration)
             q = gd.quantize(drawn.net, calibration, replace(drawn.config, **config))
             try:
                 datapath.compile(q, datapath.Accelerator(**accelerator))

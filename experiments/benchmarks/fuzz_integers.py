@@ -4,6 +4,7 @@
     python -m experiments.benchmarks.fuzz_integers --networks 200   the first 200
     python -m experiments.benchmarks.fuzz_integers --workers 8      in 8 processes
     python -m experiments.benchmarks.fuzz_integers --seed 35        one, in full
+    python -m experiments.benchmarks.fuzz_integers --again          those that were not equal
 
 Networks, their data, widths and scales are drawn by `experiments.random_networks`, one per seed. Each layer gets the
 codes of the fake-quantized network; then 99 % of the codes of every feature map must be equal, none more than one LSB
@@ -53,7 +54,7 @@ if version("jaxlib").startswith("0.10."):
 def set_up() -> None:
     """Let a worker trace and compile fast."""
     jax.config.update("jax_disable_most_optimizations", True)
-    gc.set_threshold(100_000, 50, 100)
+    gc.disable()
     # JAX traces the branches of all platforms, then lowers this one's alone.
     lax.platform_dependent = lambda *args, cpu, **_others: cpu(*args)
 
@@ -74,25 +75,38 @@ class Found:
     """What was found so far, as the results file has it."""
 
     def __init__(self, record: dict[str, Any]) -> None:
-        self.counts = {name: Counter(record.get(name, {})) for name in ("states", "refused", "onnx", "parts")}
-        self.rows, self.networks = record.get("rows", []), record.get("networks", 0)
-        self.verilog = record.get("verilog_comparisons", 0)
+        names = ("code", "states", "refused", "onnx", "parts")
+        self.counts = {name: Counter(record.get(name, {})) for name in names}
+        self.rows: list[dict[str, Any]] = record.get("rows", [])
+        self.networks, self.verilog = record.get("networks", 0), record.get("verilog_comparisons", 0)
 
-    def add(self, out: Outcome) -> None:
-        """Count the next network."""
-        self.counts["states"][out.state] += 1
-        self.counts["onnx"][kind_of(out.onnx)] += 1
-        self.counts["parts"].update({part.split("(")[0].split(" ")[0] for part in out.parts})
-        if out.state == "refused":
-            self.counts["refused"][f"{kind_of(out.said)} -> {out.remedy or 'no remedy tried'}"] += 1
-        self.verilog += out.verilog
+    def add(self, out: Outcome, code: str) -> None:
+        """Count a network that was run by this version of the code."""
+        row = {key: value for key, value in asdict(out).items() if key != "differ"} | {"code": code}
         if out.state not in {"equal", "skipped"}:
-            self.rows.append({key: value for key, value in asdict(out).items() if key != "differ"})
-        self.networks += 1
+            self.rows.append(row)
+        self._count(row, 1)
 
-    def record(self) -> dict[str, Any]:
-        """Return what the results file holds."""
-        return {"networks": self.networks, "verilog_comparisons": self.verilog, **self.counts, "rows": self.rows}
+    def remove(self, row: dict[str, Any]) -> None:
+        """Forget a network that is to run again."""
+        self.rows.remove(row)
+        self._count(row, -1)
+
+    def _count(self, row: dict[str, Any], times: int) -> None:
+        keys = {"code": [row["code"]], "states": [row["state"]], "onnx": [kind_of(row["onnx"])]}
+        keys["parts"] = sorted({part.split("(")[0].split(" ")[0] for part in row["parts"]})
+        if row["state"] == "refused":
+            keys["refused"] = [f"{kind_of(row['said'])} -> {row['remedy'] or 'no remedy tried'}"]
+        for name, found in keys.items():
+            for key in found:
+                self.counts[name][key] += times
+            self.counts[name] = +self.counts[name]  # no zeros
+        self.networks, self.verilog = self.networks + times, self.verilog + times * row["verilog"]
+
+    def write(self) -> None:
+        """Write the results file."""
+        record = {"networks": self.networks, "verilog_comparisons": self.verilog, **self.counts, "rows": self.rows}
+        RESULTS.write_text(json.dumps(record | report.environment(), indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -100,7 +114,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", type=int, default=10_000, help="networks in all, those of earlier runs included")
     parser.add_argument("--workers", type=int, default=1, help="processes that share them")
-    parser.add_argument("--seed", type=int, help="only this network; nothing is written")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--seed", type=int, help="only this network; nothing is written")
+    which.add_argument("--again", action="store_true", help="those that an earlier run did not find equal")
     args = parser.parse_args()
     # Workers read these when they import JAX.
     os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS, "OPENBLAS_NUM_THREADS": "1"}
@@ -109,14 +125,17 @@ def main() -> None:
             print(json.dumps(asdict(pool.submit(checked, args.seed).result()), indent=1))
             return
         found = Found(json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {})
-        first, start, stamp = found.networks, time.monotonic(), {"code": code_version()} | report.environment()
-        with progress_bar(Console(), args.networks) as show:
-            for out in pool.map(checked, range(first, args.networks)):  # in order
-                found.add(out)
-                if found.networks % WRITES == 0 or found.networks == args.networks:
-                    RESULTS.write_text(json.dumps(found.record() | stamp, indent=1) + "\n", encoding="utf-8")
-                seconds = time.monotonic() - start
-                show(found.networks, seconds / (found.networks - first) * (args.networks - found.networks))
+        rows = found.rows.copy() if args.again else []
+        seeds = [row["seed"] for row in rows] if args.again else range(found.networks, args.networks)
+        start, code = time.monotonic(), code_version()
+        with progress_bar(Console(), len(seeds)) as show:
+            for done, out in enumerate(pool.map(checked, seeds), start=1):  # in order
+                if args.again:
+                    found.remove(rows[done - 1])
+                found.add(out, code)
+                if done % WRITES == 0 or done == len(seeds):
+                    found.write()
+                show(done, (time.monotonic() - start) / done * (len(seeds) - done))
     print(dict(found.counts["states"]))
 
 
