@@ -26,7 +26,7 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ VERILOG, WRITES = 20, 10
 MOST_MAPS = 8_000
 #: What a program gains by optimizing never pays for its time: each runs once. (An unknown flag ends the process.)
 FLAGS = "--xla_backend_optimization_level=0"
-if version("jaxlib").startswith("0.10."):
+if metadata.version("jaxlib").startswith("0.10."):
     FLAGS += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     FLAGS += " --xla_disable_hlo_passes=tree_reduction_rewriter"
 
@@ -127,7 +127,8 @@ def main() -> None:
         found = Found(json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {})
         rows = found.rows.copy() if args.again else []
         seeds = [row["seed"] for row in rows] if args.again else range(found.networks, args.networks)
-        start, code = time.monotonic(), code_version()
+        version = code_version()
+        start, code = time.monotonic(), f"{version['commit']}{' and changes' if version['dirty'] else ''}"
         with progress_bar(Console(), len(seeds)) as show:
             for done, out in enumerate(pool.map(checked, seeds), start=1):  # in order
                 if args.again:
