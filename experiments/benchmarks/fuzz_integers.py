@@ -128,7 +128,8 @@ def main() -> None:
         rows = found.rows.copy() if args.again else []
         seeds = [row["seed"] for row in rows] if args.again else range(found.networks, args.networks)
         version = code_version()
-        start, code = time.monotonic(), f"{version['commit']}{' and changes' if version['dirty'] else ''}"
+        code = f"{version.get('commit') or version['version']}{' and changes' if version.get('dirty') else ''}"
+        start = time.monotonic()
         with progress_bar(Console(), len(seeds)) as show:
             for done, out in enumerate(pool.map(checked, seeds), start=1):  # in order
                 if args.again:

@@ -159,7 +159,11 @@ def _scaled(compiler: Compiler, node: Node) -> Sums:
     scale, shift = scaling_of(node, params)
     form = compiler.ranges.carry(node.inputs[0])
     x = compiler.as_format(node.inputs[0], form)
-    sign, size = np.sign(scale).astype(int), np.where(scale == 0, 1.0, np.abs(scale)) * form.scale[0]
+    if compiler.ranges.bounds[node.inputs[0]] == (0.0, 0.0):  # it has no grid of its own
+        scale = np.zeros_like(scale)
+    # A constant alone takes 29 bits of its own.
+    finest = np.ldexp(1.0, np.frexp(np.where(shift == 0, 1.0, shift))[1] - 29)
+    sign, size = np.sign(scale).astype(int), np.where(scale == 0, finest, np.abs(scale) * form.scale[0])
     # A channel that is shifted by far more than it varies is held on a coarser grid, or is the constant alone.
     coarser = np.maximum(0, np.ceil(np.log2(np.maximum(np.abs(shift / size), 1.0))).astype(int) - 29)
     size, sign = np.ldexp(size, coarser), np.where(coarser > 30, 0, sign)
