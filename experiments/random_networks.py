@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array
 
     from ggdjax.network import Node
+    from ggdjax.quantization._quantizers import Quantizers
 
 _CONSTANT_SLOPES = (0.01, 0.2, 1.5, -0.3)
 #: Functions of one number.
@@ -61,6 +62,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 #: Least SQNR of the logits of a program against fake quantization, each layer given equal inputs.
 LEAST_DB = 40.0
+#: Two codes are both right of a real number that is no further than this, in LSB, from the middle between them: where
+#: the ratio of two steps is a fraction such as 1/12, one number in twelve is there.
+TIE = 2.0**-14
 
 
 class _Drawn(Drawing):
@@ -430,7 +434,7 @@ class Compared:
     """A program against fake quantization, every layer given the codes of the fake-quantized network."""
 
     differ: dict[str, int]
-    """Feature map -> codes that are not equal."""
+    """Feature map -> codes that are not equal, ties left out."""
     values: dict[str, int]
     """Feature map -> codes."""
     largest: int
@@ -455,13 +459,26 @@ class Compared:
         return few and self.largest <= 1 and self.logits_db >= LEAST_DB
 
 
+class _Unrounded(FakeQuant):
+    """Fake quantization that keeps its feature maps as they were before rounding, too."""
+
+    def __init__(self, quantizers: Quantizers) -> None:
+        super().__init__(quantizers)
+        self.unrounded: dict[str, Array] = {}
+
+    def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
+        """Keep the feature maps among the inputs, compute the node."""
+        self.unrounded |= dict(zip(node.feature_maps, inputs, strict=False))
+        return super().apply(node, params, *inputs)
+
+
 class _HalfForced(Integer):
     """Integer arithmetic in which the feature maps of a batch's first half are compared with, then replaced by, codes.
 
     In one run of two halves, since compiling is most of the time.
     """
 
-    def __init__(self, given: dict[str, Array]) -> None:
+    def __init__(self, given: dict[str, tuple[Array, Array]]) -> None:
         super().__init__()
         self._given = given
         self.difference: dict[str, Array] = {}
@@ -471,10 +488,11 @@ class _HalfForced(Integer):
         output = super().apply(node, params, *inputs)
         if node.output not in self._given:
             return output
-        given = self._given[node.output]
+        codes, levels = self._given[node.output]
         found, free = jnp.split(output, 2)
-        self.difference[node.output] = jnp.abs(found - given)
-        return jnp.concatenate([given, free])
+        tie = jnp.abs((found + codes) / 2 - levels) < TIE
+        self.difference[node.output] = jnp.where(tie & (jnp.abs(found - codes) == 1), 0, jnp.abs(found - codes))
+        return jnp.concatenate([codes, free])
 
 
 def compared(program: datapath.Program, q: gd.QuantizedNetwork, x: np.ndarray) -> Compared:
@@ -483,12 +501,13 @@ def compared(program: datapath.Program, q: gd.QuantizedNetwork, x: np.ndarray) -
 
     @jax.jit
     def all_three(params: dict, integers: dict, x: Array) -> tuple:
-        fake = FakeQuant(q.quantizers)
+        fake = _Unrounded(q.quantizers)
         real = run(q.graph.up_to_logits(), params, x, fake)
         steps = {name: q.quantizers.activations[name].step.astype(x.dtype) for name in maps}
-        codes = {t: jnp.round(fake.feature_maps[name] / steps[name]).astype(jnp.int32) for name, t in maps.items()}
+        codes = {name: jnp.round(fake.feature_maps[name] / step).astype(jnp.int32) for name, step in steps.items()}
+        levels = {name: fake.unrounded[name] / step for name, step in steps.items()}
         # One integer network is compiled: the first half of its batch is forced, the second runs by itself.
-        halves = _HalfForced(codes)
+        halves = _HalfForced({t: (codes[name], levels[name]) for name, t in maps.items()})
         both = run(program.graph, integers, jnp.concatenate([x, x]).astype(jnp.float32), halves)
         given, free = (jax.tree.map(lambda y, h=half: jnp.split(y, 2)[h], both) for half in (0, 1))
         return real, given, free, halves.difference
