@@ -1,10 +1,11 @@
 """Real ranges of tensors before anything runs, and the grids of what is kept between layers.
 
 A tensor that is no feature map has no step of its own. Where it is needed in integers as it is (a summand, the input of
-an average, a factor), it is kept as a wide fixed-point number on a grid 2^e. Tensors that meet in additions, or differ
-only by operations that do not change values, share one grid, so that additions need no rescaling. The grid is the
-finest whose signed width holds each of them: its proven range, or a multiple of the largest magnitude that calibration
-measured in that very tensor, whichever is smaller. What is larger saturates, and `Program.run` counts it.
+an average, a factor), it is kept as a wide fixed-point number on a grid 2^e. Tensors that differ only by operations that
+do not change values share one grid. It is the finest whose signed width holds each of them: its proven range, or a
+multiple of the largest magnitude that calibration measured in that very tensor, whichever is smaller. What is larger
+saturates, and `Program.run` counts it. The operands of an addition meet on the coarser of their grids: on one for the
+whole of a residual stream, which grows from block to block, the first blocks would have few bits.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from ggdjax.datapath._formats import Format
 from ggdjax.network._ops import LIMITS, MOVES, QUANTIZABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ggdjax.network import Graph, Node
     from ggdjax.quantization import QuantizedNetwork
 
 Bounds = tuple[float, float]
 
-#: Operations whose operands are kept as wide fixed-point numbers, on the grid of all that meets there.
+#: Operations whose operands are kept as wide fixed-point numbers.
 _WIDE = frozenset({"add", "sub", "mean", "sum", "average_pool", "leaky_relu", "prelu", "affine", "mul", "div"})
 #: How many times what calibration measured a number of few bits can hold.
 HEADROOM = 2.0
@@ -63,7 +64,7 @@ class Ranges:
         """The least and largest value that calibration saw, of every tensor that it looked at."""
         self._parent: dict[str, str] = {}
         for node in self.graph.nodes:
-            joined = [t for t in node.inputs if self.graph.shape(t)] if _joins(node) else []
+            joined = [t for t in node.inputs if self.graph.shape(t)] if node.op in MOVES | LIMITS else []
             for tensor in joined:
                 self._parent[self._root(tensor)] = self._root(node.output)
         self._members: dict[str, list[str]] = {}
@@ -89,6 +90,10 @@ class Ranges:
             largest = max(self.magnitude(member, headroom) for member in members)
             self._formats[root] = grid(largest, self._residual_bits, "carry", tensor)
         return self._formats[root]
+
+    def meeting(self, tensors: Sequence[str]) -> Format:
+        """Return the wide format in which tensors are added: the coarsest of theirs."""
+        return max(map(self.carry, tensors), key=lambda form: form.scale[0])
 
     def summand(self, tensor: str, window: int) -> Format:
         """Return the wide format of ``tensor``, made coarser until ``window`` of them sum up within 32 bits."""
@@ -139,10 +144,6 @@ def grid(magnitude: float, bits: int, role: str, what: str) -> Format:
     largest = (1 << (bits - 1)) - 1
     exponent = math.ceil(math.log2(magnitude / largest)) if magnitude > 0 else 0
     return Format(scale=(math.ldexp(1.0, exponent),), low=-largest - 1, high=largest, role=role)
-
-
-def _joins(node: Node) -> bool:
-    return node.op in MOVES | LIMITS or (node.op in {"add", "sub"} and len(node.inputs) == 2)
 
 
 def measured_ranges(q: QuantizedNetwork) -> dict[str, Bounds]:

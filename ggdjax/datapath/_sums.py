@@ -102,7 +102,7 @@ def _rounded(compiler: Compiler, node: Node) -> Sums:
 
 
 def _added(compiler: Compiler, node: Node) -> Sums:
-    form = compiler.ranges.carry(node.output)
+    form = compiler.ranges.meeting(node.inputs)
     operands = node.inputs[::-1] if dict(node.attrs).get("reverse", False) else node.inputs
     x, y = (compiler.as_format(tensor, form) for tensor in operands)
     (a, b), (c, d) = ((compiler.formats[t].low, compiler.formats[t].high) for t in (x, y))
@@ -169,8 +169,10 @@ def _scaled(compiler: Compiler, node: Node) -> Sums:
     size, sign = np.ldexp(size, coarser), np.where(coarser > 30, 0, sign)
     constant = np.rint(shift / size)
     if coarser.any():
-        low, high = (compiler.formats[x].low, compiler.formats[x].high)
-        shifts, held = np.minimum(coarser, 30), replace(form, low=low, high=high)
+        shifts, (low, high) = np.minimum(coarser, 30), ends_of(compiler.formats[x])
+        # Shifted channels lie nearer to zero, which may be outside of the ends.
+        low, high = int((low >> shifts).min()), int((-(-high >> shifts)).max())
+        held = replace(form, low=low, high=high)
         factors = {"multiplier": (1,) * shifts.size, "shift": tuple(shifts.reshape(-1).tolist())}
         x = compiler.emit(
             node.inputs[0],

@@ -144,6 +144,31 @@ def test_offsets_beside_zeros_are_exact(scale, shape):
         assert logits_db(program, q, x) > 60
 
 
+def test_channels_on_coarser_grids_keep_values_that_are_never_near_zero():
+    """The limits of the others' grid held them: 25 % of the values of softplus saturated, on seed 644."""
+    x, w = normal(64, 5, 4), normal(4, 3, seed=1)
+    scale, offset = np.float32([1e-2, 1, -1, 1])[None, None], np.float32([9, 1, 1, -1])[None, None]
+    for shift in (20.0, -20.0):
+        q = quantized(lambda x, b=shift: jnp.mean(jnp.tanh(jax.nn.elu(x) + b) * scale + offset, axis=1) @ w, x)
+        program = datapath.compile(q)
+        assert not program.run(x).beyond
+        assert datapath.agreement(program, q, [x]).equal_given_inputs > 0.99
+
+
+def test_first_blocks_of_a_growing_residual_stream_keep_their_bits():
+    """One grid for the whole stream left its first blocks 20 bits less than its last."""
+    x, w = normal(256, 16), [4.0 * normal(16, 16, seed=k) for k in range(10)]
+
+    def function(x):
+        for kernel in w:
+            x = x + jax.nn.relu(x) @ kernel
+        return x @ w[0]
+
+    q = quantized(function, x)
+    found = datapath.agreement(datapath.compile(q), q, [x])
+    assert found.equal_given_inputs == 1
+
+
 def test_counts_by_numpy_are_those_of_calibrate():
     x = np.maximum(normal(40, 5, 4, 3), 0)
     net = gd.trace(lambda x: jax.nn.silu(x @ normal(3, 8)) @ normal(8, 3, seed=1), x[:1])
