@@ -1,8 +1,8 @@
 """Real ranges of tensors before anything runs, and the grids of what is kept between layers.
 
 A tensor that is no feature map has no step of its own. Where it is needed in integers as it is (a summand, the input of
-an average, a factor), it is kept as a wide fixed-point number on a grid 2^e. Tensors that differ only by operations that
-do not change values share one grid. It is the finest whose signed width holds each of them: its proven range, or a
+an average, a factor), it is kept as a wide fixed-point number on a grid 2^e. Tensors that differ only by operations
+that do not change values share one grid. It is the finest whose signed width holds each of them: its proven range, or a
 multiple of the largest magnitude that calibration measured in that very tensor, whichever is smaller. What is larger
 saturates, and `Program.run` counts it. The operands of an addition meet on the coarser of their grids: on one for the
 whole of a residual stream, which grows from block to block, the first blocks would have few bits.
