@@ -12,7 +12,7 @@ right), none more than one LSB away, the outputs 40 dB near, and ONNX Runtime mu
 20th network runs in Verilog too, where Icarus Verilog is installed. Of what is refused, the message's remedy is
 followed. Expected: none different.
 
-Writes `experiments/results/fuzz_integers.json` after every tenth network, and resumes from it. SECONDS a
+Writes `experiments/results/fuzz_integers.json` after every tenth network, and resumes from it. About a second a
 network on one core, nearly all of it tracing and compiling.
 """
 
