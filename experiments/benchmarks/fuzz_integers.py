@@ -36,8 +36,8 @@ from jax import lax
 from rich.console import Console
 
 from experiments.display import progress_bar
+from experiments.integer_forms import Outcome, check, kind_of
 from experiments.provenance import code_version
-from experiments.random_networks import Outcome, check, kind_of
 from ggdjax import report
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "fuzz_integers.json"

@@ -14,7 +14,7 @@ from ggdjax.datapath._functions import Functions, tables
 from ggdjax.datapath._rounding import Requantization
 
 runtime = pytest.importorskip("onnxruntime")
-from experiments.random_networks import calibrated, check  # noqa: E402  (it needs ONNX Runtime)
+from experiments.integer_forms import calibrated, check  # noqa: E402  (it needs ONNX Runtime)
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
