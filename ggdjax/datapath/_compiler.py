@@ -66,7 +66,7 @@ class Compiler:
         self.shapes = {tensor: self.source.shape(tensor) for tensor in self.source.inputs}
         self.made: dict[tuple[str, Format], str] = {}
         self.sums: dict[str, Sums] = {}
-        self.ranges = Ranges(q, measured, accelerator.residual_bits)
+        self.ranges = Ranges(measured, accelerator.residual_bits)
         self.functions = Functions(q.graph, q.params)
         self.layers: dict[str, IntegerLayer] = {}
 

@@ -1,11 +1,11 @@
 """Real ranges of tensors before anything runs, and the grids of what is kept between layers.
 
 A tensor that is no feature map has no step of its own. Where it is needed in integers as it is (a summand, the input of
-an average, a factor), it is kept as a wide fixed-point number on a grid 2^e. Tensors that differ only by operations
-that do not change values share one grid. It is the finest whose signed width holds each of them: its proven range, or a
-multiple of the largest magnitude that calibration measured in that very tensor, whichever is smaller. What is larger
-saturates, and `Program.run` counts it. The operands of an addition meet on the coarser of their grids: on one for the
-whole of a residual stream, which grows from block to block, the first blocks would have few bits.
+an average, a factor), it is kept as a wide fixed-point number on a grid 2^e of its own: the finest whose signed width
+holds its proven range, or a multiple of the largest magnitude that calibration measured in that very tensor, whichever
+is smaller. What is larger saturates, and `Program.run` counts it. The operands of an addition meet on the coarser of
+their grids. (On one for all that meets, the first blocks of a residual stream, which grows from block to block, would
+have few bits, and a ReLU6 none beside its unlimited input.)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.datapath._formats import Format
-from ggdjax.network._ops import LIMITS, MOVES, QUANTIZABLE
+from ggdjax.network._ops import MOVES, QUANTIZABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 Bounds = tuple[float, float]
 
-#: Operations whose operands are kept as wide fixed-point numbers.
-_WIDE = frozenset({"add", "sub", "mean", "sum", "average_pool", "leaky_relu", "prelu", "affine", "mul", "div"})
 #: How many times what calibration measured a number of few bits can hold.
 HEADROOM = 2.0
 #: Bits that suffice below what was measured: an error of 2^(−15) of a step of 8 bits. Wider numbers hold more above.
@@ -53,43 +51,22 @@ def window_of(graph: Graph, node: Node) -> int:
 
 
 class Ranges:
-    """The proven range of every tensor, filled in as the graph is walked, and the grids that tensors share."""
+    """The proven range of every tensor, filled in as the graph is walked, and the grids of wide ones."""
 
-    def __init__(self, q: QuantizedNetwork, measured: dict[str, Bounds], residual_bits: int) -> None:
-        self.graph = q.graph
+    def __init__(self, measured: dict[str, Bounds], residual_bits: int) -> None:
         self.bounds: dict[str, Bounds] = {}
         """What a tensor cannot leave, whatever the input."""
         self._residual_bits = residual_bits
         self.measured = measured
         """The least and largest value that calibration saw, of every tensor that it looked at."""
-        self._parent: dict[str, str] = {}
-        for node in self.graph.nodes:
-            joined = [t for t in node.inputs if self.graph.shape(t)] if node.op in MOVES | LIMITS else []
-            for tensor in joined:
-                self._parent[self._root(tensor)] = self._root(node.output)
-        self._members: dict[str, list[str]] = {}
-        for node in self.graph.nodes:
-            wide = node.inputs if node.op in _WIDE else ()
-            if in_float(q, node):
-                wide = (*node.inputs, node.output)
-            for tensor in wide:
-                self._members.setdefault(self._root(tensor), []).append(tensor)
         self._formats: dict[str, Format] = {}
 
-    def _root(self, tensor: str) -> str:
-        while (parent := self._parent.get(tensor, tensor)) != tensor:
-            tensor = parent
-        return tensor
-
     def carry(self, tensor: str) -> Format:
-        """Return the format in which ``tensor`` is kept; the ranges of all that shares it must be known."""
-        root = self._root(tensor)
-        if root not in self._formats:
-            headroom = headroom_of(self._residual_bits)
-            members = self._members.get(root, [tensor])
-            largest = max(self.magnitude(member, headroom) for member in members)
-            self._formats[root] = grid(largest, self._residual_bits, "carry", tensor)
-        return self._formats[root]
+        """Return the format in which ``tensor`` is kept; its range must be known."""
+        if tensor not in self._formats:
+            magnitude = self.magnitude(tensor, headroom_of(self._residual_bits))
+            self._formats[tensor] = grid(magnitude, self._residual_bits, "carry", tensor)
+        return self._formats[tensor]
 
     def meeting(self, tensors: Sequence[str]) -> Format:
         """Return the wide format in which tensors are added: the coarsest of theirs."""

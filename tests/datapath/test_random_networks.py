@@ -169,6 +169,24 @@ def test_first_blocks_of_a_growing_residual_stream_keep_their_bits():
     assert found.equal_given_inputs == 1
 
 
+def test_what_limits_or_joins_wide_tensors_has_bits_of_its_own():
+    """Before and behind a clip, and in a concatenation, one grid was shared: 105 LSB were lost beside large values."""
+    x, w, v = normal(64, 5, 4), normal(4, 8, seed=1), normal(8, 3, seed=2)
+
+    def limited(x):
+        y = x @ (1e7 * w)
+        return jnp.mean(jnp.clip(y, -1.0, 2.3), axis=1) @ v, jnp.mean(y, axis=1) @ v
+
+    def joined(x):
+        small, large = jax.nn.leaky_relu(x @ w), jax.nn.leaky_relu(x @ (1e7 * w))
+        both = jnp.mean(jnp.concatenate([small, large], axis=-1), axis=1)
+        return both @ normal(16, 3, seed=3), jnp.mean(small, axis=1) @ v
+
+    for function in (limited, joined):
+        q = quantized(function, x)
+        assert datapath.agreement(datapath.compile(q), q, [x]).equal_given_inputs == 1
+
+
 def test_counts_by_numpy_are_those_of_calibrate():
     x = np.maximum(normal(40, 5, 4, 3), 0)
     net = gd.trace(lambda x: jax.nn.silu(x @ normal(3, 8)) @ normal(8, 3, seed=1), x[:1])
