@@ -69,8 +69,9 @@ class Ranges:
         return self._formats[tensor]
 
     def meeting(self, tensors: Sequence[str]) -> Format:
-        """Return the wide format in which tensors are added: the coarsest of theirs."""
-        return max(map(self.carry, tensors), key=lambda form: form.scale[0])
+        """Return the wide format in which tensors are added: the coarsest of theirs. Zeros are on any grid."""
+        some = [tensor for tensor in tensors if self.magnitude(tensor)] or tensors
+        return max(map(self.carry, some), key=lambda form: form.scale[0])
 
     def summand(self, tensor: str, window: int) -> Format:
         """Return the wide format of ``tensor``, made coarser until ``window`` of them sum up within 32 bits."""

@@ -137,7 +137,12 @@ def test_limits_of_outputs_lie_between_the_units_of_a_coarse_accumulator(limits)
 def test_offsets_beside_zeros_are_exact(scale, shape):
     """A tensor of zeros has no range: offsets after it were rounded to integers."""
     x, w, offset = normal(64, 5, 4), normal(4, 3, seed=1), normal(*shape, seed=2)
-    for function in (lambda x: jax.nn.silu(x * scale + offset), lambda x: jnp.tanh(x * 0.0) * 2.0 + offset):
+    functions = (
+        lambda x: jax.nn.silu(x * scale + offset),
+        lambda x: jnp.tanh(x * 0.0) * 2.0 + offset,
+        lambda x: jax.nn.silu(jnp.maximum(x + offset, 0.0) + jax.nn.relu(x) @ np.zeros((4, 4), np.float32)),
+    )
+    for function in functions:
         q = quantized(lambda x, f=function: jnp.mean(f(x), axis=1) @ w, x)
         program = datapath.compile(q)
         assert datapath.agreement(program, q, [x]).equal_given_inputs == 1
