@@ -14,8 +14,8 @@ import jax
 from rich.console import Console
 
 from experiments.display import progress_bar
+from experiments.integer_forms import kind_of
 from experiments.provenance import code_version
-from experiments.random_networks import kind_of
 from experiments.random_onnx import Outcome
 from ggdjax import report
 

@@ -1,29 +1,18 @@
-"""Random small networks of all operations that have an integer form, and what must hold of their integer programs."""
+"""Random small networks of all operations that have an integer form, with data for them."""
 
 from __future__ import annotations
 
-import re
-import shutil
-import tempfile
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import onnxruntime
 from flax import linen
 from jax import lax, nn
 
 import ggdjax as gd
 from experiments.drawing import Drawing
-from ggdjax import GgdjaxError, datapath, export, tune
-from ggdjax.datapath._agreement import _Forced
-from ggdjax.datapath._simulate import Integer
-from ggdjax.export._rtl import rtl_layers
-from ggdjax.network import run
-from ggdjax.quantization import FakeQuant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,8 +44,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "exp": lambda x: jnp.exp(-jnp.abs(x)),
     "root": lambda x: jnp.sqrt(jnp.abs(x) + 0.1),
 }
-#: Least SQNR of the logits of a program against fake quantization, each layer given equal inputs.
-LEAST_DB = 40.0
 
 
 class _Drawn(Drawing):
@@ -82,18 +69,18 @@ class _Drawn(Drawing):
         """Return a factor: about 1, or a wild one."""
         return float(10 ** self.rng.uniform(-4, 4)) if self.wild and self.chance(0.3) else self.rng.uniform(0.5, 2)
 
-    def numbers(self, *shape: int) -> Array:
+    def numbers(self, *shape: int) -> np.ndarray:
         x = self.rng.normal(size=shape) * self.scale()
         if self.chance(0.2):  # dead, or nearly dead, channels
             x *= self.rng.choice([0.0, 1e-6, 1.0], size=shape[-1])
-        return jnp.asarray(x, jnp.float32)
+        return np.float32(x)
 
     # Parts ------------------------------------------------------------------------------------------------------
 
     def preprocessed(self, x: Array) -> Array:
         self.said.append("preprocessing")
         mean, std = (self.rng.uniform(*ends, size=x.shape[-1]) for ends in ((0.3, 0.6), (0.2, 0.3)))
-        return (x / 255.0 - jnp.float32(mean)) / jnp.float32(std)
+        return (x / 255.0 - np.float32(mean)) / np.float32(std)
 
     def bias(self, x: Array) -> Array:
         return x + self.numbers(x.shape[-1]) if self.chance(0.7) else x
@@ -143,7 +130,7 @@ class _Drawn(Drawing):
                 return nn.leaky_relu(x, float(self.pick(_CONSTANT_SLOPES)))
             case 1:
                 self.said.append("prelu")
-                return jnp.where(x >= 0, x, jnp.float32(self.rng.normal(size=x.shape[-1])) * x)
+                return jnp.where(x >= 0, x, np.float32(self.rng.normal(size=x.shape[-1])) * x)
             case 2:
                 return x
             case _:
@@ -161,10 +148,10 @@ class _Drawn(Drawing):
         if kind == "channel" and self.chance(0.3):
             scale = scale * self.rng.choice([0.0, 1e-5, 1.0], size=shape)
         if kind == "subtract_from":
-            return jnp.float32(offset) - x
+            return np.float32(offset) - x
         if kind == "quotient":
-            return x / jnp.float32(np.abs(scale) + 0.1)
-        return x * jnp.float32(scale) + (jnp.float32(offset) if self.chance(0.8) else 0)
+            return x / np.float32(np.abs(scale) + 0.1)
+        return x * np.float32(scale) + (np.float32(offset) if self.chance(0.8) else 0)
 
     def pool(self, x: Array) -> Array:
         window = tuple(min(int(self.pick((1, 2, 3))), size) for size in x.shape[1:3])
@@ -287,7 +274,7 @@ def random_network(seed: int) -> RandomNetwork | None:
     shape = tuple(int(v) for v in (*rng.integers(1, 8, 2), rng.choice([1, 2, 3, 5])))
     drawn = _Drawn(seed)
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        net = gd.trace(drawn, jnp.zeros((1, *shape)))
+        net = gd.trace(drawn, np.zeros((1, *shape), np.float32))
     if "preprocessing" in drawn.said:
         x = rng.integers(0, 256, (48, *shape)).astype(np.float32)
     else:
@@ -304,175 +291,3 @@ def random_network(seed: int) -> RandomNetwork | None:
         weights_per=str(rng.choice(["tensor", "channel"])),
     )
     return RandomNetwork(net=net, config=config, calibration=x[:40], images=x[32:], parts=tuple(drawn.said))
-
-
-@dataclass(kw_only=True)
-class Outcome:
-    """What happened to one network."""
-
-    seed: int
-    state: str
-    """``equal``, ``beyond`` (it differs, and says which tensors saturated), ``different``, ``refused``, ``skipped``."""
-    said: str = ""
-    differ: dict[str, int] = field(default_factory=dict)
-    """Feature map -> codes that differ given equal inputs."""
-    largest: int = 0
-    """Largest difference of codes given equal inputs."""
-    logits_db: float = float("inf")
-    remedy: str = ""
-    """Of a refusal: whether its remedy worked."""
-    onnx: str = "not written"
-    verilog: int = 0
-    """Comparisons in Verilog."""
-    parts: tuple[str, ...] = field(default=())
-
-
-def check(seed: int, *, verilog: bool = False) -> Outcome:
-    """Quantize the network of a seed, compile it, and compare every form of it with every other.
-
-    Odd seeds round weights for the output of their layer, even ones to nearest.
-    """
-    drawn = random_network(seed)
-    if drawn is None:
-        return Outcome(seed=seed, state="skipped", said="no layer, or outputs not finite")
-    out = Outcome(seed=seed, state="equal", parts=drawn.parts)
-    try:
-        q = gd.quantize(drawn.net, gd.calibrate(drawn.net, [drawn.calibration]), drawn.config)
-        if seed % 2:
-            q = tune.round_weights(q, drawn.calibration)
-        program = datapath.compile(q)
-    except GgdjaxError as error:
-        return replace(out, state="refused", said=str(error), remedy=followed(drawn, str(error)))
-    x = drawn.images
-    found = compared(program, q, x)
-    if not all(np.isfinite(v).all() and np.abs(v).max() < 1e30 for v in found.real):
-        return replace(out, state="skipped", said="outputs of fake quantization are not finite")
-    out.differ, out.largest, out.logits_db = found.differ, found.largest, found.logits_db
-    if not found.holds:
-        # Float32 cancels where exp(x) − 1 does, and rounds to ties; in float64 the difference is the program's own.
-        with jax.enable_x64(True):
-            found = compared(program, q, x.astype(np.float64))
-        out.differ, out.largest, out.logits_db = found.differ, found.largest, found.logits_db
-        out.said = "only in float64"
-    if not found.holds:
-        beyond = program.run(x).beyond
-        out.state, out.said = ("beyond", str(beyond)) if beyond else ("different", "against fake quantization")
-    out.onnx = onnx_equal(program, x, found.integers)
-    if "lower `multiplier_bits`" in out.onnx:
-        narrow = datapath.compile(q, datapath.Accelerator(multiplier_bits=16))
-        out.onnx = onnx_equal(narrow, x, jax.tree.leaves(narrow.integers(x)))
-        out.onnx += " with `multiplier_bits` 16"
-    if out.onnx.startswith("DIFFERENT"):
-        out.state, out.said = "different", out.onnx
-    if verilog and shutil.which("iverilog") and rtl_layers(program):
-        result = export.verify_rtl(program, x[:1])
-        out.verilog = result.checks
-        if result.wrong:
-            out.state, out.said = "different", f"{result.wrong} wrong in Verilog"
-    return out
-
-
-#: What a message advises -> the accelerator or configuration that follows it.
-_REMEDIES: dict[str, tuple[dict, dict]] = {
-    "narrow weights or feature maps": ({"weight_bits": 2, "activation_bits": 2}, {}),
-    "'saturate' or 'wrap'": ({}, {"overflow": "saturate"}),
-}
-
-
-def followed(drawn: RandomNetwork, message: str) -> str:
-    """Follow the remedy of a refusal; return whether it worked, or that none is known."""
-    for advice, (config, accelerator) in _REMEDIES.items():
-        if advice in message:
-            calibration = gd.calibrate(drawn.net, [drawn.calibration])
-            q = gd.quantize(drawn.net, calibration, replace(drawn.config, **config))
-            try:
-                datapath.compile(q, datapath.Accelerator(**accelerator))
-            except GgdjaxError as error:
-                return f"does not work: {error}"
-            return "works"
-    return ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compared:
-    """A program against fake quantization, every layer given the codes of the fake-quantized network."""
-
-    differ: dict[str, int]
-    """Feature map -> codes that are not equal."""
-    values: dict[str, int]
-    """Feature map -> codes."""
-    largest: int
-    """Largest difference of codes, in LSB."""
-    real: list[np.ndarray]
-    """Outputs of fake quantization, before a softmax at the end."""
-    given: list[np.ndarray]
-    """Those of the program, given equal inputs."""
-    integers: list[np.ndarray]
-    """The program's own integers."""
-
-    @property
-    def logits_db(self) -> float:
-        """SQNR of the program's outputs."""
-        return min(_db(a, b) for a, b in zip(self.real, self.given, strict=True))
-
-    @property
-    def holds(self) -> bool:
-        """Whether 99 % of the codes are equal, none is more than one LSB away, and the outputs are near."""
-        # One or two ties of a small map are no 1 %.
-        few = all(n <= max(2, 0.01 * self.values[name]) for name, n in self.differ.items())
-        return few and self.largest <= 1 and self.logits_db >= LEAST_DB
-
-
-def compared(program: datapath.Program, q: gd.QuantizedNetwork, x: np.ndarray) -> Compared:
-    """Run fake quantization, the program, and the program given fake quantization's codes, in one compilation."""
-    maps = program.feature_maps
-
-    @jax.jit
-    def all_three(params: dict, integers: dict, x: Array) -> tuple:
-        fake = FakeQuant(q.quantizers)
-        real = run(q.graph.up_to_logits(), params, x, fake)
-        steps = {name: q.quantizers.activations[name].step.astype(x.dtype) for name in maps}
-        codes = {t: jnp.round(fake.feature_maps[name] / steps[name]).astype(jnp.int32) for name, t in maps.items()}
-        forced = _Forced(codes)
-        x = x.astype(jnp.float32)
-        given, free = (run(program.graph, integers, x, numerics) for numerics in (forced, Integer()))
-        return real, given, free, forced.difference
-
-    params = {key: jnp.asarray(value, x.dtype) for key, value in q.params.items()}
-    real, given, free, difference = jax.device_get(all_three(params, program.params, jnp.asarray(x)))
-    found = {name: difference[tensor] for name, tensor in maps.items()}
-    outputs = zip(jax.tree.leaves(given), program.output_scale, strict=True)
-    return Compared(
-        differ={name: int((d != 0).sum()) for name, d in found.items()},
-        values={name: d.size for name, d in found.items()},
-        largest=max(int(d.max()) for d in found.values()),
-        real=[np.asarray(v, np.float64) for v in jax.tree.leaves(real)],
-        given=[np.asarray(v, np.float64) * scale for v, scale in outputs],
-        integers=jax.tree.leaves(free),
-    )
-
-
-def _db(wanted: np.ndarray, found: np.ndarray) -> float:
-    error = np.sum((wanted - found) ** 2, dtype=np.float64)
-    return float(10 * np.log10(np.sum(wanted**2, dtype=np.float64) / error)) if error > 0 else float("inf")
-
-
-def onnx_equal(program: datapath.Program, x: np.ndarray, wanted: list[np.ndarray]) -> str:
-    """Write the integer form; return ``equal``, ``DIFFERENT …``, or why it was refused."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "integer.onnx"
-        try:
-            export.export_onnx(program, path, form="integer")
-        except GgdjaxError as error:
-            return str(error)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        outputs = session.run(None, {session.get_inputs()[0].name: x})
-    wrong = sum(int(np.sum(np.asarray(a) != b)) for a, b in zip(wanted, outputs, strict=True))
-    return f"DIFFERENT in ONNX Runtime: {wrong} values" if wrong else "equal"
-
-
-def kind_of(message: str) -> str:
-    """Return a message without names and numbers, to count refusals by kind."""
-    return re.sub(r"`[^`]*`", "`…`", re.sub(r"-?\d[\d.e+-]*", "#", message))

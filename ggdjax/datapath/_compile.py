@@ -11,7 +11,8 @@ request travels back to the tensor that produces the value:
   accumulator is requantized straight to the step of the feature map that is finally read, ReLU and clip become the
   limits of that one saturation, all inputs of a concatenation get one step, and no value is rounded twice.
 - What is read as it is (operands of additions, inputs of averages and leaky ReLUs) is requantized from the same
-  accumulator to a wide fixed-point number on a power-of-two grid that all it meets shares (`ggdjax.datapath._ranges`).
+  accumulator to a wide fixed-point number on a power-of-two grid; an addition takes the coarser of its operands'
+  (`ggdjax.datapath._ranges`).
   The quantized network keeps that branch in real numbers, so ``residual_bits`` decides how often a sum is rounded to
   another code: an error of 2^(−k) of a step changes about 2^(−k−2) of the codes.
 - Averages are integer sums whose division by the window's size joins the multiplier; activation functions, in however

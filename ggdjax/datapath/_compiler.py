@@ -66,7 +66,7 @@ class Compiler:
         self.shapes = {tensor: self.source.shape(tensor) for tensor in self.source.inputs}
         self.made: dict[tuple[str, Format], str] = {}
         self.sums: dict[str, Sums] = {}
-        self.ranges = Ranges(q, measured, accelerator.residual_bits)
+        self.ranges = Ranges(measured, accelerator.residual_bits)
         self.functions = Functions(q.graph, q.params)
         self.layers: dict[str, IntegerLayer] = {}
 
@@ -162,7 +162,8 @@ class Compiler:
         form = self.natural(node.inputs[0], bits)
         if form is None or node.op in MOVES:
             return form
-        return form.limited(*limits_of(node), self.spec.rounding)
+        limits = limits_of(node)
+        return form.limited(*limits, self.spec.rounding) if form.holds(*limits) else None
 
     def codes(self, tensor: str) -> Format:
         """Return the format of a feature map, within the limits of the activation functions before it."""
@@ -200,13 +201,15 @@ class Compiler:
         return self._requantized(tensor, self.sums_of(node), form)
 
     def output(self, tensor: str) -> str:
-        """Return the network's output: in the units of its sums, or wide fixed point where they have many units."""
-        node = self.source.producer(tensor)
+        """Return the network's output: in the units of its sums; in wide fixed point where they have many units, or
+        none that the limits of an activation function are multiples of."""
+        node, limits = self.source.producer(tensor), []
         while node is not None and node.op in LIMITS | {"reshape", "transpose", "slice"}:
+            limits += limits_of(node) if node.op in LIMITS else ()
             node = self.source.producer(node.inputs[0])
         if node is not None and node.op in self.makers and self.functions.of(node.output) is None:
             sums = self.sums_of(node)
-            if len(sums.format.scale) == 1 and sums.weights is None:
+            if len(sums.format.scale) == 1 and sums.weights is None and sums.format.holds(*limits):
                 return self.as_format(tensor, replace(sums.format, role="logit"))
         return self.as_format(tensor, replace(self.ranges.carry(tensor), role="logit"))
 

@@ -49,6 +49,11 @@ class Format:
         q = exact_round(Fraction(value) / Fraction(self.scale[0]), rounding)
         return min(max(q, self.low), self.high)
 
+    def holds(self, *limits: float | None) -> bool:
+        """Return whether each limit is an integer of the grid, or none that the range reaches; needs a single scale."""
+        inside = (v for v in limits if v is not None and self.scale[0] * self.low < v < self.scale[0] * self.high)
+        return all((Fraction(v) / Fraction(self.scale[0])).denominator == 1 for v in inside)
+
     def limited(self, low: float | None, high: float | None, rounding: Rounding) -> Format:
         """Return the format of clip(x, low, high): rounding is monotone, so it commutes with the limits."""
         bottom, top = self.activation

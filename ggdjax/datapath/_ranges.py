@@ -1,10 +1,11 @@
 """Real ranges of tensors before anything runs, and the grids of what is kept between layers.
 
 A tensor that is no feature map has no step of its own. Where it is needed in integers as it is (a summand, the input of
-an average, a factor), it is kept as a wide fixed-point number on a grid 2^e. Tensors that meet in additions, or differ
-only by operations that do not change values, share one grid, so that additions need no rescaling. The grid is the
-finest whose signed width holds each of them: its proven range, or a multiple of the largest magnitude that calibration
-measured in that very tensor, whichever is smaller. What is larger saturates, and `Program.run` counts it.
+an average, a factor), it is kept as a wide fixed-point number on a grid 2^e of its own: the finest whose signed width
+holds its proven range, or a multiple of the largest magnitude that calibration measured in that very tensor, whichever
+is smaller. What is larger saturates, and `Program.run` counts it. The operands of an addition meet on the coarser of
+their grids. (On one for all that meets, the first blocks of a residual stream, which grows from block to block, would
+have few bits, and a ReLU6 none beside its unlimited input.)
 """
 
 from __future__ import annotations
@@ -17,18 +18,16 @@ import numpy as np
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.datapath._formats import Format
-from ggdjax.network._ops import LIMITS, MOVES, QUANTIZABLE
+from ggdjax.network._ops import MOVES, QUANTIZABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ggdjax.network import Graph, Node
     from ggdjax.quantization import QuantizedNetwork
 
 Bounds = tuple[float, float]
 
-#: Operations whose operands are kept as wide fixed-point numbers, on the grid of all that meets there.
-_WIDE = frozenset({"add", "sub", "mean", "sum", "average_pool", "leaky_relu", "prelu", "affine", "mul", "div"})
 #: How many times what calibration measured a number of few bits can hold.
 HEADROOM = 2.0
 #: Bits that suffice below what was measured: an error of 2^(−15) of a step of 8 bits. Wider numbers hold more above.
@@ -52,43 +51,27 @@ def window_of(graph: Graph, node: Node) -> int:
 
 
 class Ranges:
-    """The proven range of every tensor, filled in as the graph is walked, and the grids that tensors share."""
+    """The proven range of every tensor, filled in as the graph is walked, and the grids of wide ones."""
 
-    def __init__(self, q: QuantizedNetwork, measured: dict[str, Bounds], residual_bits: int) -> None:
-        self.graph = q.graph
+    def __init__(self, measured: dict[str, Bounds], residual_bits: int) -> None:
         self.bounds: dict[str, Bounds] = {}
         """What a tensor cannot leave, whatever the input."""
         self._residual_bits = residual_bits
         self.measured = measured
         """The least and largest value that calibration saw, of every tensor that it looked at."""
-        self._parent: dict[str, str] = {}
-        for node in self.graph.nodes:
-            joined = [t for t in node.inputs if self.graph.shape(t)] if _joins(node) else []
-            for tensor in joined:
-                self._parent[self._root(tensor)] = self._root(node.output)
-        self._members: dict[str, list[str]] = {}
-        for node in self.graph.nodes:
-            wide = node.inputs if node.op in _WIDE else ()
-            if in_float(q, node):
-                wide = (*node.inputs, node.output)
-            for tensor in wide:
-                self._members.setdefault(self._root(tensor), []).append(tensor)
         self._formats: dict[str, Format] = {}
 
-    def _root(self, tensor: str) -> str:
-        while (parent := self._parent.get(tensor, tensor)) != tensor:
-            tensor = parent
-        return tensor
-
     def carry(self, tensor: str) -> Format:
-        """Return the format in which ``tensor`` is kept; the ranges of all that shares it must be known."""
-        root = self._root(tensor)
-        if root not in self._formats:
-            headroom = headroom_of(self._residual_bits)
-            members = self._members.get(root, [tensor])
-            largest = max(self.magnitude(member, headroom) for member in members)
-            self._formats[root] = grid(largest, self._residual_bits, "carry", tensor)
-        return self._formats[root]
+        """Return the format in which ``tensor`` is kept; its range must be known."""
+        if tensor not in self._formats:
+            magnitude = self.magnitude(tensor, headroom_of(self._residual_bits))
+            self._formats[tensor] = grid(magnitude, self._residual_bits, "carry", tensor)
+        return self._formats[tensor]
+
+    def meeting(self, tensors: Sequence[str]) -> Format:
+        """Return the wide format in which tensors are added: the coarsest of theirs. Zeros are on any grid."""
+        some = [tensor for tensor in tensors if self.magnitude(tensor)] or tensors
+        return max(map(self.carry, some), key=lambda form: form.scale[0])
 
     def summand(self, tensor: str, window: int) -> Format:
         """Return the wide format of ``tensor``, made coarser until ``window`` of them sum up within 32 bits."""
@@ -139,10 +122,6 @@ def grid(magnitude: float, bits: int, role: str, what: str) -> Format:
     largest = (1 << (bits - 1)) - 1
     exponent = math.ceil(math.log2(magnitude / largest)) if magnitude > 0 else 0
     return Format(scale=(math.ldexp(1.0, exponent),), low=-largest - 1, high=largest, role=role)
-
-
-def _joins(node: Node) -> bool:
-    return node.op in MOVES | LIMITS or (node.op in {"add", "sub"} and len(node.inputs) == 2)
 
 
 def measured_ranges(q: QuantizedNetwork) -> dict[str, Bounds]:

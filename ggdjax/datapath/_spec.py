@@ -69,8 +69,8 @@ class Accelerator:
     """Width of an accumulator, 4 to 32."""
     residual_bits: int = 30
     """Width of what is kept between layers beside codes (residual branches, inputs of averages and of tables), 8 to
-    30: signed fixed point on a grid 2^e that all that meets in an addition shares. Sixteen suffice for accuracy; 30
-    make codes equal as above."""
+    30: signed fixed point, each tensor on a grid 2^e of its own. Sixteen suffice for accuracy; 30 make codes equal as
+    above."""
     lookup_bits: int = 12
     """Width of the index of a table (swish, sigmoid, GELU and other activation functions), 4 to 16: it has
     2^lookup_bits cells, interpolated by up to 18 further bits of its input, of up to ``residual_bits`` in all."""

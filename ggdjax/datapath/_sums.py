@@ -102,7 +102,7 @@ def _rounded(compiler: Compiler, node: Node) -> Sums:
 
 
 def _added(compiler: Compiler, node: Node) -> Sums:
-    form = compiler.ranges.carry(node.output)
+    form = compiler.ranges.meeting(node.inputs)
     operands = node.inputs[::-1] if dict(node.attrs).get("reverse", False) else node.inputs
     x, y = (compiler.as_format(tensor, form) for tensor in operands)
     (a, b), (c, d) = ((compiler.formats[t].low, compiler.formats[t].high) for t in (x, y))
@@ -159,14 +159,20 @@ def _scaled(compiler: Compiler, node: Node) -> Sums:
     scale, shift = scaling_of(node, params)
     form = compiler.ranges.carry(node.inputs[0])
     x = compiler.as_format(node.inputs[0], form)
-    sign, size = np.sign(scale).astype(int), np.where(scale == 0, 1.0, np.abs(scale)) * form.scale[0]
+    if compiler.ranges.bounds[node.inputs[0]] == (0.0, 0.0):  # it has no grid of its own
+        scale = np.zeros_like(scale)
+    # A constant alone takes 29 bits of its own.
+    finest = np.ldexp(1.0, np.frexp(np.where(shift == 0, 1.0, shift))[1] - 29)
+    sign, size = np.sign(scale).astype(int), np.where(scale == 0, finest, np.abs(scale) * form.scale[0])
     # A channel that is shifted by far more than it varies is held on a coarser grid, or is the constant alone.
     coarser = np.maximum(0, np.ceil(np.log2(np.maximum(np.abs(shift / size), 1.0))).astype(int) - 29)
     size, sign = np.ldexp(size, coarser), np.where(coarser > 30, 0, sign)
     constant = np.rint(shift / size)
     if coarser.any():
-        low, high = (compiler.formats[x].low, compiler.formats[x].high)
-        shifts, held = np.minimum(coarser, 30), replace(form, low=low, high=high)
+        shifts, (low, high) = np.minimum(coarser, 30), ends_of(compiler.formats[x])
+        # Shifted channels lie nearer to zero, which may be outside of the ends.
+        low, high = int((low >> shifts).min()), int((-(-high >> shifts)).max())
+        held = replace(form, low=low, high=high)
         factors = {"multiplier": (1,) * shifts.size, "shift": tuple(shifts.reshape(-1).tolist())}
         x = compiler.emit(
             node.inputs[0],

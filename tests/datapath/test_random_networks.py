@@ -14,7 +14,7 @@ from ggdjax.datapath._functions import Functions, tables
 from ggdjax.datapath._rounding import Requantization
 
 runtime = pytest.importorskip("onnxruntime")
-from experiments.random_networks import check  # noqa: E402  (it needs ONNX Runtime)
+from experiments.integer_forms import calibrated, check  # noqa: E402  (it needs ONNX Runtime)
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -117,6 +117,88 @@ def test_channels_of_very_different_scales_have_bounds_of_their_own():
     layer = next(iter(program.layers.values()))
     low, high = layer.bounds
     assert max(-low, high) < 2 * np.abs(x).max() * np.abs(w).sum(0).max()
+
+
+def logits_db(program, q, x):
+    wanted, found = np.asarray(q(x), np.float64), np.asarray(program(x), np.float64)
+    return 10 * np.log10(np.sum(wanted**2) / max(np.sum((wanted - found) ** 2), 1e-30))
+
+
+@pytest.mark.parametrize("limits", [(-1.3, 2.7), (None, 6.0), (0.0, 0.01)])
+def test_limits_of_outputs_lie_between_the_units_of_a_coarse_accumulator(limits):
+    """Outputs were kept in units of 1.9, to which limits of −1.3 and 2.7 were rounded."""
+    x, w, v = normal(64, 4), normal(4, 8, seed=1), 300 * normal(8, 3, seed=2)
+    q = quantized(lambda x: jnp.clip(jax.nn.relu(x @ w) @ v, *limits), x, weight_bits=3, activation_bits=3)
+    assert logits_db(datapath.compile(q), q, x) > 60
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 4), (1, 5, 4)], ids=["scalar", "channel", "position"])
+@pytest.mark.parametrize("scale", [0.0, 1e-12], ids=["zero", "nearly zero"])
+def test_offsets_beside_zeros_are_exact(scale, shape):
+    """A tensor of zeros has no range: offsets after it were rounded to integers."""
+    x, w, offset = normal(64, 5, 4), normal(4, 3, seed=1), normal(*shape, seed=2)
+    functions = (
+        lambda x: jax.nn.silu(x * scale + offset),
+        lambda x: jnp.tanh(x * 0.0) * 2.0 + offset,
+        lambda x: jax.nn.silu(jnp.maximum(x + offset, 0.0) + jax.nn.relu(x) @ np.zeros((4, 4), np.float32)),
+    )
+    for function in functions:
+        q = quantized(lambda x, f=function: jnp.mean(f(x), axis=1) @ w, x)
+        program = datapath.compile(q)
+        assert datapath.agreement(program, q, [x]).equal_given_inputs == 1
+        assert logits_db(program, q, x) > 60
+
+
+def test_channels_on_coarser_grids_keep_values_that_are_never_near_zero():
+    """The limits of the others' grid held them: 25 % of the values of softplus saturated, on seed 644."""
+    x, w = normal(64, 5, 4), normal(4, 3, seed=1)
+    scale, offset = np.float32([1e-2, 1, -1, 1])[None, None], np.float32([9, 1, 1, -1])[None, None]
+    for shift in (20.0, -20.0):
+        q = quantized(lambda x, b=shift: jnp.mean(jnp.tanh(jax.nn.elu(x) + b) * scale + offset, axis=1) @ w, x)
+        program = datapath.compile(q)
+        assert not program.run(x).beyond
+        assert datapath.agreement(program, q, [x]).equal_given_inputs > 0.99
+
+
+def test_first_blocks_of_a_growing_residual_stream_keep_their_bits():
+    """One grid for the whole stream left its first blocks 20 bits less than its last."""
+    x, w = normal(256, 16), [4.0 * normal(16, 16, seed=k) for k in range(10)]
+
+    def function(x):
+        for kernel in w:
+            x = x + jax.nn.relu(x) @ kernel
+        return x @ w[0]
+
+    q = quantized(function, x)
+    found = datapath.agreement(datapath.compile(q), q, [x])
+    assert found.equal_given_inputs == 1
+
+
+def test_what_limits_or_joins_wide_tensors_has_bits_of_its_own():
+    """Before and behind a clip, and in a concatenation, one grid was shared: 105 LSB were lost beside large values."""
+    x, w, v = normal(64, 5, 4), normal(4, 8, seed=1), normal(8, 3, seed=2)
+
+    def limited(x):
+        y = x @ (1e7 * w)
+        return jnp.mean(jnp.clip(y, -1.0, 2.3), axis=1) @ v, jnp.mean(y, axis=1) @ v
+
+    def joined(x):
+        small, large = jax.nn.leaky_relu(x @ w), jax.nn.leaky_relu(x @ (1e7 * w))
+        both = jnp.mean(jnp.concatenate([small, large], axis=-1), axis=1)
+        return both @ normal(16, 3, seed=3), jnp.mean(small, axis=1) @ v
+
+    for function in (limited, joined):
+        q = quantized(function, x)
+        assert datapath.agreement(datapath.compile(q), q, [x]).equal_given_inputs == 1
+
+
+def test_counts_by_numpy_are_those_of_calibrate():
+    x = np.maximum(normal(40, 5, 4, 3), 0)
+    net = gd.trace(lambda x: jax.nn.silu(x @ normal(3, 8)) @ normal(8, 3, seed=1), x[:1])
+    found, wanted = calibrated(net, x), gd.calibrate(net, [x])
+    assert (found.names, found.images, found.inputs) == (wanted.names, wanted.images, wanted.inputs)
+    assert (found.limits, found.ranges.keys()) == (wanted.limits, wanted.ranges.keys())
+    jax.tree.map(np.testing.assert_array_equal, found.histograms, wanted.histograms)
 
 
 @pytest.mark.parametrize("bits", [2, 8])

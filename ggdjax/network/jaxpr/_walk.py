@@ -203,7 +203,7 @@ def _evaluate(pair: tuple[Any, Any], inputs: Sequence[Constant]) -> list[Constan
     results = []
     for probe in (0,) if once else (0, 1):
         # Calls are inlined before; the parameters of every other primitive bind as they are.
-        primitive, arrays = pair[probe].primitive, [jnp.asarray(value.probes[probe]) for value in inputs]
+        primitive, arrays = pair[probe].primitive, [jax.device_put(value.probes[probe]) for value in inputs]
         values = primitive.bind(*arrays, **pair[probe].params)
         results.append(values if primitive.multiple_results else [values])
     spread = _spread(pair[0], inputs, results[0][0]) if once and len(results[0]) == 1 else None
