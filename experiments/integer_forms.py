@@ -18,7 +18,7 @@ import onnxruntime
 import ggdjax as gd
 from experiments.random_networks import RandomNetwork, random_network
 from ggdjax import GgdjaxError, datapath, export, tune
-from ggdjax.datapath._simulate import Integer
+from ggdjax.datapath._agreement import _Forced
 from ggdjax.export._rtl import rtl_layers
 from ggdjax.network import Float, run
 from ggdjax.quantization import Calibration, FakeQuant
@@ -198,26 +198,18 @@ class _Unrounded(FakeQuant):
         return super().apply(node, params, *inputs)
 
 
-class _HalfForced(Integer):
-    """Integer arithmetic in which the feature maps of a batch's first half are compared with, then replaced by, codes.
+class _HalfForced(_Forced):
+    """The same for a batch's first half alone, ties left out: in one run of two halves, since compiling takes longest.
 
-    In one run of two halves, since compiling is most of the time.
+    Given are the codes, and the levels that were rounded to them.
     """
 
-    def __init__(self, given: dict[str, tuple[Array, Array]]) -> None:
-        super().__init__()
-        self._given = given
-        self.difference: dict[str, Array] = {}
-
-    def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
-        """Compute the node from inputs whose first halves are replaced."""
-        output = super().apply(node, params, *inputs)
-        if node.output not in self._given:
-            return output
-        codes, levels = self._given[node.output]
+    def replaced(self, tensor: str, output: Array) -> Array:
+        """Return the codes, and the second half as it is."""
+        codes, levels = self._given[tensor]
         found, free = jnp.split(output, 2)
         tie = jnp.abs((found + codes) / 2 - levels) < TIE
-        self.difference[node.output] = jnp.where(tie & (jnp.abs(found - codes) == 1), 0, jnp.abs(found - codes))
+        self.difference[tensor] = jnp.where(tie & (jnp.abs(found - codes) == 1), 0, jnp.abs(found - codes))
         return jnp.concatenate([codes, free])
 
 

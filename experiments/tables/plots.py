@@ -57,6 +57,18 @@ def says_not_run(axes: Axes) -> None:
     axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center", color=GREY)
 
 
+def labelled_bars(axes: Axes, bars: Sequence[tuple[str, float]], digits: str, size: float) -> None:
+    """Draw horizontal bars with their labels and values, the first on top; letters of ``size`` points."""
+    if not bars:
+        says_not_run(axes)
+    for place, (_, value) in enumerate(bars):
+        axes.barh(place, value, color=BLUE)
+        axes.text(value, place, f" {value:{digits}}", va="center", fontsize=size)
+    axes.set_yticks(range(len(bars)), [label for label, _ in bars], fontsize=size)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+
+
 def label_ends(axes: Axes, x: float, labels: Sequence[tuple[float, str, str]], gap: float) -> None:
     """Write (y, text, colour) at the ends of lines, moved apart to at least ``gap`` of the axis' height."""
     low, high = axes.get_ylim()

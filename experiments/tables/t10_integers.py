@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.real_networks import NETWORKS
 from experiments.tables.content import Content
 from experiments.tables.entries import Cell, Entry, by_images, lookup, number, pivot, select
-from experiments.tables.plots import BLUE, new_figure, says_not_run
+from experiments.tables.plots import labelled_bars, new_figure
 from experiments.tables.results import Results
 from experiments.tables.table import Table
 
@@ -139,14 +139,7 @@ def draw(found: Sequence[Entry]) -> Figure:
     axes.set_title("codes of a million that differ given equal inputs")
     shares = lookup(select(found, metric="equal_given_inputs"), "network", "scheme", "bits")
     bars = [(f"{n}, {s}, {b} bits", 1e6 * (1 - v)) for (n, s, b), v in shares.items() if s.split(",")[0] in DRAWN]
-    if not bars:
-        says_not_run(axes)
-    for place, (_, value) in enumerate(bars):
-        axes.barh(place, value, color=BLUE)
-        axes.text(value, place, f" {value:.2g}", va="center", fontsize=8)
-    axes.set_yticks(range(len(bars)), [label for label, _ in bars])
-    axes.invert_yaxis()
-    axes.margins(x=0.12)
+    labelled_bars(axes, bars, ".2g", 8)
     return figure
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from experiments.tables.content import Content
 from experiments.tables.entries import Cell, Entry, lookup, number, pivot, select
-from experiments.tables.plots import BLUE, new_figure, says_not_run
+from experiments.tables.plots import labelled_bars, new_figure
 from experiments.tables.results import Results
 from experiments.tables.table import Table
 
@@ -85,14 +85,7 @@ def draw(found: Sequence[Entry]) -> Figure:
     for axes, target in zip(panels, TARGETS.values(), strict=True):
         bars = [(f"{n}: {p}", value) for (item, n, p), value in memory.items() if item == target]
         axes.set_title(f"{target}: temporary memory, MiB")
-        if not bars:
-            says_not_run(axes)
-        for place, (_, value) in enumerate(bars):
-            axes.barh(place, value, color=BLUE)
-            axes.text(value, place, f" {value:,.0f}", va="center", fontsize=7)
-        axes.set_yticks(range(len(bars)), [label for label, _ in bars], fontsize=7)
-        axes.invert_yaxis()
-        axes.margins(x=0.15)
+        labelled_bars(axes, bars, ",.0f", 7)
     return figure
 
 

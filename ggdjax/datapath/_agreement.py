@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -121,7 +121,7 @@ def agreement(program: Program, q: QuantizedNetwork, batches: Iterable[Real[Arra
 class _Forced(Integer):
     """Integer arithmetic in which every feature map is compared with, then replaced by, given codes."""
 
-    def __init__(self, given: Mapping[str, Array]) -> None:
+    def __init__(self, given: Mapping[str, Any]) -> None:
         super().__init__()
         self._given = given
         self.difference: dict[str, Array] = {}
@@ -129,10 +129,12 @@ class _Forced(Integer):
     def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
         """Compute the node from replaced inputs."""
         output = super().apply(node, params, *inputs)
-        if node.output not in self._given:
-            return output
-        self.difference[node.output] = jnp.abs(output - self._given[node.output])
-        return self._given[node.output]
+        return self.replaced(node.output, output) if node.output in self._given else output
+
+    def replaced(self, tensor: str, output: Array) -> Array:
+        """Return what stands for an output from here on; note its difference."""
+        self.difference[tensor] = jnp.abs(output - self._given[tensor])
+        return self._given[tensor]
 
 
 @partial(jax.jit, static_argnums=(1, 2))

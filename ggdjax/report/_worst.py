@@ -10,8 +10,8 @@ from ggdjax.report._html import section, table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Bits that a remedy adds: two, a sixteenth of the noise.
-_MORE, _LEFT = 2, 1 / 16
+#: Bits that a remedy adds, as far as there are so many; each leaves a quarter of the noise.
+_MORE, _MOST = 2, 16
 _COLUMNS = {
     "layer": "name",
     "share of all noise, %": "share",
@@ -76,13 +76,14 @@ def _row(layer: Mapping[str, Any], source: Mapping[str, Any], by_weights: float,
     of_weights = by_weights >= by_input
     option = "--weight-bits-of" if of_weights else "--activation-bits-of"
     row = layer if of_weights else source
+    more = min(_MORE, _MOST - row["bits"])
     return {
         "name": layer["name"],
         "share": by_weights + by_input,
         "by_weights": by_weights,
         "by_input": by_input,
-        "remedy": f"{option} {row['name']}={min(row['bits'] + _MORE, 16)}",
-        "left": by_weights + by_input - (1 - _LEFT) * max(by_weights, by_input),
+        "remedy": f"{option} {row['name']}={row['bits'] + more}" if more else None,
+        "left": by_weights + by_input - (1 - 4**-more) * max(by_weights, by_input),
     }
 
 
@@ -92,5 +93,5 @@ def _noise(row: Mapping[str, Any]) -> float:
 
 
 def _widths(rows: list[dict[str, Any]], default: int) -> str:
-    found = {row.get("bits", default) for row in rows} or {default}
-    return f"{min(found)}" if len(found) == 1 else f"{min(found)} to {max(found)}"
+    found = {row.get("bits", default) for row in rows}
+    return f"{min(found)} to {max(found)}" if len(found) > 1 else f"{min(found, default=default)}"

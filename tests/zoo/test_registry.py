@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from experiments.generated import draw_normalizations
 from ggdjax._errors import GgdjaxError
 from ggdjax.network import count_macs, count_parameters, fold_batch_norm, node_counts, trace
 from ggdjax.zoo import abstract, create, entry, initialize, names
@@ -64,19 +65,6 @@ def test_sizes_are_the_published_ones(name):
     assert known.macs.agrees(macs), f"{macs:,} MACs, {known.macs}"
 
 
-def draw_normalizations(module: nnx.Module) -> None:
-    """Give the normalizations statistics, scales and shifts of their own, so that folding them is no identity."""
-    rng = np.random.default_rng(1)
-    state = nnx.state(module, (nnx.Param, nnx.BatchStat))
-    for path, variable in nnx.to_flat_state(state):
-        shape = variable.get_value().shape
-        if path[-1] in {"scale", "var"}:
-            variable.set_value(jnp.asarray(rng.uniform(0.5, 1.5, shape), jnp.float32))
-        elif path[-1] in {"mean", "bias"}:
-            variable.set_value(jnp.asarray(0.1 * rng.standard_normal(shape), jnp.float32))
-    nnx.update(module, state)
-
-
 #: Every family in a form that compiles within seconds: few blocks, but each kind of block. Name -> (build, image size).
 SMALL = {
     "lenet": (LeNet5, 32),
@@ -105,7 +93,7 @@ def test_trace_equals_the_module(name):
     module = nnx.eval_shape(lambda: build(num_classes=3, rngs=nnx.Rngs(0)))
     module.eval()
     initialize(module, 0)
-    draw_normalizations(module)
+    draw_normalizations(module, np.random.default_rng(1))  # so that folding them is no identity
     shape = (size, size, CHANNELS.get(name, 3))
     x = np.random.default_rng(0).standard_normal((2, *shape), np.float32)
     # The graph computes in float32; some accelerators would run the module with less.
