@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -74,7 +75,8 @@ class Outcome:
 
     seed: int
     state: str
-    """``equal``, ``beyond`` (it differs, and says which tensors saturated), ``different``, ``refused``, ``skipped``."""
+    """``equal``, ``warned`` (equal, though compiling warned of inexact codes), ``inexact`` (codes differ that it warned
+    of), ``beyond`` (it differs, and says which tensors saturated), ``different``, ``refused``, ``skipped``."""
     said: str = ""
     differ: dict[str, int] = field(default_factory=dict)
     """Feature map -> codes that differ given equal inputs."""
@@ -92,7 +94,8 @@ class Outcome:
 def check(seed: int, *, verilog: bool = False) -> Outcome:
     """Quantize the network of a seed, compile it, and compare every form of it with every other.
 
-    Odd seeds round weights for the output of their layer, even ones to nearest.
+    Every eighth seed rounds weights for the output of their layer, the others to nearest: what rounding compiles for
+    each layer takes a third of the time.
     """
     drawn = random_network(seed)
     if drawn is None:
@@ -100,25 +103,27 @@ def check(seed: int, *, verilog: bool = False) -> Outcome:
     out = Outcome(seed=seed, state="equal", parts=drawn.parts)
     try:
         q = gd.quantize(drawn.net, calibrated(drawn.net, drawn.calibration), drawn.config)
-        if seed % 2:
+        if seed % 8 == 1:
             q = tune.round_weights(q, drawn.calibration)
-        program = datapath.compile(q)
+        with warnings.catch_warnings(action="ignore"):  # held against what is found
+            program = datapath.compile(q)
     except GgdjaxError as error:
         return replace(out, state="refused", said=str(error), remedy=followed(drawn, str(error)))
     x = drawn.images
     found = compared(program, q, x)
     if not all(np.isfinite(v).all() and np.abs(v).max() < 1e30 for v in found.real):
         return replace(out, state="skipped", said="outputs of fake quantization are not finite")
-    out.differ, out.largest, out.logits_db = found.differ, found.largest, found.logits_db
+    out.differ, out.largest, out.logits_db = found.differ, max(found.largest.values()), found.logits_db
     if not found.holds:
         # Float32 cancels where exp(x) − 1 does, and rounds to ties; in float64 the difference is the program's own.
         with jax.enable_x64(True):
             found = compared(program, q, x.astype(np.float64))
-        out.differ, out.largest, out.logits_db = found.differ, found.largest, found.logits_db
+        out.differ, out.largest, out.logits_db = found.differ, max(found.largest.values()), found.logits_db
         out.said = "only in float64"
-    if not found.holds:
-        beyond = program.run(x).beyond
-        out.state, out.said = ("beyond", str(beyond)) if beyond else ("different", "against fake quantization")
+    if found.holds and program.inexact:
+        out.state, out.said = "warned", str(program.inexact)
+    elif not found.holds:
+        out.state, out.said = found.explained(program, x)
     out.onnx = onnx_equal(program, x, found.integers)
     if "lower `multiplier_bits`" in out.onnx:
         narrow = datapath.compile(q, datapath.Accelerator(multiplier_bits=16))
@@ -163,8 +168,8 @@ class Compared:
     """Feature map -> codes that are not equal, ties left out."""
     values: dict[str, int]
     """Feature map -> codes."""
-    largest: int
-    """Largest difference of codes, in LSB."""
+    largest: dict[str, int]
+    """Feature map -> largest difference of codes, in LSB."""
     real: list[np.ndarray]
     """Outputs of fake quantization, before a softmax at the end."""
     given: list[np.ndarray]
@@ -178,11 +183,23 @@ class Compared:
         return min(_db(a, b) for a, b in zip(self.real, self.given, strict=True))
 
     @property
-    def holds(self) -> bool:
-        """Whether 99 % of the codes are equal, none is more than one LSB away, and the outputs are near."""
+    def wrong(self) -> set[str]:
+        """Feature maps of which 1 % of the codes differ, or one by more than one LSB."""
         # One or two ties of a small map are no 1 %.
-        few = all(n <= max(2, 0.01 * self.values[name]) for name, n in self.differ.items())
-        return few and self.largest <= 1 and self.logits_db >= LEAST_DB
+        many = {name for name, n in self.differ.items() if n > max(2, 0.01 * self.values[name])}
+        return many | {name for name, lsb in self.largest.items() if lsb > 1}
+
+    @property
+    def holds(self) -> bool:
+        """Whether no feature map is wrong, and the outputs are near."""
+        return not self.wrong and self.logits_db >= LEAST_DB
+
+    def explained(self, program: datapath.Program, x: np.ndarray) -> tuple[str, str]:
+        """Return the state of a network that differs, and what the program itself says of it."""
+        if self.wrong <= program.inexact.keys() and self.logits_db >= LEAST_DB:
+            return "inexact", str(program.inexact)
+        beyond = program.run(x).beyond
+        return ("beyond", str(beyond)) if beyond else ("different", "against fake quantization")
 
 
 class _Unrounded(FakeQuant):
@@ -237,7 +254,7 @@ def compared(program: datapath.Program, q: gd.QuantizedNetwork, x: np.ndarray) -
     return Compared(
         differ={name: int((d != 0).sum()) for name, d in found.items()},
         values={name: d.size for name, d in found.items()},
-        largest=max(int(d.max()) for d in found.values()),
+        largest={name: int(d.max()) for name, d in found.items()},
         real=[np.asarray(v, np.float64) for v in jax.tree.leaves(real)],
         given=[np.asarray(v, np.float64) * scale for v, scale in outputs],
         integers=jax.tree.leaves(free),

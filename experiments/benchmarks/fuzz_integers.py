@@ -10,7 +10,7 @@ Networks, their data, widths and scales are drawn by `experiments.random_network
 codes of the fake-quantized network; then 99 % of the codes of every feature map must be equal (of a tie, both are
 right), none more than one LSB away, the outputs 40 dB near, and ONNX Runtime must give the program's integers; every
 20th network runs in Verilog too, where Icarus Verilog is installed. Of what is refused, the message's remedy is
-followed. Expected: none different.
+followed. Compiling warns of codes that wide integers are too coarse for; those may differ. Expected: none different.
 
 Writes `experiments/results/fuzz_integers.json` after every tenth network, and resumes from it. About a second a
 network on one core, nearly all of it tracing and compiling.

@@ -4,10 +4,11 @@
     python -m experiments.benchmarks.integers_on_networks --again gated-20  those whose names hold the text, again
 
 The networks: all of `ggdjax.zoo` with random kernels and normalizations at small inputs; gated ones (depthwise
-convolution, squeeze and excitation, 6 or 20 blocks); activation functions between two convolutions; the networks in
-files of installed packages (`onnx`, `onnxruntime`) that have a convolution or dense layer; the four real ones with
-their own images. Weights and feature maps of 8 bits, scheme `max-abs`, calibrated on the batch of 8 random images that
-is compared (real ones: scheme `ggd`, the conventional calibration images, 32 others compared).
+convolution, squeeze and excitation, 6 or 20 blocks), as is and with factors of 16 bits in fake quantization and
+hardware; activation functions between two convolutions; the networks in files of installed packages (`onnx`,
+`onnxruntime`) that have a convolution or dense layer; the four real ones with their own images. Weights and feature
+maps of 8 bits, scheme `max-abs`, calibrated on the batch of 8 random images that is compared (real ones: scheme `ggd`,
+the conventional calibration images, 32 others compared).
 
 Expected: at least 40 dB everywhere, no saturation beyond what calibration saw on the images that were calibrated on,
 and equal codes given equal inputs for all but a few values of a million. Each row is appended to
@@ -22,6 +23,7 @@ import gc
 import math
 import re
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,13 +54,13 @@ SMALL = 64
 GATES = {"hard": (jax.nn.hard_swish, jax.nn.hard_sigmoid), "silu": (jax.nn.silu, jax.nn.sigmoid)}
 ACTIVATIONS = ("elu", "gelu", "hard_swish", "leaky_relu", "mish", "selu", "silu", "softplus", "tanh")
 
-Case = tuple["Network", np.ndarray, np.ndarray, str]
-"""Network, calibration images, images to compare on, scheme."""
+Case = tuple["Network", np.ndarray, np.ndarray, gd.QuantConfig]
+"""Network, calibration images, images to compare on, configuration."""
 
 
-def case(net: Network, x: np.ndarray) -> Case:
+def case(net: Network, x: np.ndarray, factor_bits: int | None = None) -> Case:
     """Return the case that is calibrated on what it is compared on."""
-    return net, x, x, "max-abs"
+    return net, x, x, gd.QuantConfig(scheme="max-abs", factor_bits=factor_bits)
 
 
 def conv(x: Array, kernel: Array, groups: int = 1) -> Array:
@@ -101,8 +103,8 @@ def of_zoo(name: str) -> Case:
     raise AssertionError
 
 
-def gated(blocks: int, kind: str, residual: bool) -> Case:
-    """Draw depthwise convolutions with squeeze and excitation."""
+def gated(blocks: int, kind: str, residual: bool, factor_bits: int | None) -> Case:
+    """Draw depthwise convolutions with squeeze and excitation; factors are rounded in fake quantization, too."""
     draw, (act, gate) = Draw(1), GATES[kind]
     stem, head = draw.kernel(3, 3, 3, 16), draw.kernel(16, 10)
     shapes = ((3, 3, 1, 16), (16, 4), (4, 16), (1, 1, 16, 16))
@@ -117,7 +119,7 @@ def gated(blocks: int, kind: str, residual: bool) -> Case:
             h = before + h if residual else act(h)
         return h.mean((1, 2)) @ head
 
-    return case(gd.trace(network, jnp.zeros((1, 16, 16, 3))), draw.images(16, 16, 3))
+    return case(gd.trace(network, jnp.zeros((1, 16, 16, 3))), draw.images(16, 16, 3), factor_bits)
 
 
 def between(name: str) -> Case:
@@ -147,7 +149,7 @@ def real(name: str) -> Case:
         np.concatenate([np.asarray(x) for x, _ in images.batches(ids, known.batch_size)])
         for ids in (parts.calibration, some(images, parts.held_out, 32))
     )
-    return net, seen, others, "ggd"
+    return net, seen, others, gd.QuantConfig()
 
 
 def files() -> dict[str, Path]:
@@ -173,7 +175,8 @@ def cases() -> dict[str, Callable[[], Case]]:
         for kind in GATES:
             for residual in (False, True):
                 name = f"gated-{blocks}-{kind}{'-residual' if residual else ''}"
-                found[name] = partial(gated, blocks, kind, residual)
+                found[name] = partial(gated, blocks, kind, residual, None)
+                found[f"{name}-factors16"] = partial(gated, blocks, kind, residual, 16)
     found |= {name: partial(of_file, path) for name, path in files().items()}
     found |= {f"zoo-{name}": partial(of_zoo, name) for name in zoo.names()}
     return found | {f"real-{name}": partial(real, name) for name in NETWORKS}
@@ -190,14 +193,17 @@ def measure(make: Callable[[], Case]) -> Row:
     """Return the figures of one network, or at which stage it was refused and why."""
     stage = "read"
     try:
-        net, seen, x, scheme = make()
+        net, seen, x, config = make()
         stage = "calibrate"
         batches = [seen[k : k + 64] for k in range(0, len(seen), 64)]
         calibration = gd.calibrate(net, batches)
         stage = "quantize"
-        q = gd.quantize(net, calibration, gd.QuantConfig(scheme=scheme))
+        q = gd.quantize(net, calibration, config)
         stage = "compile"
-        program = datapath.compile(q)
+        accelerator = datapath.Accelerator()
+        if config.factor_bits is not None:
+            accelerator = replace(accelerator, factor_bits=config.factor_bits)
+        program = datapath.compile(q, accelerator)
     except gd.GgdjaxError as error:
         # Without the folder of this machine's packages.
         return {"refused": stage, "message": re.sub(r"`/\S*/(\S+/\S+\.onnx)`", r"`\1`", str(error))}

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import sys
+import warnings
 from contextlib import redirect_stderr, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     enable_cache()
     if argv is None:
         _process.watch_interrupts(lambda: f"ggdjax: {_process.left()}")
+        warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
     try:
         if words == ["--version"]:
             from ggdjax import __version__

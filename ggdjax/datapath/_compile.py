@@ -30,6 +30,7 @@ code q by at most q · 2^(−b) of a step.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 from ggdjax._errors import UnsupportedError, expect, kinds_of
@@ -54,6 +55,9 @@ def compile(quantized_network: QuantizedNetwork, accelerator: Accelerator | None
         GgdjaxError: codes, weights, biases or ratios that the accelerator's widths cannot hold, or an accumulator
             that can overflow under ``Overflow.RAISE`` (named, with the width it needs).
 
+    Warns:
+        UserWarning: codes that integers between layers are too coarse for; see :attr:`Program.inexact`.
+
     Example:
         >>> x = jax.random.normal(jax.random.key(0), (64, 4))
         >>> net = gd.trace(lambda x: jax.nn.relu(x @ jnp.eye(4)) @ jnp.eye(4), jnp.zeros((1, 4)))
@@ -63,7 +67,10 @@ def compile(quantized_network: QuantizedNetwork, accelerator: Accelerator | None
         (dtype('int32'), 0)
     """
     expect("quantized_network", quantized_network, "QuantizedNetwork")
-    return Compiler(quantized_network, accelerator or Accelerator(), MAKERS).program()
+    program = Compiler(quantized_network, accelerator or Accelerator(), MAKERS).program()
+    if program.inexact:
+        warnings.warn(" ".join(program.inexact_lines()), stacklevel=2)
+    return program
 
 
 def refuse_float(program: Program, what: str) -> None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggdjax._errors import UnsupportedError
-from ggdjax.datapath._formats import Format, ratio_of, signed_bits
+from ggdjax.datapath._formats import Format, ratio_of, signed_bits, tensor_of
 from ggdjax.datapath._functions import Functions, exact_table, range_of, tables
 from ggdjax.datapath._layers import IntegerLayer, code_format, integer_layer
 from ggdjax.datapath._lowering import lowered
+from ggdjax.datapath._precision import losses
 from ggdjax.datapath._program import Program
 from ggdjax.datapath._ranges import Ranges, bounds_of, float_bounds, in_float, limits_of, measured_ranges, window_of
 from ggdjax.datapath._rounding import Overflow, Requantization
@@ -69,6 +70,7 @@ class Compiler:
         self.ranges = Ranges(measured, accelerator.residual_bits)
         self.functions = Functions(q.graph, q.params)
         self.layers: dict[str, IntegerLayer] = {}
+        self.gains: dict[str, Callable[[float], float]] = {}
 
     def program(self) -> Program:
         self._find_ranges()
@@ -93,7 +95,25 @@ class Compiler:
             code_formats={tensor: code_format(self.q, tensor, self.spec) for tensor in feature_maps},
             accelerator=self.spec,
             network=self.network,
+            inexact=self._inexact(feature_maps, outputs),
         )
+
+    def _inexact(self, feature_maps: Mapping[str, str], outputs: Sequence[str]) -> dict[str, tuple[float, str]]:
+        """Return which feature maps lose more than a code bears, by how much, and what is too coarse for them."""
+        bounds = {t: self.ranges.bounds.get(tensor_of(t, form)) for t, form in self.formats.items()}
+        zero = {tensor for tensor, ends in bounds.items() if ends == (0.0, 0.0)}
+        lost = losses(self.nodes, self.formats, self.shapes, self.gains, zero)
+        found = {
+            name: lost[tensor]
+            for name, tensor in feature_maps.items()
+            if tensor in lost and lost[tensor].matters(self.formats[tensor])
+        }
+        for name, tensor in zip(self.source.outputs, outputs, strict=True):
+            if tensor in lost and (magnitude := self.ranges.magnitude(name, 1.0)):
+                as_codes = Format(scale=(magnitude / 127,), low=-128, high=127)
+                loss = lost[tensor].scaled(max(self.formats[tensor].scale) / as_codes.scale[0])
+                found |= {name: loss} if loss.matters(as_codes) else {}
+        return {name: (loss.error, tensor_of(loss.origin, self.formats[loss.origin])) for name, loss in found.items()}
 
     # Ranges -----------------------------------------------------------------------------------------------------
 
@@ -302,7 +322,7 @@ class Compiler:
         tensor = function.nodes[-1].output
         keys = {role: f"{tensor}/{role}{'' if name else len(self.params)}" for role in ("table", "curve")}
         self.params |= {keys["table"]: held.values, keys["curve"]: held.curve}
-        return self.emit(
+        output = self.emit(
             tensor,
             "interpolate",
             (self.as_format(function.root, held.index),),
@@ -312,6 +332,11 @@ class Compiler:
             first=held.first,
             cell_bits=held.cell_bits,
         )
+        if name:  # corrections are of the same function
+            unit, result = held.index.scale[0], held.sums.scale[0]
+            ends = self.ranges.measured.get(function.root) or self.ranges.expected(function.root)
+            self.gains[output] = lambda error: function.change(error * unit, *ends) / result
+        return output
 
     def _by_sign(self, node: Node, form: Format) -> str:
         held = self.ranges.carry(node.inputs[0])

@@ -67,6 +67,11 @@ class Format:
         return replace(self, **limits, activation=(bottom, top))
 
 
+def tensor_of(integers: str, form: Format) -> str:
+    """Return the tensor of the network that an integer tensor of this format stands for."""
+    return integers.rpartition(f".{form.role}")[0]
+
+
 def bits_of(low: int, high: int) -> int:
     """Return the width that holds ``low`` to ``high``: unsigned if neither is negative, else two's complement."""
     if low >= 0:

@@ -121,6 +121,17 @@ class Function:
                 values[node.output] = _FUNCTIONS[node.op](*inputs, **dict(node.attrs), **constants)
         return values[self.nodes[-1].output]
 
+    def change(self, by: float, low: float, high: float) -> float:
+        """Return how far an error of ``by`` in t moves f(t) at most, both between ``low`` and ``high``.
+
+        A jump at 0 does not count: few values of t are that near.
+        """
+        size = by * np.geomspace(1 + 1e-6, max(-low / by, high / by, 2.0), _POINTS)
+        points = np.concatenate([size, -size])
+        before, at, after = (self(np.clip(t, low, high)) for t in (points - by, points, points + by))
+        moved = np.abs([before - at, after - at])
+        return float(np.max(moved, initial=0.0, where=np.isfinite(moved)))
+
 
 class Functions:
     """The tensors of a graph that are a function of one number of another tensor, and need a table for it."""

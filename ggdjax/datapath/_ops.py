@@ -335,7 +335,7 @@ def _by_int8(x: Array, kernel: Array, *, low: int, high: int, padding: Pads, **s
     )
     if not away:
         return y
-    total = jnp.sum(kernel.astype(jnp.int32), axis=tuple(range(kernel.ndim - 1)))
+    total = jnp.sum(kernel, axis=tuple(range(kernel.ndim - 1)), dtype=jnp.int32)
     return y + (away * total).reshape((1,) * (y.ndim - 1) + total.shape)
 
 
@@ -372,7 +372,7 @@ def _by_int8_products(product: Callable[[Array, Array], Array], x: Array, kernel
     y = sum(terms[1:], terms[0])
     if not away:
         return y
-    total = jnp.sum(kernel.astype(jnp.int32), axis=tuple(range(kernel.ndim - 1)))
+    total = jnp.sum(kernel, axis=tuple(range(kernel.ndim - 1)), dtype=jnp.int32)
     return y + (away * total).reshape((1,) * (y.ndim - 1) + total.shape)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from ggdjax import _files
 from ggdjax._errors import DataError, summary
 from ggdjax._tables import html_table
-from ggdjax.datapath._formats import Format
+from ggdjax.datapath._formats import Format, tensor_of
 from ggdjax.datapath._layers import IntegerLayer
 from ggdjax.datapath._rounding import Overflow, Rounding
 from ggdjax.datapath._simulate import INTEGER_OPS, Counting, Integer, LayerCounts, simulate
@@ -85,6 +85,9 @@ class Program:
     accelerator: Accelerator
     network: Network = field(repr=False)
     """The real network that was compiled."""
+    inexact: dict[str, tuple[float, str]] = field(default_factory=dict)
+    """Feature maps (and outputs, as if of 8 bits) whose codes integers between layers are too coarse for -> by how many
+    LSB at most, and the tensor whose range makes them so; empty as a rule."""
 
     def __repr__(self) -> str:
         return summary(
@@ -138,7 +141,7 @@ class Program:
             form = self.formats[node.output]
             if node.name in counts and form.role != "code" and (lost := int(counts[node.name].saturations)):
                 values = len(x) * math.prod(size or 1 for size in self.graph.shape(node.output)[1:])
-                tensor = node.output.removesuffix(f".{form.role}").rsplit(f".{form.role}", 1)[0]
+                tensor = tensor_of(node.output, form)
                 beyond[tensor] = max(beyond.get(tensor, 0.0), lost / values)
         return RunResult(logits=self._scaled(outputs), counts=counts, beyond=beyond)
 
@@ -156,6 +159,20 @@ class Program:
     @classmethod
     def _from_file(cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Program:
         return cls(**program_fields(record, arrays))
+
+    def inexact_lines(self) -> list[str]:
+        """Return a line per tensor whose integers are too coarse: what it costs, and what helps."""
+        worst: dict[str, tuple[float, str]] = {}
+        for name, (lsb, tensor) in self.inexact.items():
+            worst[tensor] = max(worst.get(tensor, (0.0, "")), (lsb, name))
+        bits = self.accelerator.residual_bits
+        help_ = "clip it, in the network, to the range that matters"
+        help_ = help_ if bits == 30 else f"raise `residual_bits`, or {help_}"
+        return [
+            f"`{tensor}` has so wide a range that its integers of {bits} bits can make codes of `{name}` wrong by "
+            f"{lsb:.1f} LSB: {help_}."
+            for tensor, (lsb, name) in worst.items()
+        ]
 
     @property
     def in_float(self) -> tuple[str, ...]:
@@ -229,6 +246,7 @@ def program_record(program: Program, *, omit: Collection[str] = ()) -> dict[str,
         "code_formats": {name: dataclasses.asdict(form) for name, form in program.code_formats.items()},
         "accelerator": dataclasses.asdict(program.accelerator),
         "network": graph_record(program.network.graph),
+        "inexact": program.inexact,
     }
 
 
@@ -268,6 +286,7 @@ def program_fields(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) 
         "code_formats": {name: _format(entry) for name, entry in record["code_formats"].items()},
         "accelerator": Accelerator(**record["accelerator"]),
         "network": Network._from_file({"graph": record["network"]}, network),
+        "inexact": {name: (float(lsb), str(tensor)) for name, (lsb, tensor) in record.get("inexact", {}).items()},
     }
 
 

@@ -1,0 +1,94 @@
+"""Codes that wide integers are too coarse for: said when compiling, by a bound that holds."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ggdjax as gd
+from ggdjax import datapath, zoo
+
+X = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
+W, V = (np.random.default_rng(seed).normal(size=(6, 6)).astype(np.float32) for seed in (1, 2))
+
+
+def sums(x, largest=np.inf, layer_after=True):
+    """A sigmoid of small values, to which rare huge ones are added."""
+    y = x @ W
+    huge = jax.nn.relu(x @ (1e10 * V) - 4e10)
+    y = jax.nn.sigmoid(y + (huge if np.isinf(largest) else jnp.clip(huge, -largest, largest)))
+    return y @ V if layer_after else y
+
+
+def scaled_again(x):
+    """A channel that is 10⁻¹⁰ of the others, and scaled up again."""
+    small = np.float32([[1, 1, 1, 1, 1, 1e-10]])
+    return (jnp.abs(x @ W) * small + jax.nn.relu(x @ V) * small) / small @ V
+
+
+def quantized(function):
+    net = gd.trace(function, X[:1])
+    return gd.quantize(net, gd.calibrate(net, [X]), gd.QuantConfig(scheme="max-abs"))
+
+
+@pytest.mark.parametrize("function", [sums, scaled_again])
+def test_compiling_warns_of_codes_that_differ(function):
+    q = quantized(function)
+    with pytest.warns(UserWarning, match=r"so wide a range that its integers of 30 bits .* wrong by \d+\.\d LSB: clip"):
+        program = datapath.compile(q)
+    maps = datapath.agreement(program, q, [X]).feature_maps
+    differ = {name: found.largest_given_inputs for name, found in maps.items() if found.largest_given_inputs}
+    assert differ.keys() == program.inexact.keys() != set()
+    for name, lsb in differ.items():
+        bound, _ = program.inexact[name]
+        assert lsb - 1 <= bound <= 4 * lsb
+
+
+def test_compiling_warns_of_outputs_that_differ():
+    q = quantized(lambda x: sums(x, layer_after=False))
+    with pytest.warns(UserWarning, match="wrong by"):
+        program = datapath.compile(q)
+    ((name, (bound, _)),) = program.inexact.items()
+    assert name == q.network.graph.outputs[0]
+    error = np.abs(program(X) - q(X)).max() * 128
+    assert 0.9 * error <= bound <= 4 * error
+
+
+def test_its_remedy_works():
+    q = quantized(lambda x: sums(x, largest=20.0))
+    program = datapath.compile(q)
+    assert not program.inexact
+    assert datapath.agreement(program, q, [X]).equal_given_inputs == 1
+
+
+def test_narrow_integers_are_too_coarse_and_wider_ones_the_remedy():
+    net = gd.trace(lambda x: jax.nn.relu(x @ W + x) @ V, X[:1])
+    q = gd.quantize(net, gd.calibrate(net, [X]), gd.QuantConfig(scheme="max-abs"))
+    with pytest.warns(UserWarning, match="integers of 9 bits .* raise `residual_bits`, or clip"):
+        program = datapath.compile(q, datapath.Accelerator(residual_bits=9))
+    assert program.inexact
+    assert not datapath.compile(q, datapath.Accelerator(residual_bits=16)).inexact
+
+
+def test_it_is_kept_in_files(tmp_path):
+    with pytest.warns(UserWarning, match="wrong by"):
+        program = datapath.compile(quantized(sums))
+    program.save(tmp_path / "program.ggd")
+    assert gd.load(tmp_path / "program.ggd").inexact == program.inexact
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["digits", "resnet20", "mobilenet_v2_small"])
+def test_common_networks_lose_nothing(name):
+    module, size = zoo.create(name), zoo.entry(name).input_shape
+    x = np.random.default_rng(3).normal(size=(4, *size)).astype(np.float32)
+    net = gd.trace(module, x[:1])
+    program = datapath.compile(gd.quantize(net, gd.calibrate(net, [x])))
+    assert not program.inexact
+
+
+def test_a_tensor_of_zeros_loses_nothing():
+    net = gd.trace(lambda x: (jax.nn.sigmoid(x @ W) * 0.0 + x.mean(1, keepdims=True)) @ V, X[:1])
+    assert not datapath.compile(gd.quantize(net, gd.calibrate(net, [X]))).inexact
