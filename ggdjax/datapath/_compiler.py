@@ -59,6 +59,8 @@ class Compiler:
         # A softmax at the end is applied to the logits in real numbers.
         graph = q.graph.up_to_logits() if len(q.graph.outputs) == 1 else q.graph
         self.network = q.float_network
+        # Their sums cannot be 1 and hold the errors of many terms.
+        self.exact = {f"{node.output}.reciprocal" for node in graph.nodes if node.op == "softmax"}
         q, measured = lowered(q, graph, measured_ranges(q))
         self.q, self.spec, self.source, self.makers = q, accelerator, q.graph, makers
         self.nodes: list[Node] = []
@@ -100,9 +102,11 @@ class Compiler:
 
     def _inexact(self, feature_maps: Mapping[str, str], outputs: Sequence[str]) -> dict[str, tuple[float, str]]:
         """Return which feature maps lose more than a code bears, by how much, and what is too coarse for them."""
-        bounds = {t: self.ranges.bounds.get(tensor_of(t, form)) for t, form in self.formats.items()}
-        zero = {tensor for tensor, ends in bounds.items() if ends == (0.0, 0.0)}
-        lost = losses(self.nodes, self.formats, self.shapes, self.gains, zero)
+        largest = {}
+        for tensor, form in self.formats.items():
+            seen = self.ranges.magnitude(tensor_of(tensor, form), 1.0)
+            largest[tensor] = min(seen / min(form.scale), max(-form.low, form.high)) if seen else 0.0
+        lost = losses(self.nodes, self.formats, self.shapes, self.gains, largest)
         found = {
             name: lost[tensor]
             for name, tensor in feature_maps.items()
@@ -137,7 +141,7 @@ class Compiler:
             if node.op in QUANTIZABLE:
                 layer = integer_layer(self.q, node, self.codes(node.inputs[0]), self.spec)
                 self.layers[node.name] = layer
-                bounds[node.output] = layer.bounds
+                bounds[node.output], self.ranges.noise[node.output] = layer.bounds, layer.noise
                 if self.spec.overflow is not Overflow.RAISE:  # what the width leaves
                     held, largest = self.held(layer), max(layer.accumulator.scale)
                     bounds[node.output] = (held.low * largest, held.high * largest)
@@ -332,7 +336,7 @@ class Compiler:
             first=held.first,
             cell_bits=held.cell_bits,
         )
-        if name:  # corrections are of the same function
+        if name and tensor not in self.exact:  # corrections are of the same function
             unit, result = held.index.scale[0], held.sums.scale[0]
             ends = self.ranges.measured.get(function.root) or self.ranges.expected(function.root)
             self.gains[output] = lambda error: function.change(error * unit, *ends) / result

@@ -41,6 +41,14 @@ class IntegerLayer:
         scale = np.asarray(self.accumulator.scale)
         return float((low * scale).min()), float((high * scale).max())
 
+    @property
+    def noise(self) -> float:
+        """Four standard deviations of what rounding inputs and weights adds to a real output, the largest channel's."""
+        weights = self.kernel.reshape(-1, self.kernel.shape[-1]).astype(np.float64)
+        codes = len(weights) * max(-self.source.low, self.source.high) ** 2
+        deviation = np.sqrt((np.square(weights).sum(axis=0) + codes) / 12)  # errors are uniform over one step
+        return float((4 * deviation * np.asarray(self.accumulator.scale)).max())
+
 
 def code_format(q: QuantizedNetwork, tensor: str, accelerator: Accelerator) -> Format:
     """Return the format of a feature map's codes.

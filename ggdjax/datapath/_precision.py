@@ -3,8 +3,8 @@
 A tensor kept between layers has a grid of its range over 2^residual_bits. Where that range is 10^8 times what the
 codes after it depend on (a sigmoid behind a sum that is rarely huge, a channel that is scaled up again), the grid is
 coarser than those codes need, and no width of 30 bits helps. Roundings are followed through the integer graph in units
-of each tensor's own integers, the worst case of each operation. Codes start anew: rounding them is what quantization
-does.
+of each tensor's own integers, the worst case of each operation (those of the terms of a sum are independent: their
+squares add up). Codes start anew: rounding them is what quantization does.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ import numpy as np
 from ggdjax.network._ops import MOVES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ggdjax.datapath._formats import Format
     from ggdjax.network import Node
 
-#: LSB of a code that may be lost (at most one code in sixteen differs, by one), of wider codes than 8 bits as much of
-#: their range. Grids of 16 bits lose half as much.
-_MOST_LOST, _FEWEST_CODES = 1 / 8, 256
+#: LSB of a code that may be lost, of wider codes than 8 bits as much of their range. A sound network loses 10^(−5).
+_MOST_LOST, _FEWEST_CODES = 1 / 2, 256
 #: Operations that round their output, and those that take each of its values from an input.
 _ROUND = frozenset({"in_float", "offset", "quantize", "requantize", "requantize_by_sign", "wide_mul"})
 _TAKE = MOVES | {"saturate", "spread", "max_pool"}
@@ -58,7 +57,7 @@ def losses(
     formats: Mapping[str, Format],
     shapes: Mapping[str, Sequence[int | None]],
     gains: Mapping[str, Callable[[float], float]],
-    zero: Collection[str],
+    largest: Mapping[str, float],
 ) -> dict[str, Loss]:
     """Return what every tensor loses, in units of its integers; of codes, before their own rounding.
 
@@ -67,15 +66,15 @@ def losses(
         formats: of its tensors.
         shapes: of its tensors.
         gains: of an interpolated table, by its output: the error of the result for an error of the index, in integers.
-        zero: tensors that are 0 whatever the input, which have no grid of their own.
+        largest: magnitude of each tensor's integers that calibration saw; a tensor of zeros has no grid of its own.
     """
     held: dict[str, Loss] = {}
     lost: dict[str, Loss] = {}
     for node in nodes:
         inputs = [held.get(tensor, Loss()) for tensor in node.inputs]
-        found = _after(node, inputs, formats, shapes, gains)
+        found = _after(node, inputs, shapes, gains, largest)
         form = formats[node.output]
-        if node.output in zero:
+        if not largest[node.output]:
             found = Loss()
         elif form.role != "code" and node.op in _ROUND and not _exact(node):
             found = found.rounded(node.output)
@@ -93,9 +92,9 @@ def _exact(node: Node) -> bool:
 def _after(
     node: Node,
     inputs: list[Loss],
-    formats: Mapping[str, Format],
     shapes: Mapping[str, Sequence[int | None]],
     gains: Mapping[str, Callable[[float], float]],
+    largest: Mapping[str, float],
 ) -> Loss:
     """Return the loss of a node's output from those of its inputs."""
     if not any(loss.error for loss in inputs):
@@ -109,14 +108,14 @@ def _after(
         case "add" | "sub":
             return _sum(inputs)
         case "mul" | "wide_mul":
-            largest = [max(-formats[t].low, formats[t].high) for t in node.inputs]
             scale = math.ldexp(1.0, -node.attr("dropped_bits")) if node.op == "wide_mul" else 1.0
-            return _sum([x.scaled(y * scale) for x, y in zip(inputs, reversed(largest), strict=True)])
+            other = [largest[tensor] * scale for tensor in reversed(node.inputs)]
+            return _sum([loss.scaled(y) for loss, y in zip(inputs, other, strict=True)])
         case "sum_over":
             shape = shapes[node.inputs[0]]
-            return inputs[0].scaled(math.prod(shape[axis] or 1 for axis in node.attr("axes")))
+            return inputs[0].scaled(math.sqrt(math.prod(shape[axis] or 1 for axis in node.attr("axes"))))
         case "sum_pool":
-            return inputs[0].scaled(math.prod(node.attr("window")))
+            return inputs[0].scaled(math.sqrt(math.prod(node.attr("window"))))
         case "interpolate":
             loss = inputs[0]
             gain = gains.get(node.output)

@@ -59,6 +59,8 @@ class Ranges:
         self._residual_bits = residual_bits
         self.measured = measured
         """The least and largest value that calibration saw, of every tensor that it looked at."""
+        self.noise: dict[str, float] = {}
+        """How far rounding may move what calibration saw of a layer's output."""
         self._formats: dict[str, Format] = {}
 
     def carry(self, tensor: str) -> Format:
@@ -81,11 +83,15 @@ class Ranges:
         return replace(form, scale=(math.ldexp(form.scale[0], spare),), low=low, high=high)
 
     def expected(self, tensor: str, headroom: float = HEADROOM) -> Bounds:
-        """Return the range that must be representable: what was measured, with headroom, within what is proven."""
+        """Return the range that must be representable: what was measured, with headroom, within what is proven.
+
+        Where terms cancel, rounding them moves a layer's output by more than its own size.
+        """
         low, high = self.bounds[tensor]
         least, most = self.measured.get(tensor, (0.0, 0.0))
         # A tensor of zeros says nothing of other images.
         spare = (headroom - 1) * max(-least, most) or math.inf
+        spare += self.noise.get(tensor, 0.0)
         return max(low, least - spare), min(high, most + spare)
 
     def magnitude(self, tensor: str, headroom: float = HEADROOM) -> float:

@@ -92,3 +92,14 @@ def test_common_networks_lose_nothing(name):
 def test_a_tensor_of_zeros_loses_nothing():
     net = gd.trace(lambda x: (jax.nn.sigmoid(x @ W) * 0.0 + x.mean(1, keepdims=True)) @ V, X[:1])
     assert not datapath.compile(gd.quantize(net, gd.calibrate(net, [X]))).inexact
+
+
+def test_cancelling_terms_do_not_saturate():
+    """Where a layer's terms cancel, rounding moves its output out of the range that calibration saw."""
+    kernel = np.float32([[0.35], [0.35], [-0.7 + 1e-4]])
+    x = np.abs(X[:, :1]) @ np.ones((1, 3), np.float32)
+    net = gd.trace(lambda x: jax.nn.sigmoid(x @ kernel) @ np.float32([[1.0, -1.0]]), x[:1])
+    q = gd.quantize(net, gd.calibrate(net, [x]), gd.QuantConfig(scheme="max-abs", weight_bits=3))
+    program = datapath.compile(q)
+    assert not program.run(x).beyond
+    assert datapath.agreement(program, q, [x]).equal_given_inputs == 1
