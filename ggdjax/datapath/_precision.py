@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: LSB of a code that may be lost, of wider codes than 8 bits as much of their range. A sound network loses 10^(−5).
 _MOST_LOST, _FEWEST_CODES = 1 / 2, 256
 #: Operations that round their output, and those that take each of its values from an input.
-_ROUND = frozenset({"in_float", "offset", "quantize", "requantize", "requantize_by_sign", "wide_mul"})
+_ROUND = frozenset({"in_float", "interpolate", "offset", "quantize", "requantize", "requantize_by_sign", "wide_mul"})
 _TAKE = MOVES | {"saturate", "spread", "max_pool"}
 
 
