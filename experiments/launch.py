@@ -65,10 +65,9 @@ class Own:
         images = {key: getattr(self, key) for key in ("data", "preset") if getattr(self, key)}
         own = []
         for name, model in models.items():
-            of_zoo = name == model and ":" not in name
-            fields = {"model": model, **images} | (
-                {"weights": self._weights_of(name)} if of_zoo and self.weights else {}
-            )
+            fields = {"model": model, **images}
+            if self.weights and name == model and ":" not in name:  # of the zoo
+                fields["weights"] = self._weights_of(name)
             own.append(files.own_network(name, fields, f"network `{name}`", Path()))
         networks = tuple(dict.fromkeys((*asked, *models))) if named else tuple(models)
         return dataclasses.replace(experiment, networks=networks, own=(*experiment.own, *own))

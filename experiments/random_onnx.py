@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 import ggdjax as gd
 from experiments.drawing import Drawing, Rejected
 from experiments.onnx_pieces import piece
+from experiments.onnx_runtime import session
 from ggdjax import GgdjaxError
 
 #: Batch sizes that are run.
@@ -236,13 +236,9 @@ def run_onnx(model: Any, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
     Raises:
       Rejected: it refuses the model.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return session.run(None, feeds)
+        opened = session(model.SerializeToString(), optimize=False, threads=1, severity=4)
+        return opened.run(None, feeds)
     except Exception as error:  # its errors have no common class
         raise Rejected(str(error)) from error
 

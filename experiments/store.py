@@ -67,8 +67,15 @@ def keep_image_ids(folder: Path, ids: Sequence[str]) -> dict[str, Any]:
     return {"count": len(ids), "hash": digest}
 
 
+def evaluated_on(row: dict[str, Any]) -> str | None:
+    """Return the hash of the images that a row was evaluated on; None where it does not say."""
+    parts = row.get("images")
+    part = parts.get("accuracy", parts.get("held_out", {})) if isinstance(parts, dict) else {}
+    return part.get("hash")
+
+
 @contextmanager
-def atomic_directory(folder: Path) -> Iterator[None]:
+def exclusive_folder(folder: Path) -> Iterator[None]:
     """Hold the folder for this process and those it starts.
 
     Raises:

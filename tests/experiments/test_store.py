@@ -48,8 +48,8 @@ def test_damage_inside_a_file_is_named(tmp_path):
 
 
 def test_one_whole_run_or_many_shards(tmp_path):
-    with store.atomic_directory(tmp_path):
-        for other in (store.atomic_directory, store.shared_folder):
+    with store.exclusive_folder(tmp_path):
+        for other in (store.exclusive_folder, store.shared_folder):
             with pytest.raises(GgdjaxError, match="held by another run"), other(tmp_path):
                 pass
     with store.shared_folder(tmp_path), store.shared_folder(tmp_path), store.appending(tmp_path, (1, 2)):
@@ -57,12 +57,12 @@ def test_one_whole_run_or_many_shards(tmp_path):
             pass
         with pytest.raises(GgdjaxError, match="held by another run"), store.appending(tmp_path, (1, 2)):
             pass
-        with pytest.raises(GgdjaxError, match="held by another run"), store.atomic_directory(tmp_path):
+        with pytest.raises(GgdjaxError, match="held by another run"), store.exclusive_folder(tmp_path):
             pass
 
 
 def _hold(folder, ready) -> None:
-    with store.atomic_directory(folder):
+    with store.exclusive_folder(folder):
         ready.set()
         signal.pause()
 
@@ -73,11 +73,11 @@ def test_lock_goes_with_a_killed_process(tmp_path):
     holder = context.Process(target=_hold, args=(tmp_path, ready))
     holder.start()
     assert ready.wait(60)
-    with pytest.raises(GgdjaxError, match="held by another run"), store.atomic_directory(tmp_path):
+    with pytest.raises(GgdjaxError, match="held by another run"), store.exclusive_folder(tmp_path):
         pass
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
-    with store.atomic_directory(tmp_path):
+    with store.exclusive_folder(tmp_path):
         pass
 
 
@@ -92,5 +92,5 @@ def test_image_ids_are_kept_once(tmp_path):
 
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(GgdjaxError, match="cannot be written"), store.atomic_directory(tmp_path / "file"):
+    with pytest.raises(GgdjaxError, match="cannot be written"), store.exclusive_folder(tmp_path / "file"):
         pass
