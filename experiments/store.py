@@ -6,6 +6,8 @@
 
 A line counts once its line feed is written: what a killed process left behind it is cut off when that file is next
 opened for writing, and never read.
+
+Lines, and neither SQLite nor a tracker such as MLflow: a commit shows them, and no server has to run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What is done to a network, from images to the evaluation, as one value that files can hold."""
+"""What is done to a network, from images to the evaluation, as one value that files can hold.
+
+TOML is written by hand: `tomllib` only reads it, and what is written are flat tables.
+"""
 
 from __future__ import annotations
 
