@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggdjax import GgdjaxError
+from ggdjax._atomic import atomic_write
+from ggdjax._lock import exclusive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -62,10 +64,8 @@ def keep_image_ids(folder: Path, ids: Sequence[str]) -> dict[str, Any]:
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     path = folder / "images" / f"{digest}.txt"
     if not path.is_file():
-        path.parent.mkdir(exist_ok=True)
-        part = path.with_name(f"{digest}.{os.getpid()}.part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        with exclusive(path, "--out", wait=True), atomic_write(path, "--out") as part:
+            part.write_text(text, encoding="utf-8")
     return {"count": len(ids), "hash": digest}
 
 

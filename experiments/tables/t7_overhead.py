@@ -42,10 +42,7 @@ OPERATIONS = {
     "seconds of `fit` on their histogram": ("fit-against-scipy", "seconds_per_tensor_histogram"),
     "peak memory of calibration with 100 images, MiB": ("calibration-memory", "folder", "100"),
     "the same with 3,000 images": ("calibration-memory", "folder", "3000"),
-    "backward-forward on some layers of ResNet-20: seconds of a naive search": (
-        "search-cost",
-        "naive_seconds",
-    ),
+    "backward-forward on some layers of ResNet-20: seconds of a naive search": ("search-cost", "naive_seconds"),
     "the same by suffixes and screening": ("search-cost", "seconds"),
 }
 RATES = {

@@ -88,12 +88,7 @@ class Pareto:
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, for JSON."""
         points = [dataclasses.asdict(point) | {"recipe": point.recipe.to_dict()} for point in self.points]
-        return {
-            "images": self.images,
-            "metric": self.metric.name,
-            "float_value": self.float_value,
-            "points": points,
-        }
+        return {"images": self.images, "metric": self.metric.name, "float_value": self.float_value, "points": points}
 
     def __str__(self) -> str:
         fronts = {name: self.front(name) for name in COSTS}

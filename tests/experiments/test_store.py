@@ -4,10 +4,13 @@ import json
 import multiprocessing
 import os
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from experiments import store
+from experiments import files, store
+from experiments.configs import CONFIGS
 from ggdjax import GgdjaxError
 
 
@@ -88,6 +91,16 @@ def test_image_ids_are_kept_once(tmp_path):
     assert said["count"] == 5
     assert store.image_ids(tmp_path, said["hash"]) == ids
     assert len(list((tmp_path / "images").iterdir())) == 1
+
+
+def test_experiments_that_start_at_once_in_one_folder_are_all_kept(tmp_path, monkeypatch):
+    to_toml = files.to_toml
+    monkeypatch.setattr(files, "to_toml", lambda tables: [time.sleep(0.1), to_toml(tables)][1])
+    names = ("schemes", "weights", "orders")
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: files.keep(tmp_path, CONFIGS[f"{name}-tiny"]), names))
+    assert set(files.kept(tmp_path)) == set(names)
+    assert [path.name for path in tmp_path.iterdir()] == [files.KEPT]
 
 
 def test_folder_that_cannot_be_written(tmp_path):
