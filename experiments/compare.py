@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments import accuracy
-from experiments.rows import read_lines
+from experiments.rows import Row, read_lines
 from experiments.store import evaluated_on, read_rows
 from ggdjax import GgdjaxError, tune
 from ggdjax.quantization import Accuracy
 
 #: Share of wrong alarms over all paired tests together.
 _ALPHA = 0.05
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

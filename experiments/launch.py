@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -183,7 +183,7 @@ def status(words: Sequence[str], program: str, what: str) -> None:
 
 def print_folder(folder: Path, console: Any) -> None:
     """Print what is finished and to do of each experiment of a results folder."""
-    kept: Mapping[str, Experiment] = files.kept(folder)
+    kept = files.kept(folder)
     for experiment in kept.values():
         display.print_plan(plan(experiment, folder), folder, 1, console)
     others = [row["experiment"] for row in read_rows(folder) if row["experiment"] not in kept]

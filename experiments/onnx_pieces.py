@@ -1,4 +1,7 @@
-"""What random ONNX models are drawn from: one function for each kind of operator."""
+"""What random ONNX models are drawn from: one function for each kind of operator.
+
+One file, however long: their order is part of what a seed draws.
+"""
 
 from __future__ import annotations
 
