@@ -5,6 +5,8 @@
 # make clean   remove the environment and everything that was built
 
 PYTHON ?= python3
+# The newest versions of everything: make test CONSTRAINTS=constraints-newest.txt PYTHON=python3.13
+CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -45,17 +47,17 @@ $(VENV)/created.stamp:
 # $(call install,what): pip's own long answer goes to a log, the user gets its last error in one line.
 define install
 	@echo "Installing $(1) (a few minutes the first time; log in $(VENV)/install.log)"
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '$(1)' >$(VENV)/install.log 2>&1 || { echo "make: the installation failed (is the package index reachable?): $$(grep -i '^error' $(VENV)/install.log | tail -n 1)" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '$(1)' >$(VENV)/install.log 2>&1 || { echo "make: the installation failed (is the package index reachable?): $$(grep -i '^error' $(VENV)/install.log | tail -n 1)" >&2; exit 1; }
 	@touch $@
 endef
 
-$(VENV)/core.stamp: pyproject.toml constraints.txt $(VENV)/created.stamp
+$(VENV)/core.stamp: pyproject.toml $(CONSTRAINTS) $(VENV)/created.stamp
 	$(call install,.)
 
-$(VENV)/dev.stamp: pyproject.toml constraints.txt $(VENV)/created.stamp
+$(VENV)/dev.stamp: pyproject.toml $(CONSTRAINTS) $(VENV)/created.stamp
 	$(call install,.[dev])
 	@touch $(VENV)/core.stamp
 
-$(VENV)/docs.stamp: pyproject.toml constraints.txt $(VENV)/created.stamp
+$(VENV)/docs.stamp: pyproject.toml $(CONSTRAINTS) $(VENV)/created.stamp
 	$(call install,.[docs])
 	@touch $(VENV)/core.stamp

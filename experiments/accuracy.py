@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ggdjax import quantization
+from ggdjax import quantization, tune
 from ggdjax._ranking import rank_of_label
 
 if TYPE_CHECKING:
@@ -35,6 +35,11 @@ def figures(rank: np.ndarray) -> dict[str, Any]:
     """Return top-1 and top-5 with 95 % intervals (Wilson), the number of images, and which are right."""
     found = quantization.Accuracy(top1=float(np.mean(rank < 1)), top5=float(np.mean(rank < 5)), images=len(rank))
     return _figures(found, rank < 1)
+
+
+def p_value(before: np.ndarray, after: np.ndarray) -> float:
+    """Return that of McNemar's exact test, by the ranks of the same images."""
+    return tune.mcnemar(before < 1, after < 1).p_value
 
 
 def of_evaluation(evaluation: quantization.Evaluation) -> dict[str, Any]:

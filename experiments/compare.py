@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments import accuracy
-from experiments.rows import read_lines
-from experiments.store import read_rows
+from experiments.rows import Row, read_lines
+from experiments.store import evaluated_on, read_rows
 from ggdjax import GgdjaxError, tune
 from ggdjax.quantization import Accuracy
 
 #: Share of wrong alarms over all paired tests together.
 _ALPHA = 0.05
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,7 @@ def compare(before: Sequence[Row], after: Sequence[Row], tolerance_db: float) ->
 def _accuracies(cell: str, before: Row, after: Row) -> Iterator[Change]:
     pairs = [("", before, after)]
     pairs += [(f"{s}: ", before["stages"][s], after.get("stages", {}).get(s, {})) for s in before.get("stages", {})]
-    same = _images(before) is not None and _images(before) == _images(after)
+    same = evaluated_on(before) is not None and evaluated_on(before) == evaluated_on(after)
     for name, one, other in pairs:
         for which in ("top1", "top5"):
             if which not in one:
@@ -92,12 +91,6 @@ def _accuracies(cell: str, before: Row, after: Row) -> Iterator[Change]:
                 yield Change(**values, p_value=tune.mcnemar(*right).p_value)
             else:
                 yield Change(**values, beyond=which not in other or _apart(one, other, which))
-
-
-def _images(row: Row) -> str | None:
-    said = row.get("images")
-    said = said.get("accuracy", said.get("held_out", {})) if isinstance(said, dict) else {}
-    return said.get("hash")
 
 
 def _apart(one: Row, other: Row, which: str) -> bool:

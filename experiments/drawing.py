@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+
+
+class Rejected(Exception):
+    """What was drawn has no meaning here, does not run, or its numbers are too large or too many."""
+
+
+def need(condition: Any) -> None:
+    """Reject what is being drawn unless ``condition`` holds."""
+    if not condition:
+        raise Rejected("condition")
+
+
+class Pieces:
+    """Functions that are drawn; ``@piece(weight)`` adds one, drawn as often as its weight says."""
+
+    def __init__(self) -> None:
+        self._weights: dict[Callable, float] = {}
+
+    def __call__(self, weight: float = 1.0) -> Callable[[Any], Any]:
+        """Return the decorator."""
+
+        def register(function: Any) -> Any:
+            self._weights[function] = weight
+            return function
+
+        return register
+
+    def draw(self, rng: np.random.Generator) -> Callable:
+        """Return one of them."""
+        shares = np.asarray(list(self._weights.values())) / sum(self._weights.values())
+        return list(self._weights)[int(rng.choice(len(shares), p=shares))]
 
 
 class Drawing:

@@ -85,13 +85,17 @@ class Experiment(abc.ABC):
 
         Each has at least the axes ``network`` and ``seed``.
         """
-        axes = {self.axis(field): getattr(self, field) for field in self.AXES}
         return [
-            {"network": network, **dict(zip(axes, values, strict=True)), "seed": seed}
+            {"network": network, **cell, "seed": seed}
             for network in self.networks
             for seed in self.seeds
-            for values in itertools.product(*axes.values())
+            for cell in self.cells_of(network)
         ]
+
+    def cells_of(self, network: str) -> Iterable[Cell]:
+        """Return the cells of a network, but for its name and the seed: all combinations of the axes."""
+        axes = {self.axis(field): getattr(self, field) for field in self.AXES}
+        return (dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
 
     def prepare(self, network: str, seed: int) -> Any:
         """Return what the cells of one network and seed share: the network calibrated, its images as asked for."""

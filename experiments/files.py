@@ -23,11 +23,13 @@ from typing import Any
 from experiments.configs import CONFIGS
 from experiments.experiment import Experiment
 from experiments.networks import OwnNetwork
-from ggdjax import GgdjaxError, data
+from ggdjax import GgdjaxError
+from ggdjax._atomic import atomic_write
 from ggdjax._errors import near_matches
 from ggdjax._fields import from_fields
+from ggdjax._lock import exclusive
 from ggdjax.data import Preprocessing
-from ggdjax.recipe._recipe import _toml
+from ggdjax.recipe._recipe import preprocessing_of, to_toml
 
 #: What a results folder keeps.
 KEPT = "experiments.toml"
@@ -76,37 +78,33 @@ def own_network(name: str, fields: dict[str, Any], where: str, folder: Path) -> 
         GgdjaxError: a field is unknown, missing or of another type.
     """
     values = {key: value for key, value in fields.items() if key not in _PIXELS | {"preset"}}
-    pixels = {key: value for key, value in fields.items() if key in _PIXELS}
+    pixels = {key: value for key, value in fields.items() if key in _PIXELS | {"preset"}}
     if "model" not in fields:
         raise GgdjaxError(f"{where}: `model` is missing")
     for field in ("model", "data", "weights"):
         if field in values and (folder / str(values[field])).exists():
             values[field] = str(folder / str(values[field]))
-    try:
-        rule = data.preset(fields["preset"], **pixels) if "preset" in fields else Preprocessing.from_dict(pixels)
-    except GgdjaxError as error:
-        raise GgdjaxError(f"{where}: {error}") from None
-    return from_fields(OwnNetwork, {**values, "name": name, "preprocessing": rule}, where, typed=True)
+    values |= {"name": name, "preprocessing": preprocessing_of(pixels, where)}
+    return from_fields(OwnNetwork, values, where, typed=True)
 
 
 def keep(folder: Path, experiment: Experiment) -> None:
     """Write into a results folder what it holds, beside other experiments that it holds."""
     path = folder / KEPT
-    tables = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    networks = tables.pop("networks", {})
-    for one in experiment.own:
-        fields = {"model": one.model, "data": one.data, "weights": one.weights}
-        fields = {key: _absolute(value) for key, value in fields.items() if value is not None}
-        fields |= {key: getattr(one, key) for key in ("output", "input_shape", "batch_size") if getattr(one, key)}
-        networks[one.name] = fields | {k: v for k, v in one.preprocessing.to_dict().items() if v is not None}
     values = {f.name: getattr(experiment, f.name) for f in dataclasses.fields(experiment) if f.name != "own"}
     values = {key: value for key, value in values.items() if value is not None}
-    text = _toml({"networks": networks, **tables, experiment.NAME: values})
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+    with exclusive(path, "--out", wait=True):  # the shards of several runs start at once
+        tables = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        networks = tables.pop("networks", {})
+        for one in experiment.own:
+            fields = {"model": one.model, "data": one.data, "weights": one.weights}
+            fields = {key: _absolute(value) for key, value in fields.items() if value is not None}
+            fields |= {key: getattr(one, key) for key in ("output", "input_shape", "batch_size") if getattr(one, key)}
+            networks[one.name] = fields | {k: v for k, v in one.preprocessing.to_dict().items() if v is not None}
+        text = to_toml({"networks": networks, **tables, experiment.NAME: values})
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            with atomic_write(path, "--out") as part:
+                part.write_text(text, encoding="utf-8")
 
 
 def kept(folder: Path) -> dict[str, Experiment]:

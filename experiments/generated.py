@@ -52,9 +52,8 @@ class Generated:
         zoo.initialize(module, 0)
         draw_normalizations(module, np.random.default_rng(0))
         x = next(self._images(np.zeros(IMAGES, int)).batches(batch_size=IMAGES))[0]
-        mean = network.trace(module, x[:1])(x).mean(
-            0, keepdims=True
-        )  # without it a drawn network says one class to all images
+        # Without it a drawn network says one class to all images.
+        mean = network.trace(module, x[:1])(x).mean(0, keepdims=True)
         return network.trace(lambda x: module(x) - mean, x[:1])
 
     def open_images(self, net: Network) -> ImageSet:

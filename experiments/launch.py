@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -65,10 +65,9 @@ class Own:
         images = {key: getattr(self, key) for key in ("data", "preset") if getattr(self, key)}
         own = []
         for name, model in models.items():
-            of_zoo = name == model and ":" not in name
-            fields = {"model": model, **images} | (
-                {"weights": self._weights_of(name)} if of_zoo and self.weights else {}
-            )
+            fields = {"model": model, **images}
+            if self.weights and name == model and ":" not in name:  # of the zoo
+                fields["weights"] = self._weights_of(name)
             own.append(files.own_network(name, fields, f"network `{name}`", Path()))
         networks = tuple(dict.fromkeys((*asked, *models))) if named else tuple(models)
         return dataclasses.replace(experiment, networks=networks, own=(*experiment.own, *own))
@@ -184,7 +183,7 @@ def status(words: Sequence[str], program: str, what: str) -> None:
 
 def print_folder(folder: Path, console: Any) -> None:
     """Print what is finished and to do of each experiment of a results folder."""
-    kept: Mapping[str, Experiment] = files.kept(folder)
+    kept = files.kept(folder)
     for experiment in kept.values():
         display.print_plan(plan(experiment, folder), folder, 1, console)
     others = [row["experiment"] for row in read_rows(folder) if row["experiment"] not in kept]

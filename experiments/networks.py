@@ -18,6 +18,7 @@ from experiments.real_networks import CIFAR10, NETWORKS, RealNetwork, data_folde
 from ggdjax import GgdjaxError, data, network, zoo
 from ggdjax._errors import near_matches
 from ggdjax.data import Preprocessing
+from ggdjax.data._preprocessing import in_layout_of
 
 if TYPE_CHECKING:
     from ggdjax.data import ImageSet, Split
@@ -95,11 +96,7 @@ class OwnNetwork:
 
     def open_images(self, net: Network) -> ImageSet:
         """Return its images in the layout that the network reads: presets have channels first, the zoo last."""
-        rule, shape = self.preprocessing, net.input_shape
-        layouts = [name for name, axis in (("NCHW", 1), ("NHWC", -1)) if shape[axis] == rule.channels]
-        if layouts and rule.layout not in layouts:
-            rule = dataclasses.replace(rule, layout=layouts[0])
-        return data.open_images(self.data, rule.for_input(shape))
+        return data.open_images(self.data, in_layout_of(self.preprocessing, net.input_shape).for_input(net.input_shape))
 
     def split(self, images: ImageSet, calibration_images: int | None = None, seed: int = 0) -> Split:
         """Return the parts: 512 calibration images, or this many of them, and all images that may be held out."""

@@ -1,36 +1,21 @@
-"""What random ONNX models are drawn from: one function for each kind of operator."""
+"""What random ONNX models are drawn from: one function for each kind of operator.
+
+One file, however long: their order is part of what a seed draws.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import TensorProto
 
-from experiments.random_onnx import Rejected
+from experiments.drawing import Pieces, need
 
 if TYPE_CHECKING:
     from experiments.random_onnx import Draw, Value
 
-_PIECES: dict[Callable, float] = {}
-
-
-def piece(weight: float = 1.0) -> Callable[[Any], Any]:
-    """Register a piece, drawn as often as ``weight`` says."""
-
-    def register(function: Any) -> Any:
-        _PIECES[function] = weight
-        return function
-
-    return register
-
-
-def need(condition: Any) -> None:
-    """Drop what is being drawn unless ``condition`` holds."""
-    if not condition:
-        raise Rejected("condition")
-
+piece = Pieces()
 
 # Elementwise ---------------------------------------------------------------------------------------------------------
 
@@ -622,7 +607,3 @@ def quantized(d: Draw, v: Value) -> str:
         zero = []
     code = d.op("QuantizeLinear", [v.name, scale, *zero])
     return d.op("DequantizeLinear", [code, scale, *zero])
-
-
-PIECES = tuple(_PIECES)
-WEIGHTS = np.asarray(list(_PIECES.values())) / sum(_PIECES.values())

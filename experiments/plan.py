@@ -32,11 +32,7 @@ class Plan:
 
 
 def plan(
-    experiment: Experiment,
-    folder: Path,
-    shard: tuple[int, int] = (1, 1),
-    *,
-    only: Callable[[Cell], bool] | None = None,
+    experiment: Experiment, folder: Path, shard: tuple[int, int] = (1, 1), *, only: Callable[[Cell], bool] | None = None
 ) -> Plan:
     """Return the cells of one shard: every n-th, whatever is finished, so that shards agree whenever they start.
 

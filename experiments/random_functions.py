@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from flax import linen
 from jax import lax, nn
 
 import ggdjax as gd
-from experiments.drawing import Drawing
+from experiments.drawing import Drawing, Pieces, need
 from experiments.random_onnx import BATCHES, Outcome, differs, disturbed
 from ggdjax import GgdjaxError
 
@@ -22,11 +22,8 @@ if TYPE_CHECKING:
     from jaxtyping import Array
 
 _LARGEST, _MOST_VALUES = 1e3, 4000
-_PIECES: dict[Callable, float] = {}
-
-
-class Unfit(Exception):
-    """A piece has no meaning for this value."""
+#: Functions of draws, a value, and the values before it.
+piece = Pieces()
 
 
 class Random(Drawing):
@@ -50,22 +47,6 @@ class Random(Drawing):
         need(x.ndim > 1)
         own = self.rng.permutation(np.arange(1, x.ndim))[: self.int(1, x.ndim - 1)]
         return tuple(int(k) - (x.ndim if self.chance(0.2) else 0) for k in own)
-
-
-def need(condition: Any) -> None:
-    """Drop what is being drawn unless ``condition`` holds."""
-    if not condition:
-        raise Unfit
-
-
-def piece(weight: float = 1.0) -> Callable[[Any], Any]:
-    """Register a piece, drawn as often as ``weight`` says: a function of draws, a value, and the values before it."""
-
-    def register(function: Any) -> Any:
-        _PIECES[function] = weight
-        return function
-
-    return register
 
 
 # Elementwise ---------------------------------------------------------------------------------------------------------
@@ -431,8 +412,6 @@ def glu(r: Random, x: Array, _: Sequence) -> Array:
 
 # Functions -----------------------------------------------------------------------------------------------------------
 
-PIECES = tuple(_PIECES)
-_WEIGHTS = np.asarray(list(_PIECES.values())) / sum(_PIECES.values())
 _WRAPPERS: tuple[Callable, ...] = (jax.jit, jax.checkpoint, lambda f: jax.vmap(lambda image: f(image[None])[0]))
 
 
@@ -479,7 +458,7 @@ def random_function(seed: int) -> Drawn:
     values, steps = [jnp.asarray(r.rng.normal(size=(3, *image)), jnp.float32)], []
     wanted = r.int(1, 7)
     for number in range(6 * wanted):
-        kind = PIECES[int(r.rng.choice(len(PIECES), p=_WEIGHTS))]
+        kind = piece.draw(r.rng)
         source = len(values) - 1 if r.chance(0.85) else r.int(0, len(values) - 1)
         step = Step(kind, (seed, 28, number), source, r.int(0, 2) if r.chance(0.1) else None)
         try:
@@ -500,16 +479,13 @@ def check(seed: int) -> Outcome:
     """Trace the function of a seed and compare the network with it, on batches of three images and of one."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         function = random_function(seed)
-        out = Outcome(seed=seed, state="equal", parts=tuple(step.piece.__name__ for step in function.steps))
+        out = Outcome(seed=seed, parts=tuple(step.piece.__name__ for step in function.steps))
         if not function.steps:
             return Outcome(seed=seed, state="skipped", said="nothing drawn")
         try:
             net = gd.trace(function, jnp.zeros((1, *function.image)))
         except GgdjaxError as error:
-            out.state, out.said = "refused", str(error)
-            if "\n" in out.said:
-                out.state, out.said = "different", f"a refusal of several lines: {out.said}"
-            return out
+            return out.refused(error)
         rng, compiled = np.random.default_rng([seed, 29]), jax.jit(function)
         for batch in BATCHES:
             x = rng.normal(size=(batch, *function.image)).astype(np.float32)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 import ggdjax as gd
-from experiments.drawing import Drawing
+from experiments.drawing import Drawing, Rejected
+from experiments.onnx_pieces import piece
+from experiments.onnx_runtime import session
 from ggdjax import GgdjaxError
 
 #: Batch sizes that are run.
@@ -24,10 +25,6 @@ _LARGEST, _MOST_VALUES = 1e3, 4000
 _FLOAT_OPSETS = (7, 8, 9, 10, 11, 11, 12, 13, 13, 14, 15, 16, 17, 17, 18, 19, 20, 21, 22, 23, 24)
 #: Relative size of the disturbances that tell how much of an output is rounding, and what counts of them.
 _DISTURBANCE, _MARGIN = 3e-6, 30.0
-
-
-class Rejected(Exception):
-    """ONNX Runtime does not run what was drawn, or its numbers are too large or too many."""
 
 
 @dataclass(frozen=True)
@@ -239,25 +236,19 @@ def run_onnx(model: Any, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
     Raises:
       Rejected: it refuses the model.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return session.run(None, feeds)
+        opened = session(model.SerializeToString(), optimize=False, threads=1, severity=4)
+        return opened.run(None, feeds)
     except Exception as error:  # its errors have no common class
         raise Rejected(str(error)) from error
 
 
 def random_model(seed: int) -> tuple[Any, list[str], Draw]:
     """Return the model of a seed, its outputs, and how it was drawn."""
-    from experiments.onnx_pieces import PIECES, WEIGHTS
-
     draw = Draw(seed)
     wanted = draw.int(1, 8)
     for _ in range(6 * wanted):
-        draw.piece(PIECES[int(draw.rng.choice(len(PIECES), p=WEIGHTS))])
+        draw.piece(piece.draw(draw.rng))
         if len(draw.said) == wanted:
             break
     return *draw.finished(), draw
@@ -268,11 +259,17 @@ class Outcome:
     """What happened to one model or function."""
 
     seed: int
-    state: str
+    state: str = "equal"
     """``equal``, ``different``, ``refused``, or ``skipped`` where there is nothing to compare."""
     said: str = ""
-    parts: tuple[str, ...] = field(default=())
+    parts: tuple[str, ...] = ()
     """What was drawn, in order."""
+
+    def refused(self, error: GgdjaxError) -> Outcome:
+        """Return the outcome of a refusal: a difference where it has several lines."""
+        several = "\n" in str(error)
+        said = f"a refusal of several lines: {error}" if several else str(error)
+        return replace(self, state="different" if several else "refused", said=said)
 
 
 def check(seed: int) -> Outcome:
@@ -281,7 +278,7 @@ def check(seed: int) -> Outcome:
     Of a file that declares its batch size, a network of any batch must give image by image what ONNX Runtime gives.
     """
     model, outputs, draw = random_model(seed)
-    out = Outcome(seed=seed, state="equal", parts=tuple(draw.said))
+    out = Outcome(seed=seed, parts=tuple(draw.said))
     if not draw.nodes:
         return Outcome(seed=seed, state="skipped", said="nothing drawn")
     with tempfile.TemporaryDirectory() as folder:
@@ -290,10 +287,7 @@ def check(seed: int) -> Outcome:
         try:
             net = gd.load_onnx(path, outputs=outputs) if len(outputs) > 1 else gd.load_onnx(path)
         except GgdjaxError as error:
-            out.state, out.said = "refused", str(error)
-            if "\n" in out.said:
-                out.state, out.said = "different", f"a refusal of several lines: {out.said}"
-            return out
+            return out.refused(error)
     rng = np.random.default_rng([seed, 26])
     free = net.input_shape[0] is None
     for batch in BATCHES if free else net.input_shape[:1]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ggdjax import data, network
 
 if TYPE_CHECKING:
-    from ggdjax.data import ImageSet, Preprocessing, Split
+    from ggdjax.data import ImageSet, Split
     from ggdjax.network import Network
 
 CIFAR10, IMAGENET = "cifar10-imagefolder.tar.gz", "imagenet1k-sample"
@@ -35,13 +35,9 @@ class RealNetwork:
         """Return the network."""
         return network.load_onnx(data_folder() / "models" / self.file)
 
-    def preprocessing(self, net: Network) -> Preprocessing:
-        """Return how its images become inputs."""
-        return data.preset(self.preset).for_input(net.input_shape)
-
     def open_images(self, net: Network) -> ImageSet:
         """Return its images."""
-        return data.open_images(data_folder() / self.images, self.preprocessing(net))
+        return data.open_images(data_folder() / self.images, data.preset(self.preset).for_input(net.input_shape))
 
     def split(self, images: ImageSet, calibration_images: int | None = None, seed: int = 0) -> Split:
         """Return the conventional split, or one with fewer calibration images out of the conventional ones."""
@@ -56,30 +52,12 @@ class RealNetwork:
 
 
 NETWORKS = {
-    net.name: net
-    for net in (
-        RealNetwork(name="resnet20", file="resnet20_cifar10.onnx", images=CIFAR10, preset="cifar10", batch_size=128),
-        RealNetwork(
-            name="squeezenet",
-            file="squeezenet1.0_imagenet.onnx",
-            images=IMAGENET,
-            preset="imagenet-caffe",
-            batch_size=50,
-        ),
-        RealNetwork(
-            name="mobilenet-0.75-192",
-            file="mobilenet_v1_075_192_imagenet.onnx",
-            images=IMAGENET,
-            preset="imagenet-tf",
-            batch_size=50,
-        ),
-        RealNetwork(
-            name="mobilenet-0.25-128",
-            file="mobilenet_v1_025_128_imagenet.onnx",
-            images=IMAGENET,
-            preset="imagenet-tf",
-            batch_size=50,
-        ),
+    name: RealNetwork(name=name, file=file, images=images, preset=preset, batch_size=size)
+    for name, file, images, preset, size in (
+        ("resnet20", "resnet20_cifar10.onnx", CIFAR10, "cifar10", 128),
+        ("squeezenet", "squeezenet1.0_imagenet.onnx", IMAGENET, "imagenet-caffe", 50),
+        ("mobilenet-0.75-192", "mobilenet_v1_075_192_imagenet.onnx", IMAGENET, "imagenet-tf", 50),
+        ("mobilenet-0.25-128", "mobilenet_v1_025_128_imagenet.onnx", IMAGENET, "imagenet-tf", 50),
     )
 }
 

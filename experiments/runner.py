@@ -35,7 +35,7 @@ def run(
     Raises:
         GgdjaxError: another run holds the folder or this shard, or a cell cannot be measured.
     """
-    lock = store.atomic_directory if shard is None else store.shared_folder
+    lock = store.exclusive_folder if shard is None else store.shared_folder
     shard = shard or (1, 1)
     with lock(folder):
         files.keep(folder, experiment)
@@ -70,10 +70,7 @@ def finish(
 def _rows(experiment: Experiment, folder: Path, cells: Iterable[Cell]) -> Iterator[dict[str, Any]]:
     from ggdjax import report
 
-    made_by = {
-        "code": code_version(),
-        **report.environment(),
-    }
+    made_by = {"code": code_version(), **report.environment()}
     prepared = None
     for (network, seed), group in groupby(cells, key=lambda cell: (cell["network"], cell["seed"])):
         del prepared  # the images of one network go before those of the next come

@@ -64,7 +64,7 @@ def run_workers(
     if visible and workers > len(visible):
         raise GgdjaxError(f"`--workers` is {workers}, but there are {len(visible)} devices: ask for fewer")
     context = multiprocessing.get_context("spawn")
-    with store.atomic_directory(folder):
+    with store.exclusive_folder(folder):
         files.keep(folder, experiment)
         planned = plan(experiment, folder)
         display.print_plan(planned, folder, workers, console)

@@ -6,6 +6,8 @@
 
 A line counts once its line feed is written: what a killed process left behind it is cut off when that file is next
 opened for writing, and never read.
+
+Lines, and neither SQLite nor a tracker such as MLflow: a commit shows them, and no server has to run.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggdjax import GgdjaxError
+from ggdjax._atomic import atomic_write
+from ggdjax._lock import exclusive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -60,15 +64,20 @@ def keep_image_ids(folder: Path, ids: Sequence[str]) -> dict[str, Any]:
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     path = folder / "images" / f"{digest}.txt"
     if not path.is_file():
-        path.parent.mkdir(exist_ok=True)
-        part = path.with_name(f"{digest}.{os.getpid()}.part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        with exclusive(path, "--out", wait=True), atomic_write(path, "--out") as part:
+            part.write_text(text, encoding="utf-8")
     return {"count": len(ids), "hash": digest}
 
 
+def evaluated_on(row: dict[str, Any]) -> str | None:
+    """Return the hash of the images that a row was evaluated on; None where it does not say."""
+    parts = row.get("images")
+    part = parts.get("accuracy", parts.get("held_out", {})) if isinstance(parts, dict) else {}
+    return part.get("hash")
+
+
 @contextmanager
-def atomic_directory(folder: Path) -> Iterator[None]:
+def exclusive_folder(folder: Path) -> Iterator[None]:
     """Hold the folder for this process and those it starts.
 
     Raises:

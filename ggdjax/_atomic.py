@@ -1,4 +1,7 @@
-"""Files and folders that appear whole or not at all, also where the process is killed."""
+"""Files and folders that appear whole or not at all, also where the process is killed.
+
+By hand, because the package `atomicwrites`, no longer maintained, replaces files alone, not folders.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Frozen dataclasses from the fields of a file, their types checked; and what each field says about itself."""
+"""Frozen dataclasses from the fields of a file, their types checked; and what each field says about itself.
+
+By hand, so that a message is one line that names the field; those of pydantic and cattrs are their own.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,9 @@
 The header's metadata holds ``format`` ("ggdjax"), ``version``, ``kind`` (what the file holds), ``sha256`` and
 ``record`` (JSON). ``sha256`` is that of the whole file with these 64 digits set to zeros.
 `docs/reference/file_format.md` describes the record and the arrays of every kind.
+
+A format of our own, because pickle runs code, ONNX holds neither histograms nor how a step was chosen, and Orbax writes
+folders.
 """
 
 from __future__ import annotations

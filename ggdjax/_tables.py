@@ -1,4 +1,7 @@
-"""What a notebook shows of a value: its `repr` above a table."""
+"""What a notebook shows of a value: its `repr` above a table.
+
+By hand, because pandas would be installed for this alone.
+"""
 
 from __future__ import annotations
 

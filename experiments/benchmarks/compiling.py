@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from experiments import compiled
@@ -25,7 +24,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 HEAD = f"{'':34}{'launches':>9}{'MiB':>9}{'GB':>9}{'GFLOP':>9}  products"
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", choices=compiled.TARGETS)
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help="of the zoo; none: the statistics")
@@ -60,8 +59,7 @@ def main() -> int:
             launched = "" if found["launches"] is None else found["launches"]
             print(f"{key:34}{launched:>9}" + "".join(f"{v:9.1f}" for v in figures) + f"  {counts}", flush=True)
             path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

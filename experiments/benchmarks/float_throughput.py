@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.onnx_runtime import predictor
 from experiments.real_networks import NETWORKS, RealNetwork, data_folder
 from ggdjax import network
 from ggdjax.ggd import Counter
@@ -40,15 +41,10 @@ def _prepare(real: RealNetwork, batch: int) -> tuple[network.Network, jax.Array]
 
 def measure(name: str, quick: bool) -> dict[str, Any]:
     """Return least wall and CPU times of a pass in ms: ONNX Runtime, the float graph, the observing pass."""
-    import onnxruntime
-
     real, batch, rounds = NETWORKS[name], BATCH[name], 3 if quick else 8
     net, x = _prepare(real, batch)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(str(data_folder() / "models" / real.file), options)
-    feed = {session.get_inputs()[0].name: np.asarray(x)}
+    threads = len(os.sched_getaffinity(0))
+    theirs = partial(predictor(data_folder() / "models" / real.file, spin=False, threads=threads), np.asarray(x))
     counters = {feature_map.tensor: Counter.empty() for feature_map in net.graph.feature_maps()}
 
     @partial(jax.jit, donate_argnums=2)
@@ -62,7 +58,7 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
         jax.block_until_ready((logits, counters))
 
     passes: dict[str, Callable[[], Any]] = {
-        "onnxruntime": lambda: session.run(None, feed),
+        "onnxruntime": theirs,
         "float": lambda: jax.block_until_ready(net(x)),
         "observe": observe,
     }
@@ -76,7 +72,7 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
                 function()
                 wall[kind] = min(wall[kind], 1e3 * (time.perf_counter() - start))
                 cpu[kind] = min(cpu[kind], 1e3 * (time.process_time() - busy))
-    difference = np.abs(np.asarray(net(x)) - session.run(None, feed)[0]).max() / np.ptp(np.asarray(net(x)))
+    difference = np.abs(np.asarray(net(x)) - theirs()).max() / np.ptp(np.asarray(net(x)))
     ratios = {f"{what}_of_onnxruntime": ms["onnxruntime"] / ms["float"] for what, ms in (("wall", wall), ("cpu", cpu))}
-    said = {"batch": batch, "threads": len(os.sched_getaffinity(0)), **ratios}
+    said = {"batch": batch, "threads": threads, **ratios}
     return {**said, "wall_ms": wall, "cpu_ms": cpu, "logits_differ_by": float(difference)}

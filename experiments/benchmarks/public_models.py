@@ -33,6 +33,7 @@ from rich.console import Console
 
 import ggdjax as gd
 from experiments.display import progress_bar
+from experiments.onnx_runtime import session
 from experiments.provenance import code_version
 from ggdjax import GgdjaxError, datapath, report
 
@@ -149,16 +150,13 @@ def _declared(model: Any) -> list[int]:
 
 def relative_error(model: Any, how: dict[str, Any], net: gd.Network, x: np.ndarray) -> float:
     """Return the largest error of an output against ONNX Runtime, relative to its largest value, 0.001 at least."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    opened = session(model.SerializeToString(), optimize=False, severity=4)
     constants, feeds = how.get("constants", {}), {}
-    for value in session.get_inputs():
+    for value in opened.get_inputs():
         dtype = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}.get(value.type, np.float32)
         sizes = [size if isinstance(size, int) and size > 0 else 1 for size in value.shape]
         feeds[value.name] = np.full(sizes, constants[value.name], dtype) if value.name in constants else x.astype(dtype)
-    wanted, found = session.run(None, feeds), jax.tree.leaves(net(x))
+    wanted, found = opened.run(None, feeds), jax.tree.leaves(net(x))
     return max(
         float(np.abs(np.asarray(b) - a).max() / max(np.abs(a).max(), 1e-3)) if np.shape(b) == a.shape else np.inf
         for a, b in zip(wanted, found, strict=True)

@@ -25,18 +25,16 @@ def measure(quick: bool) -> dict[str, Any]:
     """Return passes and seconds of both; quick: one layer and 128 images."""
     bench = Bench(NETWORKS["resnet20"], held_out=128, tuning=128 if quick else 1000)
     q, (images, labels) = bench.quantized((4, 4)), bench.decoded("tuning")
-    layers = tuple(fm.tensor for fm in q.graph.feature_maps())
-    chosen = layers[:: max(1, len(layers) // (1 if quick else 6))]
+    maps = q.graph.feature_maps()
+    chosen = maps[:: max(1, len(maps) // (1 if quick else 6))]
     size = 128
     batches = [images[i : i + size] for i in range(0, len(images) - size + 1, size)]
-    config = tune.TuneConfig(layers=chosen, sweeps=1)
+    config = tune.TuneConfig(layers=tuple(fm.tensor for fm in chosen), sweeps=1)
     start = time.perf_counter()
     passes = 0
-    segments = {fm.tensor: fm for fm in q.graph.feature_maps()}
-    for layer in track(chosen, "naive loop"):
-        unit = Unit(tensor=layer, readers=segments[layer].readers)
-        for candidate in candidates_of(unit, q.quantizers, config):
-            other = replace(q, quantizers=candidate.apply(q.quantizers, layer))
+    for fm in track(chosen, "naive loop"):
+        for candidate in candidates_of(Unit(tensor=fm.tensor, readers=fm.readers), q.quantizers, config):
+            other = replace(q, quantizers=candidate.apply(q.quantizers, fm.tensor))
             for x in batches:
                 np.asarray(other(x))
             passes += 1

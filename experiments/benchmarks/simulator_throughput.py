@@ -10,12 +10,14 @@ fast as the float graph. ONNX Runtime runs the QDQ file with its own 8-bit kerne
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.bench import Bench
+from experiments.onnx_runtime import predictor
 from experiments.real_networks import NETWORKS
 from experiments.timing import seconds
 from ggdjax import datapath, export
@@ -23,8 +25,6 @@ from ggdjax import datapath, export
 
 def measure(name: str, quick: bool) -> dict[str, Any]:
     """Return the figures of one network."""
-    import onnxruntime
-
     repeats = 1 if quick else 5
     bench = Bench(NETWORKS[name], held_out=NETWORKS[name].batch_size)
     q, x = datapath.align(bench.quantized((8, 8))), bench.batches[0][0]
@@ -39,11 +39,10 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
         for form in ("qdq", "integer"):
             path = Path(folder) / f"{form}.onnx"
             export.export_onnx(program, path, form=form)
-            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-            feed = {session.get_inputs()[0].name: np.asarray(x)}
-            times[f"onnxruntime_{form}"] = seconds(lambda session=session, feed=feed: session.run(None, feed), repeats)
+            run = partial(predictor(path), np.asarray(x))
+            times[f"onnxruntime_{form}"] = seconds(run, repeats)
             expected = program.integers(x) if form == "integer" else program(x)
-            exact[form] = float(np.mean(session.run(None, feed)[0] == np.asarray(expected)))
+            exact[form] = float(np.mean(run() == np.asarray(expected)))
     row = {"batch": len(x)}
     row |= {f"{key}_images_per_second": len(x) / t for key, t in times.items()}
     row["simulator_over_float"] = times["float"] / times["simulator_multiplier_31"]

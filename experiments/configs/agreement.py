@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import ggdjax as gd
 from experiments.bench import Bench
 from experiments.experiment import Cell, Experiment, check_known
 from experiments.real_networks import NETWORKS
-from ggdjax import datapath, quantization, tune
+from ggdjax import datapath, tune
+from ggdjax.recipe import target
 
 DEFAULT = ("default", "nearest", "own-biases", "power-of-two")
 #: Other variants: what each changes in the default accelerator.
@@ -79,7 +79,7 @@ class Agreement(Experiment):
             q = gd.quantize(nearest.float_network, prepared.calibration, config)
         else:
             q = tune.round_weights(nearest, prepared.calibration_inputs)
-            q = datapath.align(power_of_two(q)) if variant == "power-of-two" else q
+            q = datapath.align(target("fixed-point").fitted(q)) if variant == "power-of-two" else q
         before = jax.config.read("jax_enable_x64")
         jax.config.update("jax_enable_x64", self.double)
         try:
@@ -107,15 +107,6 @@ class Agreement(Experiment):
             "given inputs": f"{row['equal_given_inputs']:.5%} (up to {row['largest_given_inputs']} LSB)",
             "same class": f"{row['same_top1']:.2%} of {row['held_out_images']}",
         }
-
-
-def power_of_two(q: quantization.QuantizedNetwork) -> quantization.QuantizedNetwork:
-    """Return the network with every step rounded to a power of two."""
-    steps = {
-        name: replace(quantizer, step=jnp.float32(2.0 ** round(float(np.log2(float(quantizer.step))))))
-        for name, quantizer in q.quantizers.activations.items()
-    }
-    return replace(q, quantizers=replace(q.quantizers, activations=steps))
 
 
 CONFIGS = {

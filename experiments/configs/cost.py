@@ -67,15 +67,10 @@ class Cost(Experiment):
         self._energy()
         networks.check(self.networks, self.own, images=False)
 
-    def cells(self) -> list[Cell]:
-        """Return the cells, of each network those with widths per layer last."""
-        return [
-            {"network": network, "dataflow": dataflow, "widths": widths, "seed": seed}
-            for network in self.networks
-            for seed in self.seeds
-            for dataflow in self.dataflows
-            for widths in (*self.widths, *self._allocated.get(network, ()))
-        ]
+    def cells_of(self, network: str) -> list[Cell]:
+        """Return the cells of a network, those with widths per layer last."""
+        widths = (*self.widths, *self._allocated.get(network, ()))
+        return [{"dataflow": dataflow, "widths": text} for dataflow in self.dataflows for text in widths]
 
     def prepare(self, network: str, seed: int) -> Any:
         """Return the network with normalizations folded."""

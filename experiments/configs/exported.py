@@ -25,6 +25,7 @@ import numpy as np
 from experiments.bench import Bench
 from experiments.configs.gradient import METHODS, Gradient
 from experiments.experiment import Cell, Experiment, check_numbers, widths_of
+from experiments.onnx_runtime import predictor
 from experiments.real_networks import NETWORKS
 from ggdjax import GgdjaxError, datapath, export
 
@@ -138,11 +139,7 @@ def _in_onnxruntime(
     import onnxruntime
 
     export.export_onnx(program, path, form=form)
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads would take the cores
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    outputs = _all(lambda x: session.run(None, {name: np.asarray(x)})[0], batches)
+    outputs = _all(predictor(path, spin=False), batches)
     said: dict[str, Any] = {"onnxruntime": onnxruntime.__version__, "saturates": saturates()}
     if form == "qdq":
         return outputs, said
@@ -154,7 +151,6 @@ def _in_onnxruntime(
 def saturates() -> bool:
     """Whether ONNX Runtime's sums of two products saturate at 16 bits here: 64 · 255 · 127, in integers."""
     import onnx
-    import onnxruntime
 
     node = onnx.helper.make_node("MatMulInteger", ["x", "w"], ["y"])
     kinds = onnx.TensorProto
@@ -166,8 +162,7 @@ def saturates() -> bool:
         [onnx.numpy_helper.from_array(np.full((64, 16), 127, np.int8), "w")],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (sums,) = session.run(None, {"x": np.full((1, 64), 255, np.uint8)})
+    sums = predictor(model.SerializeToString())(np.full((1, 64), 255, np.uint8))
     return bool((sums != 64 * 255 * 127).any())
 
 

@@ -68,18 +68,14 @@ class Gradient(Experiment):
         check_numbers(self, "steps")
         super().check()
 
-    def cells(self) -> list[Cell]:
+    def cells_of(self, network: str) -> list[Cell]:
         """Return the float network, then the others; allocated widths are the same for weights and feature maps."""
-        found = []
-        for network in self.networks:
-            for seed in self.seeds:
-                pairs = [("float", "float"), *((w, m) for w in self.widths for m in self.methods)]
-                found += [
-                    {"network": network, "widths": widths, "method": method, "seed": seed}
-                    for widths, method in pairs
-                    if widths == "float" or "bits" not in METHODS[method] or len(set(widths_of(widths))) == 1
-                ]
-        return found
+        pairs = [("float", "float"), *((w, m) for w in self.widths for m in self.methods)]
+        return [
+            {"widths": widths, "method": method}
+            for widths, method in pairs
+            if widths == "float" or "bits" not in METHODS[method] or len(set(widths_of(widths))) == 1
+        ]
 
     def tuning_count(self, network: str) -> int:
         """Return how many images tune a network."""

@@ -25,7 +25,8 @@ from experiments.experiment import Cell, Experiment
 from experiments.feature_maps import FeatureMaps, calibration, calibration_order, held_out
 from experiments.real_networks import NETWORKS
 from ggdjax import schemes
-from ggdjax.ggd import Histogram, empirical_distortion, fit, split_saturation
+from ggdjax.ggd import Histogram, fit, split_saturation
+from ggdjax.ggd._empirical import empirical_sqnr_db
 from ggdjax.steps import closed_form_step, saturated_step
 
 ORDERS = (0, 1, 2, 3, 4)
@@ -71,7 +72,7 @@ class Orders(Experiment):
         steps = steps_of(maps, signed, self.bits)
         widths = jnp.asarray(self.bits)[:, None]
         steps[BOUND] = np.asarray(schemes.choose(SEARCH, target.whole, widths, signed).step)
-        found = sqnr_db(target.whole, steps, signed, self.bits)
+        found = by_method(target.whole, steps, signed, self.bits)
         return {
             "calibration_images": maps.images,
             "held_out_images": target.images,
@@ -107,19 +108,14 @@ def steps_of(maps: FeatureMaps, signed: np.ndarray, widths: tuple[int, ...]) -> 
     return {name: np.asarray(step) for name, step in found.items()}
 
 
-def sqnr_db(
+def by_method(
     histogram: Histogram, steps: dict[str, np.ndarray], signed: np.ndarray, widths: tuple[int, ...]
 ) -> dict[str, np.ndarray]:
     """Return method -> SQNR ``[bits, tensor]`` on the histogram; two's complement where signed."""
     stacked = np.stack(list(steps.values())).transpose(2, 0, 1)  # tensor, method, bits
     top = (2.0 ** (np.asarray(widths) - signed[:, None]) - 1)[:, None, :].astype(np.float32)
     top = np.broadcast_to(top, stacked.shape)
-    error = np.asarray(
-        empirical_distortion(histogram, stacked, top, (top + 1) * signed[:, None, None].astype(np.float32))
-    )
-    energy = np.asarray(histogram.power_sum(2)) / np.asarray(histogram.count)
-    with np.errstate(divide="ignore"):
-        value = 10 * np.log10(energy[:, None, None] / error)
+    value = empirical_sqnr_db(histogram, stacked, top, (top + 1) * signed[:, None, None].astype(np.float32))
     return {name: value[:, i].T for i, name in enumerate(steps)}
 
 

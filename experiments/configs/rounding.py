@@ -57,15 +57,10 @@ class Rounding(Experiment):
     held_out_images: int | None = None
     """Evaluate on up to N held-out images; none: on all of them."""
 
-    def cells(self) -> list[Cell]:
-        """Return the cells, those of a network together."""
-        return [
-            {"network": network, "per": per, "widths": widths, "seed": seed}
-            for network in self.networks
-            for seed in self.seeds
-            for per in self.per
-            for widths in self.widths or CELLS.get(network, {"tensor": ("8/8", "4/8")}).get(per, ())
-        ]
+    def cells_of(self, network: str) -> list[Cell]:
+        """Return the cells of a network: where no widths are named, those that make a difference for it."""
+        usual = CELLS.get(network, {"tensor": ("8/8", "4/8")})
+        return [{"per": per, "widths": text} for per in self.per for text in self.widths or usual.get(per, ())]
 
     def passes(self, cell: Cell | None) -> dict[str, float]:
         """Return one pass to calibrate; each cell evaluates four networks, and one more equalized."""
@@ -89,13 +84,13 @@ class Rounding(Experiment):
             "output": prepared.ranks(lambda x: _run(rounded, x)),
             "integers": prepared.ranks(lambda x: program.run(x).logits),
         }
-        figures = {"p_value": _p_value(ranks["nearest"], ranks["output"])}
+        figures = {"p_value": accuracy.p_value(ranks["nearest"], ranks["output"])}
         if self.equalize:
             net = tune.equalize(prepared.net)
             counted = quantization.calibrate(net, prepared.calibration_batches())
             q = quantization.quantize(net, counted, nearest.record.config)
             ranks["equalized"] = prepared.ranks(tune.round_weights(q, images))
-            figures["p_value_equalized"] = _p_value(ranks["output"], ranks["equalized"])
+            figures["p_value_equalized"] = accuracy.p_value(ranks["output"], ranks["equalized"])
         one = min(_pass_seconds(prepared) for _ in range(2))  # the first may compile
         figures |= {"first_seconds": round(taken[0], 2), "rounding_seconds": round(taken[1], 2)}
         stages = {name: accuracy.figures(rank) for name, rank in ranks.items()}
@@ -106,10 +101,6 @@ class Rounding(Experiment):
         top1 = {f"{name}, %": f"{100 * stage['top1']:.2f}" for name, stage in row["stages"].items()}
         rest = {n: f"{row[n]:.2g}" for n in ("p_value", "p_value_equalized") if n in row}
         return {**top1, **rest, **({"passes": str(row["passes"])} if "passes" in row else {})}
-
-
-def _p_value(before: np.ndarray, after: np.ndarray) -> float:
-    return tune.mcnemar(before < 1, after < 1).p_value
 
 
 def _pass_seconds(bench: Bench) -> float:

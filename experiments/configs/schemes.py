@@ -24,7 +24,8 @@ from experiments import accuracy
 from experiments.bench import Bench
 from experiments.experiment import Cell, Experiment
 from ggdjax import quantization, schemes
-from ggdjax.ggd import Histogram, empirical_distortion
+from ggdjax.ggd import Histogram
+from ggdjax.ggd._empirical import empirical_sqnr_db
 from ggdjax.network import count_macs, count_parameters
 
 Measure = Literal["sqnr", "accuracy"]
@@ -78,7 +79,7 @@ class Schemes(Experiment):
         """Return SQNR in dB (mean, smallest, of every feature map), or top-1 and top-5 with 95 % intervals."""
         bench = prepared
         if cell["kind"] == "sqnr":
-            sqnr = sqnr_db(bench.calibration, bench.held_out, cell["scheme"], cell["bits"])
+            sqnr = by_feature_map(bench.calibration, bench.held_out, cell["scheme"], cell["bits"])
             finite = [value for value in sqnr.values() if math.isfinite(value)]
             return {
                 "mean_sqnr_db": math.fsum(finite) / len(finite) if finite else None,
@@ -101,18 +102,16 @@ class Schemes(Experiment):
         return accuracy.shown(row)
 
 
-def sqnr_db(calibration: quantization.Calibration, held_out: Histogram, scheme: str, bits: int) -> dict[str, float]:
+def by_feature_map(
+    calibration: quantization.Calibration, held_out: Histogram, scheme: str, bits: int
+) -> dict[str, float]:
     """Return the SQNR of each held-out feature map in dB, steps from the calibration images."""
     signed = np.asarray(calibration.histograms.is_signed)
     chosen = jax.device_get(schemes.choose(scheme, calibration.histograms, bits, signed))
     zero = np.float32(0) if chosen.zero_point is None else chosen.zero_point
     above, below = np.asarray(chosen.qmax, np.float32) - zero, zero - np.asarray(chosen.qmin, np.float32)
-    error = empirical_distortion(held_out, chosen.step, above, below)
-    energy = np.asarray(held_out.power_sum(2), np.float64) / np.asarray(held_out.count, np.float64)
-    return {
-        name: quantization.sqnr_db(float(e), float(d))
-        for name, e, d in zip(calibration.names, energy, np.asarray(error), strict=True)
-    }
+    found = empirical_sqnr_db(held_out, chosen.step, above, below)
+    return dict(zip(calibration.names, found.tolist(), strict=True))
 
 
 _ALL = ("digits", "resnet20", "squeezenet", "mobilenet-0.75-192", "mobilenet-0.25-128")

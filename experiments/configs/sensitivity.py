@@ -39,16 +39,10 @@ class Sensitivity(Experiment):
     held_out_images: int | None = 200
     """On up to N held-out images; none: on all of them."""
 
-    def cells(self) -> list[Cell]:
-        """Return the cells, those of a network together; the default scheme also with a step per channel."""
+    def cells_of(self, network: str) -> list[Cell]:
+        """Return the cells of a network; the default scheme also with a step per channel."""
         pairs = [(scheme, "tensor") for scheme in self.schemes] + [("ggd", "channel")] * ("ggd" in self.schemes)
-        return [
-            {"network": network, "bits": bits, "scheme": scheme, "per": per, "seed": seed}
-            for network in self.networks
-            for seed in self.seeds
-            for bits in self.bits
-            for scheme, per in pairs
-        ]
+        return [{"bits": bits, "scheme": scheme, "per": per} for bits in self.bits for scheme, per in pairs]
 
     def measure(self, prepared: Bench, cell: Cell, folder: Path) -> dict[str, Any]:
         """Return the SQNR of every feature map in dB, and top-1."""

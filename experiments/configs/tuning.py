@@ -116,7 +116,10 @@ class Tuning(Experiment):
             # Of the network that is kept.
             figures["gradient_loss"] = [history.before, min(history.before, history.after)]
             figures["gradient_seconds"] = round(time.perf_counter() - start, 2)
-        figures["stages"] = {name: stage_record(stages["before"], result) for name, result in stages.items()}
+        figures["stages"] = {
+            name: accuracy.figures(ranks) | {"p_value": accuracy.p_value(stages["before"], ranks)}
+            for name, ranks in stages.items()
+        }
         checkpoint.unlink(missing_ok=True)
         return figures
 
@@ -141,11 +144,6 @@ def finished(
     """Return the network tuned by gradients, behind a bar."""
     with progress_of(what) as progress:
         return tune.gradient(q, images, config=config, progress=lambda step, loss: progress(step, config.steps, loss))
-
-
-def stage_record(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
-    """Return the accuracies of one stage, and the paired test against the untuned network."""
-    return accuracy.figures(after) | {"p_value": tune.mcnemar(before < 1, after < 1).p_value}
 
 
 CONFIGS = {

@@ -20,8 +20,8 @@ import numpy as np
 
 from experiments.experiment import Cell, Experiment
 from experiments.real_networks import NETWORKS
-from ggdjax import network, quantization, steps
-from ggdjax.network import Network
+from ggdjax import quantization, steps
+from ggdjax.network import Network, fold_batch_norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Weights(Experiment):
 
     def prepare(self, network: str, seed: int) -> Network:
         """Return the network with normalizations folded."""
-        return _folded(self.network(network).load())
+        return fold_batch_norm(self.network(network).load())
 
     def measure(self, prepared: Network, cell: Cell, folder: Path) -> dict[str, Any]:
         """Return, per tensor, F and SQNR in dB by either rule."""
@@ -60,10 +60,6 @@ class Weights(Experiment):
         means = {rule: np.mean([one[rule]["sqnr_db"] for one in lossy]) for rule in ("best", "max_rule") if lossy}
         said = {f"mean SQNR, dB, {rule}": f"{value:.2f}" for rule, value in means.items()}
         return {"tensors": str(len(found)), "other F": str(other), **said}
-
-
-def _folded(net: Network) -> Network:
-    return network.fold_batch_norm(net)
 
 
 def compare(values: np.ndarray, bits: int) -> dict[str, Any]:

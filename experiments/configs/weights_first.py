@@ -26,7 +26,7 @@ from experiments.bench import Bench
 from experiments.experiment import Cell, Experiment, widths_of
 from experiments.real_networks import NETWORKS
 from ggdjax import tune
-from ggdjax.ggd import empirical_distortion
+from ggdjax.ggd._empirical import empirical_sqnr_db
 from ggdjax.quantization import Calibration, QuantizedNetwork, sqnr_db
 
 _run = jax.jit(lambda network, x: network(x))
@@ -111,9 +111,7 @@ def map_sqnr_db(q: QuantizedNetwork, target: Calibration) -> float:
         np.asarray([np.asarray(getattr(one, field)) for one in quantizers], np.float32)
         for field in ("step", "qmax", "qmin")
     )
-    error = np.asarray(empirical_distortion(target.histograms, step, top, -bottom), np.float64)
-    energy = np.asarray(target.histograms.power_sum(2)) / np.asarray(target.histograms.count)
-    return float(np.mean(10 * np.log10(energy / error)))
+    return float(np.mean(empirical_sqnr_db(target.histograms, step, top, -bottom)))
 
 
 def logits(bench: Bench, forward: Callable[[Any], Any]) -> np.ndarray:

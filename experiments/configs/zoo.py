@@ -22,6 +22,7 @@ import numpy as np
 import ggdjax as gd
 from experiments.experiment import Cell, Experiment, Names, check_known
 from experiments.generated import draw_normalizations
+from experiments.onnx_runtime import predictor
 from ggdjax import network, zoo
 
 ALL = zoo.names()
@@ -78,14 +79,10 @@ class Zoo(Experiment):
 
 
 def _by_onnxruntime(net: gd.Network, x: np.ndarray) -> np.ndarray:
-    import onnxruntime
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         network.export_onnx(net, path)
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        (output,) = session.run(None, {session.get_inputs()[0].name: x})
-    return output
+        return predictor(path)(x)
 
 
 CONFIGS = {"zoo": Zoo(), "zoo-tiny": Zoo(networks=("digits",))}

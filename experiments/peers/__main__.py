@@ -34,9 +34,7 @@ NETWORKS = ("resnet20", "squeezenet")
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and run; exit with status 2 and one line for a user error."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.peers",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m experiments.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("tools", nargs="*", metavar="TOOL", help=f"{', '.join(TOOLS)}; none: those installed here")
     parser.add_argument("--network", action="append", help=f"repeatable; default: {' '.join(NETWORKS)}")

@@ -73,7 +73,7 @@ def measure(
         "code": code_version(),
         "float_pass_seconds": round(float_pass, 4),
     }
-    with store.atomic_directory(results), store.appending(results, (1, 1)) as append:
+    with store.exclusive_folder(results), store.appending(results, (1, 1)) as append:
         made_by["images"] = {part: store.keep_image_ids(results, ids) for part, ids in work.ids.items()}
         for setting in settings:
             try:

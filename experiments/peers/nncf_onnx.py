@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from experiments.onnx_runtime import predictor
 from experiments.peers.tool import Tool, grid
-from experiments.peers.work import onnx_predictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ def quantize(work: Work, setting: Setting, folder: Path) -> Callable[[np.ndarray
             weights_quantization_params=QuantizationParameters(per_channel=setting.weights_per == "channel")
         ),
     )
-    return onnx_predictor(quantized.SerializeToString())
+    return predictor(quantized.SerializeToString())
 
 
 TOOL = Tool(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from experiments.onnx_runtime import predictor
 from experiments.peers.tool import Tool, grid
-from experiments.peers.work import onnx_predictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +55,7 @@ def quantize(work: Work, setting: Setting, folder: Path) -> Callable[[np.ndarray
     )
     # What the file says is evaluated. Its optimizer moves four-bit tensors into operators that do not take them, and
     # eight-bit ones into kernels that saturate on CPUs without VNNI.
-    return onnx_predictor(out, optimize=False)
+    return predictor(out, optimize=False)
 
 
 TOOL = Tool(

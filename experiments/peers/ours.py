@@ -23,10 +23,7 @@ def quantize(work: Work, setting: Setting, folder: Path) -> Callable[[np.ndarray
     weight_bits, activation_bits = setting.bits
     net = gd.load_onnx(work.model)
     config = gd.QuantConfig(
-        weight_bits=weight_bits,
-        activation_bits=activation_bits,
-        scheme=setting.scheme,
-        weights_per=setting.weights_per,
+        weight_bits=weight_bits, activation_bits=activation_bits, scheme=setting.scheme, weights_per=setting.weights_per
     )
     return gd.quantize(net, gd.calibrate(net, work.calibration_batches()), config)
 

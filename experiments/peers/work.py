@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.onnx_runtime import predictor
 from ggdjax import GgdjaxError
 from ggdjax._ranking import rank_of_label
 
@@ -54,7 +55,7 @@ class Work:
 
     def float_pass_seconds(self) -> float:
         """Return the seconds of one float pass by ONNX Runtime over the calibration images, the least of three."""
-        predict, batches = onnx_predictor(self.model), self.calibration_batches()
+        predict, batches = predictor(self.model), self.calibration_batches()
         times = []
         for _ in range(4):
             start = time.perf_counter()
@@ -62,20 +63,6 @@ class Work:
                 predict(batch)
             times.append(time.perf_counter() - start)
         return min(times[1:])
-
-
-def onnx_predictor(model: Path | bytes, *, optimize: bool = True) -> Callable[[np.ndarray], np.ndarray]:
-    """Return ONNX Runtime's forward pass of a file, on the CPU; without its optimizations where they do not fit."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    source = model if isinstance(model, bytes) else str(model)
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda x: session.run(None, {name: x})[0]
 
 
 def open_work(network: str, images: int | None, folder: Path) -> Work:

@@ -172,6 +172,11 @@ def measured(entries: Iterable[Entry], field: str) -> list[Entry]:
     return [e for e in entries if getattr(e, field) in kept or not kept]
 
 
+def width_heads(widths: Iterable[str]) -> dict[str, str]:
+    """Return the headings of widths such as ``8/4``: ``W8A4``."""
+    return {pair: f"W{pair.replace('/', 'A')}" for pair in widths}
+
+
 def networks_of(entries: Iterable[Entry]) -> list[str]:
     """Return the networks in the order in which they appear."""
     return list(dict.fromkeys(entry.network for entry in entries))

@@ -34,6 +34,16 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def figure_of_panels(count: int, height: float, rest: float, **shared: bool) -> tuple[Figure, list[Axes]]:
+    """Return a figure of so many panels, two in a row, each ``height`` inches high, and the panels."""
+    rows = (count + 1) // 2
+    figure = new_figure(10, height * rows + rest)
+    panels = figure.subplots(rows, 2, squeeze=False, **shared).ravel()
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    return figure, list(panels[:count])
+
+
 def save(figure: Figure, stem: Path, *, pdf: bool) -> None:
     """Write SVG and PNG, small, and PDF where asked for; the same figure makes the same bytes."""
     from PIL import Image

@@ -15,7 +15,7 @@ from typing import Any
 from experiments.networks import ALL
 from experiments.real_networks import NETWORKS
 from experiments.rows import read_lines
-from experiments.store import read_rows
+from experiments.store import evaluated_on, read_rows
 from ggdjax import GgdjaxError
 
 FOLDER = Path(__file__).resolve().parents[1] / "results"
@@ -90,11 +90,9 @@ class Results:
     @cached_property
     def stores(self) -> list[Store]:
         """The stores in this folder and in those below it."""
-        found = sorted(
-            {path.parent for pattern in ("", "*/", "*/*/") for path in self.folder.glob(f"{pattern}cells-*")}
-        )
+        found = {path.parent for pattern in ("", "*/", "*/*/") for path in self.folder.glob(f"{pattern}cells-*")}
         stores = []
-        for folder in found:
+        for folder in sorted(found):
             if folder.name != PEERS:
                 at = folder.relative_to(self.folder)
                 rows = [row | {"place": (at / row["place"]).as_posix()} for row in read_rows(folder, places=True)]
@@ -117,11 +115,9 @@ class Results:
         count = row.get("held_out_images")
         if count is None:
             return {"images": None, "image_set": None}
-        said = row.get("images")
-        said = said.get("accuracy", said.get("held_out", {})) if isinstance(said, dict) else {}
         rest = "left by tuning" if "tuning_images" in row else None
         every = int(count) == self._every.get(row.get("network", ""))
-        return {"images": int(count), "image_set": None if every else said.get("hash", rest)}
+        return {"images": int(count), "image_set": None if every else evaluated_on(row) or rest}
 
     def said_of(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the images of a row, and its place."""
@@ -143,13 +139,8 @@ class Results:
             for path in self._peer_files()
             for line, row in enumerate(self._peer_rows(path), 1 + (path.suffix == ".csv"))
         ]
-        whole = (
-            "top1",
-            "top5",
-            "held_out_images",
-            "calibration_over_float_pass_low",
-            "calibration_over_float_pass_high",
-        )
+        ratios = (f"calibration_over_float_pass_{end}" for end in ("low", "high"))
+        whole = ("top1", "top5", "held_out_images", *ratios)
         kept = [{key: value for key, value in row.items() if value not in ("", None)} for row in rows]
         try:
             rows = [row | {key: float(row[key]) for key in whole if key in row} for row in kept]
@@ -200,9 +191,8 @@ class Results:
 def networks_of(rows: Iterable[dict[str, Any]]) -> list[str]:
     """Return the networks of some rows, those of the project first; these where there are no rows."""
     names = dict.fromkeys(row["network"] for row in rows)
-    return [name for name in NETWORKS if name in names] + [name for name in names if name not in NETWORKS] or [
-        *NETWORKS
-    ]
+    own = [name for name in NETWORKS if name in names]
+    return own + [name for name in names if name not in NETWORKS] or [*NETWORKS]
 
 
 def command_of(name: str) -> str:

@@ -16,8 +16,9 @@ from experiments.tables.entries import (
     percentages,
     pivot,
     select,
+    width_heads,
 )
-from experiments.tables.plots import GREEN, GREY, LIGHT, ORANGE, label_ends, new_figure, says_not_run
+from experiments.tables.plots import GREEN, GREY, LIGHT, ORANGE, figure_of_panels, label_ends, says_not_run
 from experiments.tables.results import Results
 from experiments.tables.results import networks_of as networks_in
 from experiments.tables.t2_feature_maps import BITS, NAMED
@@ -117,7 +118,7 @@ def tables(found: Sequence[Entry]) -> list[Table]:
                     title=f"{name}: top-1 / top-5, %{_on(label)}{text}",
                     rows={"scheme": "scheme"},
                     columns="bits",
-                    heads={widths: f"W{widths.replace('/', 'A')}" for widths in WIDTHS},
+                    heads=width_heads(WIDTHS),
                     cell=percentages,
                 )
             )
@@ -128,7 +129,7 @@ def tables(found: Sequence[Entry]) -> list[Table]:
                     title=f"{name}: beside other tools, top-1 / top-5, %{_on(label)}",
                     rows={"tool, a weight step per": "item", "scheme": "scheme"},
                     columns="bits",
-                    heads={widths: f"W{widths.replace('/', 'A')}" for widths in PEER_WIDTHS},
+                    heads=width_heads(PEER_WIDTHS),
                     cell=percentages,
                     best=lambda cell: cell["top1"].value if "top1" in cell else None,
                 )
@@ -143,12 +144,9 @@ def _on(label: str) -> str:
 def draw(found: Sequence[Entry]) -> Figure:
     """Draw top-1 against widths: our schemes as lines, other tools as crosses."""
     names = networks_of(found)
-    figure = new_figure(10, 3.2 * ((len(names) + 1) // 2) + 0.4)
-    panels = figure.subplots((len(names) + 1) // 2, 2, squeeze=False).ravel()
-    for axes, name in zip(panels, names, strict=False):
+    figure, panels = figure_of_panels(len(names), 3.2, 0.4)
+    for axes, name in zip(panels, names, strict=True):
         _panel(axes, select(found, network=name, metric="top1"), name)
-    for axes in panels[len(names) :]:
-        axes.set_visible(False)
     return figure
 
 
@@ -158,7 +156,7 @@ def _panel(axes: Axes, found: Sequence[Entry], name: str) -> None:
     most = max((e.images or 0 for e in found), default=0)
     own = lookup([e for e in found if not e.item and e.images == most], "scheme", "bits")
     axes.set_title(f"{name}: top-1, %")
-    axes.set_xticks(range(len(order)), [f"W{widths.replace('/', 'A')}" for widths in order], fontsize=8)
+    axes.set_xticks(range(len(order)), width_heads(order).values(), fontsize=8)
     axes.set_xlim(-0.3, len(order) - 0.7)
     axes.grid(alpha=0.3)
     if not own:

@@ -19,6 +19,7 @@ from experiments.tables.entries import (
     percentages,
     pivot,
     select,
+    width_heads,
 )
 from experiments.tables.plots import BLUE, GREEN, GREY, LIGHT, ORANGE, new_figure, says_not_run
 from experiments.tables.results import Results
@@ -143,13 +144,13 @@ def tables(found: Sequence[Entry]) -> list[Table]:
     for name in networks_of(found):
         own = select(found, network=name)
         layout = {"rows": {"tuning": "item", "state": "scheme"}, "columns": "bits"}
-        layout["heads"] = {widths: f"W{widths.replace('/', 'A')}" for widths in WIDTHS}
+        layout["heads"] = width_heads(WIDTHS)
         for label, group in by_images(select(own, metric=("top1", "top5", "p_value", "own_untuned"))).items():
             made.append(
                 pivot(
                     measured(group, "bits"),
                     title=f"{name}: top-1 / top-5, %, on {label or 'images'} held out",
-                    cell=_judged,
+                    cell=_accuracy,
                     **layout,
                 )
             )
@@ -160,7 +161,7 @@ def tables(found: Sequence[Entry]) -> list[Table]:
     return made
 
 
-def _judged(cell: Cell) -> str:
+def _accuracy(cell: Cell) -> str:
     entry = cell.get("p_value")
     p = "" if entry is None or entry.value is None else f", p {entry.value:.2g}"
     return percentages(cell) + (" †" if "own_untuned" in cell else "") + p
@@ -203,8 +204,7 @@ def _dumbbells(found: Sequence[Entry]) -> list[tuple[str, list[float], str]]:
     made = []
     value = {(e.item, e.scheme, e.bits): e for e in found if e.value is not None}
     start = {(e.bits, e.images): e.value for e in found if e.item == UNTUNED and e.value is not None}
-    for widths in WIDTHS:
-        label = f"W{widths.replace('/', 'A')}"
+    for widths, label in width_heads(WIDTHS).items():
         for item in dict.fromkeys(e.item for e in found if e.item not in (OTHERS, UNTUNED)):
             stages = [value[k] for s in ("before", *(STAGES | FINISH).values()) if (k := (item, s, widths)) in value]
             points = [e.value for e in stages]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from experiments.real_networks import NETWORKS
 from experiments.tables.content import Content
 from experiments.tables.entries import NOT_RUN, Cell, Entry, lookup, networks_of, number, pivot, select
-from experiments.tables.plots import BLUE, GREY, LIGHT, ORANGE, new_figure, says_not_run
+from experiments.tables.plots import BLUE, GREY, LIGHT, ORANGE, figure_of_panels, says_not_run
 from experiments.tables.results import Results
 from experiments.tables.table import Table
 from ggdjax import schemes
@@ -41,10 +42,7 @@ OPERATIONS = {
     "seconds of `fit` on their histogram": ("fit-against-scipy", "seconds_per_tensor_histogram"),
     "peak memory of calibration with 100 images, MiB": ("calibration-memory", "folder", "100"),
     "the same with 3,000 images": ("calibration-memory", "folder", "3000"),
-    "backward-forward on some layers of ResNet-20: seconds of a naive search": (
-        "search-cost",
-        "naive_seconds",
-    ),
+    "backward-forward on some layers of ResNet-20: seconds of a naive search": ("search-cost", "naive_seconds"),
     "the same by suffixes and screening": ("search-cost", "seconds"),
 }
 RATES = {
@@ -156,48 +154,22 @@ def tables(found: Sequence[Entry]) -> list[Table]:
             rows={"step": "scheme"},
             columns="network",
             cell=_ratio,
-        ),
-        pivot(
-            select(found, metric="first_call_seconds"),
-            title="Choosing every step: seconds of the first call, which compiles",
-            rows={"step": "scheme"},
-            columns="network",
-            cell=lambda cell: number(cell, "first_call_seconds", 1),
-        ),
-        pivot(
-            select(found, metric="images_per_second"),
-            title="Images per second",
-            rows={"what runs": "scheme"},
-            columns="network",
-            cell=lambda cell: number(cell, "images_per_second", 0),
-        ),
-        pivot(
-            select(found, metric="cpu_over_float"),
-            title="CPU time over that of our float network",
-            rows={"what runs": "scheme"},
-            columns="network",
-            cell=lambda cell: number(cell, "cpu_over_float"),
-        ),
-        pivot(
-            select(found, metric="figure"),
-            title="Single operations",
-            rows={"operation": "scheme"},
-            columns="metric",
-            heads={"figure": "figure"},
-            cell=_figure,
-        ),
-    ]
-    beside = select(found, metric=("over_float_pass_low", "over_float_pass_high"))
-    if beside:
-        made.append(
-            pivot(
-                beside,
-                title="Calibration of other tools, over one float pass by ONNX Runtime (from, to)",
-                rows={"tool, a weight step per": "item", "scheme": "scheme"},
-                columns="network",
-                cell=_span,
-            )
         )
+    ]
+    for title, row, metric, digits in (
+        ("Choosing every step: seconds of the first call, which compiles", "step", "first_call_seconds", 1),
+        ("Images per second", "what runs", "images_per_second", 0),
+        ("CPU time over that of our float network", "what runs", "cpu_over_float", 2),
+    ):
+        cell = partial(number, metric=metric, digits=digits)
+        rows = {row: "scheme"}
+        made.append(pivot(select(found, metric=metric), title=title, rows=rows, columns="network", cell=cell))
+    operations, rows = select(found, metric="figure"), {"operation": "scheme"}
+    made.append(pivot(operations, title="Single operations", rows=rows, columns="metric", cell=_figure))
+    if beside := select(found, metric=("over_float_pass_low", "over_float_pass_high")):
+        title = "Calibration of other tools, over one float pass by ONNX Runtime (from, to)"
+        rows = {"tool, a weight step per": "item", "scheme": "scheme"}
+        made.append(pivot(beside, title=title, rows=rows, columns="network", cell=_span))
     return made
 
 
@@ -227,9 +199,8 @@ def draw(found: Sequence[Entry]) -> Figure:
     shown += [f"{TUNE}: gradients, W4A4", f"{TUNE}: backward-forward, W4A4"]
     labels = ["count feature maps", *(f"choose: {step.removeprefix(CHOOSE)}" for step in shown[1:7])]
     labels += ["tune: gradients, W4A4", "tune: search, W4A4"]
-    figure = new_figure(10, 2.5 * ((len(names) + 1) // 2) + 0.4)
-    panels = figure.subplots((len(names) + 1) // 2, 2, sharex=True, sharey=True, squeeze=False).ravel()
-    for axes, name in zip(panels, names, strict=False):
+    figure, panels = figure_of_panels(len(names), 2.5, 0.4, sharex=True, sharey=True)
+    for axes, name in zip(panels, names, strict=True):
         axes.set_title(f"{name}: over one float pass")
         axes.set_xscale("log")
         axes.set_xlim(1e-4, 1e5)
@@ -245,8 +216,6 @@ def draw(found: Sequence[Entry]) -> Figure:
             axes.barh(place, value, color=BLUE if ours else ORANGE if step.startswith(TUNE) else LIGHT)
             axes.text(value, place, f" {value:.2g}" if value < 100 else f" {value:.0f}", va="center", fontsize=8)
         axes.set_yticks(range(len(shown)), labels)
-    for axes in panels[len(names) :]:
-        axes.set_visible(False)
     panels[0].set_ylim(len(shown) - 0.4, -0.6)
     return figure
 

@@ -86,7 +86,7 @@ def tables(found: Sequence[Entry]) -> list[Table]:
                     rows={"architecture": "network"},
                     columns="bits",
                     heads={FLOAT: "float"} | {bits: f"W{bits}A{bits}" for bits in WIDTHS},
-                    cell=_judged,
+                    cell=_accuracy,
                 )
             )
     made.append(
@@ -101,7 +101,7 @@ def tables(found: Sequence[Entry]) -> list[Table]:
     return made
 
 
-def _judged(cell: Cell) -> str:
+def _accuracy(cell: Cell) -> str:
     sqnr = f" ({number(cell, 'mean_sqnr_db', 1)})" if "mean_sqnr_db" in cell else ""
     return percentages(cell) + sqnr
 

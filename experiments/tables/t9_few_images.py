@@ -10,7 +10,7 @@ import numpy as np
 from experiments.configs.few_images import BITS, KINDS, SCHEMES, FewImages
 from experiments.tables.content import Content
 from experiments.tables.entries import Cell, Entry, lookup, measured, networks_of, number, pivot, select
-from experiments.tables.plots import BLUE, GREEN, GREY, LIGHT, ORANGE, new_figure, says_not_run
+from experiments.tables.plots import BLUE, GREEN, GREY, LIGHT, ORANGE, figure_of_panels, says_not_run
 from experiments.tables.results import Results
 from experiments.tables.results import networks_of as networks_in
 from experiments.tables.table import Table
@@ -78,9 +78,8 @@ def _pair(cell: Cell) -> str:
 def draw(found: Sequence[Entry]) -> Figure:
     """Draw SQNR at 8 bits against the number of images, one panel per network."""
     names = networks_of(found)
-    figure = new_figure(10, 2.8 * ((len(names) + 1) // 2) + 0.3)
-    panels = figure.subplots((len(names) + 1) // 2, 2, squeeze=False).ravel()
-    for axes, name in zip(panels, names, strict=False):
+    figure, panels = figure_of_panels(len(names), 2.8, 0.3)
+    for axes, name in zip(panels, names, strict=True):
         bits = next(e.bits for e in select(found, network=name))
         value = lookup(select(found, network=name, bits=bits), "scheme", "metric", "item")
         axes.set_title(f"{name}: mean SQNR at {bits} bits, dB, by images")
@@ -95,8 +94,6 @@ def draw(found: Sequence[Entry]) -> Figure:
                 axes.plot(*zip(*points, strict=True), color=colour, marker=".", label=f"{scheme}, {kind}")
         if scheme_lines := axes.get_lines():
             axes.legend(scheme_lines, [line.get_label() for line in scheme_lines], fontsize=7, frameon=False)
-    for axes in panels[len(names) :]:
-        axes.set_visible(False)
     return figure
 
 

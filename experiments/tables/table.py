@@ -1,4 +1,7 @@
-"""A table of text, as Markdown and LaTeX."""
+"""A table of text, as Markdown and LaTeX.
+
+By hand, because neither pandas nor tabulate writes one table as Markdown with links and as LaTeX without them.
+"""
 
 from __future__ import annotations
 

@@ -61,9 +61,10 @@ class Export:
                 f"{', '.join(program.in_float)} stay in float, but `--to {self.to}` holds integers alone: export "
                 "`--to qdq` or `--to qonnx`, or quantize all layers"
             )
-        if not bundle:
-            write = {"qdq": _onnx("qdq"), "integer-onnx": _onnx("integer"), "qonnx": export.export_qonnx}[self.to]
-            write(program, self.out)
+        if self.to == "qonnx":
+            export.export_qonnx(program, self.out)
+        elif not bundle:
+            export.export_onnx(program, self.out, form=self.to.removesuffix("-onnx"))
         else:
             golden = None
             if self.images:
@@ -73,9 +74,3 @@ class Export:
                 golden = next(images.batches(chosen, len(chosen)))[0]
             export.export_bundle(program, self.out, golden)
         screen.print(f"Written to {self.out}", soft_wrap=True)
-
-
-def _onnx(form: str):
-    from ggdjax import export
-
-    return lambda program, path: export.export_onnx(program, path, form=form)

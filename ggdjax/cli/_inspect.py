@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,9 +55,12 @@ class Inspect:
             GgdjaxError: there is no model or run, or ``--data`` is given for one that is no float network.
         """
         import ggdjax as gd
-        from ggdjax import report
+        from ggdjax import data, report
         from ggdjax.cli._console import console
         from ggdjax.cli._models import load_network
+        from ggdjax.cli._runs import opened
+        from ggdjax.data._preprocessing import in_layout_of
+        from ggdjax.recipe import Recipe
 
         screen = console()
         if self.what is not None and self.what.is_dir():
@@ -77,7 +79,8 @@ class Inspect:
                 raise GgdjaxError(
                     "`--data` is for a float MODEL: `ggdjax evaluate RUN --data` evaluates a run on images"
                 )
-            images = _opened(value, self.data, self.preset, screen)
+            rule = in_layout_of(data.preset(self.preset), value.input_shape)
+            images = opened(self.data, value, Recipe(preprocessing=rule), screen)
         if isinstance(value, gd.quantization.QuantizedNetwork):
             _show_quantized(value, screen)
         elif isinstance(value, gd.Network):
@@ -97,17 +100,6 @@ def _show_float(net: Network, screen: Console) -> None:
     absent = len(net.graph.nodes) - len(folded.graph.nodes)
     if absent:
         screen.print(f"{absent} batch normalizations are folded into the layers before them.")
-
-
-def _opened(net: Network, path: str, name: str, screen: Console) -> ImageSet:
-    from ggdjax import data
-    from ggdjax.cli._runs import opened
-    from ggdjax.recipe import Recipe
-
-    layouts = [dataclasses.replace(data.preset(name), layout=layout) for layout in ("NCHW", "NHWC")]
-    # The layout stands in the network's own input: channels are the axis of 1 or 3.
-    fitting = [p for p in layouts if net.input_shape[1 if p.layout == "NCHW" else -1] == p.channels]
-    return opened(path, net, Recipe(preprocessing=(fitting or layouts)[0]), screen)
 
 
 def _show_readings(net: Network, images: ImageSet, name: str, screen: Console) -> None:

@@ -1,4 +1,8 @@
-"""The protocol that every set of images keeps, and the bounded stream that decodes ahead of its consumer."""
+"""The protocol that every set of images keeps, and the bounded stream that decodes ahead of its consumer.
+
+The stream is by hand, because grain ends at an unreadable image, and tf.data's `ignore_errors` does not say which it
+was.
+"""
 
 from __future__ import annotations
 

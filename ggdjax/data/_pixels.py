@@ -1,4 +1,7 @@
-"""From a file or an array to pixels, and from pixels to the network's numbers: pure functions."""
+"""From a file or an array to pixels, and from pixels to the network's numbers: pure functions.
+
+Pillow decodes and resizes; torchvision's transforms would bring PyTorch along for the few lines of arithmetic.
+"""
 
 from __future__ import annotations
 

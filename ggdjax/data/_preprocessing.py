@@ -142,6 +142,12 @@ class Preprocessing:
         return cls(**values)
 
 
+def in_layout_of(rule: Preprocessing, shape: tuple[int | str | None, ...]) -> Preprocessing:
+    """Return the rule with the layout of a network's input ``shape``, by its channels; its own where both fit."""
+    fitting = [layout for layout, axis in (("NCHW", 1), ("NHWC", -1)) if shape[axis] == rule.channels]
+    return rule if not fitting or rule.layout in fitting else dataclasses.replace(rule, layout=fitting[0])
+
+
 #: ImageNet's channel statistics on [0, 1], as torchvision's networks (and many CIFAR-10 ones) were trained
 #: with.
 _TORCH_MEAN = (0.485, 0.456, 0.406)

@@ -181,7 +181,7 @@ def _checked(path: Path, digest: str) -> bytes:
 
 
 def _replaceable(folder: Path) -> bool:
-    """Return whether a folder is empty, or an bundle."""
+    """Return whether a folder is empty, or a bundle."""
     if not folder.is_dir():
         return False
     if not any(folder.iterdir()):

@@ -58,7 +58,7 @@ def _feature_map(program: Program, writer: Writer, tensor: str) -> View:
     if (low, high) not in ends:
         raise UnsupportedError(
             f"feature map `{tensor}` has the codes {low} to {high}, which are not all of {bits} bits as QONNX has "
-            "them: quantize to an integer number of bits, or export with `export`"
+            "them: quantize to an integer number of bits, or write integers with `export_onnx`"
         )
     signed, narrow = ends[low, high]
     step, zero = np.float32(form.scale[0]), np.float32(form.zero_point)

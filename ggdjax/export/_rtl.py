@@ -15,6 +15,7 @@ from ggdjax._errors import GgdjaxError, expect_path, near_matches
 from ggdjax.datapath._compile import as_program, refuse_float
 from ggdjax.datapath._rounding import Rounding
 from ggdjax.datapath._simulate import simulate
+from ggdjax.export._memories import slug
 from ggdjax.export._testbench import parts, testbench
 
 if TYPE_CHECKING:
@@ -108,8 +109,8 @@ def write_testbenches(
     folder = expect_path("folder", folder, "the name of a folder")
     names = []
     for name, bench in _testbenches(program, images, layers, rounding, lanes):
-        names.append(f"{len(names):03d}_" + "".join(c if c.isalnum() else "_" for c in name))
-        _write(bench, Path(folder) / names[-1])
+        names.append(f"{len(names):03d}_{slug(name)}")
+        _write(bench, folder / names[-1])
     return tuple(names)
 
 

@@ -74,7 +74,7 @@ class Testbench:
 def verilog_parameters(accelerator: Accelerator) -> str:
     """Return the text of `parameters.vh`: the widths and rules of an accelerator as Verilog macros.
 
-    The modules in `ggdjax/datapath/rtl` take their defaults from it.
+    The modules in `ggdjax/export/rtl` take their defaults from it.
     """
     expect("accelerator", accelerator, "Accelerator")
     values = {

@@ -56,6 +56,17 @@ def empirical_distortion(
     return _mean_squared_error(sides, None if isinstance(data, Bins) else on_device(data.count), step, levels)
 
 
+def empirical_sqnr_db(
+    histogram: Histogram, step: ArrayLike, levels_positive: ArrayLike, levels_negative: ArrayLike
+) -> Float[np.ndarray, "..."]:
+    """Return the signal over `empirical_distortion` in dB: infinite where nothing is lost, NaN without a signal."""
+    error = np.asarray(empirical_distortion(histogram, step, levels_positive, levels_negative), np.float64)
+    energy = np.asarray(histogram.power_sum(2), np.float64) / np.maximum(np.asarray(histogram.count, np.float64), 1.0)
+    energy = np.where(energy > 0, energy, np.nan)
+    with np.errstate(divide="ignore"):
+        return 10.0 * np.log10(energy.reshape(energy.shape + (1,) * (error.ndim - energy.ndim)) / error)
+
+
 @jax.jit
 def _mean_squared_error(sides: list[Bins], count: Array | None, step: Array, levels: list[Array]) -> Array:
     step = jnp.asarray(step).astype(sides[0].weight.dtype)

@@ -11,6 +11,9 @@ Stacy and Mihram (Technometrics 7, 1965) leave one equation in p; its logarithm 
 for the profile log-likelihood ``ℓ(p) = log p − E[log x] + ½ log(k/2π) − δ(k) − k s`` (δ: Stirling's remainder).
 E[·] is any weighted mean over samples or bins. Everything is relative to the mean logarithm, so that float32
 keeps its digits at the log-normal boundary (p → 0, k → ∞).
+
+Newton's steps are written out, in a fixed number, which compiles to one short loop for all tensors; a solver of
+optimistix would run until the last of them has converged.
 """
 
 from __future__ import annotations

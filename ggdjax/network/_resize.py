@@ -1,4 +1,7 @@
-"""Resizing by nearest neighbour, linear or cubic interpolation, one axis at a time, as ONNX Resize."""
+"""Resizing by nearest neighbour, linear or cubic interpolation, one axis at a time, as ONNX Resize.
+
+By hand, because `jax.image.resize` has one of ONNX's rules for coordinates alone.
+"""
 
 from __future__ import annotations
 

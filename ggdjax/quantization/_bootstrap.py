@@ -1,4 +1,7 @@
-"""Intervals and paired comparisons of scores by resampling images."""
+"""Intervals and paired comparisons of scores by resampling images.
+
+By hand, because `scipy.stats.bootstrap` has no expanded percentiles.
+"""
 
 from __future__ import annotations
 

@@ -358,7 +358,7 @@ def _observe_own(
     own = jax.tree.map(lambda leaf: leaf[0], counters)
     numerics = Observe(own, ranges, read=(read, reads[0]), per_channel=per_channel, share=share)
     outputs = run(graph, params, x.astype(jnp.float32), numerics)
-    for name, y in zip(graph.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True):
+    for name, y in zip(graph.outputs, jax.tree.leaves(outputs), strict=True):
         if name in ranges:
             numerics.widen(name, y)
     names = [feature_map.tensor for feature_map in graph.feature_maps()]

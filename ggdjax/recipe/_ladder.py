@@ -163,7 +163,7 @@ def ladder(
         climbed: list[Rung] = []
         for name, own in recipes.items():
             began = time.perf_counter()
-            told = None if progress is None else _named(progress, name)
+            told = prefixed(progress, name)
             bare = replace(own, sensitivity_images=0)
             outcome = _Run(network, images, bare, _of(own, parts, choosing), None, kept, told).outcome()
             climbed.append(_rung(name, own, outcome, time.perf_counter() - began))
@@ -282,5 +282,8 @@ def _able(recipe: Recipe) -> Iterator[str]:
         yield name
 
 
-def _named(progress: Callable[[str, int, int, str], None], rung: str) -> Callable[[str, int, int, str], None]:
-    return lambda stage, done, total, note: progress(f"{rung}: {stage}", done, total, note)
+def prefixed(progress: Callable[[str, int, int, str], None] | None, name: str) -> Callable[..., None] | None:
+    """Return ``progress`` for one run of several: its stages come behind the run's name."""
+    if progress is None:
+        return None
+    return lambda stage, done, total, note: progress(f"{name}: {stage}", done, total, note)

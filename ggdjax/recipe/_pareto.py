@@ -14,7 +14,7 @@ import numpy as np
 from ggdjax import cost
 from ggdjax._errors import GgdjaxError, expect, near_matches
 from ggdjax.quantization import Metric, metric
-from ggdjax.recipe._ladder import parts_to_choose
+from ggdjax.recipe._ladder import parts_to_choose, prefixed
 from ggdjax.recipe._parts import check_images, some
 from ggdjax.recipe._recipe import Recipe
 from ggdjax.recipe._run import _Run
@@ -88,12 +88,7 @@ class Pareto:
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, for JSON."""
         points = [dataclasses.asdict(point) | {"recipe": point.recipe.to_dict()} for point in self.points]
-        return {
-            "images": self.images,
-            "metric": self.metric.name,
-            "float_value": self.float_value,
-            "points": points,
-        }
+        return {"images": self.images, "metric": self.metric.name, "float_value": self.float_value, "points": points}
 
     def __str__(self) -> str:
         fronts = {name: self.front(name) for name in COSTS}
@@ -169,15 +164,15 @@ def pareto(
         x = np.concatenate([x for x, _ in images.batches(few, recipe.batch_size)])
         for own in recipes:
             began = time.perf_counter()
-            told = None if progress is None else _named(progress, own)
+            bits, uniform = own.quantization.weight_bits, own.mean_bits is None
+            told = prefixed(progress, f"{bits} bits" if uniform else f"{own.mean_bits:g} bits per layer")
             outcome = _Run(network, images, own, parts, None, kept, told).outcome()
             score = outcome.evaluation.quantized_score
             totals = cost.estimate(outcome.network, hardware).totals()
-            config = own.quantization
             points.append(
                 ParetoPoint(
-                    mean_bits=float(config.weight_bits if own.mean_bits is None else own.mean_bits),
-                    uniform=own.mean_bits is None,
+                    mean_bits=float(bits if uniform else own.mean_bits),
+                    uniform=uniform,
                     value=score.value,
                     interval=score.interval(),
                     output_sqnr_db=output_change(outcome.network, x, batch_size=recipe.batch_size).sqnr_db,
@@ -209,8 +204,3 @@ def recipes_of(recipe: Recipe, budgets: Sequence[float]) -> list[Recipe]:
         if b.is_integer()
     ]
     return per_layer + uniform
-
-
-def _named(progress: Callable[[str, int, int, str], None], own: Recipe) -> Callable[[str, int, int, str], None]:
-    bits = f"{own.quantization.weight_bits} bits" if own.mean_bits is None else f"{own.mean_bits:g} bits per layer"
-    return lambda stage, done, total, note: progress(f"{bits}: {stage}", done, total, note)

@@ -1,4 +1,7 @@
-"""What is done to a network, from images to the evaluation, as one value that files can hold."""
+"""What is done to a network, from images to the evaluation, as one value that files can hold.
+
+TOML is written by hand: `tomllib` only reads it, and what is written are flat tables.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import math
 import tomllib
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -198,7 +202,7 @@ class Recipe:
         path = expect_path("path", path)
         _check_suffix(path)
         fields = self.to_dict()
-        text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n" if path.suffix == ".json" else _toml(fields)
+        text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n" if path.suffix == ".json" else to_toml(fields)
         with atomic_write(path, "path") as part:
             part.write_text(text, encoding="utf-8")
 
@@ -209,18 +213,25 @@ class Recipe:
     @classmethod
     def _from_dict(cls, fields: dict[str, Any], source: str) -> Recipe:
         """Undo `to_dict`; messages begin with ``source``."""
-        values = _real(dict(fields))
+        # JSON cannot hold an infinite budget.
+        values = fields | ({"tune_seconds": math.inf} if fields.get("tune_seconds") == "inf" else {})
         for name, table in _TABLES.items():
             if name in values:
                 if not isinstance(values[name], dict):
                     raise GgdjaxError(f"{source}: `{name}` must be a table of fields, got {values[name]!r}")
-                values[name] = _table(table, dict(values[name]), f"{source}, [{name}]")
+                read = preprocessing_of if table is Preprocessing else partial(from_fields, table, typed=True)
+                values[name] = read(dict(values[name]), f"{source}, [{name}]")
         return from_fields(cls, values, source, typed=True)
 
 
-def _table(cls: type, fields: dict[str, Any], source: str) -> Any:
-    name = fields.pop("preset", None) if cls is Preprocessing else None
-    value = from_fields(cls, fields, source, typed=True)
+def preprocessing_of(fields: dict[str, Any], source: str) -> Preprocessing:
+    """Return what a table of fields says, on top of those of its ``preset`` if it names one.
+
+    Raises:
+        GgdjaxError: a field or preset is unknown, or a value of another type or out of range; begins with ``source``.
+    """
+    name = fields.pop("preset", None)
+    value = from_fields(Preprocessing, fields, source, typed=True)
     if name is None:
         return value
     try:
@@ -237,19 +248,14 @@ def _plain(value: Any) -> Any:
     return "inf" if value == math.inf else value
 
 
-def _real(fields: dict[str, Any]) -> dict[str, Any]:
-    """Undo what JSON cannot hold: an infinite budget."""
-    return {key: math.inf if key == "tune_seconds" and value == "inf" else value for key, value in fields.items()}
-
-
-def _toml(fields: dict[str, Any], table: str = "") -> str:
+def to_toml(fields: dict[str, Any], table: str = "") -> str:
     """Return a table and the tables below it; TOML's texts and numbers are those of JSON."""
     lines = [f"{_key(name)} = {_value(value)}\n" for name, value in fields.items() if not isinstance(value, dict)]
     if table and lines:
         lines.insert(0, f"\n[{table}]\n")
     below = {name: value for name, value in fields.items() if isinstance(value, dict) and value}
     return "".join(lines) + "".join(
-        _toml(value, f"{table}.{_key(name)}" if table else name) for name, value in below.items()
+        to_toml(value, f"{table}.{_key(name)}" if table else name) for name, value in below.items()
     )
 
 

@@ -32,6 +32,7 @@ from ggdjax.quantization import (
 )
 from ggdjax.quantization._config import check_names
 from ggdjax.quantization._record import image_hash
+from ggdjax.quantization._serialize import quantizers_record
 from ggdjax.recipe._outcome import Outcome, load_evaluation, save_evaluation
 from ggdjax.recipe._parts import check_images, choose_parts, some
 from ggdjax.recipe._recipe import Recipe
@@ -40,7 +41,7 @@ from ggdjax.tune._backward_forward import search_passes
 from ggdjax.tune._gradient import gradient_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from ggdjax.data import ImageSet
     from ggdjax.network import Network
@@ -113,8 +114,9 @@ class _Run:
 
     def outcome(self) -> Outcome:
         q = self.network if isinstance(self.network, QuantizedNetwork) else self._quantized(self.network)
-        if self.recipe.bias_correction and not _has(q, "bias_correction"):
-            q = self._stage("bias_correction", self._few_ids(), lambda: self._corrected(q))
+        done = () if q.record is None else [stage.name for stage in q.record.stages]
+        if self.recipe.bias_correction and "bias_correction" not in done:
+            q = self._stage("bias_correction", self._ids(self._some(_FEW_HUNDRED)), lambda: self._corrected(q))
         of_target = (lambda q: q) if self.recipe.target is None else target(self.recipe.target).fitted
         q, untuned, before = of_target(q), None, None
         if self.recipe.tunes:
@@ -154,7 +156,9 @@ class _Run:
 
         def choose() -> QuantizedNetwork:
             q = quantize(net, calibration, config)
-            return _with_stage_before(q, Stage(name="equalize")) if recipe.equalize else q
+            if recipe.equalize:
+                q = replace(q, record=replace(q.record, stages=(Stage(name="equalize"), *q.record.stages)))
+            return q
 
         def all_channels(q: QuantizedNetwork) -> QuantizedNetwork:
             # Files of networks leave the histograms of single channels out.
@@ -162,10 +166,10 @@ class _Run:
 
         q = all_channels(self._stage("quantize", dataclasses.asdict(config), choose))
         if recipe.mean_bits is not None:
-            settings = [recipe.mean_bits, recipe.seed, self._few_ids()]
+            settings = [recipe.mean_bits, recipe.seed, self._ids(self._some(_FEW_HUNDRED))]
             q = all_channels(self._stage("widths", settings, lambda: self._with_widths(q)))
         if recipe.rounding == "output":
-            settings = [self._ids(self._rounding_part()), dataclasses.asdict(recipe.output_rounding)]
+            settings = [self._ids(self._some(_MOST_ROUNDING)), dataclasses.asdict(recipe.output_rounding)]
             q = all_channels(self._stage("round_weights", settings, lambda: self._rounded(q)))
             if (path := self._checkpoint("round_weights")) is not None:
                 path.unlink(missing_ok=True)  # the stage is kept
@@ -184,7 +188,7 @@ class _Run:
         return (x for x, _ in self._counted(stage, self.parts.calibration, self.recipe.batch_size))
 
     def _with_widths(self, q: QuantizedNetwork) -> QuantizedNetwork:
-        x, budget = self._few(), self.recipe.mean_bits
+        x, budget = self._load(self._some(_FEW_HUNDRED))[0], self.recipe.mean_bits
         chosen = tune.allocate_bits(
             q,
             x,
@@ -208,7 +212,7 @@ class _Run:
         return replace(again, record=replace(again.record, stages=stages))
 
     def _rounded(self, q: QuantizedNetwork) -> QuantizedNetwork:
-        x, config = self._load(self._rounding_part())[0], self.recipe.output_rounding
+        x, config = self._load(self._some(_MOST_ROUNDING))[0], self.recipe.output_rounding
         config = replace(config, batch_size=min(config.batch_size, self.recipe.batch_size))
         return tune.round_weights(
             q,
@@ -221,7 +225,7 @@ class _Run:
     def _corrected(self, q: QuantizedNetwork) -> QuantizedNetwork:
         return tune.correct_biases(
             q,
-            self._few(),
+            self._load(self._some(_FEW_HUNDRED))[0],
             batch_size=self.recipe.batch_size,
             progress=lambda done, total: self.progress("bias_correction", done, total, ""),
         )
@@ -296,11 +300,10 @@ class _Run:
         )
 
     def _sensitivity(self, q: QuantizedNetwork) -> tune.Sensitivity:
-        part = some(self.images, self.parts.calibration, self.recipe.sensitivity_images, self.recipe.seed)
         with self._clock("sensitivity"):
             return tune.sensitivity(
                 q,
-                self._load(part)[0],
+                self._load(self._some(self.recipe.sensitivity_images))[0],
                 batch_size=self.recipe.batch_size,
                 progress=lambda done, total: self.progress("sensitivity", done, total, ""),
             )
@@ -311,15 +314,9 @@ class _Run:
         mark = getattr(self.images, "target_mark", lambda i: int(self.images.labels[i]))
         return [[self.images.ids[i], mark(int(i))] for i in part]
 
-    def _rounding_part(self) -> np.ndarray:
-        return some(self.images, self.parts.calibration, _MOST_ROUNDING, self.recipe.seed)
-
-    def _few_ids(self) -> list[Any]:
-        return self._ids(some(self.images, self.parts.calibration, _FEW_HUNDRED, self.recipe.seed))
-
-    def _few(self) -> np.ndarray:
-        chosen = some(self.images, self.parts.calibration, _FEW_HUNDRED, self.recipe.seed)
-        return self._load(chosen)[0]
+    def _some(self, count: int) -> np.ndarray:
+        """Return up to this many calibration images."""
+        return some(self.images, self.parts.calibration, count, self.recipe.seed)
 
     def _load(self, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return images and labels as arrays."""
@@ -380,7 +377,9 @@ class _Run:
 def network_mark(network: Network | QuantizedNetwork) -> str:
     """Return what tells one network from another: its graph and every number."""
     if isinstance(network, QuantizedNetwork):
-        return _digest(network_mark(network.network), *_quantizer_parts(network))
+        record, arrays = quantizers_record(network.quantizers)
+        steps = {name: array.tolist() for name, array in arrays.items()}
+        return _digest(network_mark(network.network), record, steps)
     net = fold_batch_norm(network)
     digest = hashlib.sha256(_files.dumps(graph_record(net.graph)).encode())
     for key in sorted(net.params):
@@ -399,20 +398,5 @@ def _array_mark(value: Any) -> str:
     return hashlib.sha256(f"{value.dtype} {value.shape}".encode() + value.tobytes()).hexdigest()
 
 
-def _quantizer_parts(q: QuantizedNetwork) -> Iterable[Any]:
-    from ggdjax.quantization._serialize import quantizers_record
-
-    record, arrays = quantizers_record(q.quantizers)
-    return record, {name: array.tolist() for name, array in arrays.items()}
-
-
 def _digest(*parts: Any) -> str:
     return hashlib.sha256(_files.dumps(list(parts)).encode()).hexdigest()
-
-
-def _has(q: QuantizedNetwork, stage: str) -> bool:
-    return q.record is not None and any(s.name == stage for s in q.record.stages)
-
-
-def _with_stage_before(q: QuantizedNetwork, stage: Stage) -> QuantizedNetwork:
-    return replace(q, record=replace(q.record, stages=(stage, *q.record.stages)))

@@ -16,8 +16,8 @@ import numpy as np
 
 from ggdjax import schemes
 from ggdjax._errors import GgdjaxError, expect, expect_path
-from ggdjax.ggd import Histogram, empirical_distortion
-from ggdjax.quantization import sqnr_db
+from ggdjax.ggd import Histogram
+from ggdjax.ggd._empirical import empirical_sqnr_db
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,7 +64,6 @@ def compare_schemes(
     low, high = (np.asarray([row[key] - row["zero_point"] for row in rows]) for key in ("qmin", "qmax"))
     own_bits = np.asarray([(row["qmax"] - row["qmin"]).bit_length() for row in rows])
     bits = np.stack([own_bits, *(np.full_like(own_bits, width) for width in WIDTHS)])
-    sqnr_of = _Sqnr(histograms)
     names = schemes.names()
     steps, sqnr = {}, {}
 
@@ -78,13 +77,13 @@ def compare_schemes(
             progress(f"Comparing schemes: {number} of {len(names)}, {name}")
             step, *codes = jax.device_get(chosen)
             steps[name] = step[0]
-            sqnr[name] = sqnr_of(*(value.T for value in (step, *codes)))
+            sqnr[name] = _sqnr_db(histograms, *(value.T for value in (step, *codes)))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     own = np.asarray([row["step"] for row in rows], np.float32)
     outermost = np.stack([own, *steps.values()])
     grid = np.geomspace(outermost.min(0) / _BEYOND, outermost.max(0) * _BEYOND, _POINTS, axis=1).astype(np.float32)
-    curve = sqnr_of(np.concatenate([own[:, None], grid], axis=1), high[:, None], -low[:, None])
+    curve = _sqnr_db(histograms, np.concatenate([own[:, None], grid], axis=1), high[:, None], -low[:, None])
     return {
         "feature_maps": [
             {
@@ -134,19 +133,10 @@ def _step_and_codes(chosen: Choice) -> tuple[Array, Array, Array]:
     return chosen.step, chosen.qmax.astype(jnp.float32) - zero, zero - chosen.qmin.astype(jnp.float32)
 
 
-class _Sqnr:
-    """SQNR in dB of steps and largest codes, ``[tensor, candidate]``, on the histograms."""
-
-    def __init__(self, histograms: Histogram) -> None:
-        self.histograms = histograms
-        count = np.asarray(histograms.count, np.float64)
-        self.energy = np.asarray(histograms.power_sum(2), np.float64) / np.maximum(count, 1.0)
-
-    def __call__(self, step: np.ndarray, above: np.ndarray, below: np.ndarray) -> np.ndarray:
-        levels = (np.broadcast_to(side, step.shape).astype(np.float32) for side in (above, below))
-        error = np.asarray(empirical_distortion(self.histograms, step, *levels), np.float64)
-        pairs = zip(np.repeat(self.energy, step.shape[1]), error.ravel(), strict=True)
-        return np.asarray([sqnr_db(float(e), float(d)) for e, d in pairs]).reshape(step.shape)
+def _sqnr_db(histograms: Histogram, step: np.ndarray, above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Return the SQNR in dB of steps and largest codes, ``[tensor, candidate]``, on the histograms."""
+    levels = (np.broadcast_to(side, step.shape).astype(np.float32) for side in (above, below))
+    return empirical_sqnr_db(histograms, step, *levels)
 
 
 def class_of(scheme: str) -> str:

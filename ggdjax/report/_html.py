@@ -1,4 +1,7 @@
-"""Pieces of the page: sections, tables that sort and filter, plots that lie in the page itself."""
+"""Pieces of the page: sections, tables that sort and filter, plots that lie in the page itself.
+
+Functions and `string.Template`, no jinja2: tables are made row by row, and few names are left to fill in.
+"""
 
 from __future__ import annotations
 

@@ -90,25 +90,36 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
         _sweep(folder),
         cost_section(result, compared),
     ]
-    provenance = {key: result[key] for key in _PROVENANCE}
-    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=html.escape(f"{Path(str(result['model'])).name}, {widths}"),
-        subtitle=html.escape(
-            f"scheme {options['scheme']}; {result['calibration_images']} calibration images, "
-            f"{result['held_out_images']} held out"
-        ),
-        shades=shade_rules(),
+    subtitle = (
+        f"scheme {options['scheme']}; {result['calibration_images']} calibration images, "
+        f"{result['held_out_images']} held out"
+    )
+    return filled(
+        f"{Path(str(result['model'])).name}, {widths}",
+        subtitle,
+        sections,
+        [folder],
+        {key: result[key] for key in _PROVENANCE},
         cards="".join(_cards(result)),
         quantized=quantized_line(result),
-        sections="\n".join(sections),
-        citation=html.escape(cited([folder])),
-        provenance=html.escape(json.dumps(provenance, indent=1, ensure_ascii=False)),
     )
 
 
-def cited(folders: Iterable[Path]) -> str:
-    """Return the BibTeX of what runs used; those of older versions hold no recipe and count as the method alone."""
-    return citation(*(load_run(folder).recipe for folder in folders if (folder / RECIPE_FILE).is_file()))
+def filled(
+    title: str, subtitle: str, sections: Iterable[str], folders: Iterable[Path], provenance: Any, **parts: str
+) -> str:
+    """Return the page of some runs; ``parts`` are HTML, ``cards`` and ``quantized``."""
+    # Those of older versions hold no recipe and count as the method alone.
+    cited = citation(*(load_run(folder).recipe for folder in folders if (folder / RECIPE_FILE).is_file()))
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        {"cards": "", "quantized": "", **parts},
+        title=html.escape(title),
+        subtitle=html.escape(subtitle),
+        shades=shade_rules(),
+        sections="\n".join(sections),
+        citation=html.escape(cited),
+        provenance=html.escape(json.dumps(provenance, indent=1, ensure_ascii=False)),
+    )
 
 
 def _cards(result: dict[str, Any]) -> Iterable[str]:

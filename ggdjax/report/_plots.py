@@ -67,8 +67,9 @@ def plot_feature_map(
         raise GgdjaxError(
             f"`histogram` has batch shape {np.shape(histogram.zeros)}; draw one tensor at a time (index it first)"
         )
-    bars = _bars(histogram)
-    curve = None if density is None or not bars.nonzero else _log_density(density, bars.points)
+    bars, curve = _bars(histogram), None
+    if density is not None and bars.nonzero:
+        curve = np.asarray(_log_density(density, np.abs(bars.points)), np.float64)
     return _draw(histogram, bars, curve, step, qmin, qmax, title)
 
 
@@ -138,25 +139,15 @@ def _log_densities(rows: Sequence[Mapping[str, Any]], bars: Sequence[_Bars]) -> 
     if not which:
         return {}
     tails = np.asarray([(*rows[i]["tail"], rows[i]["order"]) for i in which], np.float32)
-    curves = _tail_densities(tails, np.abs(np.stack([bars[i].points for i in which])))
+    loc, d, p, log_moment, order = tails.T[:, :, None]
+    density = TailWeighted(distribution=GeneralizedGamma.from_loc(loc, d, p), order=order, log_moment=log_moment)
+    curves = _log_density(density, np.abs(np.stack([bars[i].points for i in which])))
     return dict(zip(which, np.asarray(curves, np.float64), strict=True))
 
 
 @jax.jit
-def _tail_densities(tails: Array, x: Array) -> Array:
-    loc, d, p, log_moment, order = tails.T[:, :, None]
-    return TailWeighted(
-        distribution=GeneralizedGamma.from_loc(loc, d, p), order=order, log_moment=log_moment
-    ).log_density(x)
-
-
-def _log_density(density: GeneralizedGamma | TailWeighted, x: np.ndarray) -> np.ndarray:
-    return np.asarray(_evaluate(density, np.abs(x)), np.float64)
-
-
-@jax.jit
-def _evaluate(density: GeneralizedGamma | TailWeighted, x: Array) -> Array:
-    return density.log_density(x) if isinstance(density, TailWeighted) else density.log_prob(x)
+def _log_density(density: TailWeighted, x: Array) -> Array:
+    return density.log_density(x)
 
 
 def _draw_density(axes, x: np.ndarray, log_density: np.ndarray, share_negative: float) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ggdjax._errors import GgdjaxError, expect, refusal
 from ggdjax.report._colours import CYCLE
+from ggdjax.report._tables import shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,13 +52,9 @@ def draw_sensitivity(lines: Mapping[str, tuple[Mapping[str, float | None], Mappi
         alone, accumulated = (np.asarray([sqnr[name] for name in names], np.float64) for sqnr in pair)
         axes.plot(position, alone, "o-", color=colour, markersize=3, linewidth=1.4, label=f"{label}, alone")
         axes.plot(position, accumulated, "--", color=colour, linewidth=1.2, label=f"{label}, accumulated")
-    axes.set_xticks(position, [_shortened(name) for name in names], rotation=60, ha="right", fontsize=7)
+    axes.set_xticks(position, [shortened(name, 22) for name in names], rotation=60, ha="right", fontsize=7)
     axes.set_ylabel("SQNR, dB")
     axes.set_xlabel("feature map, in the order of the data")
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize=8, frameon=False, ncols=2)
     return figure
-
-
-def _shortened(name: str, length: int = 22) -> str:
-    return name if len(name) <= length else "…" + name[1 - length :]

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import html
-import json
 from collections.abc import Sequence
 from itertools import combinations
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ggdjax._errors import GgdjaxError, expect_path, refusal
 from ggdjax.quantization._bootstrap import paired_bootstrap
-from ggdjax.report._html import search_field, section, shade_rules, table
-from ggdjax.report._page import TEMPLATE, cited
+from ggdjax.report._html import search_field, section, table
+from ggdjax.report._page import filled
 from ggdjax.report._record import in_unit, measured
 from ggdjax.report._run_folder import load_run
 from ggdjax.tune import mcnemar
@@ -87,16 +84,7 @@ def comparison_page(folders: Sequence[Path]) -> str:
     provenance = {
         name: {key: result[key] for key in ("options", "versions", "device")} for name, result in runs.items()
     }
-    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=html.escape(f"{len(runs)} runs"),
-        subtitle=html.escape(", ".join(runs)),
-        shades=shade_rules(),
-        cards="",
-        quantized="",
-        sections="\n".join(sections),
-        citation=html.escape(cited(folders)),
-        provenance=html.escape(json.dumps(provenance, indent=1, ensure_ascii=False)),
-    )
+    return filled(f"{len(runs)} runs", ", ".join(runs), sections, folders, provenance)
 
 
 def paired_tests(runs: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

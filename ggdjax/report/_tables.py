@@ -90,7 +90,7 @@ def sensitivity_table(sensitivity: Sensitivity, *, width: int = 80) -> Table:
     table = _table("What each rounding alone does to the output", ("rounded", "of"), ("SQNR dB", "1 - cosine", "KL"))
     for row in sensitivity.rows():
         table.add_row(
-            _tail(row["name"], max(width - 54, 12)),
+            shortened(row["name"], max(width - 54, 12)),
             row["rounded"],
             _decibel(row["sqnr_db"]),
             f"{1 - row['cosine']:.2e}",
@@ -129,7 +129,7 @@ def layer_table(quantized: QuantizedNetwork, evaluation: Evaluation | None = Non
             _decibel(kernel["sqnr_db"], 1),
             _lengths(kernel["bias_frac_bits"]),
         ]  # fmt: skip
-        table.add_row(_tail(node.name, max(width - 54, 12)), *before, *after)
+        table.add_row(shortened(node.name, max(width - 54, 12)), *before, *after)
     table.caption = "\n".join(_about_layers(quantized, maps, evaluated=evaluation is not None))
     return table
 
@@ -141,7 +141,7 @@ def network_table(net: Network, *, width: int = 80) -> Table:
     for node in net.graph.nodes:
         sizes = [net.params[key].size for _, key in node.params]
         table.add_row(
-            _tail(node.name, max(width - 60, 12)),
+            shortened(node.name, max(width - 60, 12)),
             node.op,
             _shape(net.graph.shape(node.inputs[0])[1:]) if node.inputs else "–",
             _shape(net.graph.shape(node.output)[1:]),
@@ -216,7 +216,7 @@ def _about_layers(quantized: QuantizedNetwork, maps: dict[str, dict[str, Any]], 
     return lines
 
 
-def _tail(name: str, length: int) -> str:
+def shortened(name: str, length: int) -> str:
     """Return a name, or its end: names of layers differ there."""
     return name if len(name) <= length else "…" + name[1 - length :]
 

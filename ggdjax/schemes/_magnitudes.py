@@ -3,6 +3,8 @@
 In units of the peak nothing over- or underflows in float32, and every tensor has the same bins: the 2048
 logarithmic bins (sixteen octaves) below the peak. What is smaller still lies in the first bin, which starts at
 zero. Within a bin the density is taken as uniform.
+
+Quantiles are computed here, because NumPy's and JAX's want the values, of which there are only counts.
 """
 
 from __future__ import annotations

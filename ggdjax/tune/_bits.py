@@ -119,7 +119,7 @@ def _accounts(net: Network, unit: str) -> tuple[list[str], list[str], Costs]:
     graph = net.graph
     kernels = [node.name for node in graph.quantizable]
     maps = [fm.tensor for fm in graph.feature_maps()]
-    weights = np.asarray([net.params[dict(node.params)["kernel"]].size for node in graph.quantizable], np.float64)
+    weights = np.asarray([net.params[node.param("kernel")].size for node in graph.quantizable], np.float64)
     values = np.asarray([prod(size or 1 for size in graph.shape(name)[1:]) for name in maps], np.float64)
     if unit == "weight_bytes":
         return kernels, [], lambda bits: (weights @ bits / 8)[None]

@@ -266,14 +266,7 @@ def _tune_jointly(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _joint_step(
-    graph: Graph,
-    objective: str,
-    start: Start,
-    pace: Pace,
-    trainable: Trainable,
-    state: Any,
-    x: Array,
-    target: Array,
+    graph: Graph, objective: str, start: Start, pace: Pace, trainable: Trainable, state: Any, x: Array, target: Array
 ) -> tuple[Trainable, Any, Array]:
     def loss_of(trainable: Trainable) -> Array:
         quantizers, params = start.moved(graph, trainable)

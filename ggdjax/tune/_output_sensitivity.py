@@ -129,11 +129,7 @@ def _rounded_parts(q: QuantizedNetwork) -> tuple[tuple[str, ...], tuple[str, ...
 
 
 def _measured(
-    q: QuantizedNetwork,
-    images: Any,
-    switches: np.ndarray,
-    batch_size: int,
-    progress: Callable[[int, int], None] | None,
+    q: QuantizedNetwork, images: Any, switches: np.ndarray, batch_size: int, progress: Callable[[int, int], None] | None
 ) -> list[OutputChange]:
     """Return what the roundings of each row of ``switches`` (feature maps first) do to the output."""
     images = np.asarray(expect_array("images", images, "an array of images", least_rank=1, error=DataError), np.float32)

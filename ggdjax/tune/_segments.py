@@ -213,8 +213,7 @@ class Segments:
 
 
 def _run_segment(graph: Graph, own: dict[str, Array], quantizers: Quantizers, values: State) -> tuple[Array, ...]:
-    outputs = run(graph, own, values, FakeQuant(quantizers))
-    return outputs if isinstance(outputs, tuple) else (outputs,)
+    return tuple(jax.tree.leaves(run(graph, own, values, FakeQuant(quantizers))))
 
 
 def _take(state: State, index: Array) -> State:

@@ -33,11 +33,7 @@ def selected(
         owner.setdefault(node.inputs[0], node.name)
     for node in reversed(graph.quantizable):
         name, source = node.name, node.inputs[0]
-        own = {
-            "activations": source if owner[source] == name else None,
-            "weights": name,
-            "biases": name,
-        }
+        own = {"activations": source if owner[source] == name else None, "weights": name, "biases": name}
         quantizers = {}
         for kind, key in own.items():
             old, new = getattr(q.quantizers, kind), getattr(tuned.quantizers, kind)

@@ -71,7 +71,7 @@ def predict_losses(
     weights: dict[str, list[float]] = {name: [] for name in kernels}
     for bits in widths:
         for node in q.graph.quantizable:
-            kernel = np.asarray(q.params[dict(node.params)["kernel"]], np.float32)
+            kernel = np.asarray(q.params[node.param("kernel")], np.float32)
             quantizer = choose_weights(kernel, bits, config)
             error = kernel - quantizer.decode(quantizer.encode(kernel))
             weights[node.name].append(float(np.sum(kernels[node.name] * np.square(error))))
@@ -143,7 +143,7 @@ def _squared_gradients(
         fm.tensor: jnp.zeros((len(x), *(size or 1 for size in graph.shape(fm.tensor)[1:])))
         for fm in graph.feature_maps()
     }
-    keys = {node.name: dict(node.params)["kernel"] for node in graph.quantizable}
+    keys = {node.name: node.param("kernel") for node in graph.quantizable}
     slopes, kernel_slopes = jax.grad(projected, argnums=(0, 1))(added, {key: params[key] for key in keys.values()})
     return (
         {name: jnp.sum(jnp.square(slope)) for name, slope in slopes.items()},

@@ -60,7 +60,7 @@ class Start:
         groups = {"offsets": ("kernel", quantizers.weights), "biases": ("bias", quantizers.biases)}
         return {"steps": steps | free} | {
             group: {
-                node.name: np.zeros_like(self.q.params[dict(node.params)[role]])
+                node.name: np.zeros_like(self.q.params[node.param(role)])
                 for node in graph.quantizable
                 if node.name in known
             }
@@ -95,7 +95,7 @@ class Start:
             name: dataclasses.replace(x, step=short_step(x.step)) for name, x in quantizers.activations.items()
         }
         biases = {
-            node.name: changed_bias(node, params[dict(node.params)["bias"]], self.q.quantizers)
+            node.name: changed_bias(node, params[node.param("bias")], self.q.quantizers)
             for node in graph.quantizable
             if node.name in self.q.quantizers.biases
         }
@@ -108,7 +108,7 @@ def _rounded(graph: Graph, start: Start, trainable: Trainable) -> tuple[Quantize
     quantizers, params = start.moved(graph, trainable)
     for node in graph.quantizable:
         if (w := quantizers.weights.get(node.name)) is not None:
-            key = dict(node.params)["kernel"]
+            key = node.param("kernel")
             params[key] = w(params[key])
     return quantizers, params
 

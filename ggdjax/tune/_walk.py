@@ -129,5 +129,4 @@ def _run_both(
 ) -> list[tuple[Array, ...]]:
     """Run a stretch of the graph in float and quantized."""
     walks = ((real, real_values, FloatNumerics()), (rounded, values, FakeQuant(quantizers)))
-    outputs = [run(graph, *walk) for walk in walks]
-    return [one if isinstance(one, tuple) else (one,) for one in outputs]
+    return [tuple(jax.tree.leaves(run(graph, *walk))) for walk in walks]

@@ -52,11 +52,11 @@ def test_onnx_runtime_is_measured_on_the_same_images(results, arrays):
 
 
 def test_the_float_file_computes_what_the_network_computes(results, arrays):
-    from experiments.peers.work import onnx_predictor
+    from experiments.onnx_runtime import predictor
 
     work = open_work("digits", 100, arrays)
     ours = np.asarray(zoo.digits_net()(work.held_out[:7]))
-    np.testing.assert_allclose(onnx_predictor(work.model)(np.asarray(work.held_out[:7])), ours, atol=1e-4)
+    np.testing.assert_allclose(predictor(work.model)(np.asarray(work.held_out[:7])), ours, atol=1e-4)
 
 
 def test_accuracy_counts_ties_as_wrong(results, arrays):

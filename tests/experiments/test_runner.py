@@ -95,7 +95,7 @@ def test_code_version_tells_changed_files(tmp_path, monkeypatch):
 
 
 def test_two_runs_at_once_are_refused(tmp_path, capsys):
-    with store.atomic_directory(tmp_path), pytest.raises(SystemExit, match="2"):
+    with store.exclusive_folder(tmp_path), pytest.raises(SystemExit, match="2"):
         main(["run", *SWEEP, "--out", str(tmp_path)])
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "held by another run" in line
@@ -227,5 +227,5 @@ def test_interrupt_ends_a_run_within_seconds(tmp_path, moment, workers):
     assert time.monotonic() - interrupted < 4
     assert process.returncode == 130, said
     assert said.splitlines()[-1].startswith("experiments: interrupted; what is finished is kept")
-    with store.atomic_directory(tmp_path):
+    with store.exclusive_folder(tmp_path):
         pass

@@ -4,10 +4,13 @@ import json
 import multiprocessing
 import os
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from experiments import store
+from experiments import files, store
+from experiments.configs import CONFIGS
 from ggdjax import GgdjaxError
 
 
@@ -48,8 +51,8 @@ def test_damage_inside_a_file_is_named(tmp_path):
 
 
 def test_one_whole_run_or_many_shards(tmp_path):
-    with store.atomic_directory(tmp_path):
-        for other in (store.atomic_directory, store.shared_folder):
+    with store.exclusive_folder(tmp_path):
+        for other in (store.exclusive_folder, store.shared_folder):
             with pytest.raises(GgdjaxError, match="held by another run"), other(tmp_path):
                 pass
     with store.shared_folder(tmp_path), store.shared_folder(tmp_path), store.appending(tmp_path, (1, 2)):
@@ -57,12 +60,12 @@ def test_one_whole_run_or_many_shards(tmp_path):
             pass
         with pytest.raises(GgdjaxError, match="held by another run"), store.appending(tmp_path, (1, 2)):
             pass
-        with pytest.raises(GgdjaxError, match="held by another run"), store.atomic_directory(tmp_path):
+        with pytest.raises(GgdjaxError, match="held by another run"), store.exclusive_folder(tmp_path):
             pass
 
 
 def _hold(folder, ready) -> None:
-    with store.atomic_directory(folder):
+    with store.exclusive_folder(folder):
         ready.set()
         signal.pause()
 
@@ -73,11 +76,11 @@ def test_lock_goes_with_a_killed_process(tmp_path):
     holder = context.Process(target=_hold, args=(tmp_path, ready))
     holder.start()
     assert ready.wait(60)
-    with pytest.raises(GgdjaxError, match="held by another run"), store.atomic_directory(tmp_path):
+    with pytest.raises(GgdjaxError, match="held by another run"), store.exclusive_folder(tmp_path):
         pass
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
-    with store.atomic_directory(tmp_path):
+    with store.exclusive_folder(tmp_path):
         pass
 
 
@@ -90,7 +93,17 @@ def test_image_ids_are_kept_once(tmp_path):
     assert len(list((tmp_path / "images").iterdir())) == 1
 
 
+def test_experiments_that_start_at_once_in_one_folder_are_all_kept(tmp_path, monkeypatch):
+    to_toml = files.to_toml
+    monkeypatch.setattr(files, "to_toml", lambda tables: [time.sleep(0.1), to_toml(tables)][1])
+    names = ("schemes", "weights", "orders")
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: files.keep(tmp_path, CONFIGS[f"{name}-tiny"]), names))
+    assert set(files.kept(tmp_path)) == set(names)
+    assert [path.name for path in tmp_path.iterdir()] == [files.KEPT]
+
+
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(GgdjaxError, match="cannot be written"), store.atomic_directory(tmp_path / "file"):
+    with pytest.raises(GgdjaxError, match="cannot be written"), store.exclusive_folder(tmp_path / "file"):
         pass

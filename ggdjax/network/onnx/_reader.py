@@ -1,4 +1,7 @@
-"""The ONNX importer: `load_onnx` reads a file into the project's own graph."""
+"""The ONNX importer: `load_onnx` reads a file into the project's own graph.
+
+By hand, because jaxonnxruntime gives a function, and what is quantized and compiled here is a graph with names.
+"""
 
 from __future__ import annotations
 
