@@ -28,6 +28,7 @@ from experiments.experiment import Cell, Experiment, check_numbers, widths_of
 from experiments.onnx_runtime import predictor
 from experiments.real_networks import NETWORKS
 from ggdjax import GgdjaxError, datapath, export
+from ggdjax._ranking import rank_of_label
 
 #: The whole of another process: the file is all it is given of the network.
 _FRESH = """
@@ -98,8 +99,8 @@ class Exported(Experiment):
                 there, more = _in_onnxruntime(datapath.compile(q), cell["form"], Path(place) / "net.onnx", batches)
         return {
             "held_out_images": len(labels),
-            "top1_in_memory": float(np.mean(here.argmax(-1) == labels)),
-            "top1": float(np.mean(there.argmax(-1) == labels)),
+            "top1_in_memory": float(np.mean(rank_of_label(here, labels) == 0)),
+            "top1": float(np.mean(rank_of_label(there, labels) == 0)),
             "same_top1": float(np.mean(here.argmax(-1) == there.argmax(-1))),
             "logits_equal": here.dtype == there.dtype and np.array_equal(here, there),
             "largest": float(np.abs(here - there).max()),

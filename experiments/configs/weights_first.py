@@ -26,6 +26,7 @@ from experiments.bench import Bench
 from experiments.experiment import Cell, Experiment, widths_of
 from experiments.real_networks import NETWORKS
 from ggdjax import tune
+from ggdjax._ranking import rank_of_label
 from ggdjax.ggd._empirical import empirical_sqnr_db
 from ggdjax.quantization import Calibration, QuantizedNetwork, sqnr_db
 
@@ -74,7 +75,7 @@ class WeightsFirst(Experiment):
         right, figures = {}, {}
         for name, q in (("before", before), ("after", after)):
             found = logits(bench, partial(_run, replace(q, record=None)))
-            right[name] = found.argmax(-1) == labels
+            right[name] = rank_of_label(found, labels) == 0
             error = float(np.square(found - wanted).sum())
             figures[name] = {
                 "map_sqnr_db": round(map_sqnr_db(q, target), 3),
@@ -85,7 +86,7 @@ class WeightsFirst(Experiment):
             "weights_per": per,
             "calibration_images": bench.calibration.images,
             "held_out_images": len(labels),
-            "float_top1": round(float(np.mean(wanted.argmax(-1) == labels)), 4),
+            "float_top1": round(float(np.mean(rank_of_label(wanted, labels) == 0)), 4),
             "step_ratio": [round(float(v), 4) for v in (ratios.min(), np.median(ratios), ratios.max())],
             "recalibrate_seconds": round(seconds, 1),
             **figures,
