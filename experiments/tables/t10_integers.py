@@ -27,6 +27,7 @@ SHOWN = {
     "wrong": ("wrong", 1, 0),
     "integers_differing_from_program": ("integers that differ", 1, 0),
     "sqnr_db": ("integers against fake quantization, dB", 1, 1),
+    "one_code_db": ("fake quantization with one code of the input changed, dB", 1, 1),
     "unequal_given_inputs": ("codes that differ given equal inputs", 1, 0),
     "count": ("networks", 1, 0),
 }
@@ -41,6 +42,7 @@ METRICS = {
     "wrong": "comparisons that failed",
     "integers_differing_from_program": "outputs of ONNX Runtime that are not the program's integers",
     "sqnr_db": "outputs of the integers against those of fake quantization, dB",
+    "one_code_db": "outputs of fake quantization where one code of one pixel is another by one, against those as is, dB",
     "unequal_given_inputs": "codes that differ given equal inputs",
     "count": "random networks, one per seed",
 }
@@ -87,9 +89,10 @@ def _many(results: Results) -> Iterator[Entry]:
     for row in results.read(MANY) or [{"network": "all"}]:
         refused = row.get("refused")
         sqnr = f"refused ({refused})" if refused else "equal" if row.get("sqnr_db", 0) is None else row.get("sqnr_db")
-        metrics = ("sqnr_db", "unequal_given_inputs", "values", "same_top1")
+        metrics = ("sqnr_db", "one_code_db", "unequal_given_inputs", "values", "same_top1")
         key = {"network": row["network"], "scheme": "default", "bits": "8"}
-        yield from _of(results, {**row, "sqnr_db": sqnr}, metrics, item=MANY, **key)
+        one = "equal" if row.get("one_code_db", 0) is None else row.get("one_code_db")
+        yield from _of(results, {**row, "sqnr_db": sqnr, "one_code_db": one}, metrics, item=MANY, **key)
 
 
 def _random(results: Results) -> Iterator[Entry]:

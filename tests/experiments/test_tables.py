@@ -317,6 +317,7 @@ def test_exactness_and_accelerators(results):
     row = {"experiment": "rtl", "key": key_of(cell), "config_hash": "0", **cell, "held_out_images": 6}
     write_store(results / "rtl", row | {"values": 1000, "checks": 5000, "overflows": 0, "wrong": 2})
     line = {"network": "gated-6", "sqnr_db": None, "unequal_given_inputs": 3, "values": 900, "same_top1": 1.0}
+    line["one_code_db"] = 41.5
     refused = {"network": "odd", "refused": "compile", "message": "no"}
     (results / "integers_on_networks.jsonl").write_text(json.dumps(line) + "\n" + json.dumps(refused) + "\n")
     (results / "fuzz_integers.json").write_text(json.dumps({"states": {"equal": 990}, "verilog_comparisons": 7}))
@@ -324,7 +325,7 @@ def test_exactness_and_accelerators(results):
     (results / "compiled_h200.json").write_text(json.dumps({"resnet50, 64: integers": figures}))
     text = texts_of(results, "T10")["T10.md"]
     assert line_of(text, "resnet20 | 8 | default | 1,000")[3:] == ["1,000", "5,000", "0", "2"]
-    assert line_of(text, "gated-6")[3:] == ["100.00", "900", "equal", "3"]
+    assert line_of(text, "gated-6")[3:] == ["100.00", "900", "equal", "41.5", "3"]
     assert "refused (compile)" in line_of(text, "odd")
     assert line_of(text, "random |  | equal")[-1] == "990"
     assert "../integers_on_networks.jsonl#L2" in text
