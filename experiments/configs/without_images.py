@@ -78,17 +78,17 @@ class WithoutImages(Experiment):
         """Return top-1 and mean SQNR, the mean of all draws."""
         net, images = prepared["net"], prepared["images"]
         count, draws, scheme = SOURCES[cell["source"]]
+        rule = images.preprocessing
 
         def calibration(seed: int) -> quantization.Calibration:
             if cell["source"] == "distilled":
-                found = quantization.distill_images(
-                    net, key=jax.random.key(seed), preprocessing=images.preprocessing, batch_size=_BATCH
-                )
-                return quantization.calibrate(net, found)
+                found = quantization.distill_images(net, key=jax.random.key(seed), preprocessing=rule)
+                return quantization.calibrate(net, found, preprocessing=rule)
             if not count:
-                return quantization.calibrate_without_data(net, preprocessing=images.preprocessing)
+                return quantization.calibrate_without_data(net, preprocessing=rule)
             part = data.split(images, count, seed).calibration
-            return quantization.calibrate(net, (x for x, _ in images.batches(part, min(count, 128))))
+            batches = (x for x, _ in images.batches(part, min(count, 128)))
+            return quantization.calibrate(net, batches, preprocessing=rule)
 
         config = quantization.QuantConfig(activation_bits=cell["bits"], scheme=scheme)
         found = [

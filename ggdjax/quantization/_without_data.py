@@ -92,7 +92,7 @@ def calibrate_without_data(
         histograms=Histogram.stack([_mixture_histogram(found[name]) for name in names]),
         images=0,
         channels=by_channel if per_channel else None,
-        limits=limits_of(folded, names),
+        limits=limits_of(folded, names, preprocessing),
         inputs=tuple(name for name in names if is_input(graph, name)),
         ranges={name: (found[name].min().item(), found[name].max().item()) for name in tensors_with_ranges(graph)},
     )

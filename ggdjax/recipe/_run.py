@@ -185,10 +185,12 @@ class _Run:
         per_channel = self.recipe.quantization.activations_per == "channel"
         if self.recipe.without_images and self.distilled is None:
             return calibrate_without_data(net, preprocessing=self.images.preprocessing, per_channel=per_channel)
-        return self._counts(calibrate(net, self._calibration_images("calibrate"), per_channel=per_channel))
+        images, rule = self._calibration_images("calibrate"), self.images.preprocessing
+        return self._counts(calibrate(net, images, preprocessing=rule, per_channel=per_channel))
 
     def _recalibrated(self, q: QuantizedNetwork) -> QuantizedNetwork:
-        again = recalibrate(q, self._calibration_images("recalibrate"))
+        images, rule = self._calibration_images("recalibrate"), self.images.preprocessing
+        again = recalibrate(q, images, preprocessing=rule)
         return replace(again, record=replace(again.record, calibration=self._counts(again.record.calibration)))
 
     def _counts(self, calibration: Calibration) -> Calibration:
