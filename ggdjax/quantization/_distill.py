@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ggdjax.data import Preprocessing
     from ggdjax.network import Graph, Network, Node
 
-#: Of Adam, per batch: the mean SQNR of ResNet-20 at 8 bits gains 0.1 dB from two and a half times as many.
+#: Of Adam, per batch: they bring the distance of ResNet-20 from 1 to 0.004.
 STEPS = 200
 #: Adam's first learning rate, in standard deviations of the noise; it falls to 0 by a cosine.
 _RATE = 0.3
@@ -69,6 +69,7 @@ def distill_images(
     Raises:
         GgdjaxError: no batch normalization is left in ``net``, or none was recognized; an argument out of its range; or
             an input whose size nothing tells.
+        DataError: a preprocessing that does not fit the network's input.
 
     Example:
         >>> net = gd.trace(gd.zoo.digits_net(), jnp.zeros((1, 8, 8, 1)))
@@ -79,7 +80,7 @@ def distill_images(
     """
     expect("net", net, "Network")
     if preprocessing is not None:
-        expect("preprocessing", preprocessing, "Preprocessing")
+        preprocessing = expect("preprocessing", preprocessing, "Preprocessing").for_input(net.input_shape)
     check_statistics(net)
     for name, value in (("count", count), ("steps", steps), ("batch_size", batch_size)):
         if value < 1:

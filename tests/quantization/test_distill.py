@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 import ggdjax as gd
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import DataError, GgdjaxError
 from ggdjax.cli import main
 from ggdjax.data import Preprocessing
 from ggdjax.network import Float as FloatNumerics
@@ -111,6 +111,8 @@ def test_what_cannot_be_distilled_is_refused_in_one_line(small) -> None:
     for name in ("count", "steps", "batch_size"):
         with pytest.raises(GgdjaxError, match=f"`{name}` must be at least 1, got 0"):
             distill_images(small, **{name: 0})
+    with pytest.raises(DataError, match="change `layout`"):
+        distill_images(small, preprocessing=Preprocessing(layout="NCHW"))
     with pytest.raises(GgdjaxError, match="`net` is an instance of QuantizedNetwork"):
         distill_images(gd.quantize(small, calibrate_without_data(small)))
 
