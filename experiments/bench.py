@@ -86,6 +86,10 @@ class Bench:
         x = self.calibration_inputs
         return (x[i : i + self.size] for i in range(0, len(x), self.size))
 
+    def calibrated(self, net: network.Network) -> quantization.Calibration:
+        """Return the calibration of another network on the same images."""
+        return quantization.calibrate(net, self.calibration_batches(), preprocessing=self.images.preprocessing)
+
     @cached_property
     def batches(self) -> list[tuple[Any, Any]]:
         """The images that are evaluated on, with their labels."""

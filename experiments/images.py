@@ -32,4 +32,5 @@ def calibrate(
     net: Network, images: ImageSet, part: np.ndarray, size: int, what: str, *, per_channel: bool = False
 ) -> Calibration:
     """Return the calibration of a network on a part, counted behind a bar."""
-    return quantization.calibrate(net, (x for x, _ in read(images, part, size, what)), per_channel=per_channel)
+    batches = (x for x, _ in read(images, part, size, what))
+    return quantization.calibrate(net, batches, preprocessing=images.preprocessing, per_channel=per_channel)

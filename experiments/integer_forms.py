@@ -24,6 +24,7 @@ from ggdjax.export._rtl import rtl_layers
 from ggdjax.network import Float, run
 from ggdjax.quantization import Calibration, FakeQuant
 from ggdjax.quantization._calibration import _refuse_nonfinite, limits_of
+from ggdjax.quantization._limits import is_input
 from ggdjax.quantization._numerics import tensors_with_ranges
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ def calibrated(net: gd.Network, images: np.ndarray) -> Calibration:
         histograms=histograms,
         images=len(images),
         ranges={name: ends for name, ends in ranges.items() if np.isfinite(ends).all()},
-        limits=limits_of(net, names),
-        inputs=tuple(name for name in names if name in net.graph.inputs),
+        limits=limits_of(net, names, None),
+        inputs=tuple(name for name in names if is_input(net.graph, name)),
     )
 
 

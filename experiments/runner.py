@@ -89,7 +89,8 @@ def _rows(experiment: Experiment, folder: Path, cells: Iterable[Cell]) -> Iterat
                 **figures,
                 "seconds": seconds,
                 "setup_seconds": setup_seconds,
-                "images": images,
+                # An axis of this name (`few-images`) stays what it is.
+                "image_ids" if "images" in cell else "images": images,
                 **made_by,
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             }

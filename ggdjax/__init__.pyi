@@ -22,6 +22,7 @@ from .quantization import (
     QuantConfig as QuantConfig,
     calibrate as calibrate,
     calibrate_without_data as calibrate_without_data,
+    distill_images as distill_images,
     quantize as quantize,
     recalibrate as recalibrate,
     evaluate as evaluate,

@@ -55,8 +55,10 @@ def _keys(of: ggdjax.recipe.Recipe | ggdjax.quantization.QuantConfig) -> list[st
     keys = _keys(of.quantization)
     if of.rounding == "output":
         keys += ["frantar2022gptq", "li2025gptaq"]
-    if of.equalize or of.bias_correction or of.without_images:
+    if of.equalize or of.bias_correction or (of.without_images and not of.distilled_images):
         keys += ["nagel2019dfq"]
+    if of.distilled_images:
+        keys += ["cai2020zeroq"]
     if of.gradient is not None:
         keys += ["nagel2020adaround", "esser2020lsq"]
     return keys

@@ -43,8 +43,13 @@ def test_stages_of_a_recipe():
     ]
 
 
+def test_distilled_images():
+    recipe = gd.Recipe(rounding="nearest", calibration_images=0, distilled_images=32)
+    assert _keys(gd.citation(recipe)) == ["kim2018ggd", "cai2020zeroq"]
+
+
 def test_every_entry_is_used_and_whole():
-    used = {key for keys in _SCHEMES.values() for key in keys}
+    used = {key for keys in _SCHEMES.values() for key in keys} | {"cai2020zeroq"}
     recipe = gd.Recipe(gradient=gd.tune.GradientConfig(), tune_images=64, equalize=True)
     assert set(_keys(_bibliography())) == used | set(_keys(gd.citation(recipe)))
     for entry in _bibliography().split("\n\n"):

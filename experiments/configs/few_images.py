@@ -88,7 +88,9 @@ class FewImages(Experiment):
         part = order[start:count]
         if start and not len(part):
             return before
-        counted = quantization.calibrate(prepared["net"], [x for x, _ in prepared["images"].batches(part, CHUNK)])
+        images = prepared["images"]
+        batches = [x for x, _ in images.batches(part, CHUNK)]
+        counted = quantization.calibrate(prepared["net"], batches, preprocessing=images.preprocessing)
         if start:
             seen = before.images + counted.images
             counted = replace(counted, histograms=before.histograms + counted.histograms, images=seen)

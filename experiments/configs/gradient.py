@@ -125,7 +125,7 @@ class Gradient(Experiment):
         if "equalize" in done:
             if not prepared["equal"]:
                 net = tune.equalize(bench.net)
-                counted = quantization.calibrate(net, bench.calibration_batches())
+                counted = bench.calibrated(net)
                 prepared["equal"] |= {"net": net, "calibration": counted}
             net, calibration = prepared["equal"]["net"], prepared["equal"]["calibration"]
         q = quantization.quantize(net, calibration, config)

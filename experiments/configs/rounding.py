@@ -87,7 +87,7 @@ class Rounding(Experiment):
         figures = {"p_value": accuracy.p_value(ranks["nearest"], ranks["output"])}
         if self.equalize:
             net = tune.equalize(prepared.net)
-            counted = quantization.calibrate(net, prepared.calibration_batches())
+            counted = prepared.calibrated(net)
             q = quantization.quantize(net, counted, nearest.record.config)
             ranks["equalized"] = prepared.ranks(tune.round_weights(q, images))
             figures["p_value_equalized"] = accuracy.p_value(ranks["output"], ranks["equalized"])

@@ -68,7 +68,7 @@ class WeightsFirst(Experiment):
         if cell["rounding"] == "output":
             before = tune.round_weights(before, bench.calibration_inputs)
         started = time.perf_counter()
-        after = gd.recalibrate(before, bench.calibration_batches())
+        after = gd.recalibrate(before, bench.calibration_batches(), preprocessing=bench.images.preprocessing)
         seconds = time.perf_counter() - started
         target = gd.calibrate(before.rounded_network, [x for x, _ in bench.batches])
         ratios = np.asarray(list(after.record.stages[-1].figures["step_ratio"].values()))

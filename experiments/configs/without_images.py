@@ -1,12 +1,13 @@
-"""Steps from batch normalization alone against calibration on 1, 4 and 512 images and against DFQ's range.
+"""Steps from batch normalization, from images distilled from it, from 1, 4 and 512 images, and by DFQ's range.
 
     python -m experiments run without-images                         the networks that have batch normalization
     python -m experiments run without-images --networks digits       seconds, needs nothing
 
 Weights to nearest, 8 bits, a fractional length per layer; scheme `ggd` (with few images or none on the predictive
 histogram, the default). DFQ's range β ± 6γ (Nagel et al. 2019) is `max-abs` on the same distributions, whose extremes
-lie at 6 standard deviations of the widest channel. The MobileNets and SqueezeNet of `experiments/real_networks.py` have
-no batch normalization in their files. Expected: at least 0.99 of the top-1 that 512 images reach.
+lie at 6 standard deviations of the widest channel. 32 images are distilled (ZeroQ, Cai et al. 2020). The MobileNets
+and SqueezeNet of `experiments/real_networks.py` have no batch normalization in their files. Expected: at least 0.99 of
+the top-1 that 512 images reach.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
 
 from experiments.experiment import Cell, Experiment, check_known
@@ -25,6 +27,7 @@ from ggdjax import data, quantization
 SOURCES = {
     "none": (0, 1, "ggd"),
     "none, β ± 6γ": (0, 1, "max-abs"),
+    "distilled": (0, 2, "ggd"),
     "1": (1, 2, "ggd"),
     "4": (4, 2, "ggd"),
     "512": (512, 1, "ggd"),
@@ -42,7 +45,7 @@ class WithoutImages(Experiment):
     bits: tuple[int, ...] = (8,)
     """Widths of the feature maps."""
     sources: tuple[str, ...] = tuple(SOURCES)
-    """Where steps come from: batch normalization, or so many images; 1 and 4: the mean of two draws."""
+    """Where steps come from: batch normalization, or so many images; distilled, 1 and 4: the mean of two draws."""
     held_out_images: int | None = 2000
     """On up to N held-out images; none: on all of them."""
 
@@ -75,12 +78,17 @@ class WithoutImages(Experiment):
         """Return top-1 and mean SQNR, the mean of all draws."""
         net, images = prepared["net"], prepared["images"]
         count, draws, scheme = SOURCES[cell["source"]]
+        rule = images.preprocessing
 
         def calibration(seed: int) -> quantization.Calibration:
+            if cell["source"] == "distilled":
+                found = quantization.distill_images(net, key=jax.random.key(seed), preprocessing=rule)
+                return quantization.calibrate(net, found, preprocessing=rule)
             if not count:
-                return quantization.calibrate_without_data(net, preprocessing=images.preprocessing)
+                return quantization.calibrate_without_data(net, preprocessing=rule)
             part = data.split(images, count, seed).calibration
-            return quantization.calibrate(net, (x for x, _ in images.batches(part, min(count, 128))))
+            batches = (x for x, _ in images.batches(part, min(count, 128)))
+            return quantization.calibrate(net, batches, preprocessing=rule)
 
         config = quantization.QuantConfig(activation_bits=cell["bits"], scheme=scheme)
         found = [
@@ -108,5 +116,5 @@ class WithoutImages(Experiment):
 
 CONFIGS = {
     "without-images": WithoutImages(networks=("digits", "resnet20-shipped", "resnet20")),
-    "without-images-tiny": WithoutImages(sources=("none", "1"), held_out_images=100),
+    "without-images-tiny": WithoutImages(sources=("none", "distilled", "1"), held_out_images=100),
 }

@@ -42,7 +42,7 @@ METRICS = {
     "wrong": "comparisons that failed",
     "integers_differing_from_program": "outputs of ONNX Runtime that are not the program's integers",
     "sqnr_db": "outputs of the integers against those of fake quantization, dB",
-    "one_code_db": "outputs of fake quantization where one code of one pixel is another by one, against those as is, dB",
+    "one_code_db": "outputs of fake quantization with one code of one pixel another by one, against those as is, dB",
     "unequal_given_inputs": "codes that differ given equal inputs",
     "count": "random networks, one per seed",
 }

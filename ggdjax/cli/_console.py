@@ -16,6 +16,7 @@ _PIPE = 120
 #: Stage -> what people read.
 _TITLES = {
     "equalize": "Equalizing",
+    "distill": "Distilling images",
     "calibrate": "Calibrating",
     "quantize": "Choosing steps",
     "widths": "Choosing widths per layer",

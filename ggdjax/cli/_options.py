@@ -88,8 +88,9 @@ _FIELDS: Any = dataclasses.make_dataclass(
         *(one for name in _FLAGS for one in _flags(name)),
         *(
             option(Recipe, name)
-            for name in ("calibration_images", "held_out_images", "sensitivity_images", "seed", "batch_size")
+            for name in ("calibration_images", "distilled_images", "held_out_images", "sensitivity_images")
         ),
+        *(option(Recipe, name) for name in ("seed", "batch_size")),
         *(option(Preprocessing, name) for name in PREPROCESSING),
     ],
     bases=(_TUNING,),
@@ -173,7 +174,9 @@ class RecipeOptions(_FIELDS, TuningOptions):
             if self.preset is not None or given.keys() & set(PREPROCESSING):
                 changes["preprocessing"] = self._preprocessing(recipe, given)
             changes |= {name: False for name in _FLAGS if f"no_{name}" in given}
-            if given.get("calibration_images") == 0 and "rounding" not in given:
+            if given.get("distilled_images") and "calibration_images" not in given:
+                changes["calibration_images"] = 0
+            elif given.get("calibration_images") == 0 and "rounding" not in given:
                 changes["rounding"] = "nearest"
             if given.keys() & {"weight_bits", "activation_bits"}:
                 changes["mean_bits"] = None

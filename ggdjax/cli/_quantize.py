@@ -41,6 +41,7 @@ class Quantize(RecipeOptions):
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --target esp32-p4 --max-drop 0.5
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --pareto 3 4 5 6 8 --out runs/r20
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --calibration-images 0
+        ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --distilled-images 32
         ggdjax quantize mobilenet.onnx --data imagenet/ --preset imagenet-tf --mean-bits 8
         ggdjax quantize unet.onnx --data images/ --targets masks/ --size 256 --metric mean-iou
         ggdjax quantize resnet20.onnx --data cifar10.tar.gz --preset cifar10 --weight-bits 4 --activation-bits 4
@@ -111,7 +112,9 @@ class Quantize(RecipeOptions):
         screen = console()
         with run_folder(self.out) as (folder, unfinished):
             net, images = self._open(recipe, screen, folder)
-            if recipe.without_images:
+            if recipe.distilled_images:
+                screen.print(f"No calibration images: {recipe.distilled_images} distilled from batch normalization.")
+            elif recipe.without_images:
                 screen.print("No calibration images: steps from batch normalization, weights rounded to nearest.")
             beside = climbed = None
             with naming_options(WIDTHS_OF), stages(screen) as progress:

@@ -81,6 +81,14 @@ class Preprocessing:
         return 1 if self.colour_order == "GRAY" else 3
 
     @property
+    def pixel_range(self) -> tuple[float, float]:
+        """Least and largest input that a pixel from 0 to 255 becomes, in any channel."""
+        full = 255 * self.scale
+        mean, std = (v * self.channels if len(v) == 1 else v for v in (self.mean, self.std))
+        low = min(-m / s for m, s in zip(mean, std, strict=True))
+        return low, max((full - m) / s for m, s in zip(mean, std, strict=True))
+
+    @property
     def output_size(self) -> int | None:
         """Height and width of every batch in pixels; None where they are the images' own."""
         return self.size if self.size is not None else self.crop

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ggdjax.quantization._calibration import Calibration, calibrate
 from ggdjax.quantization._config import QuantConfig
+from ggdjax.quantization._distill import distill_images
 from ggdjax.quantization._evaluation import Accuracy, Evaluation, Score, accuracy, evaluate, score
 from ggdjax.quantization._metrics import METRICS, Metric, metric
 from ggdjax.quantization._numerics import FakeQuant, Measure
@@ -34,6 +35,7 @@ __all__ = [
     "accuracy",
     "calibrate",
     "calibrate_without_data",
+    "distill_images",
     "evaluate",
     "load_qdq",
     "metric",

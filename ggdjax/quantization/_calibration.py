@@ -15,12 +15,12 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from ggdjax import _files
-from ggdjax._errors import DataError, GgdjaxError, summary
+from ggdjax._errors import DataError, GgdjaxError, expect, is_image_set, summary
 from ggdjax.ggd import Counter, Histogram
 from ggdjax.network import fold_batch_norm, run
 from ggdjax.quantization._batches import image_batches, pad_batch
 from ggdjax.quantization._image_moments import ImageMoments, images_to_read
-from ggdjax.quantization._limits import proven_limits
+from ggdjax.quantization._limits import is_input, proven_limits
 from ggdjax.quantization._numerics import Observe, tensors_with_ranges
 from ggdjax.quantization._rows import Rows
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Array, Float, Int
 
+    from ggdjax.data import Preprocessing
     from ggdjax.network import Graph, Network
 
 
@@ -49,7 +50,8 @@ class Calibration:
     """Least and largest value of every other tensor that an integer program holds: summands, factors, inputs of
     averages and of activation functions, outputs."""
     limits: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
-    """Least and largest value that the graph allows a feature map, where it proves one; None: no such limit."""
+    """Least and largest value that a feature map can have, where the graph or the range of pixels proves one; None: no
+    such limit."""
     inputs: tuple[str, ...] = ()
     """The feature maps that are the network's own inputs."""
     moments: ImageMoments | None = None
@@ -103,21 +105,15 @@ class Calibration:
     def predictive(self) -> Calibration:
         """Return the calibration with the `Histogram.predictive` histograms of its feature maps and channels.
 
-        Limits are those that the graph proves. The network's inputs stay as counted: pixels are points of a fixed
-        range, which no random scale describes. What batch normalization tells (0 images) counts as one image: it knows
+        Limits are those that the graph and, where the calibration knows the preprocessing, the range of pixels prove.
+        What batch normalization tells (0 images) counts as one image: it knows
         the spread over all values, not how images differ from each other.
         """
 
         def moved(histograms: Histogram, names: Sequence[str]) -> Histogram:
             ends = np.asarray([self.limits.get(name, (None, None)) for name in names], np.float32)  # None: NaN
             low, high = (np.where(np.isnan(end), sign * np.inf, end) for end, sign in zip(ends.T, (-1, 1), strict=True))
-            found = jax.device_get(histograms.predictive(max(self.images, 1), limits=(low, high)))
-            own = np.isin(names, self.inputs)
-
-            def keep(counted: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-                return np.where(own.reshape(-1, *(1,) * (np.ndim(counted) - 1)), counted, predicted).astype(np.float32)
-
-            return jax.tree.map(keep, histograms, found)
+            return jax.device_get(histograms.predictive(max(self.images, 1), limits=(low, high)))
 
         channels = self.channels
         if channels is not None:
@@ -170,6 +166,7 @@ def calibrate(
     net: Network,
     batches: Iterable[Float[Array, "batch ..."]],
     *,
+    preprocessing: Preprocessing | None = None,
     per_channel: bool = False,
     mesh: Mesh | None = None,
 ) -> Calibration:
@@ -183,6 +180,8 @@ def calibrate(
         batches: input batches in the layout of the model's own input; one by itself; pairs of (images, labels), whose
             images are read; or an image set, all of it. Shorter batches are padded, and the padding not counted; one
             larger than all before compiles anew.
+        preprocessing: of the images; its range of pixels limits the input's predictive histogram. That of an image set
+            is known; without it the input has no limits.
         per_channel: also count every channel of every feature map by itself (256 KiB each).
         mesh: devices, with axes of any name; None: all of this process. Of several processes, each gives the same
             batches. A network whose feature maps do not have the images as first axis runs on the first device.
@@ -203,6 +202,10 @@ def calibrate(
         raise GgdjaxError(
             "`net` has no convolution, dense layer or product, so that nothing is quantized: give one that has"
         )
+    if preprocessing is None and is_image_set(batches):
+        preprocessing = batches.preprocessing  # type: ignore[attr-defined]
+    if preprocessing is not None:
+        expect("preprocessing", preprocessing, "Preprocessing")
     # A bin of a counter holds fewer than 2^31 values: no more images than that before it is read.
     limit = (2**31 - 1) // max(
         (math.prod(size or 1 for size in net.graph.shape(name)[1:]) for name in names), default=1
@@ -251,15 +254,17 @@ def calibrate(
         images=images,
         channels=channels,
         ranges=measured,
-        limits=limits_of(net, names),
-        inputs=tuple(name for name in names if name in net.graph.inputs),
+        limits=limits_of(net, names, preprocessing),
+        inputs=tuple(name for name in names if is_input(net.graph, name)),
         moments=moments,
     )
 
 
-def limits_of(net: Network, names: tuple[str, ...]) -> dict[str, tuple[float | None, float | None]]:
+def limits_of(
+    net: Network, names: tuple[str, ...], preprocessing: Preprocessing | None
+) -> dict[str, tuple[float | None, float | None]]:
     """Return the proven limits of the feature maps that have any, None for an infinite one."""
-    proven = proven_limits(net)
+    proven = proven_limits(net) if preprocessing is None else proven_limits(net, preprocessing.pixel_range)
     ends = {name: tuple(v if math.isfinite(v) else None for v in proven[name]) for name in names if name in proven}
     return {name: pair for name, pair in ends.items() if pair != (None, None)}
 

@@ -15,19 +15,20 @@ Interval = tuple[float, float]
 _ANY: Interval = (-math.inf, math.inf)
 
 
-def proven_limits(net: Network) -> dict[str, Interval]:
+def proven_limits(net: Network, inputs: Interval = _ANY) -> dict[str, Interval]:
     """Return the least and the largest value that each tensor can have; infinite where nothing proves one.
 
-    Proofs start at clip (ReLU6), ReLU, minimum and maximum with constants, hard sigmoid, sigmoid, tanh and softmax, and
-    pass through what picks, moves, averages or adds values. Padding with zeros, in pooling too, puts zero among them.
+    Proofs start at ``inputs``, the range of the network's input, and at clip (ReLU6), ReLU, minimum and maximum with
+    constants, hard sigmoid, sigmoid, tanh and softmax, and pass through what picks, moves, averages or adds values.
+    Padding with zeros, in pooling too, puts zero among them.
     """
-    found: dict[str, Interval] = {}
+    found = dict.fromkeys(net.graph.inputs, inputs)
     for node in net.graph.nodes:
-        inputs = [found.get(tensor, _ANY) for tensor in node.inputs]
+        given = [found.get(tensor, _ANY) for tensor in node.inputs]
         if node.params:
-            found[node.output] = _limited(node, inputs[0], net) if node.op in _BY_CONSTANT else _ANY
+            found[node.output] = _limited(node, given[0], net) if node.op in _BY_CONSTANT else _ANY
         else:
-            found[node.output] = _RULES[node.op](node, inputs) if node.op in _RULES else _ANY
+            found[node.output] = _RULES[node.op](node, given) if node.op in _RULES else _ANY
     return found
 
 

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
     from jaxtyping import Array, Float
 
+    from ggdjax.data import Preprocessing
     from ggdjax.quantization._quantized_network import QuantizedNetwork
 
 
-def recalibrate(q: QuantizedNetwork, batches: Iterable[Float[Array, "batch ..."]]) -> QuantizedNetwork:
+def recalibrate(
+    q: QuantizedNetwork, batches: Iterable[Float[Array, "batch ..."]], *, preprocessing: Preprocessing | None = None
+) -> QuantizedNetwork:
     """Return the network with the steps of its feature maps chosen for its rounded weights.
 
     Calibrates `QuantizedNetwork.rounded_network`, the network whose weights and biases are rounded and whose feature
@@ -31,6 +34,7 @@ def recalibrate(q: QuantizedNetwork, batches: Iterable[Float[Array, "batch ..."]
     Args:
         q: what :func:`ggdjax.quantize` or :func:`ggdjax.tune.round_weights` returned.
         batches: the calibration images, as for :func:`ggdjax.calibrate`.
+        preprocessing: of the images, likewise.
 
     Raises:
         GgdjaxError: the network has no record of the settings that its steps were chosen by.
@@ -48,7 +52,7 @@ def recalibrate(q: QuantizedNetwork, batches: Iterable[Float[Array, "batch ..."]
         raise GgdjaxError("`q` has no record of how its steps were chosen: give what `gd.quantize` returned")
     config, old = q.record.config, q.quantizers
     per_channel = config.activations_per == "channel"
-    calibration = calibrate(q.rounded_network, batches, per_channel=per_channel)
+    calibration = calibrate(q.rounded_network, batches, preprocessing=preprocessing, per_channel=per_channel)
     widths = [old.activations[name].bits if name in old.activations else 2 for name in calibration.names]
     choices = choose_activations(calibration, config, np.asarray(widths))
     choices = {name: choice for name, choice in choices.items() if name in old.activations}

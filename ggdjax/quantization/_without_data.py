@@ -33,7 +33,7 @@ _ENDS, _NODES, _COARSER = 6.0, 961, 8
 #: Values of a feature map that the histogram stands for: its last bins hold 1e-9 of them.
 _VALUES = 2.0**40
 #: Pixels of natural images, as a share of full scale: a Gaussian of this mean and deviation, limited to [0, 1].
-_PIXEL_MEAN, _PIXEL_DEVIATION = 0.45, 0.25
+PIXEL_MEAN, PIXEL_DEVIATION = 0.45, 0.25
 
 #: Quantile functions, one per channel of a tensor's last axis; one row where all channels share it.
 Quantiles = Float[np.ndarray, "_chan _level"]
@@ -81,11 +81,7 @@ def calibrate_without_data(
     expect("net", net, "Network")
     if preprocessing is not None:
         expect("preprocessing", preprocessing, "Preprocessing")
-    if all(node.param("deviation") is None for node in net.graph.nodes):
-        raise GgdjaxError(
-            "`net` holds no batch normalization to take statistics from (its file has it folded into the convolutions, "
-            "or never had any): calibrate on images, one is enough to begin with"
-        )
+    check_statistics(net)
     found = _Distributions(net, preprocessing).tensors
     folded = fold_batch_norm(net)
     graph = folded.graph
@@ -96,10 +92,19 @@ def calibrate_without_data(
         histograms=Histogram.stack([_mixture_histogram(found[name]) for name in names]),
         images=0,
         channels=by_channel if per_channel else None,
-        limits=limits_of(folded, names),
+        limits=limits_of(folded, names, preprocessing),
         inputs=tuple(name for name in names if is_input(graph, name)),
         ranges={name: (found[name].min().item(), found[name].max().item()) for name in tensors_with_ranges(graph)},
     )
+
+
+def check_statistics(net: Network) -> None:
+    """Raise `GgdjaxError` where no batch normalization tells anything."""
+    if all(node.param("deviation") is None for node in net.graph.nodes):
+        raise GgdjaxError(
+            "`net` holds no batch normalization to take statistics from (its file has it folded into the convolutions, "
+            "or never had any): calibrate on images, one is enough to begin with"
+        )
 
 
 # ------------------------------------------------------------------------------------------------- the histograms
@@ -173,7 +178,8 @@ class _Distributions:
             case "reshape" | "transpose" | "slice" | "gather" | "pad" | "broadcast" | "resize":
                 return self._moved(node, x)
         raise UnsupportedError(
-            f"no distribution without images behind `{node.op}` (node `{node.name}`): calibrate on images"
+            f"no distribution without images behind `{node.op}` (node `{node.name}`): calibrate on images, or on "
+            "those of `gd.distill_images`"
         )
 
     def _layer(self, node: Node, params: dict[str, np.ndarray], x: Quantiles) -> Quantiles:
@@ -210,7 +216,7 @@ class _Distributions:
         if len(inputs) > 2:
             raise UnsupportedError(
                 f"no distribution without images behind `{node.op}` of {len(inputs)} tensors (node `{node.name}`): "
-                "calibrate on images"
+                "calibrate on images, or on those of `gd.distill_images`"
             )
         return _of_two(function, *inputs)
 
@@ -265,7 +271,7 @@ def _pixels(preprocessing: Preprocessing | None) -> Quantiles:
     """Return the input's channels: pixels as the preprocessing leaves them, or standard normal values."""
     if preprocessing is None:
         return _Z[None]
-    pixel = np.clip(_PIXEL_MEAN + _PIXEL_DEVIATION * _Z, 0.0, 1.0) * 255 * preprocessing.scale
+    pixel = np.clip(PIXEL_MEAN + PIXEL_DEVIATION * _Z, 0.0, 1.0) * 255 * preprocessing.scale
     mean, std = (np.asarray(value)[:, None] for value in (preprocessing.mean, preprocessing.std))
     return (pixel - mean) / std
 

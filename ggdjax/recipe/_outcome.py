@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ggdjax import _files
 from ggdjax.quantization import Accuracy, Evaluation, Score, metric
 
@@ -55,6 +57,18 @@ def save_evaluation(evaluation: Evaluation, path: Path) -> None:
         arrays |= {name: score.statistics for name, score in zip(_SCORES, scores, strict=True)}
         record["not_finite"] = [score.not_finite for score in scores]
     _files.write(path, "evaluation", record, arrays)
+
+
+def save_images(images: np.ndarray, path: Path) -> None:
+    """Write distilled images as one file."""
+    _files.write(path, "images", {}, {"images": images})
+
+
+def load_images(path: Path) -> np.ndarray:
+    """Return what `save_images` wrote."""
+    _, _, arrays = _files.read(path, ("images",))
+    with _files.decoding(path):
+        return np.asarray(arrays["images"])
 
 
 def load_evaluation(path: Path, measured: str | Metric | None = None) -> Evaluation:

@@ -160,7 +160,7 @@ def pareto(
     points: list[ParetoPoint] = []
     with tempfile.TemporaryDirectory(prefix="ggdjax-") as temporary:
         kept = Path(folder or temporary)
-        few = some(images, parts.calibration, _SQNR_IMAGES, recipe.seed)
+        few = some(images, choosing if recipe.without_images else parts.calibration, _SQNR_IMAGES, recipe.seed)
         x = np.concatenate([x for x, _ in images.batches(few, recipe.batch_size)])
         for own in recipes:
             began = time.perf_counter()

@@ -78,6 +78,9 @@ class Recipe:
     passes and steps that it came to, and gives the same bits everywhere."""
     calibration_images: int = 512
     """Images to calibrate on; the others are held out for evaluation. 0: steps from batch normalization alone."""
+    distilled_images: int = 0
+    """With ``calibration_images`` 0: distill this many synthetic images from batch normalization, which take the place
+    of calibration images in every stage. 32 do; 0: none."""
     calibration_ids: tuple[str, ...] = ()
     """Ids of the calibration images, instead of a choice by seed."""
     tune_images: int = 0
@@ -105,6 +108,7 @@ class Recipe:
                 check_types(value)
         for name, least in (
             ("calibration_images", 0),
+            ("distilled_images", 0),
             ("tune_images", 0),
             ("sensitivity_images", 0),
             ("batch_size", 1),
@@ -141,7 +145,9 @@ class Recipe:
             raise GgdjaxError(f"{self.target} cannot run this recipe: {reason}")
 
     def _check_without_images(self) -> None:
-        if not self.without_images:
+        if self.distilled_images and not self.without_images:
+            raise GgdjaxError("`distilled_images` take the place of calibration images: give `calibration_images` 0")
+        if not self.without_images or self.distilled_images:
             return
         if self.equalize:
             raise GgdjaxError("`equalize` folds the batch normalization that `calibration_images` 0 reads: choose one")
@@ -158,7 +164,7 @@ class Recipe:
 
     @property
     def without_images(self) -> bool:
-        """Whether calibration reads batch normalization instead of images."""
+        """Whether what calibrates comes from batch normalization, and no image is read."""
         return not self.calibration_images and not self.calibration_ids
 
     @property

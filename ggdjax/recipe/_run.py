@@ -12,10 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import jax
 import numpy as np
 
 from ggdjax import _files, tune
 from ggdjax._atomic import atomic_write
+from ggdjax._errors import GgdjaxError
 from ggdjax._fields import settings_of
 from ggdjax._load import load
 from ggdjax.network import fold_batch_norm
@@ -26,6 +28,7 @@ from ggdjax.quantization import (
     Stage,
     calibrate,
     calibrate_without_data,
+    distill_images,
     evaluate,
     quantize,
     recalibrate,
@@ -33,7 +36,7 @@ from ggdjax.quantization import (
 from ggdjax.quantization._config import check_names
 from ggdjax.quantization._record import image_hash
 from ggdjax.quantization._serialize import quantizers_record
-from ggdjax.recipe._outcome import Outcome, load_evaluation, save_evaluation
+from ggdjax.recipe._outcome import Outcome, load_evaluation, load_images, save_evaluation, save_images
 from ggdjax.recipe._parts import check_images, choose_parts, some
 from ggdjax.recipe._recipe import Recipe
 from ggdjax.recipe._target import target
@@ -66,7 +69,7 @@ def run(
 ) -> Outcome:
     """Quantize, correct, tune and evaluate a network as a recipe says.
 
-    All stages: ``equalize``, ``calibrate``, ``quantize``, ``widths``, ``round_weights``, ``recalibrate``,
+    All stages: ``distill``, ``equalize``, ``calibrate``, ``quantize``, ``widths``, ``round_weights``, ``recalibrate``,
     ``bias_correction``, ``search``, ``gradient``, ``evaluate``. Of a quantized network the biases are corrected, where
     they were not, and it is tuned and evaluated.
 
@@ -104,6 +107,7 @@ class _Run:
     def __init__(self, network, images: ImageSet, recipe: Recipe, parts: Parts, calibration, folder, progress) -> None:
         self.network, self.images, self.recipe, self.parts = network, images, recipe, parts
         self.calibration: Calibration | None = calibration
+        self.distilled: np.ndarray | None = None
         self.folder = None if folder is None else Path(folder)
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +120,7 @@ class _Run:
         q = self.network if isinstance(self.network, QuantizedNetwork) else self._quantized(self.network)
         done = () if q.record is None else [stage.name for stage in q.record.stages]
         if self.recipe.bias_correction and "bias_correction" not in done:
-            q = self._stage("bias_correction", self._ids(self._some(_FEW_HUNDRED)), lambda: self._corrected(q))
+            q = self._stage("bias_correction", self._some_ids(_FEW_HUNDRED), lambda: self._corrected(q))
         of_target = (lambda q: q) if self.recipe.target is None else target(self.recipe.target).fitted
         q, untuned, before = of_target(q), None, None
         if self.recipe.tunes:
@@ -143,6 +147,9 @@ class _Run:
 
     def _quantized(self, net: Network) -> QuantizedNetwork:
         recipe, config = self.recipe, self.recipe.quantization
+        if recipe.distilled_images:
+            settings = [recipe.distilled_images, recipe.seed, _statistics_marks(net)]
+            self.distilled = self._stage("distill", settings, lambda: self._distilled(net), save_images, load_images)
         if recipe.equalize:
             net = self._stage("equalize", None, lambda: tune.equalize(net))
         calibration = self.calibration
@@ -166,29 +173,52 @@ class _Run:
 
         q = all_channels(self._stage("quantize", dataclasses.asdict(config), choose))
         if recipe.mean_bits is not None:
-            settings = [recipe.mean_bits, recipe.seed, self._ids(self._some(_FEW_HUNDRED))]
+            settings = [recipe.mean_bits, recipe.seed, self._some_ids(_FEW_HUNDRED)]
             q = all_channels(self._stage("widths", settings, lambda: self._with_widths(q)))
         if recipe.rounding == "output":
-            settings = [self._ids(self._some(_MOST_ROUNDING)), dataclasses.asdict(recipe.output_rounding)]
+            settings = [self._some_ids(_MOST_ROUNDING), dataclasses.asdict(recipe.output_rounding)]
             q = all_channels(self._stage("round_weights", settings, lambda: self._rounded(q)))
             if (path := self._checkpoint("round_weights")) is not None:
                 path.unlink(missing_ok=True)  # the stage is kept
         if recipe.weights_first:
             settings = self._ids(self.parts.calibration)
-            q = self._stage("recalibrate", settings, lambda: recalibrate(q, self._calibration_images("recalibrate")))
+            q = self._stage("recalibrate", settings, lambda: self._recalibrated(q))
         return q
 
     def _calibrated(self, net: Network) -> Calibration:
         per_channel = self.recipe.quantization.activations_per == "channel"
-        if self.recipe.without_images:
+        if self.recipe.without_images and self.distilled is None:
             return calibrate_without_data(net, preprocessing=self.images.preprocessing, per_channel=per_channel)
-        return calibrate(net, self._calibration_images("calibrate"), per_channel=per_channel)
+        images, rule = self._calibration_images("calibrate"), self.images.preprocessing
+        return self._counts(calibrate(net, images, preprocessing=rule, per_channel=per_channel))
+
+    def _recalibrated(self, q: QuantizedNetwork) -> QuantizedNetwork:
+        images, rule = self._calibration_images("recalibrate"), self.images.preprocessing
+        again = recalibrate(q, images, preprocessing=rule)
+        return replace(again, record=replace(again.record, calibration=self._counts(again.record.calibration)))
+
+    def _counts(self, calibration: Calibration) -> Calibration:
+        """Return a calibration without what distilled images cannot tell: how real images differ from each other."""
+        return calibration if self.distilled is None else replace(calibration, moments=None)
+
+    def _distilled(self, net: Network) -> np.ndarray:
+        return distill_images(
+            net,
+            count=self.recipe.distilled_images,
+            key=jax.random.key(self.recipe.seed),
+            batch_size=self.recipe.batch_size,
+            preprocessing=self.images.preprocessing,
+            progress=lambda done, total, loss: self.progress("distill", done, total, f"loss {loss:.4g}"),
+        )
 
     def _calibration_images(self, stage: str) -> Iterator[np.ndarray]:
+        if self.distilled is not None:
+            size = self.recipe.batch_size
+            return (self.distilled[first : first + size] for first in range(0, len(self.distilled), size))
         return (x for x, _ in self._counted(stage, self.parts.calibration, self.recipe.batch_size))
 
     def _with_widths(self, q: QuantizedNetwork) -> QuantizedNetwork:
-        x, budget = self._load(self._some(_FEW_HUNDRED))[0], self.recipe.mean_bits
+        x, budget = self._some_calibration_images(_FEW_HUNDRED), self.recipe.mean_bits
         chosen = tune.allocate_bits(
             q,
             x,
@@ -212,7 +242,7 @@ class _Run:
         return replace(again, record=replace(again.record, stages=stages))
 
     def _rounded(self, q: QuantizedNetwork) -> QuantizedNetwork:
-        x, config = self._load(self._some(_MOST_ROUNDING))[0], self.recipe.output_rounding
+        x, config = self._some_calibration_images(_MOST_ROUNDING), self.recipe.output_rounding
         config = replace(config, batch_size=min(config.batch_size, self.recipe.batch_size))
         return tune.round_weights(
             q,
@@ -225,7 +255,7 @@ class _Run:
     def _corrected(self, q: QuantizedNetwork) -> QuantizedNetwork:
         return tune.correct_biases(
             q,
-            self._load(self._some(_FEW_HUNDRED))[0],
+            self._some_calibration_images(_FEW_HUNDRED),
             batch_size=self.recipe.batch_size,
             progress=lambda done, total: self.progress("bias_correction", done, total, ""),
         )
@@ -297,13 +327,15 @@ class _Run:
             name,
             settings if metric is None else [settings, settings_of(self.recipe)["metric"]],
             lambda: evaluate(q, self._counted(name, self.parts.held_out, self.recipe.batch_size), metric),
+            save_evaluation,
+            lambda path: load_evaluation(path, metric),
         )
 
     def _sensitivity(self, q: QuantizedNetwork) -> tune.Sensitivity:
         with self._clock("sensitivity"):
             return tune.sensitivity(
                 q,
-                self._load(self._some(self.recipe.sensitivity_images))[0],
+                self._some_calibration_images(self.recipe.sensitivity_images),
                 batch_size=self.recipe.batch_size,
                 progress=lambda done, total: self.progress("sensitivity", done, total, ""),
             )
@@ -314,9 +346,15 @@ class _Run:
         mark = getattr(self.images, "target_mark", lambda i: int(self.images.labels[i]))
         return [[self.images.ids[i], mark(int(i))] for i in part]
 
-    def _some(self, count: int) -> np.ndarray:
-        """Return up to this many calibration images."""
-        return some(self.images, self.parts.calibration, count, self.recipe.seed)
+    def _some_ids(self, most: int) -> list[Any]:
+        return self._ids(some(self.images, self.parts.calibration, most, self.recipe.seed))
+
+    def _some_calibration_images(self, most: int) -> np.ndarray:
+        if self.distilled is not None:
+            return self.distilled[:most]
+        if self.recipe.distilled_images:
+            raise GgdjaxError("`distilled_images` need batch normalization, of which a quantized network has none left")
+        return self._load(some(self.images, self.parts.calibration, most, self.recipe.seed))[0]
 
     def _load(self, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return images and labels as arrays."""
@@ -333,20 +371,26 @@ class _Run:
 
     # Files ----------------------------------------------------------------------------------------------------------
 
-    def _stage(self, name: str, settings: Any, make: Callable[[], T]) -> T:
+    def _stage(
+        self,
+        name: str,
+        settings: Any,
+        make: Callable[[], T],
+        save: Callable[[Any, Path], None] = lambda value, path: value.save(path),
+        read: Callable[[Path], T] = load,
+    ) -> T:
         """Return what ``make`` returns, or what an earlier start kept of it."""
         self.mark = _digest(self.mark, name, settings)
         self.number += 1
         kept = None if self.folder is None else self.folder / f"{self.number:02d}_{name}_{self.mark[:12]}.safetensors"
-        evaluated = name.startswith("evaluate")
         with self._clock(name):
             if kept is not None and kept.exists():
                 self.progress(name, 1, 1, "kept from an earlier start")
-                return load_evaluation(kept, self.recipe.metric) if evaluated else load(kept)
+                return read(kept)
             self.progress(name, 0, 1, "")
             value: Any = make()
             if kept is not None:
-                save_evaluation(value, kept) if evaluated else value.save(kept)
+                save(value, kept)
             return value
 
     def _checkpoint(self, stage: str) -> Path | None:

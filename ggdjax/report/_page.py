@@ -76,6 +76,7 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
     compared = compare_run(folder, result, progress)
     sensitivity, search = drawn_curves(folder, result)
     options = result["options"]
+    kind = "distilled" if options.get("distilled_images") else "calibration"
     mean = options.get("mean_bits")
     widths = f"W{options['weight_bits']}A{options['activation_bits']}" if mean is None else f"{mean:g} bits on average"
     filtered = search_field("tr.map, details.map", "feature maps")
@@ -91,7 +92,7 @@ def html_page(folder: Path, progress: Callable[[str], None] = lambda line: None)
         cost_section(result, compared),
     ]
     subtitle = (
-        f"scheme {options['scheme']}; {result['calibration_images']} calibration images, "
+        f"scheme {options['scheme']}; {result['calibration_images']} {kind} images, "
         f"{result['held_out_images']} held out"
     )
     return filled(

@@ -181,10 +181,10 @@ def check_space(out: Path, network: Network) -> None:
 def _options(recipe: Recipe) -> dict[str, Any]:
     """Return the settings as one flat table."""
     search, gradient = recipe.search, recipe.gradient
-    names = ("mean_bits", "equalize", "weights_first", "bias_correction", "calibration_images", "tune_images")
+    names = ("mean_bits", "equalize", "weights_first", "bias_correction", "calibration_images", "distilled_images")
     return {
         **asdict(recipe.quantization),
-        **{name: getattr(recipe, name) for name in (*names, "held_out_images", "seed", "batch_size")},
+        **{name: getattr(recipe, name) for name in (*names, "tune_images", "held_out_images", "seed", "batch_size")},
         "metric": settings_of(recipe)["metric"],
         "tune_objective": None if search is None else settings_of(search)["objective"],
         "tune_sweeps": 0 if search is None else search.sweeps,

@@ -62,12 +62,13 @@ def quantized_line(result: Mapping[str, Any]) -> str:
     options, weights, maps = result["options"], result["weights"], result["feature_maps"]
     steps = "a free step" if options.get("weight_scheme", "fixed-point") != "fixed-point" else "a fractional length"
     per = "output channel" if options.get("weights_per") == "channel" else "layer"
+    source = "distilled images" if options.get("distilled_images") else "images"
     each = "channel" if options.get("activations_per") == "channel" else "feature map"
     rounded = ", rounded for the output" if "round_weights" in (result.get("seconds") or {}) else ""
     said = (
         f"Quantized: the weights of {len(weights)} layers to {_widths(weights, options['weight_bits'])} bits, {steps} "
         f"per {per}{rounded}; {len(maps)} feature maps to {_widths(maps, options['activation_bits'])} bits, a step per "
-        f"{each} by {options['scheme']} from {result['calibration_images']} images."
+        f"{each} by {options['scheme']} from {result['calibration_images']} {source}."
     )
     return f"<p>{html.escape(said)}</p>"
 

@@ -47,6 +47,14 @@ def test_finished_cells_are_skipped_and_axes_grow(tmp_path):
     assert "2 cells, 0 finished" in other
 
 
+def test_an_axis_called_images_stays_beside_the_ids(tmp_path):
+    main(["run", "few-images-tiny", "--images", "1", "--bits", "8", "--schemes", "max-abs", "--out", str(tmp_path)])
+    (row,) = store.read_rows(tmp_path)
+    assert row["images"] == 1
+    (said,) = row["image_ids"].values()
+    assert len(store.image_ids(tmp_path, said["hash"])) == said["count"]
+
+
 def test_failing_cell_keeps_those_before_it(tmp_path):
     with pytest.raises(GgdjaxError, match="network=net1 number=3 seed=0: bad luck"):
         run(Counting(unlucky=3), tmp_path)

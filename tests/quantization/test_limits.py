@@ -1,4 +1,4 @@
-"""Limits that the graph proves, and what they do to the steps of a network calibrated on few images."""
+"""Limits that the graph and the range of pixels prove, and what they do to the steps of few images."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import ggdjax as gd
 from ggdjax._errors import GgdjaxError
 from ggdjax.quantization._limits import proven_limits
+from tests.small_onnx import write_images
 
 
 def _last(function, *shape) -> tuple[float, float]:
@@ -62,8 +63,40 @@ def test_calibration_knows_its_limits_and_its_inputs(calibrated, tmp_path):
     loaded = gd.load(tmp_path / "calibration.safetensors")
     assert (loaded.inputs, dict(loaded.limits)) == (calibration.inputs, calibration.limits)
     found = calibration.predictive().histograms
-    np.testing.assert_array_equal(found.counts[0], calibration.histograms.counts[0])
+    assert float(found.maximum[0]) > float(calibration.histograms.maximum[0])
     assert float(found.maximum[1]) == 6.0
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_the_range_of_pixels_limits_the_input(layout, tmp_path):
+    """Whatever the order of axes: of files with channels first, the feature map is behind a transpose."""
+    first = layout == "NCHW"
+    kernel = jnp.ones((1, 1, 3, 4))
+
+    def function(x):
+        x = jnp.moveaxis(x, 1, 3) if first else x
+        y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return y.mean((1, 2)) @ jnp.ones((4, 2))
+
+    net = gd.trace(function, jnp.zeros((1, 3, 8, 8) if first else (1, 8, 8, 3)))
+    rule = gd.data.Preprocessing(size=8, layout=layout, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.5))
+    low, high = (0.0 - 0.4) / 0.2, (1.0 - 0.4) / 0.2
+    assert rule.pixel_range == pytest.approx((low, high))
+    images = gd.data.open_images(write_images(tmp_path / "images"), rule)
+    batches = [x for x, _ in images.batches(np.arange(2), 2)]
+    known, unknown = gd.calibrate(net, batches, preprocessing=rule), gd.calibrate(net, batches)
+    name, *_ = known.names
+    assert known.inputs == (name,)
+    assert known.limits == {name: pytest.approx((low, high))}
+    assert unknown.limits == {}
+    predicted = (c.predictive().histograms[0] for c in (known, unknown))
+    ends = [(float(h.minimum), float(h.maximum)) for h in predicted]
+    np.testing.assert_allclose(ends[0], (low, high), rtol=1e-6)
+    assert ends[1][0] < low
+    assert ends[1][1] > high
+    assert gd.calibrate(net, images).limits == known.limits
+    q = gd.recalibrate(gd.quantize(net, known), batches, preprocessing=rule)
+    assert q.record.calibration.limits == known.limits
 
 
 def test_few_images_get_wider_steps_unless_turned_off(calibrated):
@@ -74,8 +107,8 @@ def test_few_images_get_wider_steps_unless_turned_off(calibrated):
         for choice in (None, False, True)
     )
     first, second = calibration.names
-    assert float(by_default[first].step) == float(counted[first].step)
-    assert float(by_default[second].step) == float(asked[second].step) >= float(counted[second].step)
+    for name in (first, second):
+        assert float(by_default[name].step) == float(asked[name].step) >= float(counted[name].step)
     many = dataclasses.replace(calibration, images=1000)
     enough = gd.quantize(net, many, gd.QuantConfig(scheme="ggd-tail")).quantizers.activations
     assert float(enough[second].step) == float(counted[second].step)
