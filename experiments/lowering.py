@@ -49,8 +49,7 @@ def programs_of(name: str, *, side: int | None = None, batch: int = 4) -> dict[s
     images = np.random.default_rng(0).uniform(-1, 1, (2, *size)).astype(np.float32)
     q = gd.quantize(net, gd.calibrate(net, [images]), gd.QuantConfig(scheme="max-abs"))
     accelerator = datapath.Accelerator(overflow=datapath.Overflow.WRAP)
-    lacking = any(node.op == "local_response_norm" for node in net.graph.nodes)  # which has no integer form
-    program = None if lacking else datapath.compile(q, accelerator)
+    program = datapath.compile(q, accelerator)
     bare, x = dataclasses.replace(q, record=None), jax.ShapeDtypeStruct((batch, *size), jnp.float32)
     counters = {feature_map.tensor: gd.ggd.Counter.empty() for feature_map in net.graph.feature_maps()}
     ranges = {tensor: (jnp.float32(0), jnp.float32(0)) for tensor in tensors_with_ranges(net.graph)}
@@ -67,10 +66,8 @@ def programs_of(name: str, *, side: int | None = None, batch: int = 4) -> dict[s
     # Not at the weights' own shapes: the parameters of the start are what the step takes.
     target = jax.eval_shape(lambda x: net(x).reshape(len(x), -1), x)
     tuning = (*shapes((start, Pace.at(1, 10, config), trainable, adam_state(trainable))), x, target)
-    integers = {}
-    if program is not None:
-        integers = {"integers": (partial(datapath._program._outputs, program.graph), (shapes(program.params), x))}
-    return integers | {
+    return {
+        "integers": (partial(datapath._program._outputs, program.graph), (shapes(program.params), x)),
         "float": (lambda net, x: net(x), (shapes(net), x)),
         "calibrating": (observe, (shapes(net.params), x, *shapes((counters, ranges)))),
         "fake-quantized": (lambda q, x: q(x), (shapes(bare), x)),

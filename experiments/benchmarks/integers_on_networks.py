@@ -207,6 +207,8 @@ def measure(make: Callable[[], Case]) -> Row:
         stage = "calibrate"
         batches = [seen[k : k + 64] for k in range(0, len(seen), 64)]
         calibration = gd.calibrate(net, batches)
+        if not np.isfinite(jax.tree.leaves(net(x))[0]).all():  # some files come with made-up weights
+            raise gd.DataError("its outputs in float are not finite")
         stage = "quantize"
         q = gd.quantize(net, calibration, config)
         stage = "compile"

@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from ggdjax.datapath._spec import Accelerator
     from ggdjax.quantization import QuantizedNetwork
 
-#: Operation without an integer form -> what to do instead.
-_ALTERNATIVES = {
-    "local_response_norm": "train without it, or with batch normalization",
-}
 #: Operations that scale and shift each channel, where one operand is constant.
 _SCALINGS = frozenset({"affine", "add", "sub", "mul", "div"})
 
@@ -243,8 +239,9 @@ class Compiler:
         if node.output not in self.sums:
             kind = "in_float" if in_float(self.q, node) else "scaling" if self._is_scaling(node) else node.op
             if (make := self.makers.get(kind)) is None:
-                hint = _ALTERNATIVES.get(node.op, "leave it out of the quantized part, or replace it")
-                raise UnsupportedError(f"`{node.name}` ({node.op}) has no integer form: {hint}")
+                raise UnsupportedError(
+                    f"`{node.name}` ({node.op}) has no integer form: leave it out of the quantized part, or replace it"
+                )
             self.sums[node.output] = make(self, node)
         return self.sums[node.output]
 

@@ -1,9 +1,12 @@
-"""Operations without integers of their own, written as several that have them: softmax, quotients, resizing.
+"""Operations without integers of their own, written as several that have them.
+
+These are softmax, quotients, local response normalization and resizing.
 
 A softmax is e · (1 / Σ e) with e = exp(min(x − max x, 0)), a quotient a · (1 / b): exponential and reciprocal are
 tables, and the product is of two numbers of ``factor_bits``. The limits change nothing; they say what is proven: e
-lies in (0, 1], and the sum of n of them, the largest of which is 1, in [1, n]. Resizing picks elements along an axis,
-or adds up a few of them, each times a weight that depends on the position.
+lies in (0, 1], and the sum of n of them, the largest of which is 1, in [1, n]. Local response normalization is
+x · (bias + α/n · Σ x²)^(−β), the sum over neighbouring channels one of shifted squares, the power a table. Resizing
+picks elements along an axis, or adds up a few of them, each times a weight that depends on the position.
 """
 
 from __future__ import annotations
@@ -38,6 +41,8 @@ def lowered(
             found.softmax(node)
         elif node.op == "resize":
             found.resize(node)
+        elif node.op == "local_response_norm":
+            found.response_norm(node)
         elif node.op == "div" and len(node.inputs) == 2:
             found.quotient(node)
         else:
@@ -103,12 +108,43 @@ class _Lowering:
             return
         self.nodes[-1] = replace(self.nodes[-1], output=node.output)
 
-    def times(self, tensor: str, output: str, factor: np.ndarray) -> str:
-        self.emit("mul", (tensor,), output, self.shapes[tensor])
+    def times(self, tensor: str, output: str, factor: np.ndarray | float, op: str = "mul") -> str:
+        self.emit(op, (tensor,), output, self.shapes[tensor])
         key = f"{output}/constant"
         self.params[key] = jnp.asarray(factor, jnp.float32)
         self.nodes[-1] = self.nodes[-1].with_params(constant=key)
         return output
+
+    def response_norm(self, node: Node) -> None:
+        """Multiply by a power of the sum of the squares of neighbouring channels, the last axis."""
+        (x,), name, attrs = node.inputs, node.output, dict(node.attrs)
+        shape, size, beta = self.shapes[x], attrs["size"], attrs["beta"]
+        channels, before = shape[-1], (size - 1) // 2
+        most = max(map(abs, self.measured.get(x, (0.0, 0.0)))) ** 2
+        squares = self.emit("mul", (x, x), f"{name}.squares", shape)
+        padding = ((0, 0),) * (len(shape) - 1) + ((before, size - 1 - before),)
+        padded = self.emit(
+            "pad",
+            (squares,),
+            f"{name}.padded",
+            (*shape[:-1], channels + size - 1),
+            padding=padding,
+            mode="constant",
+            value=0.0,
+        )
+        total = None
+        for k in range(size):
+            slices = ((None, None, 1),) * (len(shape) - 1) + ((k, k + channels, 1),)
+            term = self.emit("slice", (padded,), f"{name}.{k}", shape, slices=slices)
+            total = term if total is None else self.emit("add", (total, term), f"{name}.sum{k}", shape)
+            if most:
+                self.measured |= {term: (0.0, most), total: (0.0, (k + 1) * most)}
+        inner = self.times(total, f"{name}.scaled", attrs["alpha"] / size)
+        inner = self.times(inner, f"{name}.inner", attrs["bias"], op="add")
+        factor = self.emit("power", (inner,), f"{name}.factor", shape, exponent=-beta)
+        if most:
+            self.measured |= {squares: (0.0, most), padded: (0.0, most)}
+        self.nodes.append(replace(node, op="mul", inputs=(x, factor), attrs=()))
 
     def softmax(self, node: Node) -> None:
         (x,), axes, name = node.inputs, node.attr("axes"), node.output

@@ -68,6 +68,8 @@ def chosen(comparison: str, *operands: str) -> tuple[list[Any], int]:
 #: The value between a convolution and a dense layer: nodes from `c`, of 4 channels and 6 by 6 pixels, to `d`.
 ONNX = {
     "celu": one("Celu", alpha=0.7),
+    "local response normalization": one("LRN", size=3, alpha=0.7, beta=0.75, bias=1.5),
+    "local response normalization of AlexNet": one("LRN", size=5, alpha=1e-4, beta=0.75),
     "elu": one("Elu", alpha=0.7),
     "selu": one("Selu"),
     "softplus": one("Softplus"),
@@ -244,16 +246,9 @@ def test_what_comparisons_are_not_for(tmp_path: Path) -> None:
             load_onnx(tmp_path / "net.onnx")
 
 
-def test_what_has_no_integer_form_is_refused(tmp_path: Path) -> None:
-    nodes = [
-        make_node("Conv", ["x", "w"], ["c"], "conv"),
-        make_node("LRN", ["c"], ["d"], "lrn", size=3),
-        make_node("Flatten", ["d"], ["f"]),
-        make_node("Gemm", ["f", "v"], ["y"], "head"),
-    ]
-    constants = {"w": KERNEL, "v": normal(64, 5)}
-    onnx.save(make_model(nodes, ("batch", 3, 6, 6), constants), tmp_path / "net.onnx")
-    net, x = load_onnx(tmp_path / "net.onnx"), normal(4, 3, 6, 6)
-    q = gd.quantize(net, gd.calibrate(net, [x]), gd.QuantConfig(scheme="max-abs"))
-    with pytest.raises(UnsupportedError, match=r"`lrn` \(local_response_norm\) has no integer form: train without it"):
+def test_what_has_no_integer_form_is_refused() -> None:
+    first, second, third = (normal(4, 4) for _ in range(3))
+    net = gd.trace(lambda x: jnp.where(x @ first > 0, x @ second, jax.nn.relu(x @ second)) @ third, normal(1, 4))
+    q = gd.quantize(net, gd.calibrate(net, [normal(9, 4)]), gd.QuantConfig(scheme="max-abs"))
+    with pytest.raises(UnsupportedError, match=r"\(select\) has no integer form: leave it out of the quantized part"):
         datapath.compile(q)
