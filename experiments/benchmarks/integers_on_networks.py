@@ -39,6 +39,7 @@ from experiments.images import some
 from experiments.real_networks import NETWORKS
 from experiments.rows import Row, append_line, read_lines
 from ggdjax import datapath, zoo
+from ggdjax._errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -207,10 +208,11 @@ def measure(make: Callable[[], Case]) -> Row:
         stage = "calibrate"
         batches = [seen[k : k + 64] for k in range(0, len(seen), 64)]
         calibration = gd.calibrate(net, batches)
-        if not np.isfinite(jax.tree.leaves(net(x))[0]).all():  # some files come with made-up weights
-            raise gd.DataError("its outputs in float are not finite")
         stage = "quantize"
         q = gd.quantize(net, calibration, config)
+        real, fake = (np.asarray(jax.tree.leaves(network(x))[0]) for network in (net, q))
+        if not (np.isfinite(real).all() and np.isfinite(fake).all()):  # some files come with made-up weights
+            raise DataError("outputs in real numbers are not finite")
         stage = "compile"
         accelerator = datapath.Accelerator()
         if config.factor_bits is not None:
@@ -221,7 +223,6 @@ def measure(make: Callable[[], Case]) -> Row:
         return {"refused": stage, "message": re.sub(r"`/\S*/(\S+/\S+\.onnx)`", r"`\1`", str(error))}
     found = datapath.agreement(program, q, [x])
     run, first = program.run(x), jax.tree.leaves
-    fake = first(q(x))[0]
     return {
         "images": len(x),
         "values": sum(m.values for m in found.feature_maps.values()),
@@ -230,7 +231,7 @@ def measure(make: Callable[[], Case]) -> Row:
         "equal": found.equal,
         "sqnr_db": sqnr_db(fake, first(run.logits)[0]),
         "one_code_db": sqnr_db(fake, first(q(one_code_away(q, x)))[0]),
-        "fake_quantization_db": sqnr_db(first(net(x))[0], fake),
+        "fake_quantization_db": sqnr_db(real, fake),
         "same_top1": found.same_top1,
         "beyond": run.beyond,
         "overflows": run.overflows,
