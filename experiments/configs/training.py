@@ -57,7 +57,7 @@ class QuantizationAwareTraining(Experiment):
 
     def prepare(self, network: str, seed: int) -> Bench:
         """Return the network calibrated."""
-        bench = Bench(self.network(network), held_out=self.held_out_images)
+        bench = Bench(self.network(network), held_out=self.held_out_images, seed=seed)
         others = np.setdiff1d(bench.images.parts.get("train", np.arange(0)), bench.parts["calibration"])
         chosen = others[data.hash_order([bench.images.ids[i] for i in others], seed)[: self.steps * self.batch_size]]
         if len(chosen) < self.steps * self.batch_size:
