@@ -69,11 +69,16 @@ def keep_image_ids(folder: Path, ids: Sequence[str]) -> dict[str, Any]:
     return {"count": len(ids), "hash": digest}
 
 
+def image_parts(row: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what a row says of its images, by part; a row with an axis of that name says it as ``image_ids``."""
+    parts = row.get("image_ids", row.get("images"))
+    return parts if isinstance(parts, dict) else {}  # older rows have a number alone
+
+
 def evaluated_on(row: dict[str, Any]) -> str | None:
     """Return the hash of the images that a row was evaluated on; None where it does not say."""
-    parts = row.get("images")
-    part = parts.get("accuracy", parts.get("held_out", {})) if isinstance(parts, dict) else {}
-    return part.get("hash")
+    parts = image_parts(row)
+    return parts.get("accuracy", parts.get("held_out", {})).get("hash")
 
 
 @contextmanager

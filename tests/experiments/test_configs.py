@@ -14,7 +14,7 @@ from experiments.__main__ import main
 from experiments.configs import CONFIGS
 from experiments.configs.schemes import Schemes
 from experiments.experiment import key_of
-from experiments.store import image_ids, read_rows
+from experiments.store import image_ids, image_parts, read_rows
 from experiments.tables.results import FOLDER, PEERS
 from ggdjax import GgdjaxError
 
@@ -86,8 +86,10 @@ def test_tiny_cells_run_and_say_how(tiny, name):
         assert row["versions"]["jax"]
         assert row["device"]["platform"]
         assert row["machine"]["system"]
-        ids = {part: image_ids(folder, said["hash"]) for part, said in row["images"].items()}
-        assert all(len(ids[part]) == said["count"] for part, said in row["images"].items())
+        parts = row["image_ids" if "images" in experiment.AXES else "images"]
+        assert parts == image_parts(row)
+        ids = {part: image_ids(folder, said["hash"]) for part, said in parts.items()}
+        assert all(len(ids[part]) == said["count"] for part, said in parts.items())
         assert not set(ids.get("calibration", ())) & set(ids.get("held_out", ()))
     assert not list(folder.glob("checkpoints/*"))
 
