@@ -321,8 +321,8 @@ def _by_float32(x: Array, kernel: Array, *, low: int, high: int, **shape: object
 def _by_int8(x: Array, kernel: Array, *, low: int, high: int, padding: Pads, **shape: object) -> Array:
     """Convolve int8 by int8 into int32; unsigned codes less 128 (so that the largest is 127), and 128 · Σ kernel added.
 
-    Zeros are padded beforehand, as 0 − 128, since the convolution's own padding would mean code 128. Padding stays where
-    it is: XLA (0.10.2, CPU) would make it the convolution's, whose int8 sums are wrong for outputs of 2 by 2.
+    Zeros are padded beforehand, as 0 − 128, since the convolution's own padding would mean code 128. The padding stays
+    where it is: XLA (0.10.2, CPU) would make it the convolution's, whose int8 sums are wrong for outputs of 2 by 2.
     """
     away = 0 if low >= -128 and high <= 127 else max(high, 0) - 127
     narrow = (x - away).astype(jnp.int8)
