@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     enable_cache()
     if argv is None:
         _process.watch_interrupts(lambda: f"ggdjax: {_process.left()}")
-        warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+        warnings.showwarning = lambda message, *_, **__: _say(f"warning: {' '.join(str(message).split())}")
     try:
         if words == ["--version"]:
             from ggdjax import __version__

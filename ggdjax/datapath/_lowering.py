@@ -62,12 +62,15 @@ class _Lowering:
         self.shapes[output] = shape
         return output
 
-    def reciprocal(self, tensor: str, name: str) -> str:
-        output = self.emit("div", (tensor,), f"{name}.reciprocal", self.shapes[tensor], reverse=True)
+    def with_constant(self, op: str, tensor: str, output: str, constant: np.ndarray | float, /, **attrs: object) -> str:
+        self.emit(op, (tensor,), output, self.shapes[tensor], **attrs)
         key = f"{output}/constant"
-        self.params[key] = jnp.ones((1,) * len(self.shapes[tensor]), jnp.float32)
+        self.params[key] = jnp.asarray(constant, jnp.float32)
         self.nodes[-1] = self.nodes[-1].with_params(constant=key)
         return output
+
+    def reciprocal(self, tensor: str, name: str) -> str:
+        return self.with_constant("div", tensor, f"{name}.reciprocal", 1.0, reverse=True)
 
     def quotient(self, node: Node) -> None:
         first, second = node.inputs[::-1] if dict(node.attrs).get("reverse", False) else node.inputs
@@ -95,7 +98,7 @@ class _Lowering:
                 term = self.emit("gather", (tensor,), name, shape, axis=axis, indices=tuple(at))
                 if attrs["method"] != "nearest":
                     factor = weight.reshape(-1, *(1,) * (len(shape) - axis - 1))
-                    term = self.times(term, f"{name}.weighted", factor)
+                    term = self.with_constant("mul", term, f"{name}.weighted", factor)
                 if total is not None:
                     term = self.emit("add", (total, term), f"{name}.sum", shape)
                 if most > least:
@@ -107,13 +110,6 @@ class _Lowering:
             self.emit("reshape", (tensor,), node.output, self.shapes[node.output], shape=_kept(self.shapes[tensor]))
             return
         self.nodes[-1] = replace(self.nodes[-1], output=node.output)
-
-    def times(self, tensor: str, output: str, factor: np.ndarray | float, op: str = "mul") -> str:
-        self.emit(op, (tensor,), output, self.shapes[tensor])
-        key = f"{output}/constant"
-        self.params[key] = jnp.asarray(factor, jnp.float32)
-        self.nodes[-1] = self.nodes[-1].with_params(constant=key)
-        return output
 
     def response_norm(self, node: Node) -> None:
         """Multiply by a power of the sum of the squares of neighbouring channels, the last axis."""
@@ -139,8 +135,8 @@ class _Lowering:
             total = term if total is None else self.emit("add", (total, term), f"{name}.sum{k}", shape)
             if most:
                 self.measured |= {term: (0.0, most), total: (0.0, (k + 1) * most)}
-        inner = self.times(total, f"{name}.scaled", attrs["alpha"] / size)
-        inner = self.times(inner, f"{name}.inner", attrs["bias"], op="add")
+        inner = self.with_constant("mul", total, f"{name}.scaled", attrs["alpha"] / size)
+        inner = self.with_constant("add", inner, f"{name}.inner", attrs["bias"])
         factor = self.emit("power", (inner,), f"{name}.factor", shape, exponent=-beta)
         if most:
             self.measured |= {squares: (0.0, most), padded: (0.0, most)}

@@ -322,7 +322,8 @@ def _by_int8(x: Array, kernel: Array, *, low: int, high: int, padding: Pads, **s
     """Convolve int8 by int8 into int32; unsigned codes less 128 (so that the largest is 127), and 128 · Σ kernel added.
 
     Zeros are padded beforehand, as 0 − 128, since the convolution's own padding would mean code 128. The padding stays
-    where it is: XLA (0.10.2, CPU) would make it the convolution's, whose int8 sums are wrong for outputs of 2 by 2.
+    where it is: XLA (0.10.2, CPU) would make it the convolution's, whose int8 sums are wrong for outputs of 1 by 1 and
+    2 by 2.
     """
     away = 0 if low >= -128 and high <= 127 else max(high, 0) - 127
     narrow = (x - away).astype(jnp.int8)
@@ -334,6 +335,11 @@ def _by_int8(x: Array, kernel: Array, *, low: int, high: int, padding: Pads, **s
         preferred_element_type=jnp.int32,
         **shape,
     )
+    return _moved_back(y, kernel, away)
+
+
+def _moved_back(y: Array, kernel: Array, away: int) -> Array:
+    """Return the sums for codes as they are of the sums for codes less ``away``."""
     if not away:
         return y
     total = jnp.sum(kernel, axis=tuple(range(kernel.ndim - 1)), dtype=jnp.int32)
@@ -371,10 +377,7 @@ def _by_int8_products(product: Callable[[Array, Array], Array], x: Array, kernel
     away = high - 127 if high - low < 256 and not -128 <= low <= high <= 127 else 0
     terms = [weight * product(digit, kernel) for digit, weight in _int8_digits(x - away, low - away, high - away)]
     y = sum(terms[1:], terms[0])
-    if not away:
-        return y
-    total = jnp.sum(kernel, axis=tuple(range(kernel.ndim - 1)), dtype=jnp.int32)
-    return y + (away * total).reshape((1,) * (y.ndim - 1) + total.shape)
+    return _moved_back(y, kernel, away)
 
 
 def _int8_digits(x: Array, low: int, high: int) -> tuple[tuple[Array, int], ...]:
