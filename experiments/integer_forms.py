@@ -219,16 +219,16 @@ class _Unrounded(FakeQuant):
 class _HalfForced(_Forced):
     """The same for a batch's first half alone, ties left out: in one run of two halves, since compiling takes longest.
 
-    Given are the codes, and the levels that were rounded to them.
+    Given are the codes, the levels that were rounded to them, and the axis of the batch.
     """
 
     def replaced(self, tensor: str, output: Array) -> Array:
         """Return the codes, and the second half as it is."""
-        codes, levels = self._given[tensor]
-        found, free = jnp.split(output, 2)
+        codes, levels, batch = self._given[tensor]
+        found, free = jnp.split(output, 2, batch)
         tie = jnp.abs((found + codes) / 2 - levels) < TIE
         self.difference[tensor] = jnp.where(tie & (jnp.abs(found - codes) == 1), 0, jnp.abs(found - codes))
-        return jnp.concatenate([codes, free])
+        return jnp.concatenate([codes, free], batch)
 
 
 def compared(program: datapath.Program, q: gd.QuantizedNetwork, x: np.ndarray) -> Compared:
@@ -243,7 +243,8 @@ def compared(program: datapath.Program, q: gd.QuantizedNetwork, x: np.ndarray) -
         codes = {name: jnp.round(fake.feature_maps[name] / step).astype(jnp.int32) for name, step in steps.items()}
         levels = {name: fake.unrounded[name] / step for name, step in steps.items()}
         # One integer network is compiled: the first half of its batch is forced, the second runs by itself.
-        halves = _HalfForced({t: (codes[name], levels[name]) for name, t in maps.items()})
+        batch = {t: program.graph.shape(t).index(None) for t in maps.values()}
+        halves = _HalfForced({t: (codes[name], levels[name], batch[t]) for name, t in maps.items()})
         both = run(program.graph, integers, jnp.concatenate([x, x]).astype(jnp.float32), halves)
         given, free = (jax.tree.map(lambda y, h=half: jnp.split(y, 2)[h], both) for half in (0, 1))
         return real, given, free, halves.difference

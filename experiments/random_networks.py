@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from jaxtyping import Array
 
 _CONSTANT_SLOPES = (0.01, 0.2, 1.5, -0.3)
+#: Kinds of blocks that every network draws from, and those that networks of seeds from WIDER on draw from as well.
+KINDS = ("plain", "plain", "residual", "concat", "gate", "affine", "pool", "move", "product", "limit")
+MORE_KINDS = (
+    *("resize", "transposed", "attention", "bilinear", "softmax", "normalize", "response", "reduce", "shuffle"),
+    *("choice", "beside", "mode"),
+)
+WIDER = 5_000
 #: Functions of one number.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
@@ -189,10 +196,84 @@ class _Drawn(Drawing):
                 self.said.append("reverse")
                 return x[:, ::-1]
 
+    # More parts -------------------------------------------------------------------------------------------------
+
+    def resize(self, x: Array) -> Array:
+        rows, columns = (int(self.rng.integers(1, 2 * size + 1)) for size in x.shape[1:3])
+        method = str(self.pick(("nearest", "linear", "cubic")))
+        return jax.image.resize(x, (x.shape[0], rows, columns, x.shape[-1]), method, antialias=self.chance(0.5))
+
+    def transposed(self, x: Array) -> Array:
+        window = tuple(int(self.pick((1, 2, 3))) for _ in range(2))
+        kernel = self.numbers(*window, x.shape[-1], out := int(self.pick((1, 2, 4)))) / np.float32(np.sqrt(out))
+        strides = tuple(int(self.pick((1, 2))) for _ in range(2))
+        y = lax.conv_transpose(x, kernel, strides, str(self.pick(("SAME", "VALID"))), precision="highest")
+        return self.bias(y)
+
+    def attention(self, x: Array) -> Array:
+        q, k, v = (self.dense(x.reshape(x.shape[0], -1, x.shape[-1]), 3) for _ in range(3))
+        scores = jnp.einsum("bpc,bqc->bpq", q, k, precision="highest") / np.float32(np.sqrt(3))
+        y = jnp.einsum("bpq,bqc->bpc", nn.softmax(scores), v, precision="highest")
+        return y.reshape(*x.shape[:-1], 3)
+
+    def bilinear(self, x: Array) -> Array:
+        a, b = (self.activation(self.dense(x.reshape(x.shape[0], -1, x.shape[-1]), n)) for n in (3, 2))
+        return jnp.einsum("bpi,bpj->bij", a, b, precision="highest")[..., None]
+
+    def softmax(self, x: Array) -> Array:
+        axis = int(self.rng.integers(1, 4))
+        match self.rng.integers(3):
+            case 0:
+                return nn.softmax(x, axis)
+            case 1:
+                return nn.log_softmax(x, axis)
+            case _:
+                return nn.logsumexp(x, axis, keepdims=True)
+
+    def normalize(self, x: Array) -> Array:
+        axes = ((3,), (1, 2), (1, 2, 3))[self.rng.integers(3)]
+        y = x - jnp.mean(x, axes, keepdims=True)
+        return y * lax.rsqrt(jnp.mean(jnp.square(y), axes, keepdims=True) + np.float32(self.pick((1e-5, 1e-3, 1.0))))
+
+    def response(self, x: Array) -> Array:
+        squares = lax.reduce_window(jnp.square(x), 0.0, lax.add, (1, 1, 1, 3), (1, 1, 1, 1), "SAME")
+        return x / (float(self.pick((1.0, 2.0))) + 0.1 * squares) ** float(self.pick((0.5, 0.75)))
+
+    def reduce(self, x: Array) -> Array:
+        axis = int(self.rng.integers(1, 4))
+        y = self.pick((jnp.max, jnp.min, jnp.sum, jnp.mean, jnp.linalg.norm))(x, axis=axis, keepdims=True)
+        match self.rng.integers(3):
+            case 0:
+                return y
+            case 1:
+                return x - y
+            case _:
+                return x * y
+
+    def shuffle(self, x: Array) -> Array:
+        match self.rng.integers(3):
+            case 0 if x.shape[-1] % 4 == 0:
+                y = x.reshape(*x.shape[:3], 2, 2, -1).transpose(0, 1, 3, 2, 4, 5)
+                return y.reshape(x.shape[0], 2 * x.shape[1], 2 * x.shape[2], -1)
+            case 1:
+                return x[..., self.rng.integers(0, x.shape[-1], self.rng.integers(1, 5))]
+            case _:
+                return jnp.repeat(x, 2, axis=int(self.rng.integers(1, 4)))
+
+    def choice(self, x: Array) -> Array:
+        return jnp.where(self.rng.random(x.shape[-1]) > 0.5, x, self.pick((0.0, 0.4, 3 * x, -x)))
+
+    def beside(self, x: Array) -> Array:
+        constant = jnp.broadcast_to(self.numbers(x.shape[2], 2), (*x.shape[:3], 2))
+        return jnp.concatenate([x, constant], axis=-1)
+
+    def mode(self, x: Array) -> Array:
+        most = min(2, *(size - 1 for size in x.shape[1:3]))
+        pads = [(0, 0), *((int(self.rng.integers(0, most + 1)),) * 2 for _ in range(2)), (0, 0)]
+        return jnp.pad(x, pads, mode=str(self.pick(("reflect", "edge", "wrap"))))
+
     def block(self, x: Array) -> Array:
-        kind = str(
-            self.pick(("plain", "plain", "residual", "concat", "gate", "affine", "pool", "move", "product", "limit"))
-        )
+        kind = str(self.pick(KINDS + (MORE_KINDS if self.seed >= WIDER else ())))
         match kind:
             case "residual":
                 y = self.conv(x, x.shape[-1], keep=True)
@@ -224,8 +305,11 @@ class _Drawn(Drawing):
                 a, b = (self.conv(x, 4, keep=True) for _ in range(2))
                 self.said.append("max or min of two")
                 y = self.pick((jnp.maximum, jnp.minimum))(a, b) if a.shape == b.shape else a
-            case _:
+            case "plain":
                 y = self.conv(x)
+            case _:
+                self.said.append(kind)
+                y = getattr(self, kind)(self.conv(x) if self.chance(0.7) else x)
         return self.activation(y)
 
     def head(self, x: Array) -> Array:
@@ -289,5 +373,6 @@ def random_network(seed: int) -> RandomNetwork | None:
         activation_bits=int(rng.integers(2, 9)),
         scheme="max-abs",
         weights_per=str(rng.choice(["tensor", "channel"])),
+        factor_bits=int(rng.integers(6, 17)) if seed >= WIDER and rng.random() < 0.3 else None,
     )
     return RandomNetwork(net=net, config=config, calibration=x[:40], images=x[32:], parts=tuple(drawn.said))

@@ -234,10 +234,15 @@ def tables(
     low, high = _tame(function, expected, measured)
     # What lies beyond an end that was moved has the value at it.
     ends = (low if low > expected[0] else -math.inf, high if high < expected[1] else math.inf)
+    # Cells may begin below, and end above, what the input can be, where a function need not have a value.
+    edges = [
+        proven_end if proven_end == end else free for proven_end, end, free in zip(proven, (low, high), ends, strict=True)
+    ]
     low, high, flat = _without_flat_ends(function, (low, high), proven)
 
     def tamed(t: Float[np.ndarray, "*batch"]) -> Float[np.ndarray, "*batch"]:
-        return function(np.clip(t, *ends))
+        y = function(np.clip(t, *ends))
+        return np.where(np.isfinite(y), y, function(np.clip(t, *edges)))
 
     lookup_bits, bits = min(lookup_bits, bits), min(bits, lookup_bits + MOST_SHIFT)
     step, shift = _cells(low, high, lookup_bits, bits)
@@ -386,13 +391,13 @@ def _tame(function: Function, expected: Bounds, measured: Bounds) -> Bounds:
     Headroom that makes the result more than `_MOST_GROWTH` times what was measured costs the bits of what was.
     """
     least, most = (min(max(end, expected[0]), expected[1]) for end in measured)
-    if not least < most:
+    if not least <= most:
         return expected
     seen = np.abs(function(_points(least, most)))
-    if not np.isfinite(seen).all() or seen.max() == 0:
+    if not np.isfinite(seen).all():
         return expected
     t = np.union1d(_points(*expected), [v for v in (0.0, least, most) if expected[0] <= v <= expected[1]])
-    wild = ~(np.abs(function(t)) <= _MOST_GROWTH * seen.max())
+    wild = ~(np.abs(function(t)) <= (_MOST_GROWTH * seen.max() or np.finfo(np.float64).max))
     below, above = t[wild & (t < least)], t[wild & (t > most)]
     low = t[t > below[-1]][0] if below.size else expected[0]
     high = t[t < above[0]][-1] if above.size else expected[1]

@@ -135,7 +135,8 @@ class _Lowering:
             total = term if total is None else self.emit("add", (total, term), f"{name}.sum{k}", shape)
             if most:
                 self.measured |= {term: (0.0, most), total: (0.0, (k + 1) * most)}
-        inner = self.with_constant("mul", total, f"{name}.scaled", attrs["alpha"] / size)
+        held = self.emit("clip", (total,), f"{name}.held", shape, low=0.0, high=None)
+        inner = self.with_constant("mul", held, f"{name}.scaled", attrs["alpha"] / size)
         inner = self.with_constant("add", inner, f"{name}.inner", attrs["bias"])
         factor = self.emit("power", (inner,), f"{name}.factor", shape, exponent=-beta)
         if most:

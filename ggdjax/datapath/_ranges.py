@@ -89,8 +89,9 @@ class Ranges:
         """
         low, high = self.bounds[tensor]
         least, most = self.measured.get(tensor, (0.0, 0.0))
-        # A tensor of zeros says nothing of other images.
-        spare = (headroom - 1) * max(-least, most) or math.inf
+        # A tensor of zeros says nothing of other images; where nothing else is known of it, it is taken as 1.
+        bounded = all(map(math.isfinite, (low, high))) or tensor not in self.measured
+        spare = (headroom - 1) * max(-least, most) or (math.inf if bounded else 1.0)
         spare += self.noise.get(tensor, 0.0)
         return max(low, least - spare), min(high, most + spare)
 

@@ -22,6 +22,8 @@ def product_of_views(call: Any, views: Sequence[View], contract: Sequence[Axes],
 
     ``contract`` and ``batch`` are axes of each; those of the result are ``batch``, then what is left of both.
     """
+    order = [batch[0].index(axis) for axis in images_first(call, views[0], batch[0])]
+    batch = [tuple(axes[k] for k in order) for axes in batch]
     rows, shapes = [], []
     for which, view in enumerate(views):
         call.refuse_batch(view, contract[which], "a sum over the batch")
@@ -38,7 +40,8 @@ def product_of_views(call: Any, views: Sequence[View], contract: Sequence[Axes],
     rank = len(batch[0])
     result = call.emit("matmul", rows, range(rank + 2))
     target = [(*shape[:rank], *shapes[0][k], *shapes[1][k]) for k, shape in enumerate(call.shape(result))]
-    return call.builder.shaped(result, tuple(target), name=f"{result.tensor}.shaped")
+    shaped = call.builder.shaped(result, tuple(target), name=f"{result.tensor}.shaped")
+    return shaped.permute((*map(order.index, range(rank)), *range(rank, len(shaped.axes))))
 
 
 def product_with_weight(
@@ -49,10 +52,8 @@ def product_with_weight(
     ``contract`` and ``batch`` are axes of the view and of the weight. With ``batch`` it is a grouped convolution.
     """
     (ours, theirs), (shared, groups) = contract, batch
-    free = own = [axis for axis in range(len(view.axes)) if axis not in (*ours, *shared)]
-    if shared:  # images first, as a convolution has them
-        first, second = call.shape(view)
-        free = sorted(own, key=lambda axis: first[axis] == second[axis])
+    own = [axis for axis in range(len(view.axes)) if axis not in (*ours, *shared)]
+    free = images_first(call, view, own)
     columns = [axis for axis in range(weight.ndim) if axis not in (*theirs, *groups)]
     sizes, shared_sizes = tuple(weight.shape[k] for k in columns), tuple(weight.shape[k] for k in groups)
     count, inner = prod(shared_sizes), prod(weight.shape[axis] for axis in theirs)
@@ -80,6 +81,12 @@ def product_with_weight(
     result = call.builder.shaped(result, target, name=f"{result.tensor}.shaped")
     rest = range(lead + len(shared), len(target[0]))
     return result.permute((*range(lead, lead + len(shared)), *(free.index(axis) for axis in own), *rest))
+
+
+def images_first(call: Any, view: View, axes: Sequence[int]) -> list[int]:
+    """Return axes of a view, that of the images first: images are counted, split and drawn along a first axis."""
+    first, second = call.shape(view)
+    return sorted(axes, key=lambda axis: first[axis] == second[axis])
 
 
 def _shaped(call: Any, view: View, rule: Callable[[tuple[int, ...]], tuple[int, ...]]) -> View:

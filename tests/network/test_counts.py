@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -46,5 +48,7 @@ def test_abstract_parameters_count():
 
 def test_a_batch_that_is_not_first():
     net = trace(lambda x: jnp.einsum("bhc,cd->hbd", x, jnp.ones((3, 2))) @ jnp.ones((2, 2)), jnp.ones((2, 4, 3)))
+    assert [count.macs for count in node_counts(net)] == [4 * 3 * 2, 4 * 2 * 2, 0]
+    shapes = tuple((tensor, shape[1::-1] + shape[2:]) for tensor, shape in net.graph.shapes)
     with pytest.raises(GgdjaxError, match="depends on the batch size"):
-        node_counts(net)
+        node_counts(replace(net, graph=replace(net.graph, shapes=shapes)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ggdjax.network._builder import Constant, View
-from ggdjax.network._products import product_of_views, product_with_weight
+from ggdjax.network._products import images_first, product_of_views, product_with_weight
 from ggdjax.network.onnx._convert import Call, handler
 
 
@@ -47,7 +47,11 @@ def _of_views(call: Call, *views: View) -> View:
         target = tuple((1,) * (rank - len(shape)) + shape for shape in shapes)
         matrices.append(call.reshape(view, *target))
         call.refuse_batch(matrices[-1], [rank - 1 - which], "a sum over the batch")
-    result = call.emit("matmul", [call.builder.native(matrix) for matrix in matrices], range(rank))
+    stacked = list(range(rank - 2))
+    orders = (images_first(call, matrix, stacked) for matrix in matrices)
+    order = [*next((order for order in orders if order != stacked), stacked), rank - 2, rank - 1]
+    result = call.emit("matmul", [call.builder.native(matrix.permute(order)) for matrix in matrices], range(rank))
+    result = result.permute([*map(order.index, range(rank))])
     dropped = [rank - 2 + which for which, view in enumerate(views) if len(view.axes) == 1]
     shapes = (tuple(n for k, n in enumerate(shape) if k not in dropped) for shape in call.shape(result))
     return call.reshape(result, *shapes) if dropped else result
