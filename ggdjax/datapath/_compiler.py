@@ -335,8 +335,14 @@ class Compiler:
         )
         if name and tensor not in self.exact:  # corrections are of the same function
             unit, result = held.index.scale[0], held.sums.scale[0]
-            ends = self.ranges.measured.get(function.root) or self.ranges.expected(function.root)
-            self.gains[output] = lambda error: function.change(error * unit, *ends) / result
+            low, high = self.ranges.measured.get(function.root) or self.ranges.expected(function.root)
+            least, most = unit * held.index.low, unit * held.index.high
+
+            def gain(error: float) -> float:
+                by = error * unit  # which may lead out of the range
+                return function.change(by, max(low - by, least), min(high + by, most)) / result
+
+            self.gains[output] = gain
         return output
 
     def _by_sign(self, node: Node, form: Format) -> str:

@@ -126,6 +126,8 @@ class Function:
 
         A jump at 0 does not count: few values of t are that near.
         """
+        if (by := min(by, high - low)) == 0:
+            return 0.0
         size = by * np.geomspace(1 + 1e-6, max(-low / by, high / by, 2.0), _POINTS)
         points = np.concatenate([size, -size])
         before, at, after = (self(np.clip(t, low, high)) for t in (points - by, points, points + by))

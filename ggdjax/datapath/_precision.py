@@ -72,14 +72,15 @@ def losses(
     lost: dict[str, Loss] = {}
     for node in nodes:
         inputs = [held.get(tensor, Loss()) for tensor in node.inputs]
-        found = _after(node, inputs, shapes, gains, largest)
-        form = formats[node.output]
+        found, form = _after(node, inputs, shapes, gains, largest), formats[node.output]
         if not largest[node.output]:
             found = Loss()
         elif form.role != "code" and node.op in _ROUND and not _exact(node):
             found = found.rounded(node.output)
-        lost[node.output] = replace(found, error=min(found.error, float(form.high - form.low)))
         held[node.output] = Loss() if form.role == "code" else found
+        if form.role == "code" and node.op in _TAKE:  # of codes
+            found = max((found, *(lost[t] for t in node.inputs if t in lost)), key=lambda loss: loss.error)
+        lost[node.output] = replace(found, error=min(found.error, float(form.high - form.low)))
     return lost
 
 

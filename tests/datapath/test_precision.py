@@ -22,6 +22,11 @@ def sums(x, largest=np.inf, layer_after=True):
     return y @ V if layer_after else y
 
 
+def moved(x):
+    """The codes of it in another order."""
+    return sums(x, layer_after=False)[:, ::-1] @ V
+
+
 def scaled_again(x):
     """A channel that is 10⁻¹⁰ of the others, and scaled up again."""
     small = np.float32([[1, 1, 1, 1, 1, 1e-10]])
@@ -33,7 +38,7 @@ def quantized(function):
     return gd.quantize(net, gd.calibrate(net, [X]), gd.QuantConfig(scheme="max-abs"))
 
 
-@pytest.mark.parametrize("function", [sums, scaled_again])
+@pytest.mark.parametrize("function", [sums, moved, scaled_again])
 def test_compiling_warns_of_codes_that_differ(function):
     q = quantized(function)
     with pytest.warns(UserWarning, match=r"so wide a range that its integers of 30 bits .* wrong by \d+\.\d LSB: clip"):
