@@ -237,9 +237,7 @@ def tables(
     # What lies beyond an end that was moved has the value at it.
     ends = (low if low > expected[0] else -math.inf, high if high < expected[1] else math.inf)
     # Cells may begin below, and end above, what the input can be, where a function need not have a value.
-    edges = [
-        proven_end if proven_end == end else free for proven_end, end, free in zip(proven, (low, high), ends, strict=True)
-    ]
+    edges = [end if end == limit else free for end, limit, free in zip((low, high), proven, ends, strict=True)]
     low, high, flat = _without_flat_ends(function, (low, high), proven)
 
     def tamed(t: Float[np.ndarray, "*batch"]) -> Float[np.ndarray, "*batch"]:
