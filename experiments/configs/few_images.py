@@ -2,12 +2,14 @@
 
     python -m experiments run few-images
     python -m experiments run few-images --networks resnet20 --seeds 0 1 2 3 4
+    python -m experiments run predictive-spread
 
 Mean SQNR in dB over all feature maps on the held-out images, each alone in the float network, one step per tensor.
 A seed is an order of the calibration images (ImageNet sample: its 100 conventional ones); its first n calibrate. The
 predictive histograms are those of `gd.quantize`: limits that the graph proves, the network's input as counted.
 Expected: with 1 image `ggd` on predictive histograms at 8 bits has at least what `mse-search` has with 8 on counted
-ones (ResNet-20, SqueezeNet).
+ones (ResNet-20, SqueezeNet). `predictive-spread` does so for `ggd` and settings of the predictive histogram's prior.
+Expected: a plateau around the default, 0.2.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from ggdjax.quantization._quantize import choose_activations
 
 BITS = (8, 6, 4, 3)
 SCHEMES = ("max-abs", "percentile-99.99", "kl", "octav", "mse-search", "ggd-plain", "ggd-tail", "ggd-best-order", "ggd")
-KINDS = {"counted": False, "predictive": True}
+KINDS = ("counted", "predictive")
 #: Images per pass.
 CHUNK = 16
 
@@ -67,10 +69,11 @@ class FewImages(Experiment):
         """Return mean SQNR in dB, per scheme and kind of histogram a value for every width."""
         calibration = self._counted(prepared, cell["images"])
         target: FeatureMaps = prepared["held_out"]
+        kinds = self.kinds(calibration)
         found = {
             scheme: {
-                kind: sqnr_db(target.whole, calibration, scheme, predictive, self.bits).mean(1).round(4).tolist()
-                for kind, predictive in KINDS.items()
+                kind: sqnr_db(target.whole, histograms, scheme, self.bits).mean(1).round(4).tolist()
+                for kind, histograms in kinds.items()
             }
             for scheme in self.schemes
         }
@@ -80,6 +83,10 @@ class FewImages(Experiment):
             "bits": list(self.bits),
             "mean_sqnr_db": found,
         }
+
+    def kinds(self, calibration: quantization.Calibration) -> dict[str, quantization.Calibration]:
+        """Return what the schemes are given."""
+        return dict(zip(KINDS, (calibration, calibration.predictive()), strict=True))
 
     def _counted(self, prepared: dict[str, Any], count: int) -> quantization.Calibration:
         """Return the calibration on the first images; what was counted for a smaller number is not counted again."""
@@ -100,16 +107,32 @@ class FewImages(Experiment):
     def shown(self, row: dict[str, Any]) -> dict[str, str]:
         """Return the SQNR of every scheme at the first width."""
         return {
-            f"{scheme}, {row['bits'][0]} bits, counted / predictive": " / ".join(f"{v[0]:.2f}" for v in kinds.values())
+            f"{scheme}, {row['bits'][0]} bits, {' / '.join(kinds)}": " / ".join(f"{v[0]:.2f}" for v in kinds.values())
             for scheme, kinds in row["mean_sqnr_db"].items()
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class PredictiveSpread(FewImages):
+    """SQNR of `ggd` on predictive histograms of several priors, of networks × draws × numbers of images."""
+
+    NAME: ClassVar[str] = "predictive-spread"
+
+    images: tuple[int, ...] = (1, 2, 4, 16, 64)
+    schemes: tuple[str, ...] = ("ggd",)
+    spreads: tuple[float, ...] = (0.05, 0.1, 0.15, 0.2, 0.24)
+    """Standard deviations over images of the logarithm of a feature map's scale."""
+
+    def kinds(self, calibration: quantization.Calibration) -> dict[str, quantization.Calibration]:
+        """Return the counted histograms, and the predictive ones of every spread."""
+        return {"counted": calibration} | {str(spread): calibration.predictive(spread) for spread in self.spreads}
+
+
 def sqnr_db(
-    target: Histogram, calibration: quantization.Calibration, scheme: str, predictive: bool, bits: tuple[int, ...]
+    target: Histogram, calibration: quantization.Calibration, scheme: str, bits: tuple[int, ...]
 ) -> np.ndarray:
     """Return the SQNR ``[bits, tensor]`` on the held-out histograms, in dB."""
-    config = quantization.QuantConfig(scheme=scheme, predictive=predictive)
+    config = quantization.QuantConfig(scheme=scheme, predictive=False)
     widths = np.broadcast_to(np.asarray(bits)[:, None], (len(bits), len(calibration.names)))
     chosen = choose_activations(calibration, config, widths)
     step, top, bottom = (
@@ -124,4 +147,6 @@ def sqnr_db(
 CONFIGS = {
     "few-images": FewImages(networks=tuple(NETWORKS), seeds=(0, 1, 2)),
     "few-images-tiny": FewImages(images=(1, 4), bits=(8, 4), schemes=("max-abs", "ggd-plain")),
+    "predictive-spread": PredictiveSpread(networks=tuple(NETWORKS), seeds=(0, 1, 2)),
+    "predictive-spread-tiny": PredictiveSpread(images=(1, 4), bits=(8, 4), spreads=(0.1, 0.2)),
 }

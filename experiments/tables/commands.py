@@ -53,7 +53,7 @@ def _runs(name: str, results: Results) -> list[str]:
     found = []
     for (own, key), rows in groups.items():
         if own:
-            found.append(f"python -m experiments run {results.folder / key / files.KEPT}")
+            found.append(shlex.join(["python", "-m", "experiments", "run", str(results.folder / key / files.KEPT)]))
             continue
         settings = {**usual.settings, **rows[0].get("settings", {})}
         words = [word for field, value in usual.settings.items() for word in _option(field, value, settings[field])]

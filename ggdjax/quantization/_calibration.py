@@ -102,18 +102,24 @@ class Calibration:
             raise GgdjaxError("the calibration does not know how images differ: calibrate on at least 2 images")
         return self.moments.design_effect(order)
 
-    def predictive(self) -> Calibration:
+    def predictive(self, spread: float = 0.2) -> Calibration:
         """Return the calibration with the `Histogram.predictive` histograms of its feature maps and channels.
 
         Limits are those that the graph and, where the calibration knows the preprocessing, the range of pixels prove.
         What batch normalization tells (0 images) counts as one image: it knows
         the spread over all values, not how images differ from each other.
+
+        Args:
+            spread: s, as `Histogram.predictive` takes it.
+
+        Raises:
+            GgdjaxError: a spread out of range.
         """
 
         def moved(histograms: Histogram, names: Sequence[str]) -> Histogram:
             ends = np.asarray([self.limits.get(name, (None, None)) for name in names], np.float32)  # None: NaN
             low, high = (np.where(np.isnan(end), sign * np.inf, end) for end, sign in zip(ends.T, (-1, 1), strict=True))
-            return jax.device_get(histograms.predictive(max(self.images, 1), limits=(low, high)))
+            return jax.device_get(histograms.predictive(max(self.images, 1), limits=(low, high), spread=spread))
 
         channels = self.channels
         if channels is not None:
