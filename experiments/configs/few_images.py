@@ -2,13 +2,15 @@
 
     python -m experiments run few-images
     python -m experiments run few-images --networks resnet20 --seeds 0 1 2 3 4
+    python -m experiments run few-images-accuracy --networks resnet20 mobilenet-0.25-128
     python -m experiments run predictive-spread
 
 Mean SQNR in dB over all feature maps on the held-out images, each alone in the float network, one step per tensor.
 A seed is an order of the calibration images (ImageNet sample: its 100 conventional ones); its first n calibrate. The
 predictive histograms are those of `gd.quantize`: limits that the graph proves, the network's input as counted.
 Expected: with 1 image `ggd` on predictive histograms at 8 bits has at least what `mse-search` has with 8 on counted
-ones (ResNet-20, SqueezeNet). `predictive-spread` does so for `ggd` and settings of the predictive histogram's prior.
+ones (ResNet-20, SqueezeNet). `few-images-accuracy` measures the top-1 of the networks that the same steps make,
+weights rounded to nearest. `predictive-spread` has the SQNR of `ggd` for settings of the predictive histogram's prior.
 Expected: a plateau around the default, 0.2.
 """
 
@@ -16,16 +18,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from experiments.experiment import Cell, Experiment
 from experiments.feature_maps import FeatureMaps, calibration_order, held_out
+from experiments.images import read, some
 from experiments.real_networks import NETWORKS
-from ggdjax import quantization
+from ggdjax import data, quantization
 from ggdjax.ggd import Histogram, empirical_distortion
 from ggdjax.quantization._quantize import choose_activations
+
+if TYPE_CHECKING:
+    from experiments.networks import AnyNetwork
+    from ggdjax.data import ImageSet
 
 BITS = (8, 6, 4, 3)
 SCHEMES = ("max-abs", "percentile-99.99", "kl", "octav", "mse-search", "ggd-plain", "ggd-tail", "ggd-best-order", "ggd")
@@ -54,12 +61,17 @@ class FewImages(Experiment):
         return {"held_out": 1, "": max(self.images)} if cell is None else {}
 
     def prepare(self, network: str, seed: int) -> dict[str, Any]:
-        """Return the held-out feature maps, and the network with its images in the order of the draw."""
+        """Return what is evaluated on, and the network with its images in the order of the draw."""
         real = self.network(network)
         net = real.load()
         images = real.open_images(net)
         order = calibration_order(real, images, seed)[: max(self.images)]
-        return {"net": net, "images": images, "order": order, "held_out": held_out(real), "counted": None}
+        prepared = {"net": net, "images": images, "order": order, "counted": None}
+        return prepared | {"held_out": self.held_out(real, images)}
+
+    def held_out(self, real: AnyNetwork, images: ImageSet) -> Any:
+        """Return the held-out feature maps."""
+        return held_out(real)
 
     def image_ids(self, prepared: dict[str, Any]) -> dict[str, list[str]]:
         """Return the images that calibrate, in their order."""
@@ -128,6 +140,55 @@ class PredictiveSpread(FewImages):
         return {"counted": calibration} | {str(spread): calibration.predictive(spread) for spread in self.spreads}
 
 
+@dataclass(frozen=True, kw_only=True)
+class FewImagesAccuracy(FewImages):
+    """Top-1 of schemes on counted and predictive histograms of few images, of networks × draws × numbers of images."""
+
+    NAME: ClassVar[str] = "few-images-accuracy"
+
+    bits: tuple[int, ...] = (8, 4)
+    """Widths of the weights and the feature maps."""
+    held_out_images: int | None = 2000
+    """On up to N held-out images; none: on all of them."""
+
+    def passes(self, cell: Cell | None) -> dict[str, float]:
+        """Return a pass of the float network and one of every quantized one over the images."""
+        return {"": max(self.images)} if cell is None else {"accuracy": 2 * len(self.schemes) * len(self.bits)}
+
+    def held_out(self, real: AnyNetwork, images: ImageSet) -> list[Any]:
+        """Return the images that are evaluated on."""
+        part = some(images, data.split(images).held_out, self.held_out_images)
+        return list(read(images, part, real.batch_size, f"{real.name}: held out"))
+
+    def measure(self, prepared: dict[str, Any], cell: Cell, folder: Path) -> dict[str, Any]:
+        """Return top-1, per scheme and kind of histogram a value for every width."""
+        calibration, batches = self._counted(prepared, cell["images"]), prepared["held_out"]
+        net, kinds = prepared["net"], self.kinds(calibration)
+
+        def top1(histograms: quantization.Calibration, scheme: str, bits: int) -> float:
+            config = quantization.QuantConfig(weight_bits=bits, activation_bits=bits, scheme=scheme, predictive=False)
+            return round(quantization.accuracy(quantization.quantize(net, histograms, config), batches).top1, 4)
+
+        return {
+            "calibration_images": calibration.images,
+            "held_out_images": sum(len(x) for x, _ in batches),
+            "bits": list(self.bits),
+            "top1": {
+                scheme: {kind: [top1(histograms, scheme, b) for b in self.bits] for kind, histograms in kinds.items()}
+                for scheme in self.schemes
+            },
+        }
+
+    def shown(self, row: dict[str, Any]) -> dict[str, str]:
+        """Return the top-1 of every scheme at the last width."""
+        return {
+            f"{scheme}, {row['bits'][-1]} bits, {' / '.join(kinds)}": " / ".join(
+                f"{100 * v[-1]:.1f}" for v in kinds.values()
+            )
+            for scheme, kinds in row["top1"].items()
+        }
+
+
 def sqnr_db(
     target: Histogram, calibration: quantization.Calibration, scheme: str, bits: tuple[int, ...]
 ) -> np.ndarray:
@@ -147,6 +208,8 @@ def sqnr_db(
 CONFIGS = {
     "few-images": FewImages(networks=tuple(NETWORKS), seeds=(0, 1, 2)),
     "few-images-tiny": FewImages(images=(1, 4), bits=(8, 4), schemes=("max-abs", "ggd-plain")),
+    "few-images-accuracy": FewImagesAccuracy(networks=tuple(NETWORKS)),
+    "few-images-accuracy-tiny": FewImagesAccuracy(images=(1, 4), schemes=("max-abs", "ggd"), held_out_images=100),
     "predictive-spread": PredictiveSpread(networks=tuple(NETWORKS), seeds=(0, 1, 2)),
     "predictive-spread-tiny": PredictiveSpread(images=(1, 4), bits=(8, 4), spreads=(0.1, 0.2)),
 }

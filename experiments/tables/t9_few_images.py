@@ -1,4 +1,4 @@
-"""T9, few images: SQNR of the schemes with 1 to 512 calibration images, on counted and on predictive histograms."""
+"""T9, few images: SQNR and top-1 with 1 to 512 calibration images, on counted and on predictive histograms."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 METRICS = {
     "counted": "mean SQNR over the feature maps, dB, steps from counted histograms, mean over the draws",
     "predictive": "the same from predictive histograms",
+    "top1_counted": "top-1, steps from counted histograms, weights to nearest",
+    "top1_predictive": "the same from predictive histograms",
 }
 #: Lines that are drawn: scheme and kind of histogram -> colour.
 DRAWN = {("ggd", "predictive"): BLUE, ("ggd", "counted"): GREEN, ("mse-search", "counted"): ORANGE}
@@ -30,12 +32,16 @@ DRAWN |= {("max-abs", "counted"): GREY, ("kl", "counted"): LIGHT}
 
 def entries(results: Results) -> list[Entry]:
     """Return means over all draws; `item` is the number of images."""
-    rows = results.rows("few-images", every_seed=True)
+    return _of(results, "few-images", "mean_sqnr_db", "") + _of(results, "few-images-accuracy", "top1", "top1_")
+
+
+def _of(results: Results, experiment: str, figure: str, prefix: str) -> list[Entry]:
+    rows = results.rows(experiment, every_seed=True)
     found: dict[tuple[str, int, str, int, str], list[float]] = {}
     places: dict[tuple[str, int], str] = {}
     for row in rows:
         places.setdefault((row["network"], row["calibration_images"]), row["place"])
-        for scheme, kinds in row["mean_sqnr_db"].items():
+        for scheme, kinds in row[figure].items():
             for kind, values in kinds.items():
                 for bits, value in zip(row["bits"], values, strict=True):
                     found.setdefault((row["network"], row["calibration_images"], scheme, bits, kind), []).append(value)
@@ -43,7 +49,7 @@ def entries(results: Results) -> list[Entry]:
     for name in networks_in(rows):
         own = [row for row in rows if row["network"] == name]
         widths = list(dict.fromkeys(bits for row in own for bits in row["bits"])) or BITS
-        tried = list(dict.fromkeys(s for row in own for s in row["mean_sqnr_db"])) or SCHEMES
+        tried = list(dict.fromkeys(s for row in own for s in row[figure])) or SCHEMES
         for images in sorted({row["calibration_images"] for row in own}) or FewImages.images:
             for bits in widths:
                 for scheme in tried:
@@ -51,28 +57,41 @@ def entries(results: Results) -> list[Entry]:
                         values = found.get((name, images, scheme, bits, kind))
                         key = {"network": name, "item": str(images), "scheme": scheme, "bits": str(bits)}
                         key["row"] = places.get((name, images))
-                        made.append(Entry(**key, metric=kind, value=float(np.mean(values)) if values else None))
+                        made.append(Entry(**key, metric=prefix + kind, value=float(np.mean(values)) if values else None))
     return made
 
 
 def tables(found: Sequence[Entry]) -> list[Table]:
-    """Return one table per network and width: counted / predictive."""
+    """Return tables per network and width, of SQNR and of top-1: counted / predictive."""
     return [
         pivot(
             group,
-            title=f"{name}, {bits} bits: mean SQNR in dB by the number of images, counted / predictive",
+            title=f"{name}, {widths.format(bits)}: {what} by the number of images, counted / predictive",
             rows={"scheme": "scheme"},
             columns="item",
-            cell=_pair,
+            cell=cell,
         )
         for name in networks_of(found)
+        for what, prefix, widths, cell in (
+            ("mean SQNR in dB", "", "{} bits", _pair),
+            ("top-1 in %", "top1_", "W{0}A{0}", _shares),
+        )
         for bits in dict.fromkeys(e.bits for e in select(found, network=name))
-        if (group := measured(select(found, network=name, bits=bits), "scheme"))
+        if (group := measured(_with(found, name, bits, prefix), "scheme"))
     ]
+
+
+def _with(found: Sequence[Entry], name: str, bits: str, prefix: str) -> list[Entry]:
+    metrics = {prefix + kind for kind in KINDS}
+    return [entry for entry in select(found, network=name, bits=bits) if entry.metric in metrics]
 
 
 def _pair(cell: Cell) -> str:
     return " / ".join(number(cell, kind) for kind in KINDS)
+
+
+def _shares(cell: Cell) -> str:
+    return " / ".join(number(cell, f"top1_{kind}", scale=100) for kind in KINDS)
 
 
 def draw(found: Sequence[Entry]) -> Figure:
@@ -99,14 +118,14 @@ def draw(found: Sequence[Entry]) -> Figure:
 
 CONTENT = Content(
     name="T9",
-    title="Few images: SQNR with 1 to 512 calibration images",
+    title="Few images: SQNR and top-1 with 1 to 512 calibration images",
     about=(
         "Each feature map alone in the float network, one step per tensor, evaluated on all held-out images; mean over "
         "draws of the calibration images (ImageNet sample: out of its 100). Predictive histograms add what the next "
         "image may hold; `ggd` uses them by default below 1,000 images. Searches: "
         f"{', '.join(f'`{s}`' for s in SCHEMES if schemes.get(s).kind is schemes.SchemeClass.SEARCH)}."
     ),
-    sources=("few-images",),
+    sources=("few-images", "few-images-accuracy"),
     metrics=METRICS,
     entries=entries,
     tables=tables,
