@@ -98,7 +98,10 @@ def check(seed: int, *, verilog: bool = False) -> Outcome:
     Every eighth seed rounds weights for the output of their layer, the others to nearest: what rounding compiles for
     each layer takes a third of the time.
     """
-    drawn = random_network(seed)
+    try:
+        drawn = random_network(seed)
+    except GgdjaxError as error:
+        return Outcome(seed=seed, state="refused", said=str(error))
     if drawn is None:
         return Outcome(seed=seed, state="skipped", said="no layer, or outputs not finite")
     out = Outcome(seed=seed, state="equal", parts=drawn.parts)
