@@ -189,9 +189,7 @@ class FewImagesAccuracy(FewImages):
         }
 
 
-def sqnr_db(
-    target: Histogram, calibration: quantization.Calibration, scheme: str, bits: tuple[int, ...]
-) -> np.ndarray:
+def sqnr_db(target: Histogram, calibration: quantization.Calibration, scheme: str, bits: tuple[int, ...]) -> np.ndarray:
     """Return the SQNR ``[bits, tensor]`` on the held-out histograms, in dB."""
     config = quantization.QuantConfig(scheme=scheme, predictive=False)
     widths = np.broadcast_to(np.asarray(bits)[:, None], (len(bits), len(calibration.names)))

@@ -57,7 +57,8 @@ def _of(results: Results, experiment: str, figure: str, prefix: str) -> list[Ent
                         values = found.get((name, images, scheme, bits, kind))
                         key = {"network": name, "item": str(images), "scheme": scheme, "bits": str(bits)}
                         key["row"] = places.get((name, images))
-                        made.append(Entry(**key, metric=prefix + kind, value=float(np.mean(values)) if values else None))
+                        value = float(np.mean(values)) if values else None
+                        made.append(Entry(**key, metric=prefix + kind, value=value))
     return made
 
 
