@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from ggdjax.datapath._formats import Format
     from ggdjax.network import Node
 
-#: LSB of a code that may be lost, of wider codes than 8 bits as much of their range. A sound network loses 10^(−5).
-_MOST_LOST, _FEWEST_CODES = 1 / 2, 256
+#: LSB that may be lost before a code is rounded, which moves no code by more than one, and one in eight at most where
+#: numbers lie anywhere; of wider codes than 8 bits as much of their range. A sound network loses 10^(−5).
+_MOST_LOST, _FEWEST_CODES = 1 / 8, 256
 #: Operations that round their output, and those that take each of its values from an input.
 _ROUND = frozenset({"in_float", "interpolate", "offset", "quantize", "requantize", "requantize_by_sign", "wide_mul"})
 _TAKE = MOVES | {"saturate", "spread", "max_pool"}

@@ -169,8 +169,8 @@ class Program:
         help_ = "clip it, in the network, to the range that matters"
         help_ = help_ if bits == 30 else f"raise `residual_bits`, or {help_}"
         return [
-            f"`{tensor}` has so wide a range that its integers of {bits} bits can make codes of `{name}` wrong by "
-            f"{lsb:.1f} LSB: {help_}."
+            f"`{tensor}` has so wide a range that its integers of {bits} bits can put `{name}` off by "
+            f"{lsb:.1f} LSB before it is rounded: {help_}."
             for tensor, (lsb, name) in worst.items()
         ]
 

@@ -41,7 +41,10 @@ def quantized(function):
 @pytest.mark.parametrize("function", [sums, moved, scaled_again])
 def test_compiling_warns_of_codes_that_differ(function):
     q = quantized(function)
-    with pytest.warns(UserWarning, match=r"so wide a range that its integers of 30 bits .* wrong by \d+\.\d LSB: clip"):
+    with pytest.warns(
+        UserWarning,
+        match=r"so wide a range that its integers of 30 bits .* off by \d+\.\d LSB before it is rounded: clip",
+    ):
         program = datapath.compile(q)
     maps = datapath.agreement(program, q, [X]).feature_maps
     differ = {name: found.largest_given_inputs for name, found in maps.items() if found.largest_given_inputs}
@@ -53,7 +56,7 @@ def test_compiling_warns_of_codes_that_differ(function):
 
 def test_compiling_warns_of_outputs_that_differ():
     q = quantized(lambda x: sums(x, layer_after=False))
-    with pytest.warns(UserWarning, match="wrong by"):
+    with pytest.warns(UserWarning, match="off by"):
         program = datapath.compile(q)
     ((name, (bound, _)),) = program.inexact.items()
     assert name == q.network.graph.outputs[0]
@@ -78,7 +81,7 @@ def test_narrow_integers_are_too_coarse_and_wider_ones_the_remedy():
 
 
 def test_it_is_kept_in_files(tmp_path):
-    with pytest.warns(UserWarning, match="wrong by"):
+    with pytest.warns(UserWarning, match="off by"):
         program = datapath.compile(quantized(sums))
     program.save(tmp_path / "program.ggd")
     assert gd.load(tmp_path / "program.ggd").inexact == program.inexact
