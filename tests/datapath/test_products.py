@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,9 @@ import ggdjax as gd
 from ggdjax import datapath, export, tune
 from ggdjax._errors import GgdjaxError, UnsupportedError
 from ggdjax.network import count_macs, load_onnx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 sys.path.append(str(Path(__file__).parents[1] / "network"))
 from runtime import exported, make_model, onnx, run_onnx
@@ -149,3 +153,50 @@ def test_refusals(node: object, message: str, tmp_path: Path) -> None:
     onnx.save(make_model([node], ("batch", 4, 5, 5)), tmp_path / "net.onnx")
     with pytest.raises(UnsupportedError, match=message):
         load_onnx(tmp_path / "net.onnx")
+
+
+#: Functions whose products give the images as the second axis.
+MIX = normal(6, 3)
+IMAGES_SECOND = {
+    "an enlargement": lambda x: jax.image.resize(x, (x.shape[0], 9, 4, 4), "linear"),
+    "a weight first": lambda x: jnp.einsum("hd,bhwc->dbwc", MIX, x).transpose(1, 0, 2, 3),
+    "heads first": lambda x: jnp.einsum("bhqc,bhkc->hbqk", x, x).transpose(1, 0, 2, 3),
+}
+
+
+def images_first(net: gd.Network, x: np.ndarray) -> None:
+    """Count, round, compile: of five images in batches of two."""
+    assert {net.graph.shape(m.tensor)[0] for m in net.graph.feature_maps()} == {None}
+    calibration = gd.calibrate(net, [x[:2], x[2:4], x[4:]])
+    whole = gd.calibrate(net, [x])
+    np.testing.assert_array_equal(calibration.histograms.counts, whole.histograms.counts)
+    q = tune.round_weights(gd.quantize(net, calibration, gd.QuantConfig(scheme="max-abs")), x)
+    assert datapath.agreement(datapath.compile(q), q, [x]).equal_given_inputs > 0.999
+
+
+@pytest.mark.parametrize("inner", IMAGES_SECOND.values(), ids=IMAGES_SECOND)
+def test_images_are_the_first_axis_of_every_feature_map(inner: Callable[[jax.Array], jax.Array]) -> None:
+    """They lay along the second: rounding failed, and the images of a padded batch could not be told from it."""
+    x = normal(5, 6, 5, 4)
+    size = int(np.prod(jax.eval_shape(inner, x[:1]).shape))
+    head = normal(size, 3)
+    first = normal(4, 4)
+    images_first(gd.trace(lambda x: inner(jax.nn.relu(x @ first)).reshape(x.shape[0], -1) @ head, x[:1]), x)
+
+
+def test_images_are_the_first_axis_in_files(tmp_path: Path) -> None:
+    """Heads first, as some files have attention."""
+    nodes = [
+        make_node("MatMul", ["x", "v"], ["a"]),
+        make_node("Transpose", ["a"], ["b"], perm=[1, 0, 2, 3]),
+        make_node("Transpose", ["a"], ["c"], perm=[1, 0, 3, 2]),
+        make_node("MatMul", ["b", "c"], ["d"]),
+        make_node("Transpose", ["d"], ["e"], perm=[1, 0, 2, 3]),
+        make_node("MatMul", ["e", "w"], ["y"]),
+    ]
+    x = normal(5, 2, 6, 4)
+    model = make_model(nodes, ("batch", 2, 6, 4), {"v": normal(4, 4), "w": normal(6, 3)})
+    onnx.save(model, tmp_path / "net.onnx")
+    net = load_onnx(tmp_path / "net.onnx")
+    np.testing.assert_allclose(net(x), run_onnx(model, x), rtol=1e-4, atol=1e-4)
+    images_first(net, x)
