@@ -10,7 +10,7 @@ A seed is an order of the calibration images (ImageNet sample: its 100 conventio
 predictive histograms are those of `gd.quantize`: limits that the graph proves, the network's input as counted.
 Expected: with 1 image `ggd` on predictive histograms at 8 bits has at least what `mse-search` has with 8 on counted
 ones (ResNet-20, SqueezeNet). `few-images-accuracy` measures the top-1 of the networks that the same steps make,
-weights rounded to nearest. `predictive-spread` has the SQNR of `ggd` for settings of the predictive histogram's prior.
+weights to nearest, a fractional length per channel. `predictive-spread` has the SQNR of `ggd` for settings of the predictive histogram's prior.
 Expected: a plateau around the default, 0.2.
 """
 
@@ -26,7 +26,7 @@ from experiments.experiment import Cell, Experiment
 from experiments.feature_maps import FeatureMaps, calibration_order, held_out
 from experiments.images import read, some
 from experiments.real_networks import NETWORKS
-from ggdjax import data, quantization
+from ggdjax import quantization
 from ggdjax.ggd import Histogram, empirical_distortion
 from ggdjax.quantization._quantize import choose_activations
 
@@ -157,7 +157,7 @@ class FewImagesAccuracy(FewImages):
 
     def held_out(self, real: AnyNetwork, images: ImageSet) -> list[Any]:
         """Return the images that are evaluated on."""
-        part = some(images, data.split(images).held_out, self.held_out_images)
+        part = some(images, real.split(images).held_out, self.held_out_images)
         return list(read(images, part, real.batch_size, f"{real.name}: held out"))
 
     def measure(self, prepared: dict[str, Any], cell: Cell, folder: Path) -> dict[str, Any]:
@@ -166,7 +166,9 @@ class FewImagesAccuracy(FewImages):
         net, kinds = prepared["net"], self.kinds(calibration)
 
         def top1(histograms: quantization.Calibration, scheme: str, bits: int) -> float:
-            config = quantization.QuantConfig(weight_bits=bits, activation_bits=bits, scheme=scheme, predictive=False)
+            config = quantization.QuantConfig(
+                weight_bits=bits, activation_bits=bits, scheme=scheme, predictive=False, weights_per="channel"
+            )
             return round(quantization.accuracy(quantization.quantize(net, histograms, config), batches).top1, 4)
 
         return {

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 METRICS = {
     "counted": "mean SQNR over the feature maps, dB, steps from counted histograms, mean over the draws",
     "predictive": "the same from predictive histograms",
-    "top1_counted": "top-1, steps from counted histograms, weights to nearest",
+    "top1_counted": "top-1, steps from counted histograms, weights to nearest per channel",
     "top1_predictive": "the same from predictive histograms",
 }
 #: Lines that are drawn: scheme and kind of histogram -> colour.
