@@ -9,8 +9,10 @@ Mean SQNR in dB over all feature maps on the held-out images, each alone in the 
 A seed is an order of the calibration images (ImageNet sample: its 100 conventional ones); its first n calibrate. The
 predictive histograms are those of `gd.quantize`: limits that the graph proves, the network's input as counted.
 Expected: with 1 image `ggd` on predictive histograms at 8 bits has at least what `mse-search` has with 8 on counted
-ones (ResNet-20, SqueezeNet). `few-images-accuracy` measures the top-1 of the networks that the same steps make,
-weights to nearest, a fractional length per channel. `predictive-spread` has the SQNR of `ggd` for settings of the predictive histogram's prior.
+ones (ResNet-20, SqueezeNet).
+
+`few-images-accuracy` measures the top-1 of the networks that the same steps make, weights to nearest, a fractional
+length per channel. `predictive-spread` has the SQNR of `ggd` for settings of the predictive histogram's prior.
 Expected: a plateau around the default, 0.2.
 """
 
