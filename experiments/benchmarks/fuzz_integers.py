@@ -6,11 +6,12 @@
     python -m experiments.benchmarks.fuzz_integers --seed 35        one, in full
     python -m experiments.benchmarks.fuzz_integers --again          those that were not equal
 
-Networks, their data, widths and scales are drawn by `experiments.random_networks`, one per seed. Each layer gets the
-codes of the fake-quantized network; then 99 % of the codes of every feature map must be equal (of a tie, both are
-right), none more than one LSB away, the outputs 40 dB near, and ONNX Runtime must give the program's integers; every
-20th network runs in Verilog too, where Icarus Verilog is installed. Of what is refused, the message's remedy is
-followed. Compiling warns of codes that wide integers are too coarse for; those may differ. Expected: none different.
+Networks, their data, widths and scales are drawn by `experiments.random_networks`, one per seed, from seed 5,000 on
+of more operations. Each layer gets the codes of the fake-quantized network; then 99 % of the codes of every feature
+map must be equal (of a tie, both are right), none more than one LSB away, the outputs 40 dB near, and ONNX Runtime
+must give the program's integers; every 20th network runs in Verilog too, where Icarus Verilog is installed. Of what
+is refused, the message's remedy is followed. Compiling warns of codes that wide integers are too coarse for; those
+may differ. Expected: none different.
 
 Writes `experiments/results/fuzz_integers.json` after every tenth network, and resumes from it. About a second a
 network on one core, nearly all of it tracing and compiling.

@@ -7,7 +7,7 @@
 
 Mean SQNR in dB over all feature maps on the held-out images, each alone in the float network, one step per tensor.
 A seed is an order of the calibration images (ImageNet sample: its 100 conventional ones); its first n calibrate. The
-predictive histograms are those of `gd.quantize`: limits that the graph proves, the network's input as counted.
+predictive histograms are those of `gd.quantize`: limits that the graph and the range of pixels prove.
 Expected: with 1 image `ggd` on predictive histograms at 8 bits has at least what `mse-search` has with 8 on counted
 ones (ResNet-20, SqueezeNet).
 

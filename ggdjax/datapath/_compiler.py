@@ -55,10 +55,9 @@ class Compiler:
         # A softmax at the end is applied to the logits in real numbers.
         graph = q.graph.up_to_logits() if len(q.graph.outputs) == 1 else q.graph
         self.network = q.float_network
-        # Their sums cannot be 1 and hold the errors of many terms.
-        self.exact = {f"{node.output}.reciprocal" for node in graph.nodes if node.op == "softmax"}
         q, measured = lowered(q, graph, measured_ranges(q))
         self.q, self.spec, self.source, self.makers = q, accelerator, q.graph, makers
+        self.normalizers = _normalizers(q.graph)
         self.nodes: list[Node] = []
         self.params: dict[str, np.ndarray] = {}
         self.formats: dict[str, Format] = {}
@@ -333,7 +332,7 @@ class Compiler:
             first=held.first,
             cell_bits=held.cell_bits,
         )
-        if name and tensor not in self.exact:  # corrections are of the same function
+        if name and tensor not in self.normalizers:  # corrections are of the same function
             unit, result = held.index.scale[0], held.sums.scale[0]
             low, high = self.ranges.measured.get(function.root) or self.ranges.expected(function.root)
             least, most = unit * held.index.low, unit * held.index.high
@@ -428,6 +427,36 @@ class Compiler:
         self.formats[output] = form
         self.shapes[output] = self.source.shape(tensor)
         return output
+
+
+def _normalizers(graph: Graph) -> set[str]:
+    """Return the tensors 1/n and n^(−p) by which what n was summed from is multiplied: softmax, layer normalization.
+
+    Where n is small and its inverse thus inexact, so is what it multiplies: the worst case of both never meets.
+    """
+
+    def before(tensor: str) -> set[str]:
+        """Return what makes a tensor, back to the layers."""
+        found, waiting = set(), [tensor]
+        while waiting:
+            found.add(one := waiting.pop())
+            node = graph.producer(one)
+            if node is not None and node.op not in QUANTIZABLE | PRODUCTS:
+                waiting += [t for t in node.inputs if t not in found]
+        return found
+
+    def inverse(node: Node | None) -> bool:
+        attrs = {} if node is None else dict(node.attrs)
+        return attrs.get("exponent", 0) < 0 or (node is not None and node.op == "div" and attrs.get("reverse", False))
+
+    found = set()
+    for node in graph.nodes:
+        for x, factor in (node.inputs, node.inputs[::-1]) if node.op == "mul" and len(node.inputs) == 2 else ():
+            made = before(factor)
+            makers = [graph.producer(tensor) for tensor in made]
+            if any(maker is not None and maker.op in {"mean", "sum"} for maker in makers) and made & before(x):
+                found |= {maker.output for maker in makers if inverse(maker)}
+    return found
 
 
 def grid_of(node: Node) -> Format:
