@@ -123,8 +123,8 @@ CONTENT = Content(
     about=(
         "Each feature map alone in the float network, one step per tensor, evaluated on all held-out images; mean over "
         "draws of the calibration images (ImageNet sample: out of its 100). Predictive histograms add what the next "
-        "image may hold; `ggd` uses them by default below 1,000 images. Top-1: of the networks with these steps, weights "
-        "to nearest with a fractional length per channel, one draw. Searches: "
+        "image may hold; `ggd` uses them by default below 1,000 images. Top-1: of the networks with these steps, "
+        "weights to nearest with a fractional length per channel, one draw. Searches: "
         f"{', '.join(f'`{s}`' for s in SCHEMES if schemes.get(s).kind is schemes.SchemeClass.SEARCH)}."
     ),
     sources=("few-images", "few-images-accuracy"),
