@@ -430,7 +430,7 @@ class Compiler:
         return output
 
 
-#: Share of its worst case that an inverse of a sum loses where it normalizes: of softmax about a hundredth was measured.
+#: Share of its worst case that counts of an inverse that normalizes: of softmax about a hundredth was measured.
 _NORMALIZING = 1 / 64
 
 
