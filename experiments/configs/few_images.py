@@ -28,8 +28,9 @@ from experiments.experiment import Cell, Experiment
 from experiments.feature_maps import FeatureMaps, calibration_order, held_out
 from experiments.images import read, some
 from experiments.real_networks import NETWORKS
-from ggdjax import quantization
+from ggdjax import GgdjaxError, quantization
 from ggdjax.ggd import Histogram, empirical_distortion
+from ggdjax.ggd._predictive import SPREAD_MAX
 from ggdjax.quantization._quantize import choose_activations
 
 if TYPE_CHECKING:
@@ -136,6 +137,13 @@ class PredictiveSpread(FewImages):
     schemes: tuple[str, ...] = ("ggd",)
     spreads: tuple[float, ...] = (0.05, 0.1, 0.15, 0.2, 0.24)
     """Standard deviations over images of the logarithm of a feature map's scale."""
+
+    def check(self) -> None:
+        """Refuse spreads out of range, too."""
+        for spread in self.spreads:
+            if not 0 < spread <= SPREAD_MAX:
+                raise GgdjaxError(f"`spreads` has {spread}: expected numbers above 0, up to {SPREAD_MAX:.3f}")
+        super().check()
 
     def kinds(self, calibration: quantization.Calibration) -> dict[str, quantization.Calibration]:
         """Return the counted histograms, and the predictive ones of every spread."""
