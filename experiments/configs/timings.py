@@ -23,6 +23,7 @@ ALONE = (
     "steps-throughput",
     "fit-against-scipy",
     "parameter-recovery",
+    "heavy-tails",
     "calibration-memory",
     "search-cost",
     "tuning-scaling",

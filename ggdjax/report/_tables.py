@@ -10,6 +10,7 @@ import numpy as np
 
 from ggdjax._errors import expect
 from ggdjax.ggd import FitCode
+from ggdjax.schemes import ChoiceCode
 from ggdjax.report._record import feature_map_rows, weight_rows
 
 if TYPE_CHECKING:
@@ -213,6 +214,8 @@ def _about_layers(quantized: QuantizedNetwork, maps: dict[str, dict[str, Any]], 
         for name, row in maps.items()
         if row["fit"] not in (None, "converged")
     ]
+    choices = {} if record is None else {n: c for n, c in record.choices.items() if np.ndim(c.code) == 0}
+    lines += [f"{n}: {ChoiceCode(int(c.code)).message}." for n, c in choices.items() if int(c.code) != ChoiceCode.OK]
     return lines
 
 

@@ -28,6 +28,7 @@ class ChoiceCode(enum.IntEnum):
     ALL_ZERO = 2
     EMPTY = 3
     FALLBACK = 4
+    HEAVY_TAIL = 5
 
     @property
     def message(self) -> str:
@@ -42,6 +43,8 @@ _CHOICE_MESSAGES = {
     ChoiceCode.EMPTY: "nothing was counted: 1 was taken as the step; calibrate on at least one image",
     ChoiceCode.FALLBACK: "the scheme gave no usable step (not finite, not positive, or outside float32): "
     "max-abs was taken; look at the tensor's histogram for extreme values",
+    ChoiceCode.HEAVY_TAIL: "no generalized gamma distribution follows the tail: of the fits of order 0 to 6 the one "
+    "whose step leaves the least error on the histogram was taken",
 }
 
 
@@ -103,7 +106,8 @@ class Fitted:
     saturation: Saturation
     """Point mass at the largest magnitude that was kept out of the fit; weight 0 where there is none."""
     order_error: Float[Array, "..."]
-    """Squared error on the histogram divided by its mean square, by which "ggd-best-order" chose; else NaN."""
+    """Squared error on the histogram divided by its mean square, by which "ggd-best-order" chose, and "ggd"
+    where the tail is too heavy (`ChoiceCode.HEAVY_TAIL`); else NaN."""
     distortion: Float[Array, "..."]
     """Predicted mean squared error of all values, zeros included, in squared units of the tensor; NaN where absent."""
     sqnr_db: Float[Array, "..."]

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from ggdjax.schemes._magnitudes import magnitudes
 from ggdjax.schemes._protocol import levels
 from ggdjax.steps import closed_form_step
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
-    from ggdjax.ggd import Histogram, TailWeighted
+    from ggdjax.ggd import TailWeighted
+    from ggdjax.schemes._magnitudes import Magnitudes
 
 #: Solutions of the equation, each with the share of the one before. Light tails need two.
 _ROUNDS = 7
@@ -39,7 +39,7 @@ _LEAST, _MOST = 1e-9, 1.5
 
 
 def dead_zone_step(
-    histogram: Histogram,
+    size: Magnitudes,
     tail: TailWeighted,
     bits: Int[Array, "setting tensor"],
     signed: Bool[Array, "setting tensor"],
@@ -47,17 +47,17 @@ def dead_zone_step(
     """Return the largest root of the support equation with its dead zone, up to full range.
 
     Args:
-        histogram: the values that were fitted, batch shape ``tensor``.
+        size: magnitudes of the values that were fitted.
         tail: their fit, batch shape ``setting tensor``.
         bits: width of the codes.
         signed: whether they are two's complement.
     """
-    size, top = magnitudes(histogram), levels(bits, signed) - 0.5
+    top = levels(bits, signed) - 0.5
     peak = jnp.where(size.peak > 0, size.peak, 1.0)[None]
-    edges, survival = size.edges, size.survival
+    edges = size.edges
 
     def above(x: Float[Array, "place setting tensor"]) -> Float[Array, "place setting tensor"]:
-        return jax.vmap(jnp.interp, in_axes=(2, 0, 0), out_axes=2)(x, edges, survival)
+        return jax.vmap(jnp.interp, in_axes=(2, 0, 0), out_axes=2)(x, edges, size.survival)
 
     def share(step: Float[Array, "setting tensor"]) -> Float[Array, "setting tensor"]:
         half, end = 0.5 * step / peak, jnp.minimum(step * top / peak, 1.0)

@@ -45,12 +45,8 @@ class Magnitudes:
     """Fraction of the nonzero values; all 0 where there is none."""
     positive: Float[Array, "tensor bin"]
     """The part of ``weight`` that is positive."""
-
-    @property
-    def survival(self) -> Float[Array, "tensor edge"]:
-        """Fraction of nonzero values above each edge; summed from the tail, where it is small."""
-        above = jnp.cumsum(self.weight[:, ::-1], axis=1)[:, ::-1]
-        return jnp.concatenate([above, jnp.zeros_like(above[:, :1])], axis=1)
+    survival: Float[Array, "tensor edge"]
+    """Fraction of nonzero values above each edge; summed from the tail, where it is small."""
 
     @property
     def edges(self) -> Float[Array, "tensor edge"]:
@@ -107,15 +103,18 @@ def magnitudes(histogram: Histogram) -> Magnitudes:
     lower = jnp.where(inside, jax.lax.bitcast_convert_type(index << 16, jnp.float32) / scale, 0.0)
     lower = jnp.minimum(lower, 1.0).at[:, 0].set(0.0)
     upper = jnp.concatenate([lower[:, 1:], jnp.ones_like(lower[:, :1])], axis=1)
+    constant, weight = weight[:, -1] == nonzero, weight / share
+    above = jnp.cumsum(weight[:, ::-1], axis=1)[:, ::-1]
     return Magnitudes(
         peak=jnp.where(nonzero > 0, peak, 0.0),
         total=total,
         nonzero_fraction=nonzero / jnp.maximum(total, 1.0),
-        constant=weight[:, -1] == nonzero,
+        constant=constant,
         lower=lower,
         upper=upper,
-        weight=weight / share,
+        weight=weight,
         positive=kept[:, 0] / share,
+        survival=jnp.concatenate([above, jnp.zeros_like(above[:, :1])], axis=1),
     )
 
 

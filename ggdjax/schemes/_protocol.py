@@ -41,6 +41,8 @@ class Solution(NamedTuple):
     """The code of real zero, an integer in float32; None where it is 0 by construction."""
     evidence: Evidence | None = None
     """What the step was chosen on; every leaf has axes ``setting tensor``."""
+    code: Array | int = ChoiceCode.OK
+    """`ChoiceCode` of usable steps: OK, or how else they came about."""
 
 
 #: What a scheme's file defines. The histogram has one leading axis ``tensor``; ``bits`` (int32) and ``signed`` (bool)
@@ -169,12 +171,12 @@ def _settle(histogram: Histogram, bits: Array, signed: Array, found: Solution) -
     peak = jnp.broadcast_to(size.peak[None, :], step.shape)
     top = top_code(bits, signed)
     usable = jnp.isfinite(step) & (step >= _SMALLEST_STEP) & (step <= _LARGEST_STEP)
-    code = jnp.where(usable, ChoiceCode.OK, ChoiceCode.FALLBACK)
+    code = jnp.where(usable, found.code, ChoiceCode.FALLBACK)
     code = jnp.where(size.constant[None, :], ChoiceCode.CONSTANT, code)
     code = jnp.where((size.peak == 0)[None, :], ChoiceCode.ALL_ZERO, code)
     code = jnp.where((size.total == 0)[None, :], ChoiceCode.EMPTY, code)
     nothing = (code == ChoiceCode.ALL_ZERO) | (code == ChoiceCode.EMPTY)
-    own = code == ChoiceCode.OK
+    own = (code == ChoiceCode.OK) | (code == ChoiceCode.HEAVY_TAIL)
     max_abs = jnp.clip(peak / top, _SMALLEST_STEP, _LARGEST_STEP)
     return Choice(
         step=jnp.where(own, step, jnp.where(nothing, 1.0, max_abs)),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 
 from ggdjax.ggd import Histogram, empirical_distortion
+from ggdjax.ggd._bins import Bins
 from ggdjax.ggd._histogram import SIDE_BINS
 from ggdjax.schemes._magnitudes import magnitudes
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jaxtyping import Array, Float
+
+    from ggdjax.schemes._magnitudes import Magnitudes
 
 
 def squared_error(
@@ -36,10 +39,26 @@ def squared_error(
     )
     bins = sides.compress("positive")
     bins = replace(bins, lower=bins.lower / _both(scale, scale), upper=bins.upper / _both(scale, scale))
+    return _error_on(bins, top)
+
+
+def squared_error_of(
+    size: Magnitudes, top: Float[Array, "tensor setting"]
+) -> Callable[[Float[Array, "tensor setting cand"]], Float[Array, "tensor setting cand"]]:
+    """Return `squared_error` of magnitudes, per nonzero value; it knows of no point mass at the peak."""
+    lower, upper = _both(size.lower, size.lower), _both(size.upper, size.upper)
+    weight = _both(size.positive, size.weight - size.positive)
+    log_x = jnp.log(jnp.maximum(0.5 * (lower + upper), float(jnp.finfo(jnp.float32).tiny)))
+    return _error_on(Bins(weight=weight, log_x=log_x, log_scale=weight[:, 0], lower=lower, upper=upper), top)
+
+
+def _error_on(
+    sides: Bins, top: Float[Array, "tensor setting"]
+) -> Callable[[Float[Array, "tensor setting cand"]], Float[Array, "tensor setting cand"]]:
     levels = _both(top, top + 1.0)[:, :, None]
 
     def error(step: Float[Array, "tensor setting cand"]) -> Float[Array, "tensor setting cand"]:
-        errors = empirical_distortion(bins, _both(step, step), levels) * bins.weight.sum(-1)[:, None, None]
+        errors = empirical_distortion(sides, _both(step, step), levels) * sides.weight.sum(-1)[:, None, None]
         total = errors[: len(step)] + errors[len(step) :]
         return jnp.where(jnp.isfinite(total), total, jnp.inf)
 

@@ -41,17 +41,18 @@ def saturated_step(
     support = step * (levels - 0.5)
     noise = (1.0 - weight) / (12.0 * (levels - 0.5) * (levels - 1.0))
     reach = (levels - 1.0) / (levels - 0.5)
-    limit_of_support = limit / jnp.where(support > 0, support, 1.0)
+    # Where M is the largest code: Newton's steps must not round beyond it, where the slope is another.
+    full_ratio = limit / jnp.where(support > 0, support, 1.0) / reach
 
     def newton(_: int, ratio: Array) -> Array:
         # The last step carries the gradient, which is the implicit one.
-        ratio = lax.stop_gradient(ratio)
+        ratio = lax.stop_gradient(jnp.minimum(ratio, jnp.maximum(full_ratio, 1.0)))
         decay = jnp.exp(-_FALL * (ratio - 1.0))
-        beyond = limit_of_support - reach * ratio
+        beyond = reach * (full_ratio - ratio)
         value = noise * (decay - ratio) + weight * jnp.maximum(beyond, 0.0)
-        slope = noise * (_FALL * decay + 1.0) + jnp.where(beyond > 0, weight * reach, 0.0)
+        slope = noise * (_FALL * decay + 1.0) + jnp.where(beyond >= 0, weight * reach, 0.0)
         return ratio + value / jnp.where(slope > 0, slope, 1.0)
 
-    ratio = lax.fori_loop(0, _NEWTON, newton, jnp.ones_like(noise * limit_of_support))
+    ratio = lax.fori_loop(0, _NEWTON, newton, jnp.ones_like(noise * full_ratio))
     full = limit / (levels - 1.0)
     return jnp.where(some, jnp.minimum(step * jnp.maximum(ratio, 1.0), full), step)

@@ -10,7 +10,7 @@ from scheme_samples import quantize, sqnr_db
 
 from ggdjax import schemes
 from ggdjax.ggd import Histogram
-from ggdjax.schemes import SchemeClass
+from ggdjax.schemes import ChoiceCode, SchemeClass
 from ggdjax.schemes._sqnr_optimal import unit_steps
 from ggdjax.steps import closed_form_step
 
@@ -46,6 +46,27 @@ def test_the_zero_cell_is_part_of_the_step(sources):
     heavy = list(sources).index("log-normal 2")
     assert (gain[:, heavy] > 0.5).all()
     assert (gain > -0.06).all()  # light tails: what the plain equation gains by chance
+
+
+def test_a_tail_that_no_ggd_follows_is_said_and_loses_little():
+    rng, n = np.random.default_rng(2), 300_000
+    x = [rng.pareto(2.0, size=n), np.abs(rng.standard_t(2, size=n)), np.exp(1.5 * rng.normal(size=n))]
+    light = [np.abs(rng.normal(size=n)), np.minimum(rng.exponential(size=n), 1.0)]
+    histograms = Histogram.stack([Histogram.from_samples(values.astype(np.float32)) for values in (*x, *light)])
+    chosen, best = (schemes.choose(name, histograms, WIDTHS) for name in ("ggd", "mse-search"))
+    assert (np.asarray(chosen.code)[:, 3:] == ChoiceCode.OK).all()
+    heavy = np.asarray(chosen.code) == ChoiceCode.HEAVY_TAIL
+    assert heavy[0, :3].all()
+    assert np.array_equal(heavy, ~np.isnan(np.asarray(chosen.evidence.order_error)))
+    for i, values in enumerate((*x, *light)):
+        for row in range(len(WIDTHS)):
+            found = sqnr_db(values, quantize(values, chosen, (row, i)))
+            assert found > sqnr_db(values, quantize(values, best, (row, i))) - 0.2
+            if heavy[row, i]:
+                assert abs(float(chosen.evidence.sqnr_db[row, i]) - found) < 0.15
+    # A tensor's choice does not depend on its neighbours.
+    alone = schemes.choose("ggd", histograms[3:], WIDTHS)
+    np.testing.assert_allclose(alone.step, np.asarray(chosen.step)[:, 3:], rtol=1e-6)
 
 
 def test_classes():

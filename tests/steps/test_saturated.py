@@ -63,3 +63,20 @@ def test_gradients_are_those_of_the_root():
             moved = [[v * (1 + sign * 1e-4 * (j == i)) for j, v in enumerate(arguments)] for sign in (-1, 1)]
             low, high = (float(saturated_step(*(jnp.float64(v) for v in values))) for values in moved)
             np.testing.assert_allclose(float(slope), (high - low) / (2e-4 * arguments[i]), rtol=2e-3)
+
+
+@pytest.mark.parametrize("weight", [1e-4, 1e-3, 0.05, 0.4, 0.9])
+@pytest.mark.parametrize("bits", [2, 4, 6, 8, 12])
+def test_rounding_does_not_throw_the_root_away(weight, bits):
+    """The root lies within float32's rounding of the kink at full range, where Newton's step may come out beyond it."""
+    levels, limits = 2.0**bits, np.linspace(0.9, 1.1, 1001)
+    body = 1.0 / (levels - 0.5)
+    step = np.asarray(saturated_step(*map(jnp.float32, (body, levels)), jnp.asarray(limits, jnp.float32), weight))
+    noise = (1 - weight) / (12 * (levels - 0.5) * (levels - 1))
+    low, high = np.ones_like(limits), np.full_like(limits, 2.0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        beyond = np.maximum(limits - middle * (levels - 1) / (levels - 0.5), 0.0)
+        rises = noise * (np.exp(-4 * (middle - 1)) - middle) + weight * beyond > 0
+        low, high = np.where(rises, middle, low), np.where(rises, high, middle)
+    np.testing.assert_allclose(step, np.minimum(body * low, limits / (levels - 1)), rtol=2e-6)
