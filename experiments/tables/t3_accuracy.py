@@ -18,7 +18,7 @@ from experiments.tables.entries import (
     select,
     width_heads,
 )
-from experiments.tables.plots import GREEN, GREY, LIGHT, ORANGE, figure_of_panels, label_ends, says_not_run
+from experiments.tables.plots import BLUE, GREEN, GREY, LIGHT, ORANGE, figure_of_panels, label_ends, says_not_run
 from experiments.tables.results import Results
 from experiments.tables.results import networks_of as networks_in
 from experiments.tables.t2_feature_maps import BITS, NAMED
@@ -34,7 +34,8 @@ WIDTHS = tuple(f"{bits}/{bits}" for bits in BITS)
 #: Widths of weights and feature maps that other tools were measured at.
 PEER_WIDTHS = ("8/8", "6/6", "5/5", "4/4", "8/6", "8/4")
 FLOAT = "float"
-OURS = "ggdjax, tensor"
+OURS, BY_CHANNEL = "ggdjax, tensor", "ggdjax, channel"
+ROUNDED = "ggd, weights rounded for the output (default)"
 GRADIENT, SEARCHED = "ggd, gradient tuning", "ggd, backward-forward"
 
 
@@ -46,7 +47,10 @@ def entries(results: Results) -> list[Entry]:
         if row["kind"] == "accuracy"
     }
     names = networks_in(
-        [*found.values(), *(row for source in ("gradient", "tuning", "paper") for row in results.rows(source))]
+        [
+            *found.values(),
+            *(row for source in ("gradient", "rounding", "tuning", "paper") for row in results.rows(source)),
+        ]
     )
     made = []
     for name in names:
@@ -81,6 +85,10 @@ def _ours(results: Results, name: str, found: dict) -> dict[tuple[str, str, str]
             rows.setdefault((OURS, "ggd", row["widths"]), row)
         if row["network"] == name and row["method"] == "gradient":
             rows[OURS, GRADIENT, row["widths"]] = row
+    for row in results.rows("rounding"):
+        if row["network"] == name:
+            own = {key: row[key] for key in ("network", "images", "place") if key in row}
+            rows[OURS if row["per"] == "tensor" else BY_CHANNEL, ROUNDED, row["widths"]] = own | row["stages"]["output"]
     for row in results.rows("paper"):
         for stage, figures in row["stages"].items() if row["network"] == name else ():
             own = {key: row[key] for key in ("network", "images", "place") if key in row}
@@ -175,7 +183,7 @@ def _panel(axes: Axes, found: Sequence[Entry], name: str) -> None:
     beside = [e for e in found if e.item and e.value is not None and e.bits in order]
     tools = [e for e in beside if e.item != OURS]
     groups = [(tools, "x", GREY, "other tools")]
-    for scheme, colour, marker in ((GRADIENT, GREEN, "D"), (SEARCHED, ORANGE, "^")):
+    for scheme, colour, marker in ((ROUNDED, BLUE, "s"), (GRADIENT, GREEN, "D"), (SEARCHED, ORANGE, "^")):
         groups.append((select(beside, item=OURS, scheme=scheme), marker, colour, scheme))
     for group, marker, colour, label in groups:
         if group:
@@ -198,14 +206,15 @@ CONTENT = Content(
         "costs. The tools place their quantizers as they see fit (see `peers/README.md`); tuned networks stand on "
         "images that did not tune."
     ),
-    sources=("schemes", "peers", "gradient", "tuning", "paper"),
+    sources=("schemes", "peers", "rounding", "gradient", "tuning", "paper"),
     metrics=METRICS,
     entries=entries,
     tables=tables,
     draw=draw,
     shows=lambda name, cell: name != "schemes" or cell["kind"] == "accuracy",
     caption=(
-        "Top-1 against widths: `ggd` bold, other schemes grey, other tools as crosses; `ggd` tuned by gradients as "
-        "green diamonds, by the backward-forward search as orange triangles, both on the images that did not tune."
+        "Top-1 against widths: `ggd` bold, other schemes grey, other tools as crosses; `ggd` with weights rounded for "
+        "the output, the default of `ggdjax quantize`, as blue squares; tuned by gradients as green diamonds, by the "
+        "backward-forward search as orange triangles, both on the images that did not tune."
     ),
 )

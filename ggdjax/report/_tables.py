@@ -10,8 +10,8 @@ import numpy as np
 
 from ggdjax._errors import expect
 from ggdjax.ggd import FitCode
-from ggdjax.schemes import ChoiceCode
 from ggdjax.report._record import feature_map_rows, weight_rows
+from ggdjax.schemes import ChoiceCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
