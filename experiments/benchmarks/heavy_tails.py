@@ -1,4 +1,4 @@
-"""What `ggd` loses to a search under heavy tails: eleven sources and a Pareto law, the loss in-sample.
+"""What `ggd` loses to a search under heavy tails: eleven sources and a Pareto distribution, the loss in-sample.
 
     python -m experiments run timings --benchmarks heavy-tails
 
