@@ -54,7 +54,19 @@ IMAGES = 8
 SMALL = 64
 #: (activation function, gate) of the gated networks.
 GATES = {"hard": (jax.nn.hard_swish, jax.nn.hard_sigmoid), "silu": (jax.nn.silu, jax.nn.sigmoid)}
-ACTIVATIONS = ("elu", "gelu", "hard_swish", "leaky_relu", "mish", "selu", "silu", "softplus", "tanh")
+ACTIVATIONS = (
+    "celu",
+    "elu",
+    "gelu",
+    "hard_swish",
+    "hard_tanh",
+    "leaky_relu",
+    "mish",
+    "selu",
+    "silu",
+    "softplus",
+    "tanh",
+)
 
 Case = tuple["Network", np.ndarray, np.ndarray, gd.QuantConfig]
 """Network, calibration images, images to compare on, configuration."""

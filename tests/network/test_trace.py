@@ -295,6 +295,19 @@ def test_refusals(function: Callable, message: str) -> None:
         trace(function, _input(2, 6, 8, 4))
 
 
+def test_an_order_of_products_that_the_batch_size_chooses_is_refused_and_the_remedy_works() -> None:
+    def to_one_pixel(x: jax.Array) -> jax.Array:
+        return jax.image.resize(x, (x.shape[0], 1, 1, 1), "linear", antialias=False)
+
+    def one_axis_after_the_other(x: jax.Array) -> jax.Array:
+        return to_one_pixel(jax.image.resize(x, (x.shape[0], 1, *x.shape[2:]), "linear", antialias=False))
+
+    x = _input(2, 5, 6, 1)
+    with pytest.raises(GgdjaxError, match="resize one axis after the other"):
+        trace(to_one_pixel, x)
+    np.testing.assert_allclose(trace(one_axis_after_the_other, x)(x), to_one_pixel(x), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "function",
     [

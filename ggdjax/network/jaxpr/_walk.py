@@ -139,6 +139,12 @@ def check_batch(*jaxprs: Any) -> None:
             if any(z != x + (y - x) * slope for x, y, z in zip(*shapes, strict=True)):
                 what = "a slice of the batch" if name in _PICKING else "a size that does not grow as the batch does"
                 where = str(equations[0].source_info.name_stack)
+                if name == "dot_general":
+                    raise UnsupportedError(
+                        f"unsupported: other products at another batch size{f' in {where}' if where else ''}: each "
+                        "image is computed by itself, in one order (`jnp.einsum` and `jax.image.resize` choose one by "
+                        "all sizes: multiply two factors at a time, resize one axis after the other)"
+                    )
                 raise UnsupportedError(
                     f"unsupported: {what} (`{name}`{f' in {where}' if where else ''}): each image is computed by itself"
                 )
