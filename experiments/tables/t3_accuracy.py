@@ -86,7 +86,7 @@ def _ours(results: Results, name: str, found: dict) -> dict[tuple[str, str, str]
         if row["network"] == name and row["method"] == "gradient":
             rows[OURS, GRADIENT, row["widths"]] = row
     for row in results.rows("rounding"):
-        if row["network"] == name:
+        if row["network"] == name and "equalized" not in row["stages"]:
             own = {key: row[key] for key in ("network", "images", "place") if key in row}
             rows[OURS if row["per"] == "tensor" else BY_CHANNEL, ROUNDED, row["widths"]] = own | row["stages"]["output"]
     for row in results.rows("paper"):

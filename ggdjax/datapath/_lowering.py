@@ -1,12 +1,13 @@
 """Operations without integers of their own, written as several that have them.
 
-These are softmax, quotients, local response normalization and resizing.
+These are softmax, quotients, local response normalization, resizing, and choices between tensors.
 
 A softmax is e · (1 / Σ e) with e = exp(min(x − max x, 0)), a quotient a · (1 / b): exponential and reciprocal are
 tables, and the product is of two numbers of ``factor_bits``. The limits change nothing; they say what is proven: e
 lies in (0, 1], and the sum of n of them, the largest of which is 1, in [1, n]. Local response normalization is
 x · (bias + α/n · Σ x²)^(−β), the sum over neighbouring channels one of shifted squares, the power a table. Resizing
-picks elements along an axis, or adds up a few of them, each times a weight that depends on the position.
+picks elements along an axis, or adds up a few of them, each times a weight that depends on the position. A choice
+between tensors adds them up, each times 1 where it is chosen and 0 elsewhere; the masks are tables.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 import numpy as np
 
+from ggdjax.datapath._functions import Functions
 from ggdjax.network import Node
 from ggdjax.network._resize import taps
 
@@ -35,7 +37,7 @@ def lowered(
     q: QuantizedNetwork, graph: Graph, measured: Mapping[str, Bounds]
 ) -> tuple[QuantizedNetwork, dict[str, Bounds]]:
     """Return the network with ``graph`` rewritten, and what was measured with the ranges of new tensors beside it."""
-    found = _Lowering(q, graph, measured)
+    found, functions = _Lowering(q, graph, measured), Functions(graph, q.params)
     for node in graph.nodes:
         if node.op == "softmax":
             found.softmax(node)
@@ -45,6 +47,8 @@ def lowered(
             found.response_norm(node)
         elif node.op == "div" and len(node.inputs) == 2:
             found.quotient(node)
+        elif node.op == "select" and functions.of(node.output) is None:
+            found.choice(node)
         else:
             found.nodes.append(node)
     rewritten = replace(graph, nodes=tuple(found.nodes), shapes=tuple(found.shapes.items()))
@@ -142,6 +146,38 @@ class _Lowering:
         if most:
             self.measured |= {squares: (0.0, most), padded: (0.0, most)}
         self.nodes.append(replace(node, op="mul", inputs=(x, factor), attrs=()))
+
+    def choice(self, node: Node) -> None:
+        """Add up the branches that are not 0, each times a mask."""
+        (x, *branches), attrs, shape = node.inputs, dict(node.attrs), self.shapes[node.output]
+        terms = []
+        for role, when in (("above", (1.0, 0.0)), ("below", (0.0, 1.0))):
+            name, key = f"{node.output}.{role}", node.param(role)
+            mask = self.emit("select", (x,), f"{name}.mask", self.shapes[x], **attrs)
+            values = {}
+            for where, value in zip(("above", "below"), when, strict=True):
+                values[where] = f"{mask}/{where}"
+                self.params[values[where]] = jnp.full((1,) * len(self.shapes[x]), value, jnp.float32)
+            self.nodes[-1] = self.nodes[-1].with_params(**values)
+            self.measured[mask] = (0.0, 1.0)
+            if key is None:
+                branch = branches.pop(0)
+                seen = self.measured.get(branch)
+                term = self.emit("mul", (branch, mask), f"{name}.chosen", shape)
+            elif not (constant := np.asarray(self.params[key])).any():
+                self.nodes.pop()
+                continue
+            else:
+                seen = float(constant.min()), float(constant.max())
+                term = self.with_constant("mul", mask, f"{name}.chosen", constant)
+                self.shapes[term] = shape
+            if seen is not None:
+                self.measured[term] = (min(seen[0], 0.0), max(seen[1], 0.0))
+            terms.append(term)
+        if len(terms) == 1:
+            self.nodes[-1] = replace(self.nodes[-1], name=node.name, output=node.output)
+        else:
+            self.nodes.append(replace(node, op="add", inputs=tuple(terms), attrs=(), params=()))
 
     def softmax(self, node: Node) -> None:
         (x,), axes, name = node.inputs, node.attr("axes"), node.output

@@ -94,6 +94,10 @@ class Comparison:
         self.view = view
         self.threshold, self.strict, self.positive, self.equal = threshold, strict, positive, equal
 
+    def of(self, view: View) -> Comparison:
+        """Return the same comparison of another view."""
+        return Comparison(view, threshold=self.threshold, strict=self.strict, positive=self.positive, equal=self.equal)
+
 
 def channels_last(rank: int) -> tuple[int, ...]:
     """Return the order that stores a channels-first tensor channels last: axis i at the i-th entry."""

@@ -74,9 +74,11 @@ def _always(low: float, high: float) -> Callable[[Node, list[Interval]], Interva
 
 _RULES: dict[str, Callable[[Node, list[Interval]], Interval]] = {
     "add": _add,
+    "atan": _always(-math.pi / 2, math.pi / 2),
     "average_pool": _average,
     "broadcast": _same,
     "clip": _clip,
+    "cos": _always(-1.0, 1.0),
     "concat": lambda _, inputs: _hull(*inputs),
     "gather": _same,
     "hard_sigmoid": _always(0.0, 1.0),
@@ -87,6 +89,7 @@ _RULES: dict[str, Callable[[Node, list[Interval]], Interval]] = {
     "relu": lambda _, inputs: (max(inputs[0][0], 0.0), max(inputs[0][1], 0.0)),
     "reshape": _same,
     "sigmoid": _always(0.0, 1.0),
+    "sin": _always(-1.0, 1.0),
     "slice": _same,
     "softmax": _always(0.0, 1.0),
     "tanh": _always(-1.0, 1.0),

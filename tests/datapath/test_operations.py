@@ -15,7 +15,10 @@ from jax import lax
 import ggdjax as gd
 from ggdjax import datapath, export
 from ggdjax._errors import UnsupportedError
+from ggdjax.datapath._functions import _FUNCTIONS
+from ggdjax.datapath._sums import MAKERS
 from ggdjax.network import Network, load_onnx
+from ggdjax.network._ops import MOVES, OPS
 
 sys.path.append(str(Path(__file__).parents[1] / "network"))
 from runtime import exported, make_model, onnx, run_onnx
@@ -67,6 +70,8 @@ def chosen(comparison: str, *operands: str) -> tuple[list[Any], int]:
 
 #: The value between a convolution and a dense layer: nodes from `c`, of 4 channels and 6 by 6 pixels, to `d`.
 ONNX = {
+    "arc tangent": one("Atan"),
+    "sign": one("Sign"),
     "celu": one("Celu", alpha=0.7),
     "local response normalization": one("LRN", size=3, alpha=0.7, beta=0.75, bias=1.5),
     "local response normalization of AlexNet": one("LRN", size=5, alpha=1e-4, beta=0.75),
@@ -196,6 +201,10 @@ JAX = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gated": jax.nn.glu,
     "above a number": lambda x: jnp.where(x > 0.3, x, 0.0),
+    "between tensors": lambda x: jnp.where(x > 0.3, jnp.tanh(x[..., ::-1]), x),
+    "between tensors, by the largest": lambda x: jnp.where((m := x.max((1, 2), keepdims=True)) >= 2.0, x / m, -0.5),
+    "quotient without NaN": lambda x: jnp.where((m := jax.nn.relu(x.mean(-1, keepdims=True))) > 0, x * m, 0.0),
+    "angles": lambda x: jnp.sin(2 * x) * jnp.arctan(x) + jnp.cos(x) * jnp.sign(x - 0.5),
     "by a mask": lambda x: jnp.where(np.arange(4) > 1, x, -1.0),
     "by a mask of two": lambda x: jnp.where(np.arange(4) > 1, x, 2 * x),
     "least": lambda x: x.min((1, 2)),
@@ -246,9 +255,6 @@ def test_what_comparisons_are_not_for(tmp_path: Path) -> None:
             load_onnx(tmp_path / "net.onnx")
 
 
-def test_what_has_no_integer_form_is_refused() -> None:
-    first, second, third = (normal(4, 4) for _ in range(3))
-    net = gd.trace(lambda x: jnp.where(x @ first > 0, x @ second, jax.nn.relu(x @ second)) @ third, normal(1, 4))
-    q = gd.quantize(net, gd.calibrate(net, [normal(9, 4)]), gd.QuantConfig(scheme="max-abs"))
-    with pytest.raises(UnsupportedError, match=r"\(select\) has no integer form: leave it out of the quantized part"):
-        datapath.compile(q)
+def test_every_operation_has_an_integer_form() -> None:
+    lowered = {"local_response_norm", "softmax"}
+    assert set(OPS) <= MAKERS.keys() | _FUNCTIONS.keys() | MOVES | lowered

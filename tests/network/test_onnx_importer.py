@@ -129,9 +129,9 @@ def _branch(name: str) -> Any:
 SHAPED = ("batch", 3, 6, 6)
 REFUSALS: dict[str, tuple[list[Any], dict[str, np.ndarray], str]] = {
     "outside the set": (
-        [make_node("Atan", ["x"], ["y"], "m")],
+        [make_node("Asinh", ["x"], ["y"], "m")],
         {},
-        r"unsupported operator `Atan` \(node `m`\); supported: ",
+        r"unsupported operator `Asinh` \(node `m`\); supported: ",
     ),
     "another domain": (
         [make_node("Thing", ["x"], ["y"], domain="com.acme")],

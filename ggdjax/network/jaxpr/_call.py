@@ -98,6 +98,8 @@ class Call:
     def view(self, index: int = 0) -> View:
         """Return input ``index``, which must depend on the network's input."""
         value = self.inputs[index]
+        if isinstance(value, Comparison):
+            raise self.refuse(f"a comparison as operand {index}; `jnp.where` takes it")
         if not isinstance(value, View):
             raise self.refuse(f"a constant as operand {index}")
         return value

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 _UNARY = {
     "abs": "abs",
+    "atan": "atan",
+    "cos": "cos",
     "erf": "erf",
     "exp": "exp",
     "log": "log",
     "logistic": "sigmoid",
+    "sin": "sin",
     "sqrt": "sqrt",
     "tanh": "tanh",
 }
@@ -48,6 +51,16 @@ def rule(*primitives: str) -> Callable[[Any], Any]:
 def _unary(call: Call) -> View:
     view = call.view()
     return call.emit(_UNARY[call.primitive], [view.tensor], view.axes)
+
+
+@rule("sign")
+def _sign(call: Call) -> View:
+    """Choose 1 above 0, 0 at it, −1 below."""
+    view = call.view()
+    one, none, less = (np.full((1,) * len(view.axes), value, np.float32) for value in (1.0, 0.0, -1.0))
+    branches = {"above": none, "below": less}
+    low = call.emit("select", [view.tensor], view.axes, branches, threshold=0.0, strict=False)
+    return call.emit("select", [view.tensor, low.tensor], view.axes, {"above": one}, threshold=0.0, strict=True)
 
 
 @rule("expm1", "log1p")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax._errors import GgdjaxError, UnsupportedError
-from ggdjax.network._builder import Constant, View
+from ggdjax.network._builder import Comparison, Constant, View
 from ggdjax.network._graph import PROBE_BATCHES
 from ggdjax.network.jaxpr._call import Call, Trace
 
@@ -28,6 +28,8 @@ _CONTROL_FLOW = frozenset({"cond", "scan", "while"})
 
 #: Shapes alone are looked at for this batch: no slice or limit that a function writes down holds that many images.
 LARGE_BATCH = 1009
+#: What moves a tensor moves a comparison of it.
+_MOVING = frozenset({"broadcast_in_dim", "expand_dims", "reshape", "slice", "squeeze", "transpose"})
 #: What gives fewer images than it is given.
 _PICKING = frozenset({"slice", "dynamic_slice", "gather", "split"})
 
@@ -88,6 +90,8 @@ class _Walk:
                 f"unsupported operation `{name}`{self._trace.where(pair[0])}; "
                 f"supported: {', '.join(sorted(self._rules))}"
             )
+        if name in _MOVING and isinstance(compared := inputs[0], Comparison):
+            return [compared.of(self._rules[name](Call(self._trace, pair, [compared.view, *inputs[1:]])))]
         call = Call(self._trace, pair, inputs)
         result = self._rules[name](call)
         results = result if isinstance(result, list) else [result]

@@ -15,12 +15,15 @@ from ggdjax.network.onnx._quantized import clip_codes
 
 _PLAIN = {
     "Abs": "abs",
+    "Atan": "atan",
+    "Cos": "cos",
     "Erf": "erf",
     "Exp": "exp",
     "HardSwish": "hard_swish",
     "Log": "log",
     "Relu": "relu",
     "Sigmoid": "sigmoid",
+    "Sin": "sin",
     "Sqrt": "sqrt",
     "Tanh": "tanh",
 }
@@ -83,6 +86,15 @@ def _thresholded_relu(call: Call) -> View:
     threshold = float(call.attr("alpha", 1.0))
     zero = {"below": np.zeros((1,) * len(view.axes), np.float32)}
     return call.emit("select", [view.tensor] * 2, view.axes, zero, threshold=threshold, strict=True)
+
+
+@handler("Sign")
+def _sign(call: Call) -> View:
+    """Choose 1 above 0, 0 at it, −1 below."""
+    view, zero = call.view(), {"threshold": 0.0}
+    one, none, less = (np.full((1,) * len(view.axes), value, np.float32) for value in (1.0, 0.0, -1.0))
+    low = call.emit("select", [view.tensor], view.axes, {"above": none, "below": less}, strict=False, **zero)
+    return call.emit("select", [view.tensor, low.tensor], view.axes, {"above": one}, strict=True, **zero)
 
 
 def apply(call: Call, op: str, *views: View) -> View:
