@@ -54,8 +54,8 @@ class SchemeClass(enum.Enum):
     """How much a scheme looks at what its steps do to the calibration data; the value is what tables print."""
 
     MODEL = "model"
-    """A rule, or the optimum of a distribution: no step is tried on the data. Where no distribution of its family follows
-    a tensor, `ggd` chooses by error, and its result code says so (`ChoiceCode.HEAVY_TAIL`)."""
+    """A rule, or the optimum of a distribution: no step is tried on the data. Where no distribution of the family
+    follows a tensor, `ggd` chooses by error, and the result code says so (`ChoiceCode.HEAVY_TAIL`)."""
     MODEL_WITH_CHOICE = "model, choice by error"
     """Few steps of models, of which the one with the least error on the data is taken."""
     SEARCH = "search"
