@@ -120,6 +120,7 @@ class _Lowering:
         (x,), name, attrs = node.inputs, node.output, dict(node.attrs)
         shape, size, beta = self.shapes[x], attrs["size"], attrs["beta"]
         channels, before = shape[-1], (size - 1) // 2
+        known = x in self.measured
         most = max(map(abs, self.measured.get(x, (0.0, 0.0)))) ** 2
         squares = self.emit("mul", (x, x), f"{name}.squares", shape)
         padding = ((0, 0),) * (len(shape) - 1) + ((before, size - 1 - before),)
@@ -137,14 +138,16 @@ class _Lowering:
             slices = ((None, None, 1),) * (len(shape) - 1) + ((k, k + channels, 1),)
             term = self.emit("slice", (padded,), f"{name}.{k}", shape, slices=slices)
             total = term if total is None else self.emit("add", (total, term), f"{name}.sum{k}", shape)
-            if most:
+            if known:
                 self.measured |= {term: (0.0, most), total: (0.0, (k + 1) * most)}
         held = self.emit("clip", (total,), f"{name}.held", shape, low=0.0, high=None)
         inner = self.with_constant("mul", held, f"{name}.scaled", attrs["alpha"] / size)
         inner = self.with_constant("add", inner, f"{name}.inner", attrs["bias"])
         factor = self.emit("power", (inner,), f"{name}.factor", shape, exponent=-beta)
-        if most:
-            self.measured |= {squares: (0.0, most), padded: (0.0, most)}
+        if known:
+            scaled, bias = attrs["alpha"] * most, attrs["bias"]
+            self.measured |= {squares: (0.0, most), padded: (0.0, most), held: (0.0, size * most)}
+            self.measured |= {f"{name}.scaled": (0.0, scaled), inner: (bias, bias + scaled)}
         self.nodes.append(replace(node, op="mul", inputs=(x, factor), attrs=()))
 
     def choice(self, node: Node) -> None:
