@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from ggdjax.network._ops import MOVES, OPS
 sys.path.append(str(Path(__file__).parents[1] / "network"))
 from runtime import exported, make_model, onnx, run_onnx
 
-NHWC = ("NHWC", "HWIO", "NHWC")
 make_node = onnx.helper.make_node
 RNG = np.random.default_rng(0)
 
@@ -255,23 +253,6 @@ def test_what_comparisons_are_not_for(tmp_path: Path) -> None:
         )
         with pytest.raises(UnsupportedError, match=message):
             load_onnx(tmp_path / "net.onnx")
-
-
-def test_response_normalization_of_what_has_no_proven_range() -> None:
-    """The range of its factor was unknown, and the message asked for calibration."""
-    kernels = [normal(3, 3, 3, 4), normal(3, 3, 4, 5)]
-
-    def function(x: jax.Array) -> jax.Array:
-        conv = partial(lax.conv_general_dilated, window_strides=(1, 1), padding="SAME", dimension_numbers=NHWC)
-        y = jax.nn.hard_sigmoid(1e-7 * conv(x, kernels[0]))
-        squares = lax.reduce_window(y * y, 0.0, lax.add, (1, 1, 1, 3), (1, 1, 1, 1), "SAME")
-        return conv(y / (2.0 + 0.1 * squares) ** 0.75, kernels[1])
-
-    x = normal(4, 6, 6, 3)
-    net = gd.trace(function, x)
-    assert "local_response_norm" in {node.op for node in net.graph.nodes}
-    q = gd.quantize(net, gd.calibrate(net, [x]))
-    np.testing.assert_allclose(datapath.compile(q)(x), q(x), rtol=1e-5)
 
 
 def test_every_operation_has_an_integer_form() -> None:
