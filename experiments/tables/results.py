@@ -221,7 +221,9 @@ def _worth(row: dict[str, Any]) -> tuple[int, str]:
 
 def _run_of(row: dict[str, Any]) -> tuple[Any, ...]:
     """Return what of the settings makes several rows of one cell that stand beside each other."""
-    return tuple(row.get(name) for name in ("objective", "rounding", "tuning_images")) if "stages" in row else ()
+    if "stages" not in row:
+        return ()
+    return (*(row.get(name) for name in ("objective", "rounding", "tuning_images")), "equalized" in row["stages"])
 
 
 def _provenance(held: Any) -> Iterator[dict[str, Any]]:
