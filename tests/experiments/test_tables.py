@@ -119,6 +119,23 @@ def test_accuracy_table(results):
     assert {row["value"] for row in rows if row["network"] == "squeezenet"} <= {"not run"}
 
 
+def test_rounding_for_the_output_stands_beside_other_tools(results):
+    """The default recipe; a row that was also equalized is another measurement of its cell, and no default."""
+    stages = {name: {"top1": top1, "held_out_images": 10_000} for name, top1 in (("nearest", 0.6), ("output", 0.8043))}
+    cell = {"experiment": "rounding", "network": "resnet20", "per": "tensor", "widths": "4/4", "seed": 0}
+    cell |= {"key": "network=resnet20 per=tensor widths=4/4 seed=0", **ENVIRONMENT}
+    equalized = {"output": {"top1": 0.1, "held_out_images": 10_000}, "equalized": {"top1": 0.1}}
+    write_store(
+        results / "rounding",
+        {**cell, "stages": stages, "config_hash": "0"},
+        {**cell, "stages": equalized, "config_hash": "1"},
+    )
+    text = without_links(texts_of(results, "T3")["T3.md"])
+    (line,) = [line for line in text.splitlines() if "weights rounded for the output (default)" in line]
+    assert line.startswith("| ggdjax, tensor |")
+    assert "**80.43**" in line
+
+
 def test_of_two_measurements_of_a_tool_the_newest_on_most_images_counts(results):
     row = {"network": "resnet20", "tool": "atool", "scheme": "min_max", "weights_per": "channel", "widths": "8/4"}
     row |= {"top1": 0.7, "held_out_images": 10000, "measured": "2026-11-24", "device": "16 cores"}
