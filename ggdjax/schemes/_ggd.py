@@ -149,7 +149,9 @@ def by_width(
     return solution._replace(
         evidence=replace(
             solution.evidence,  # what chose the step is what is shown
-            distortion=jnp.where(best.heavy, relative * mean_square[None], solution.evidence.distortion),
+            distortion=jnp.where(
+                best.heavy, jnp.minimum(relative * mean_square[None], _LARGEST), solution.evidence.distortion
+            ),
             sqnr_db=jnp.where(best.heavy, -10.0 * jnp.log10(relative), solution.evidence.sqnr_db),
             prediction=jnp.where(best.heavy, PredictionCode.COUNTED, solution.evidence.prediction),
         ),
@@ -157,8 +159,9 @@ def by_width(
     )
 
 
-#: Fewer values than this do not show where a distribution ends.
-_FEW = 30.0
+_LARGEST = float(jnp.finfo(jnp.float32).max)
+#: Fewer values than this do not show where a distribution ends; of so few in all, the tail is none of the reasons.
+_FEW, _MANY = 30.0, 1000.0
 
 
 def _is_heavy(
@@ -170,14 +173,15 @@ def _is_heavy(
 ) -> Bool[Array, "setting tensor"]:
     """Return where the fit ended at a boundary that the data do not have.
 
-    The weights ``x^m`` rest on few values (on ``(Σ x^m)² / Σ x^2m`` of them), or most nonzero values round to zero.
+    The weights ``x^m`` rest on few of many values (on ``(Σ x^m)² / Σ x^2m``), or most nonzero values round to zero.
     """
     powers = (jnp.exp(times * order[..., None] * bins.log_x[None]) for times in (1.0, 2.0))
     moment, square = (jnp.sum(bins.weight[None] * power, axis=-1) for power in powers)
     edge = 0.5 * step / jnp.where(size.peak > 0, size.peak, 1.0)[None]
     outside = jax.vmap(jnp.interp, in_axes=(1, 0, 0), out_axes=1)(edge, size.edges, size.survival)
     boundary = (fit_code == FitCode.UPPER_BOUNDARY) | (fit_code == FitCode.LOG_NORMAL_BOUNDARY)
-    return boundary & ((moment * moment < _FEW * square) | (outside < 0.5))
+    many = (bins.weight.sum(-1) >= _MANY)[None]
+    return boundary & many & ((moment * moment < _FEW * square) | (outside < 0.5))
 
 
 def best_order(

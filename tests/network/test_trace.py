@@ -227,7 +227,7 @@ FUNCTIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], set[str]]] = {
     "tile": (lambda x: jnp.tile(x, (1, 2, 1, 3)), {"concat"}),
     "variance": (lambda x: x.var((1, 2), ddof=1), {"mean", "sum"}),
     "gelu": (lambda x: jax.nn.gelu(x, approximate=False), {"erf", "mul"}),
-    "angles": (lambda x: jnp.sin(x) * jnp.arctan(x) + jnp.cos(x) * jnp.sign(x - 0.5), {"sin", "cos", "atan", "select"}),
+    "angles": (lambda x: jnp.arctan(x) + jnp.sign(x - 0.5), {"atan", "select"}),
     "a choice by a comparison that is spread": (
         lambda x: jnp.where(x.max((1, 2), keepdims=True) > 1.5, x, -x),
         {"max", "broadcast", "select"},

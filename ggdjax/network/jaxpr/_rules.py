@@ -20,12 +20,10 @@ if TYPE_CHECKING:
 _UNARY = {
     "abs": "abs",
     "atan": "atan",
-    "cos": "cos",
     "erf": "erf",
     "exp": "exp",
     "log": "log",
     "logistic": "sigmoid",
-    "sin": "sin",
     "sqrt": "sqrt",
     "tanh": "tanh",
 }
@@ -265,6 +263,8 @@ def _is_finite(call: Call) -> Constant:
 @rule("select_n")
 def _select(call: Call) -> View:
     condition, on_false, on_true = call.inputs if len(call.inputs) == 3 else (None, None, None)
+    if isinstance(on_false, Comparison) or isinstance(on_true, Comparison):
+        raise call.refuse("a choice between comparisons")
     if isinstance(condition, Comparison):
         above, below = (on_true, on_false) if condition.positive else (on_false, on_true)
         view = condition.view

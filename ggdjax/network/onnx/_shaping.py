@@ -16,14 +16,12 @@ from ggdjax.network.onnx._quantized import clip_codes
 _PLAIN = {
     "Abs": "abs",
     "Atan": "atan",
-    "Cos": "cos",
     "Erf": "erf",
     "Exp": "exp",
     "HardSwish": "hard_swish",
     "Log": "log",
     "Relu": "relu",
     "Sigmoid": "sigmoid",
-    "Sin": "sin",
     "Sqrt": "sqrt",
     "Tanh": "tanh",
 }

@@ -18,13 +18,11 @@ if TYPE_CHECKING:
 _UNARY = {
     "abs": "Abs",
     "atan": "Atan",
-    "cos": "Cos",
     "erf": "Erf",
     "exp": "Exp",
     "log": "Log",
     "relu": "Relu",
     "sigmoid": "Sigmoid",
-    "sin": "Sin",
     "sqrt": "Sqrt",
     "tanh": "Tanh",
 }
