@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.configs.few_images import BITS, KINDS, SCHEMES, FewImages
 from experiments.tables.content import Content
-from experiments.tables.entries import Cell, Entry, lookup, measured, networks_of, number, pivot, select
+from experiments.tables.entries import Cell, Entry, by_images, lookup, measured, networks_of, number, pivot, select
 from experiments.tables.plots import BLUE, GREEN, GREY, LIGHT, ORANGE, figure_of_panels, says_not_run
 from experiments.tables.results import Results
 from experiments.tables.results import networks_of as networks_in
@@ -39,8 +39,12 @@ def _of(results: Results, experiment: str, figure: str, prefix: str) -> list[Ent
     rows = results.rows(experiment, every_seed=True)
     found: dict[tuple[str, int, str, int, str], list[float]] = {}
     places: dict[tuple[str, int], str] = {}
+    evaluated: dict[tuple[str, int], int | None] = {}
     for row in rows:
         places.setdefault((row["network"], row["calibration_images"]), row["place"])
+        evaluated.setdefault(
+            (row["network"], row["calibration_images"]), row.get("held_out_images") if prefix else None
+        )
         for scheme, kinds in row[figure].items():
             for kind, values in kinds.items():
                 for bits, value in zip(row["bits"], values, strict=True):
@@ -56,7 +60,7 @@ def _of(results: Results, experiment: str, figure: str, prefix: str) -> list[Ent
                     for kind in KINDS:
                         values = found.get((name, images, scheme, bits, kind))
                         key = {"network": name, "item": str(images), "scheme": scheme, "bits": str(bits)}
-                        key["row"] = places.get((name, images))
+                        key |= {"row": places.get((name, images)), "images": evaluated.get((name, images))}
                         value = float(np.mean(values)) if values else None
                         made.append(Entry(**key, metric=prefix + kind, value=value))
     return made
@@ -66,8 +70,8 @@ def tables(found: Sequence[Entry]) -> list[Table]:
     """Return tables per network and width, of SQNR and of top-1: counted / predictive."""
     return [
         pivot(
-            group,
-            title=f"{name}, {widths.format(bits)}: {what} by the number of images, counted / predictive",
+            part,
+            title=f"{name}, {widths.format(bits)}: {what} by the number of images, counted / predictive{_on(label)}",
             rows={"scheme": "scheme"},
             columns="item",
             cell=cell,
@@ -79,7 +83,12 @@ def tables(found: Sequence[Entry]) -> list[Table]:
         )
         for bits in dict.fromkeys(e.bits for e in select(found, network=name))
         if (group := measured(_with(found, name, bits, prefix), "scheme"))
+        for label, part in by_images(group).items()
     ]
+
+
+def _on(label: str) -> str:
+    return f", on {label} held out" if label else ""
 
 
 def _with(found: Sequence[Entry], name: str, bits: str, prefix: str) -> list[Entry]:
