@@ -170,8 +170,8 @@ FILES = [
     Case("two inputs", B, "`x`, `z` | one input | `--constant NAME=NUMBER`",
          network([helper.make_node("Add", ["x", "z"], ["y"])], inputs=("x", "z"))),
     Case("recurrent layer", B, "recurrent layer | LSTM | feed-forward | `cell`", lstm()),
-    Case("unsupported operator", B, "unsupported operator | Atan | `angle` | supported:  | Relu",
-         network([helper.make_node("Atan", ["x"], ["y"], "angle")])),
+    Case("unsupported operator", B, "unsupported operator | Asinh | `angle` | supported:  | Relu",
+         network([helper.make_node("Asinh", ["x"], ["y"], "angle")])),
     Case("batch normalization in training mode", B, "training mode | BatchNormalization | `norm`",
          batch_norm()),
     Case("NaN in the weights", B, "`k` | NaN | repair",
@@ -541,7 +541,7 @@ def _foreign(w: World) -> None:
 # fmt: off
 NETWORKS = [
     Case("module in training mode", traced(Dropping()), "training mode | eval()"),
-    Case("unsupported operation", traced(jnp.arctan), "`atan` | supported: "),
+    Case("unsupported operation", traced(jnp.arcsinh), "`asinh` | supported: "),
     Case("loop", traced(lambda x: jax.lax.fori_loop(0, 3, lambda i, y: y * 2.0, x)), "control flow | unroll"),
     Case("decision by values", traced(lambda x: x if x.sum() > 0 else -x), "decides by the values | jax.numpy.where"),
     Case("reduction over the batch", traced(lambda x: x - x.mean(0, keepdims=True)), "over the batch | training mode"),
