@@ -161,6 +161,11 @@ def by_images(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     return {label: group for label, group in found.items() if group}
 
 
+def on_images(label: str) -> str:
+    """Return what a title says of a label of `by_images`."""
+    return f", on {label} held out" if label else ""
+
+
 def _rows_of(e: Entry) -> tuple[tuple[str, ...], ...]:
     return (e.network, e.item, e.scheme, e.bits), (e.network, e.item, e.scheme)
 

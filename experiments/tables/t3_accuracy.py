@@ -13,6 +13,7 @@ from experiments.tables.entries import (
     lookup,
     measured,
     networks_of,
+    on_images,
     percentages,
     pivot,
     select,
@@ -123,7 +124,7 @@ def tables(found: Sequence[Entry]) -> list[Table]:
             made.append(
                 pivot(
                     measured(measured(group, "scheme"), "bits"),
-                    title=f"{name}: top-1 / top-5, %{_on(label)}{text}",
+                    title=f"{name}: top-1 / top-5, %{on_images(label)}{text}",
                     rows={"scheme": "scheme"},
                     columns="bits",
                     heads=width_heads(WIDTHS),
@@ -134,7 +135,7 @@ def tables(found: Sequence[Entry]) -> list[Table]:
             made.append(
                 pivot(
                     measured(group, "bits"),
-                    title=f"{name}: beside other tools, top-1 / top-5, %{_on(label)}",
+                    title=f"{name}: beside other tools, top-1 / top-5, %{on_images(label)}",
                     rows={"tool, a weight step per": "item", "scheme": "scheme"},
                     columns="bits",
                     heads=width_heads(PEER_WIDTHS),
@@ -143,10 +144,6 @@ def tables(found: Sequence[Entry]) -> list[Table]:
                 )
             )
     return made
-
-
-def _on(label: str) -> str:
-    return f", on {label} held out" if label else ""
 
 
 def draw(found: Sequence[Entry]) -> Figure:

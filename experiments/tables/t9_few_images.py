@@ -9,7 +9,18 @@ import numpy as np
 
 from experiments.configs.few_images import BITS, KINDS, SCHEMES, FewImages
 from experiments.tables.content import Content
-from experiments.tables.entries import Cell, Entry, by_images, lookup, measured, networks_of, number, pivot, select
+from experiments.tables.entries import (
+    Cell,
+    Entry,
+    by_images,
+    lookup,
+    measured,
+    networks_of,
+    number,
+    on_images,
+    pivot,
+    select,
+)
 from experiments.tables.plots import BLUE, GREEN, GREY, LIGHT, ORANGE, figure_of_panels, says_not_run
 from experiments.tables.results import Results
 from experiments.tables.results import networks_of as networks_in
@@ -71,7 +82,7 @@ def tables(found: Sequence[Entry]) -> list[Table]:
     return [
         pivot(
             part,
-            title=f"{name}, {widths.format(bits)}: {what} by the number of images, counted / predictive{_on(label)}",
+            title=f"{name}, {widths.format(bits)}: {what} by the number of images, counted / predictive{on_images(label)}",
             rows={"scheme": "scheme"},
             columns="item",
             cell=cell,
@@ -85,10 +96,6 @@ def tables(found: Sequence[Entry]) -> list[Table]:
         if (group := measured(_with(found, name, bits, prefix), "scheme"))
         for label, part in by_images(group).items()
     ]
-
-
-def _on(label: str) -> str:
-    return f", on {label} held out" if label else ""
 
 
 def _with(found: Sequence[Entry], name: str, bits: str, prefix: str) -> list[Entry]:

@@ -106,7 +106,7 @@ def by_width(
 ) -> Solution:
     """Return the step of least error under the fit of order b/2; where no GGD follows the tail, that of the best order.
 
-    A power law has no moment of order b/2: ``x^m f`` then rests on a handful of the largest values, and its fit ends
+    A Pareto tail has no moment of order b/2: ``x^m f`` then rests on a handful of the largest values, and its fit ends
     as that of values with a sharp limit, with an overload that means nothing. Such a tensor takes, of the orders b/2
     and `HEAVY_ORDERS`, the one whose step leaves the least error on the histogram, and says so
     (`ChoiceCode.HEAVY_TAIL`). Where no tensor of the batch is like that, no error is computed.

@@ -11,6 +11,7 @@ import numpy as np
 from ggdjax.network._builder import Constant, View, channels_last, common_order, stored_constant
 from ggdjax.network._ops import window_counts
 from ggdjax.network._products import product_of_views, product_over, product_with_weight
+from ggdjax.network._sign import sign
 from ggdjax.network.jaxpr._call import Call, Comparison
 from ggdjax.network.jaxpr._lrn import note_channel_sum, response_norm
 
@@ -53,12 +54,7 @@ def _unary(call: Call) -> View:
 
 @rule("sign")
 def _sign(call: Call) -> View:
-    """Choose 1 above 0, 0 at it, −1 below."""
-    view = call.view()
-    one, none, less = (np.full((1,) * len(view.axes), value, np.float32) for value in (1.0, 0.0, -1.0))
-    branches = {"above": none, "below": less}
-    low = call.emit("select", [view.tensor], view.axes, branches, threshold=0.0, strict=False)
-    return call.emit("select", [view.tensor, low.tensor], view.axes, {"above": one}, threshold=0.0, strict=True)
+    return sign(call, call.view())
 
 
 @rule("expm1", "log1p")

@@ -10,6 +10,7 @@ import numpy as np
 
 from ggdjax.network._builder import Constant, View, common_order, stored_constant
 from ggdjax.network._joined import joined
+from ggdjax.network._sign import sign
 from ggdjax.network.onnx._convert import Call, handler
 from ggdjax.network.onnx._quantized import clip_codes
 
@@ -88,11 +89,7 @@ def _thresholded_relu(call: Call) -> View:
 
 @handler("Sign")
 def _sign(call: Call) -> View:
-    """Choose 1 above 0, 0 at it, −1 below."""
-    view, zero = call.view(), {"threshold": 0.0}
-    one, none, less = (np.full((1,) * len(view.axes), value, np.float32) for value in (1.0, 0.0, -1.0))
-    low = call.emit("select", [view.tensor], view.axes, {"above": none, "below": less}, strict=False, **zero)
-    return call.emit("select", [view.tensor, low.tensor], view.axes, {"above": one}, strict=True, **zero)
+    return sign(call, call.view())
 
 
 def apply(call: Call, op: str, *views: View) -> View:
