@@ -82,7 +82,8 @@ def tables(found: Sequence[Entry]) -> list[Table]:
     return [
         pivot(
             part,
-            title=f"{name}, {widths.format(bits)}: {what} by the number of images, counted / predictive{on_images(label)}",
+            title=f"{name}, {widths.format(bits)}: {what} by the number of images, counted / predictive"
+            + on_images(label),
             rows={"scheme": "scheme"},
             columns="item",
             cell=cell,
