@@ -302,7 +302,7 @@ class Compiler:
     def _interpolated(self, function: Function) -> Sums:
         node = function.nodes[-1]
         if node.output not in self.sums:
-            first, *corrections = tables(
+            (first, *corrections), error = tables(
                 function,
                 self.ranges.expected(function.root),
                 self.ranges.bounds[function.root],
@@ -310,7 +310,7 @@ class Compiler:
                 lookup_bits=self.spec.lookup_bits,
                 bits=self.spec.residual_bits,
             )
-            tensor, held = self._interpolate(function, first, name=node.name), first.sums
+            tensor, held = self._interpolate(function, first, error), first.sums
             for held_too in corrections:
                 other = held_too.sums
                 held = replace(held, low=held.low + other.low, high=held.high + other.high)
@@ -318,8 +318,9 @@ class Compiler:
             self.sums[node.output] = Sums(tensor=tensor, format=held)
         return self.sums[node.output]
 
-    def _interpolate(self, function: Function, held: Table, name: str | None = None) -> str:
-        tensor = function.nodes[-1].output
+    def _interpolate(self, function: Function, held: Table, error: float | None = None) -> str:
+        """Interpolate; ``error`` is how far the table and its corrections (their own: None) are from the function."""
+        tensor, name = function.nodes[-1].output, None if error is None else function.nodes[-1].name
         keys = {role: f"{tensor}/{role}{'' if name else len(self.params)}" for role in ("table", "curve")}
         self.params |= {keys["table"]: held.values, keys["curve"]: held.curve}
         output = self.emit(
@@ -332,15 +333,15 @@ class Compiler:
             first=held.first,
             cell_bits=held.cell_bits,
         )
-        if name:  # corrections are of the same function
+        if error is not None:
             share = _NORMALIZING if tensor in self.normalizers else 1.0
             unit, result = held.index.scale[0], held.sums.scale[0]
             low, high = self.ranges.measured.get(function.root) or self.ranges.expected(function.root)
             least, most = unit * held.index.low, unit * held.index.high
 
-            def gain(error: float) -> float:
-                by = share * error * unit  # which may lead out of the range
-                return function.change(by, max(low - by, least), min(high + by, most)) / result
+            def gain(of_index: float) -> float:
+                by = share * of_index * unit  # which may lead out of the range
+                return (function.change(by, max(low - by, least), min(high + by, most)) + share * error) / result
 
             self.gains[output] = gain
         return output

@@ -204,14 +204,16 @@ _EXACT_BITS, _LOOKS = 15, 7
 _MOST_TABLES = 3
 #: How many times the largest result within the measured range a table holds.
 _MOST_GROWTH = 4.0
-#: Points at which a function is looked at.
-_POINTS = 4097
+#: Points at which a function is looked at, and the share of the range where a jump at zero, which no table has, ends.
+_POINTS, _SMALLEST = 4097, 2.0**-20
 
 
 def tables(
     function: Function, expected: Bounds, proven: Bounds, measured: Bounds, *, lookup_bits: int, bits: int
-) -> tuple[Table, ...]:
-    """Return interpolated tables on one grid whose sum is a function: one, where its cells are fine enough.
+) -> tuple[tuple[Table, ...], float]:
+    """Return interpolated tables on one grid whose sum is a function, and by how much it is not, where it was measured.
+
+    One table, where its cells are fine enough.
 
     A further one corrects the sum of those before it in the part of the range where they are inexact: functions that
     bend within little of a wide range, and jumps.
@@ -237,13 +239,15 @@ def tables(
     low, high = _tame(function, expected, measured)
     # What lies beyond an end that was moved has the value at it.
     ends = (low if low > expected[0] else -math.inf, high if high < expected[1] else math.inf)
-    # Cells may begin below, and end above, what the input can be, where a function need not have a value.
+    # Cells may begin below, and end above, what the input can be, where a function may have no value, or a huge one.
     edges = [end if end == limit else free for end, limit, free in zip((low, high), proven, ends, strict=True)]
+    seen = np.abs(function(_points(low, high)))
+    most = _MOST_GROWTH * float(np.max(seen, initial=0.0, where=np.isfinite(seen)))
     low, high, flat = _without_flat_ends(function, (low, high), proven)
 
     def tamed(t: Float[np.ndarray, "*batch"]) -> Float[np.ndarray, "*batch"]:
         y = function(np.clip(t, *ends))
-        return np.where(np.isfinite(y), y, function(np.clip(t, *edges)))
+        return np.where(np.abs(y) <= most, y, function(np.clip(t, *edges)))
 
     lookup_bits, bits = min(lookup_bits, bits), min(bits, lookup_bits + MOST_SHIFT)
     step, shift = _cells(low, high, lookup_bits, bits)
@@ -264,7 +268,10 @@ def tables(
     steepest = max(float(np.abs(rise).max(initial=0)) for p in pieces for rise in (np.diff(p.values), p.bend))
     while math.ldexp(steepest, fine) >= (1 << _DIFFERENCE_BITS) - 1:
         fine -= 1
-    return tuple(piece.table(fine) for piece in pieces)
+    least, most = (min(max(end, low), high) for end in measured)
+    t = _points(least, most, smallest=_SMALLEST)
+    error = float(np.abs(function(t) - sum(piece(t) for piece in pieces)).max())
+    return tuple(piece.table(fine) for piece in pieces), error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -379,10 +386,10 @@ def range_of(function: Function, ends: Bounds) -> Bounds:
     return float(y.min()) - between, float(y.max()) + between
 
 
-def _points(low: float, high: float) -> Float[np.ndarray, " point"]:
-    """Return points of the range, evenly spaced and, towards zero, by size."""
+def _points(low: float, high: float, smallest: float = 2.0**-40) -> Float[np.ndarray, " point"]:
+    """Return points of the range, evenly spaced and, towards zero, by size from a share of its own."""
     even = np.linspace(low, high, _POINTS)
-    size = np.geomspace(2.0**-40, 1.0, _POINTS) * max(abs(low), abs(high), 2.0**-100)
+    size = np.geomspace(smallest, 1.0, _POINTS) * max(abs(low), abs(high), 2.0**-100)
     return np.unique(np.concatenate([even, np.clip(size, low, high), np.clip(-size, low, high)]))
 
 

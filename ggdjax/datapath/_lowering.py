@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 import numpy as np
 
+from ggdjax._errors import GgdjaxError
 from ggdjax.datapath._functions import Functions
 from ggdjax.network import Node
 from ggdjax.network._resize import taps
@@ -82,6 +83,11 @@ class _Lowering:
         least, most = self.measured.get(second, (0.0, 0.0))
         if least > 0 or most < 0:
             self.measured[factor] = (1 / most, 1 / least)
+        elif most > least:
+            raise GgdjaxError(
+                f"`{node.output}` divides by `{second}`, in which calibration saw zero: integers need a least divisor; "
+                "in the network, divide by `jnp.maximum(divisor, 1e-3)`, or by the least that matters"
+            )
         self.nodes.append(replace(node, op="mul", inputs=(first, factor), attrs=()))
 
     def resize(self, node: Node) -> None:

@@ -76,11 +76,14 @@ class Observe(Float):
         return super().apply(node, params, *inputs)
 
     def widen(self, name: str, x: Array) -> None:
-        """Let the range of ``name`` hold the values ``x`` of the images that count."""
+        """Let the range of ``name`` hold the finite values of ``x`` of the images that count.
+
+        Others, 0 / 0 say, are there to be discarded by a choice: where they are not, the outputs are not finite.
+        """
         low, high = self.ranges[name]
-        counts = jnp.bool_(True)
+        counts = jnp.isfinite(x)
         if self.share is not None and x.ndim and x.shape[0] == self.share[1]:
-            counts = (jnp.arange(x.shape[0]) < self.share[0]).reshape(-1, *(1,) * (x.ndim - 1))
+            counts &= (jnp.arange(x.shape[0]) < self.share[0]).reshape(-1, *(1,) * (x.ndim - 1))
         self.ranges[name] = (
             jnp.minimum(low, jnp.min(x, initial=jnp.inf, where=counts)),
             jnp.maximum(high, jnp.max(x, initial=-jnp.inf, where=counts)),
