@@ -25,7 +25,7 @@ from ggdjax.network import Float, run
 from ggdjax.quantization import Calibration, FakeQuant
 from ggdjax.quantization._calibration import _refuse_nonfinite, limits_of
 from ggdjax.quantization._limits import is_input
-from ggdjax.quantization._numerics import tensors_with_ranges
+from ggdjax.quantization._observing import tensors_with_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

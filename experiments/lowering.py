@@ -15,8 +15,9 @@ import numpy as np
 import ggdjax as gd
 from ggdjax import datapath, schemes, steps, tune, zoo
 from ggdjax.ggd import Histogram
+from ggdjax.quantization._calibration import VALUES_PER_BATCH
 from ggdjax.quantization._evaluation import _run_both
-from ggdjax.quantization._numerics import Observe, tensors_with_ranges
+from ggdjax.quantization._observing import observe
 from ggdjax.tune._gradient import _joint_step
 from ggdjax.tune._rounding_core import round_rows
 from ggdjax.tune._trainables import Pace, Start, adam_state
@@ -28,6 +29,13 @@ PLATFORMS = ("cuda", "rocm", "tpu")
 #: Values that `counting` counts.
 VALUES = 1 << 24
 Program = tuple["Callable[..., Any]", tuple[Any, ...]]
+
+
+def counted(graph: gd.network.Graph, params: Any, x: jax.Array, counters: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the counts with a batch added, as `gd.calibrate` counts it, and the ranges of other tensors."""
+    values = dict.fromkeys(counters, VALUES_PER_BATCH // len(x))
+    found, seen = observe(graph, params, x, counters, numbers=jnp.arange(len(x), dtype=jnp.uint32), values=values)
+    return found, seen.ranges
 
 
 def shapes(tree: Any) -> Any:
@@ -52,12 +60,6 @@ def programs_of(name: str, *, side: int | None = None, batch: int = 4) -> dict[s
     program = datapath.compile(q, accelerator)
     bare, x = dataclasses.replace(q, record=None), jax.ShapeDtypeStruct((batch, *size), jnp.float32)
     counters = {feature_map.tensor: gd.ggd.Counter.empty() for feature_map in net.graph.feature_maps()}
-    ranges = {tensor: (jnp.float32(0), jnp.float32(0)) for tensor in tensors_with_ranges(net.graph)}
-
-    def observe(params: Any, x: Any, counters: Any, ranges: Any) -> Any:
-        numerics = Observe(counters, ranges)
-        gd.network.run(net.graph, params, x, numerics)
-        return numerics.counters, numerics.ranges
 
     graph, config = q.graph.up_to_logits(), tune.GradientConfig(steps=10)
     start = Start.of(q, graph, images)
@@ -69,7 +71,7 @@ def programs_of(name: str, *, side: int | None = None, batch: int = 4) -> dict[s
     return {
         "integers": (partial(datapath._program._outputs, program.graph), (shapes(program.params), x)),
         "float": (lambda net, x: net(x), (shapes(net), x)),
-        "calibrating": (observe, (shapes(net.params), x, *shapes((counters, ranges)))),
+        "calibrating": (partial(counted, net.graph), (shapes(net.params), x, shapes(counters))),
         "fake-quantized": (lambda q, x: q(x), (shapes(bare), x)),
         "evaluating": (_run_both, (*shapes((bare, net)), x, jax.ShapeDtypeStruct((batch,), jnp.bool_))),
         "tuning": (step, tuning),

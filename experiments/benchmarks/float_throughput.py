@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.lowering import counted
 from experiments.onnx_runtime import predictor
 from experiments.real_networks import NETWORKS, RealNetwork, data_folder
 from ggdjax import network
 from ggdjax.ggd import Counter
-from ggdjax.quantization._numerics import Observe
 
 #: Images per batch: so many that a pass takes tens of milliseconds, and so few that feature maps stay below the size
 #: (32 MiB) from which the C library returns memory to the system after each pass.
@@ -47,15 +47,11 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
     theirs = partial(predictor(data_folder() / "models" / real.file, spin=False, threads=threads), np.asarray(x))
     counters = {feature_map.tensor: Counter.empty() for feature_map in net.graph.feature_maps()}
 
-    @partial(jax.jit, donate_argnums=2)
-    def observing(params: dict[str, jax.Array], x: jax.Array, counters: dict[str, Counter]) -> tuple[Any, Any]:
-        numerics = Observe(counters, {})
-        return network.run(net.graph, params, x, numerics), numerics.counters
+    observing = jax.jit(partial(counted, net.graph), donate_argnums=2)
 
     def observe() -> None:
         nonlocal counters
-        logits, counters = observing(net.params, x, counters)
-        jax.block_until_ready((logits, counters))
+        counters, _ = jax.block_until_ready(observing(net.params, x, counters))
 
     passes: dict[str, Callable[[], Any]] = {
         "onnxruntime": theirs,

@@ -26,10 +26,10 @@ import numpy as np
 from flax import nnx
 
 import ggdjax as gd
+from experiments.lowering import counted
 from experiments.timing import seconds
 from ggdjax import network, report, zoo
 from ggdjax.ggd import Counter
-from ggdjax.quantization._numerics import Observe
 from ggdjax.quantization._quantizers import short_step
 
 #: Side of the images of each network.
@@ -94,11 +94,7 @@ class Bench:
         net = network.fold_batch_norm(self.net)
         counters = {feature_map.tensor: Counter.empty() for feature_map in net.graph.feature_maps()}
 
-        @jax.jit
-        def observing(params: dict[str, jax.Array], x: jax.Array, counters: dict[str, Counter]) -> tuple[Any, Any]:
-            numerics = Observe(counters, {})
-            return network.run(net.graph, params, x, numerics), numerics.counters
-
+        observing = jax.jit(partial(counted, net.graph))
         quantized = jax.jit(lambda q, x: q(x))
         passes = {
             "float graph": lambda: net(x),

@@ -28,7 +28,7 @@ ALONE = (
     "search-cost",
     "tuning-scaling",
 )
-PER_NETWORK = ("time-to-choose", "float-throughput", "simulator-throughput")
+PER_NETWORK = ("counting", "time-to-choose", "float-throughput", "simulator-throughput")
 ANY = "any"
 
 

@@ -23,6 +23,8 @@ _COPY, _IGNORED, _OUTSIDE = BINS + 256, BINS + 1, 1 << 30
 #: Values of one product of matrices: 4 MiB of operands.
 _ROWS = 8192
 _LEAST, _LARGEST = -(1 << 31), (1 << 31) - 1
+#: Bin of the quiet NaN.
+_NAN = 0x7FC0
 #: One step of the exponent in a key; keys of finite values lie in [−_INFINITE, _INFINITE).
 _EXPONENT, _INFINITE = 0x00800000, 0x7F800000
 
@@ -54,16 +56,35 @@ class Counter:
             largest=jnp.full((), _LEAST, jnp.int32),
         )
 
-    def add(self, x: Float[Array, "..."], count: Int[Array, ""] | None = None) -> Counter:
-        """Return the counts with the first ``count`` values of ``x`` (None: all) added, converted to float32."""
+    def add(self, x: Float[Array, "..."], count: Int[Array, ""] | None = None, each: int = 1) -> Counter:
+        """Return the counts with the first ``count`` values of ``x`` (None: all) added, converted to float32.
+
+        ``each`` is how many values every one of a sample stands for.
+        """
         x = x.astype(jnp.float32).reshape(-1)
         if x.size == 0:
             return self
         # A CPU gains from blocks that stay in its cache, a GPU from one large scatter, a TPU from matrix products.
+        ways = (partial(way, each=each) for way in (_add_by_products, _add_beside_zeros))
         if count is None:
-            return lax.platform_dependent(self, x, cpu=_add_in_blocks, tpu=_add_by_products, default=_add_beside_zeros)
-        tpu, default = (partial(_first, way) for way in (_add_by_products, _add_beside_zeros))
-        return lax.platform_dependent(self, x, count, cpu=_add_first_in_blocks, tpu=tpu, default=default)
+            tpu, default = ways
+            return lax.platform_dependent(self, x, cpu=partial(_add_in_blocks, each=each), tpu=tpu, default=default)
+        tpu, default = (partial(_first, way) for way in ways)
+        cpu = partial(_add_first_in_blocks, each=each)
+        return lax.platform_dependent(self, x, count, cpu=cpu, tpu=tpu, default=default)
+
+    def widen(self, low: Float[Array, ""], high: Float[Array, ""]) -> Counter:
+        """Return the counts with the extremes of values of which a sample was added; ∞ and −∞: there are none.
+
+        Where an extreme is not finite, a value is not: one NaN is counted.
+        """
+        below, above = _extremes(jnp.stack([low, high]))
+        odd = ~((low > -jnp.inf) & (high < jnp.inf))
+        return Counter(
+            copies=self.copies.at[_NAN].add(odd.astype(jnp.int32)),
+            smallest=jnp.minimum(self.smallest, below.min()),
+            largest=jnp.maximum(self.largest, above.max()),
+        )
 
     def read(self) -> tuple[Int[Array, " 65536"], Int[Array, ""], Float[Array, ""], Float[Array, ""]]:
         """Return the counts by bin, the number of zeros, and the extremes of the finite values (0 without any)."""
@@ -82,7 +103,7 @@ def _ordered(bits: Int[Array, "..."]) -> Int[Array, "..."]:
     return bits ^ ((bits >> 31) & _LARGEST)
 
 
-def _scatter(copies: Array, x: Array, counts: Array | None = None, zeros: bool = True) -> Array:
+def _scatter(copies: Array, x: Array, counts: Array | None = None, zeros: bool = True, each: int = 1) -> Array:
     bits = lax.bitcast_convert_type(x, jnp.uint32)
     # XLA adds nothing for what lies outside.
     index = jnp.where(bits << 1 == 0, jnp.uint32(BINS if zeros else _OUTSIDE), bits >> 16)
@@ -93,7 +114,7 @@ def _scatter(copies: Array, x: Array, counts: Array | None = None, zeros: bool =
     numbers = lax.ScatterDimensionNumbers(
         update_window_dims=(), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0,)
     )
-    ones = jnp.ones(x.size, jnp.int32)
+    ones = jnp.full(x.size, each, jnp.int32)
     mode = "promise_in_bounds" if zeros else "drop"
     return lax.scatter_add(copies, index[:, None], ones, numbers, mode=mode)
 
@@ -108,12 +129,14 @@ def _extremes(x: Array) -> tuple[Array, Array]:
     return key - _EXPONENT, key + _EXPONENT
 
 
-def _add_at_once(counter: Counter, x: Float[Array, " n"], counts: Array | None = None, zeros: bool = True) -> Counter:
+def _add_at_once(
+    counter: Counter, x: Float[Array, " n"], counts: Array | None = None, zeros: bool = True, each: int = 1
+) -> Counter:
     low, high = _extremes(x)
     if counts is not None:
         low, high = jnp.where(counts, low, _LARGEST), jnp.where(counts, high, _LEAST)
     return Counter(
-        copies=_scatter(counter.copies, x, counts, zeros),
+        copies=_scatter(counter.copies, x, counts, zeros, each),
         smallest=jnp.minimum(counter.smallest, low.min()),
         largest=jnp.maximum(counter.largest, high.max()),
     )
@@ -123,13 +146,13 @@ def _first(way: Callable[..., Counter], counter: Counter, x: Float[Array, " n"],
     return way(counter, x, jnp.arange(x.size, dtype=jnp.int32) < count)
 
 
-def _add_beside_zeros(counter: Counter, x: Float[Array, " n"], counts: Array | None = None) -> Counter:
+def _add_beside_zeros(counter: Counter, x: Float[Array, " n"], counts: Array | None = None, each: int = 1) -> Counter:
     """Scatter all but the zeros: as atomic additions to one address, those of a ReLU would wait for each other."""
-    found = _add_at_once(counter, x, counts, zeros=False)
-    return replace(found, copies=found.copies.at[BINS].add(_zeros(x, counts).sum(dtype=jnp.int32)))
+    found = _add_at_once(counter, x, counts, zeros=False, each=each)
+    return replace(found, copies=found.copies.at[BINS].add(each * _zeros(x, counts).sum(dtype=jnp.int32)))
 
 
-def _add_by_products(counter: Counter, x: Float[Array, " n"], counts: Array | None = None) -> Counter:
+def _add_by_products(counter: Counter, x: Float[Array, " n"], counts: Array | None = None, each: int = 1) -> Counter:
     """Count by products of int8 matrices: of the upper and of the lower 8 bits of a bin's index, 1 where a value is."""
     size = min(_ROWS, x.size)
     low, high = _extremes(x)
@@ -150,7 +173,7 @@ def _add_by_products(counter: Counter, x: Float[Array, " n"], counts: Array | No
     bins, _ = lax.scan(add, jnp.zeros((256, 256), jnp.int32), (index, one))
     zeros = _zeros(x, counts).sum(dtype=jnp.int32)[None]
     return Counter(
-        copies=counter.copies.at[: BINS + 1].add(jnp.concatenate([bins.reshape(-1), zeros])),
+        copies=counter.copies.at[: BINS + 1].add(each * jnp.concatenate([bins.reshape(-1), zeros])),
         smallest=jnp.minimum(counter.smallest, low.min()),
         largest=jnp.maximum(counter.largest, high.max()),
     )
@@ -161,20 +184,22 @@ def _zeros(x: Array, counts: Array | None) -> Array:
     return zero if counts is None else zero & counts
 
 
-def _add_in_blocks(counter: Counter, x: Float[Array, " n"]) -> Counter:
+def _add_in_blocks(counter: Counter, x: Float[Array, " n"], each: int) -> Counter:
     blocks, rest = divmod(x.size, _BLOCK)
     if blocks:
-        counter = _add_blocks(counter, x, blocks)
-    return _add_at_once(counter, x[blocks * _BLOCK :]) if rest else counter
+        counter = _add_blocks(counter, x, blocks, each=each)
+    return _add_at_once(counter, x[blocks * _BLOCK :], each=each) if rest else counter
 
 
-def _add_first_in_blocks(counter: Counter, x: Float[Array, " n"], count: Int[Array, ""]) -> Counter:
+def _add_first_in_blocks(counter: Counter, x: Float[Array, " n"], count: Int[Array, ""], each: int) -> Counter:
     if x.size < _BLOCK:
-        return _first(_add_at_once, counter, x, count)
-    return _add_blocks(counter, x, (count + (_BLOCK - 1)) // _BLOCK, count)
+        return _first(partial(_add_at_once, each=each), counter, x, count)
+    return _add_blocks(counter, x, (count + (_BLOCK - 1)) // _BLOCK, count, each)
 
 
-def _add_blocks(counter: Counter, x: Float[Array, " n"], blocks: int | Array, count: Array | None = None) -> Counter:
+def _add_blocks(
+    counter: Counter, x: Float[Array, " n"], blocks: int | Array, count: Array | None = None, each: int = 1
+) -> Counter:
     """Add the first ``blocks`` blocks, of the last one what lies before ``count``."""
 
     def add(i: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -189,7 +214,7 @@ def _add_blocks(counter: Counter, x: Float[Array, " n"], blocks: int | Array, co
             counts = (place >= i * _BLOCK) & (place < count)
             low, high = jnp.where(counts, low, _LARGEST), jnp.where(counts, high, _LEAST)
         # Lane by lane: reductions to one number are slow in a loop.
-        return _scatter(copies, block, counts), jnp.minimum(smallest, low), jnp.maximum(largest, high)
+        return _scatter(copies, block, counts, each=each), jnp.minimum(smallest, low), jnp.maximum(largest, high)
 
     lanes = jnp.full(_BLOCK, _LARGEST, jnp.int32), jnp.full(_BLOCK, _LEAST, jnp.int32)
     copies, smallest, largest = lax.fori_loop(0, blocks, add, (counter.copies, *lanes))

@@ -17,11 +17,11 @@ from jax.sharding import Mesh, PartitionSpec
 from ggdjax import _files
 from ggdjax._errors import DataError, GgdjaxError, expect, is_image_set, summary
 from ggdjax.ggd import Counter, Histogram
-from ggdjax.network import fold_batch_norm, run
+from ggdjax.network import fold_batch_norm
 from ggdjax.quantization._batches import image_batches, pad_batch
-from ggdjax.quantization._image_moments import ImageMoments, images_to_read
+from ggdjax.quantization._image_moments import ImageMoments, power_sums
 from ggdjax.quantization._limits import is_input, proven_limits
-from ggdjax.quantization._numerics import Observe, tensors_with_ranges
+from ggdjax.quantization._observing import observe, tensors_with_ranges
 from ggdjax.quantization._rows import Rows
 
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 
     from ggdjax.data import Preprocessing
     from ggdjax.network import Graph, Network
+
+
+#: Values of a batch that are counted at least, of each feature map: of 64 images 4,096 each.
+VALUES_PER_BATCH = 1 << 18
+#: Of a feature map that no value can leave on either side (ReLU6) so many times fewer: it has no tail to be seen.
+_FEWER_OF_LIMITED = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +180,7 @@ def calibrate(
     *,
     preprocessing: Preprocessing | None = None,
     per_channel: bool = False,
+    values_per_batch: int | None = VALUES_PER_BATCH,
     mesh: Mesh | None = None,
 ) -> Calibration:
     """Stream images through the float network, batch normalization folded, and count its feature maps.
@@ -188,13 +195,16 @@ def calibrate(
             larger than all before compiles anew.
         preprocessing: of the images; its range of pixels limits the input's predictive histogram. That of an image set
             is known; without it the input has no limits.
-        per_channel: also count every channel of every feature map by itself (256 KiB each).
+        per_channel: also count every channel of every feature map by itself (256 KiB each), all of its values.
+        values_per_batch: how many values of a batch are counted at least, of each larger feature map: those at
+            positions spread over every image, each for as many as it was taken from; a quarter, where the network
+            proves both limits. Extremes are those of all values. None: all values are counted.
         mesh: devices, with axes of any name; None: all of this process. Of several processes, each gives the same
             batches. A network whose feature maps do not have the images as first axis runs on the first device.
 
     Raises:
         DataError: no batches, images that do not fit the network, or NaN or infinity in a feature map (named).
-        GgdjaxError: the network has no convolution, dense layer or product.
+        GgdjaxError: the network has no convolution, dense layer or product; ``values_per_batch`` below 1.
 
     Example:
         >>> net = gd.trace(lambda x: jax.nn.relu(x @ jnp.eye(4)) @ jnp.ones((4, 2)), jnp.zeros((1, 4)))
@@ -202,6 +212,8 @@ def calibrate(
         >>> calibration.images, [float(share) for share in calibration.histograms.zero_fraction]
         (16, [0.5, 0.5])
     """
+    if values_per_batch is not None and not values_per_batch >= 1:
+        raise GgdjaxError(f"`values_per_batch` must be at least 1, or None for all, got {values_per_batch}")
     net = fold_batch_norm(net)
     names = tuple(feature_map.tensor for feature_map in net.graph.feature_maps())
     if not names:
@@ -212,13 +224,15 @@ def calibrate(
         preprocessing = batches.preprocessing  # type: ignore[attr-defined]
     if preprocessing is not None:
         expect("preprocessing", preprocessing, "Preprocessing")
+    limits = limits_of(net, names, preprocessing)
+    limited = frozenset(name for name, ends in limits.items() if None not in ends)
     # A bin of a counter holds fewer than 2^31 values: no more images than that before it is read.
     limit = (2**31 - 1) // max(
         (math.prod(size or 1 for size in net.graph.shape(name)[1:]) for name in names), default=1
     )
     ranges = {name: (np.float32(np.inf), np.float32(-np.inf)) for name in tensors_with_ranges(net.graph)}
     channels: dict[str, Histogram] | None = None
-    images = size = 0
+    images = size = largest = 0
     # Rows of padding are told apart where the images are the first axis of every feature map.
     by_image = all(None in (shape := net.graph.shape(name))[:1] and None not in shape[1:] for name in names)
     rows = Rows(mesh)
@@ -228,20 +242,31 @@ def calibrate(
     params = rows.everywhere(net.params)
     moments = ImageMoments.empty(len(names))
     running: Any = ()
-    known: Any = []  # where `running` has images
+    count = 0  # images of which `running` has the sums
     for batch in image_batches(batches, len(net.input_shape)):
         # While this batch was decoded the one before was counted; never more than these two are held.
-        moments = moments.add(rows.read(running)[:, known]) if images else moments
+        moments = moments.add(rows.read(running)[:, :count]) if count else moments
         net.check_input(batch)
         count = len(batch)
         if not count:
             continue
         counts.make_room(count)
         size = max(size, rows.whole(count)) if by_image else count
-        first, *read, known = _shares(count if by_image else None, images_to_read(images, count), size, rows.devices)
-        given = rows.split((pad_batch(batch, size), first, *read))
+        largest = max(largest, count)
+        values: dict[str, int] = {}
+        if values_per_batch is not None and by_image:
+            values = {n: -(-values_per_batch // (largest * (_FEWER_OF_LIMITED if n in limited else 1))) for n in names}
+        numbers = np.arange(images, images + size, dtype=np.uint32)
+        given = rows.split((pad_batch(batch, size), _shares(count, size, rows.devices) if by_image else None, numbers))
         counts.counters, ranges, by_channel, running = _observe(
-            net.graph, per_channel, rows.mesh if rows.devices > 1 else None, params, given, counts.counters, ranges
+            net.graph,
+            per_channel,
+            tuple(values.items()),
+            rows.mesh if rows.devices > 1 else None,
+            params,
+            given,
+            counts.counters,
+            ranges,
         )
         if per_channel:
             by_channel = rows.read(by_channel)
@@ -249,7 +274,7 @@ def calibrate(
         images += count
     if not images:
         raise DataError("no images to calibrate on: `batches` is empty, give at least one")
-    moments = moments.add(rows.read(running)[:, known])
+    moments = moments.add(rows.read(running)[:, :count]) if count else moments
     histograms = counts.total()
     _refuse_nonfinite(names, histograms)
     measured = {name: (float(low), float(high)) for name, (low, high) in rows.read(ranges).items()}
@@ -260,7 +285,7 @@ def calibrate(
         images=images,
         channels=channels,
         ranges=measured,
-        limits=limits_of(net, names, preprocessing),
+        limits=limits,
         inputs=tuple(name for name in names if is_input(net.graph, name)),
         moments=moments,
     )
@@ -288,60 +313,49 @@ class _Counts:
         """Count this many images more, on empty counters if they would not hold them."""
         if not self.counters or self._images + images > self.limit:
             self._read = self.total() if self.counters else None
-            self.counters = {name: self.rows.split(_empty(self.rows.devices)) for name in self.names}
+            self.counters = self.rows.split(_empty(self.names, self.rows.devices))
             self._images = 0
         self._images += images
 
     def total(self) -> Histogram:
         """Return all that was counted, batch shape ``[tensor]``; at least one image must have been."""
-        counted = Histogram.stack([self.rows.read(_read(self.counters[name])) for name in self.names])
+        counted = self.rows.read(_read([self.counters[name] for name in self.names]))
         return counted if self._read is None else self._read + counted
 
 
-@partial(jax.jit, static_argnums=0)
-def _empty(devices: int) -> Counter:
+@partial(jax.jit, static_argnums=(0, 1))
+def _empty(names: tuple[str, ...], devices: int) -> dict[str, Counter]:
     """Return the counts of nothing, one counter per device."""
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (devices, *leaf.shape)), Counter.empty())
+    empty = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (devices, *leaf.shape)), Counter.empty())
+    return dict.fromkeys(names, empty)
 
 
 @jax.jit
-def _read(counters: Counter) -> Histogram:
-    """Return what all devices counted."""
-    return Histogram.from_counter(
-        Counter(copies=counters.copies.sum(0), smallest=counters.smallest.min(0), largest=counters.largest.max(0))
-    )
+def _read(counters: list[Counter]) -> Histogram:
+    """Return what all devices counted, batch shape ``[counter]``."""
+    wholes = (Counter(copies=c.copies.sum(0), smallest=c.smallest.min(0), largest=c.largest.max(0)) for c in counters)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(Histogram.from_counter, wholes))
 
 
-def _shares(
-    count: int | None, read: Int[np.ndarray, " read"], size: int, devices: int
-) -> tuple[np.ndarray | None, Int[np.ndarray, " row"], Int[np.ndarray, " device"], Int[np.ndarray, " read"]]:
-    """Return what each device is told of its rows of a padded batch.
-
-    How many of them are images (None: all count); which of these are read for `power_sums`, by row of its own, and how
-    many; and where the images that are read stand among what all devices return.
-    """
+def _shares(count: int, size: int, devices: int) -> Int[np.ndarray, " device"]:
+    """Return how many of each device's rows of a padded batch are images: they come first."""
     own = size // devices
-    first = None if count is None else np.clip(count - own * np.arange(devices), 0, own).astype(np.int32)
-    rows, numbers, places = np.zeros((devices, own), np.int32), np.zeros(devices, np.int32), []
-    for device in range(devices):
-        chosen = read[read // own == device] - own * device
-        rows[device, : len(chosen)], numbers[device] = chosen, len(chosen)
-        places.append(own * device + np.arange(len(chosen)))
-    return first, rows.reshape(-1), numbers, np.concatenate(places)
+    return np.clip(count - own * np.arange(devices), 0, own).astype(np.int32)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=5)
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=6)
 def _observe(
     graph: Graph,
     per_channel: bool,
+    values: tuple[tuple[str, int], ...],
     mesh: Mesh | None,
     params: dict[str, Array],
-    given: tuple[Array, Array | None, Array, Array],
+    given: tuple[Array, Array | None, Array],
     counters: dict[str, Counter],
     ranges: dict[str, tuple[Array, Array]],
 ) -> tuple[dict[str, Counter], dict[str, tuple[Array, Array]], dict[str, Histogram], Float[Array, "tensor image 6"]]:
-    """Run one batch: its rows and `_shares`, split over the mesh; None: one device."""
-    own = partial(_observe_own, graph, per_channel, () if mesh is None else mesh.axis_names)
+    """Run one batch: its rows, `_shares` and numbers of images, split over the mesh; None: one device."""
+    own = partial(_observe_own, graph, per_channel, values, () if mesh is None else mesh.axis_names)
     if mesh is None:
         return own(params, given, counters, ranges)
     rows, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
@@ -357,38 +371,46 @@ def _observe(
 def _observe_own(
     graph: Graph,
     per_channel: bool,
+    values: tuple[tuple[str, int], ...],
     axes: tuple[str, ...],
     params: dict[str, Array],
-    given: tuple[Array, Array | None, Array, Array],
+    given: tuple[Array, Array | None, Array],
     counters: dict[str, Counter],
     ranges: dict[str, tuple[Array, Array]],
 ) -> tuple[dict[str, Counter], dict[str, tuple[Array, Array]], dict[str, Histogram], Float[Array, "tensor image 6"]]:
     """Run the rows of one device, of a mesh with ``axes``."""
-    x, count, read, reads = given
-    share = None if count is None else (count[0], len(x))
+    x, count, numbers = given
+    images = None if count is None else count[0]
     own = jax.tree.map(lambda leaf: leaf[0], counters)
-    numerics = Observe(own, ranges, read=(read, reads[0]), per_channel=per_channel, share=share)
-    outputs = run(graph, params, x.astype(jnp.float32), numerics)
-    for name, y in zip(graph.outputs, jax.tree.leaves(outputs), strict=True):
-        if name in ranges:
-            numerics.widen(name, y)
+    x = x.astype(jnp.float32)
+    counted, seen = observe(
+        graph, params, x, own, images=images, numbers=numbers, values=dict(values), per_channel=per_channel
+    )
     names = [feature_map.tensor for feature_map in graph.feature_maps()]
-    by_image = {name for name in numerics.power_sums if graph.shape(name)[0] is None}
-    unknown = jnp.full((len(x), 6), jnp.nan, jnp.float32)
-    sums = jnp.stack([numerics.power_sums[name] if name in by_image else unknown for name in names])
-    ends, channels = numerics.ranges, numerics.channels
+    sums = jnp.stack(
+        [
+            power_sums(seen.samples[name].values, seen.samples[name].each)
+            if graph.shape(name)[0] is None and seen.samples[name].values.shape[:1] == numbers.shape
+            else jnp.full((len(x), 6), jnp.nan, jnp.float32)
+            for name in names
+        ]
+    )
+    ends, channels = {}, seen.channels
+    for name, (low, high) in ranges.items():
+        least, most = seen.ranges[name]
+        if axes:
+            least, most = lax.pmin(least, axes), lax.pmax(most, axes)
+        ends[name] = (jnp.minimum(low, least), jnp.maximum(high, most))
     if axes:
         gather = partial(lax.all_gather, axis_name=axes)
-        ends = {name: (lax.pmin(low, axes), lax.pmax(high, axes)) for name, (low, high) in ends.items()}
         channels = {name: jax.tree.map(gather, histogram).merge() for name, histogram in channels.items()}
-    return jax.tree.map(lambda leaf: leaf[None], numerics.counters), ends, channels, sums
+    return jax.tree.map(lambda leaf: leaf[None], counted), ends, channels, sums
 
 
 def _refuse_nonfinite(names: tuple[str, ...], counted: Histogram) -> None:
     bad = np.flatnonzero(np.asarray(counted.nonfinite))
     if bad.size:
-        values = int(np.asarray(counted.nonfinite)[bad[0]])
         raise DataError(
-            f"feature map `{names[bad[0]]}` holds {values} NaN or infinite values: "
+            f"feature map `{names[bad[0]]}` holds NaN or infinite values: "
             "check the preprocessing and the network's weights"
         )

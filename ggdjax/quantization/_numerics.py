@@ -1,4 +1,4 @@
-"""What a network run means while it is observed, measured, or fake-quantized.
+"""What a network run means while it is measured or fake-quantized.
 
 Each class is one ``numerics`` of the interpreter (``ggdjax.network.run``). An instance lives for one run (one trace
 under ``jit``): what it collects on the way is read off afterwards.
@@ -11,98 +11,19 @@ from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
-from ggdjax.ggd._histogram import histogram_counts
 from ggdjax.network import Float
-from ggdjax.network._ops import LIMITS, MOVES, PRODUCTS, QUANTIZABLE
-from ggdjax.quantization._image_moments import power_sums
+from ggdjax.network._ops import PRODUCTS, QUANTIZABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from jaxtyping import Array, Bool, Int
+    from jaxtyping import Array, Bool
     from jaxtyping import Float as Real
 
-    from ggdjax.ggd import Counter, Histogram
-    from ggdjax.network import Graph, Node
+    from ggdjax.network import Node
     from ggdjax.quantization._quantizers import Quantizers
 
 ROUNDED = QUANTIZABLE | PRODUCTS
-
-
-class Observe(Float):
-    """Float arithmetic that counts every quantizable feature map into the logarithmic bins of `Histogram`.
-
-    ``counters`` maps feature map names to running counts; after the run they hold the values of this one too. Each
-    tensor is counted once, however many layers read it. ``channels`` does so per channel (last axis), if asked for.
-    ``ranges`` maps every other tensor that integers will hold, such as the summands of an addition, to its least and
-    largest value so far.
-    ``share`` is None, or how many images of the batch count, the first ones, and how many it holds.
-    ``read`` names images by their rows, as many as the batch holds, of which the first ones count, and their number;
-    ``power_sums`` has theirs, for the feature maps whose first axis is as long as the batch.
-    """
-
-    def __init__(
-        self,
-        counters: Mapping[str, Counter],
-        ranges: Mapping[str, tuple[Real[Array, ""], Real[Array, ""]]],
-        *,
-        read: tuple[Int[Array, " batch"], Int[Array, ""]] | None = None,
-        per_channel: bool = False,
-        share: tuple[Int[Array, ""], int] | None = None,
-    ) -> None:
-        self.counters, self.ranges, self.share = dict(counters), dict(ranges), share
-        self.read, self.per_channel = read, per_channel
-        self.power_sums: dict[str, Real[Array, "image 6"]] = {}
-        self.channels: dict[str, Histogram] = {}
-        self._counted: set[str] = set()
-
-    def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
-        """Count the node's inputs that are feature maps, then compute in float."""
-        for name, x in zip(node.feature_maps, inputs, strict=False):
-            if name in self._counted:
-                continue
-            self._counted.add(name)
-            count = None if self.share is None else self.share[0] * (x.size // self.share[1])
-            self.counters[name] = self.counters[name].add(x, count)
-            if self.read is not None and x.shape[:1] == self.read[0].shape:
-                self.power_sums[name] = power_sums(x, *self.read)
-            if self.per_channel:
-                count = None if count is None else count // x.shape[-1]
-                self.channels[name] = histogram_counts(x, tuple(range(x.ndim - 1)), count)
-        for name, x in zip(node.inputs, inputs, strict=True):
-            if name in self.ranges and name not in self._counted:
-                self._counted.add(name)
-                self.widen(name, x)
-        return super().apply(node, params, *inputs)
-
-    def widen(self, name: str, x: Array) -> None:
-        """Let the range of ``name`` hold the finite values of ``x`` of the images that count.
-
-        Others, 0 / 0 say, are there to be discarded by a choice: where they are not, the outputs are not finite.
-        """
-        low, high = self.ranges[name]
-        counts = jnp.isfinite(x)
-        if self.share is not None and x.ndim and x.shape[0] == self.share[1]:
-            counts &= (jnp.arange(x.shape[0]) < self.share[0]).reshape(-1, *(1,) * (x.ndim - 1))
-        self.ranges[name] = (
-            jnp.minimum(low, jnp.min(x, initial=jnp.inf, where=counts)),
-            jnp.maximum(high, jnp.max(x, initial=-jnp.inf, where=counts)),
-        )
-
-
-def tensors_with_ranges(graph: Graph) -> tuple[str, ...]:
-    """Return the tensors whose range a calibration measures: what integers hold beside codes of feature maps.
-
-    These are the inputs of everything that is no layer and does more than move or limit values, and the outputs.
-    """
-    read = [
-        t
-        for node in graph.nodes
-        if node.op not in ROUNDED | MOVES | LIMITS or dict(node.attrs).get("method", "nearest") != "nearest"
-        for t in node.inputs
-    ]
-    counted = {feature_map.tensor for feature_map in graph.feature_maps()}
-    return tuple(t for t in dict.fromkeys((*read, *graph.outputs)) if t not in counted)
 
 
 class Measure(Float):

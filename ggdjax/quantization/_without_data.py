@@ -22,7 +22,7 @@ from ggdjax.network import fold_batch_norm
 from ggdjax.network._ops import ELEMENTWISE, OPS
 from ggdjax.quantization._calibration import Calibration, limits_of
 from ggdjax.quantization._limits import is_input
-from ggdjax.quantization._numerics import tensors_with_ranges
+from ggdjax.quantization._observing import tensors_with_ranges
 
 if TYPE_CHECKING:
     from ggdjax.data import Preprocessing

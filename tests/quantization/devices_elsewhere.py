@@ -19,7 +19,7 @@ def results(mesh=None) -> dict:
 
     q, images, labels = tiny_quantized()
     batches = [images[:30], images[30:55], images[55:]]
-    found = gd.calibrate(q.float_network, batches, per_channel=True, mesh=mesh)
+    found = gd.calibrate(q.float_network, batches, per_channel=True, values_per_batch=512, mesh=mesh)
     evaluation = gd.evaluate(q, [(images[:50], labels[:50]), (images[50:], labels[50:])], mesh=mesh)
     rounded = tune.round_weights(q, images, tune.RoundingConfig(batch_size=16), mesh=mesh)
     settings = tune.GradientConfig(steps=4, batch_size=16, held_back=0.25)

@@ -48,12 +48,45 @@ def test_batches_and_reading_early_change_nothing(net: Network, monkeypatch: pyt
     _same(calibrate(net, batches).histograms, whole.histograms)
 
 
+def test_a_share_of_the_positions_stands_for_all(net: Network) -> None:
+    """Totals and extremes are those of all values, and the rest lies near them; every channel counts."""
+    images = np.tile(IMAGES, (40, 1, 1, 1))
+    all_, some = (calibrate(net, [images], values_per_batch=v) for v in (None, len(images) * 10))
+    assert some.histograms.count.tolist() == all_.histograms.count.tolist()
+    np.testing.assert_array_equal(some.histograms.minimum, all_.histograms.minimum)
+    np.testing.assert_array_equal(some.histograms.maximum, all_.histograms.maximum)
+    # 4 of 36 positions of the input are taken, each nine times.
+    counts = np.asarray(some.histograms.counts)[0]
+    assert not (counts % 9).any()
+    assert 0 < np.abs(counts - np.asarray(all_.histograms.counts)[0]).sum() < 0.4 * images.size
+    np.testing.assert_allclose(some.histograms.zero_fraction, all_.histograms.zero_fraction, atol=0.01)
+    assert some.step_error(4)["input"] == pytest.approx(all_.step_error(4)["input"], nan_ok=True)
+    assert some.moments.sums[0, 1] == pytest.approx(all_.moments.sums[0, 1], rel=0.05)
+    # Of the same sizes of batches it is the same, padded or not.
+    parts = [images[k : k + 100] for k in range(0, len(images), 100)]
+    padded = [*parts[:-1], parts[-1][:30], parts[-1][30:]]
+    _same(*(calibrate(net, batches, values_per_batch=1000).histograms for batches in (parts, padded)))
+
+
+def test_what_a_share_leaves_out_is_not_lost(net: Network) -> None:
+    """One NaN, and one largest value, at a position that is not taken."""
+    for value, place in ((np.nan, k) for k in range(36)):
+        broken = np.tile(IMAGES, (10, 1, 1, 1))
+        broken[3, place // 6, place % 6, 0] = value
+        with pytest.raises(DataError, match=r"feature map `input` holds NaN or infinite values"):
+            calibrate(net, [broken], values_per_batch=10)
+        broken[3, place // 6, place % 6, 0] = 100.0
+        assert calibrate(net, [broken], values_per_batch=10).histograms.maximum[0] == 100.0
+    with pytest.raises(GgdjaxError, match="`values_per_batch` must be at least 1, or None for all, got 0"):
+        calibrate(net, [IMAGES], values_per_batch=0)
+
+
 def test_what_cannot_be_counted_is_an_error(net: Network) -> None:
     with pytest.raises(DataError, match="no images to calibrate on"):
         calibrate(net, [])
     broken = IMAGES[:2].copy()
     broken[1, 2, 3, 0] = np.nan
-    with pytest.raises(DataError, match=r"feature map `input` holds 1 NaN or infinite values"):
+    with pytest.raises(DataError, match=r"feature map `input` holds NaN or infinite values"):
         calibrate(net, [broken])
 
 
