@@ -169,7 +169,6 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where the packages are kept")
     parser.add_argument("--only", nargs="*", default=[], help="packages whose names begin so")
     args = parser.parse_args()
-    jax.config.update("jax_disable_most_optimizations", True)  # each program runs once or twice
     version = code_version()
     commit = version.get("commit")
     found = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.exists() else []

@@ -159,6 +159,14 @@ def test_reshapes_that_leave_no_axis_to_a_free_batch_are_refused(tmp_path: Path,
         _load(tmp_path, one("Reshape", "t"), ("n", *IMAGE), {"t": ints(*target)})
 
 
+@pytest.mark.parametrize("operator", ["SpaceToDepth", "DepthToSpace"])
+def test_blocks_of_images_in_channels_are_refused(tmp_path: Path, operator: str) -> None:
+    """What TensorFlow makes of a dilated convolution: images become channels, and blocks of them images."""
+    nodes = then(one("Transpose", perm=[1, 0, 2, 3]), operator, blocksize=2)
+    with pytest.raises(UnsupportedError, match="blocks of images moved into channels, or back"):
+        _load(tmp_path, nodes, ("n", *IMAGE), {})
+
+
 @pytest.mark.parametrize("target", [(8, 4), (1, 4), (4,), (8, 1)])
 def test_expand_to_a_declared_batch(tmp_path: Path, target: tuple[int, ...]) -> None:
     model, net = _load(tmp_path, one("Expand", "t"), (8, 1), {"t": ints(*target)})

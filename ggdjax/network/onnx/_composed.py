@@ -189,20 +189,22 @@ def _arg_max(call: Call) -> View:
 @handler("DepthToSpace", "SpaceToDepth")
 def _rearranged(call: Call) -> View:
     view, block = call.view(), call.attr("blocksize", 1)
-    first, second = call.shape(view)
-    _, chan, *space = first
-    columns_last = call.attr("mode", "DCR") == "CRD"
-    if call.node.op_type == "SpaceToDepth":
-        apart = [n for size in space for n in (size // block, block)]
+    call.refuse_batch(view, [1, 2, 3], "blocks of images moved into channels, or back")
+    columns_last, into = call.attr("mode", "DCR") == "CRD", call.node.op_type == "SpaceToDepth"
+    apart, whole = [], []
+    for images, chan, *space in call.shape(view):
+        if into:
+            apart.append((images, chan, *(n for size in space for n in (size // block, block))))
+            whole.append((images, chan * block**2, *(size // block for size in space)))
+        else:
+            left = chan // block**2
+            apart.append((images, *([left, block, block] if columns_last else [block, block, left]), *space))
+            whole.append((images, left, *(size * block for size in space)))
+    if into:
         order = (0, 1, 3, 5, 2, 4) if columns_last else (0, 3, 5, 1, 2, 4)
-        whole = [chan * block**2, *(size // block for size in space)]
-        apart = [chan, *apart]
     else:
-        whole = [chan // block**2, *(size * block for size in space)]
-        apart = [whole[0], block, block, *space] if columns_last else [block, block, whole[0], *space]
         order = (0, 1, 4, 2, 5, 3) if columns_last else (0, 3, 4, 1, 5, 2)
-    split = call.reshape(view, *((shape[0], *apart) for shape in (first, second)))
-    return call.reshape(split.permute(order), *((shape[0], *whole) for shape in (first, second)))
+    return call.reshape(call.reshape(view, *apart).permute(order), *whole)
 
 
 @handler("Gather")
