@@ -124,6 +124,34 @@ NODES = {
         {"c": np.float32(0.5), "row": numbers(3)},
         17,
     ),
+    "one-hot of whole numbers": (
+        [
+            make_node("Abs", ["x"], ["a"]),
+            make_node("Clip", ["a", "low", "one"], ["c"]),
+            make_node("Reshape", ["c", "column"], ["r"]),
+            make_node("Equal", ["r", "classes"], ["e"]),
+            make_node("Cast", ["e"], ["y"], to=1),
+        ],
+        (4, 3),
+        {
+            "low": np.float32(1),
+            "one": np.float32(1),
+            "column": np.int64([-1, 4, 3, 1]),
+            "classes": np.float32([0, 1, 2, 3]),
+        },
+        17,
+    ),
+    "comparisons with numbers of every element": (
+        [
+            make_node("LessOrEqual", ["row", "x"], ["e"]),
+            make_node("Not", ["e"], ["n"]),
+            make_node("Cast", ["n"], ["c"], to=1),
+            make_node("Max", ["c", "infinite"], ["y"]),
+        ],
+        (4, 3),
+        {"row": numbers(4, 3), "infinite": np.float32(-np.inf)},
+        17,
+    ),
 }
 
 

@@ -235,16 +235,19 @@ def _compare(call: Call) -> Comparison:
     which = 0 if isinstance(values[0], View) else 1
     if isinstance(values[1 - which], View):
         raise call.refuse("a comparison of two activations; Max and Min of them are supported")
-    number = call.weight(1 - which)
-    if number.size != 1:
-        raise call.refuse("a comparison with numbers that differ between elements")
+    number, view = call.one_image(1 - which).astype(np.float32), call.view(which)
+    if number.size == 1:
+        threshold = float(number.reshape(()))
+    else:  # x against numbers of its elements is x less these against zero
+        view, number = _of_one_shape(call, view, number)
+        view, threshold = _with(call, "add", view, -number), 0.0
     kind = call.node.op_type
     if kind == "Equal":
-        return Comparison(call.view(which), threshold=float(number.reshape(())), equal=True)
+        return Comparison(view, threshold=threshold, equal=True)
     above = kind.startswith("Greater") == (which == 0)
     # x < c is the contrary of x ≥ c, x ≤ c that of x > c.
     strict = (not kind.endswith("Equal")) == above
-    return Comparison(call.view(which), threshold=float(number.reshape(())), strict=strict, positive=above)
+    return Comparison(view, threshold=threshold, strict=strict, positive=above)
 
 
 @handler("Not")
@@ -259,8 +262,24 @@ def _where(call: Call) -> View:
     condition, branches = call.get(0), [call.get(1), call.get(2)]
     if isinstance(condition, Constant):
         return _masked(call, np.asarray(call.constant(0), bool), branches)
-    condition = call.comparison(0)
     arrays = [call.one_image(k + 1) if isinstance(b, Constant) else b for k, b in enumerate(branches)]
+    return _chosen(call, call.comparison(0), arrays)
+
+
+@handler("Cast")
+def _cast(call: Call) -> View:
+    """Convert between types of floats, or a comparison to 1 and 0."""
+    condition = call.get(0)
+    if isinstance(condition, Comparison):
+        return _chosen(call, condition, [np.ones((), np.float32), np.zeros((), np.float32)])
+    floating = {1, 10, 11, 16}  # float32, float16, float64, bfloat16
+    if call.attr("to", 1) not in floating:
+        raise call.refuse("a cast of an activation to an integer type")
+    return call.view()
+
+
+def _chosen(call: Call, condition: Comparison, arrays: Sequence[View | np.ndarray]) -> View:
+    """Return the first array where the condition holds, and the second elsewhere."""
     view, *arrays = _of_one_shape(call, condition.view, *arrays)
     order = common_order([view, *(array for array in arrays if isinstance(array, View))])
     stored = View(call.builder.stored(view, order), tuple(order))

@@ -71,7 +71,7 @@ class Call:
         if isinstance(value, Constant):
             raise self.refuse(f"a constant as input {index}")
         if isinstance(value, Comparison):
-            raise self.refuse("the result of a comparison as a number; `Where` of it is supported")
+            raise self.refuse("the result of a comparison as a number; `Where` and `Cast` of it are supported")
         return value
 
     def comparison(self, index: int) -> Comparison:

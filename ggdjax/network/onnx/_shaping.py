@@ -30,7 +30,7 @@ _BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div"}
 #: Of any number of operands, in any order.
 _OF_SEVERAL = {"Sum": "add", "Max": "maximum", "Min": "minimum"}
 #: From here on the end of a slice means the end of the axis.
-_UNBOUNDED = 2**31 - 1
+_UNBOUNDED = 10**9
 _REDUCTIONS = {"ReduceMean": "mean", "ReduceSum": "sum", "ReduceMax": "max"}
 
 
@@ -165,9 +165,14 @@ def _of_several(call: Call) -> View:
     for view in views:
         result = _of_views(call, op, result, view)
     for index, value in enumerate(values):
-        if isinstance(value, Constant):
+        if isinstance(value, Constant) and not _changes_nothing(call.node.op_type, value.probes[0]):
             result = _with_constant(call, op, result, index)
     return result
+
+
+def _changes_nothing(kind: str, number: np.ndarray) -> bool:
+    """Return whether it is the infinity at which JAX begins a maximum or minimum."""
+    return number.size == 1 and {"Max": -np.inf, "Min": np.inf}.get(kind) == number.item()
 
 
 def _of_views(call: Call, op: str, *views: View) -> View:
@@ -242,15 +247,12 @@ def _softmax(call: Call) -> View:
     return call.same_order("softmax", axes=tuple(sorted(view.axes[k] for k in axes)))
 
 
-@handler("Identity", "Dropout", "Cast")
+@handler("Identity", "Dropout")
 def _identity(call: Call) -> View:
     if call.node.op_type == "Dropout":
         training = call.constant(2)
         if training is not None and bool(training):
             raise call.refuse("dropout in training mode")
-    floating = {1, 10, 11, 16}  # float32, float16, float64, bfloat16
-    if call.node.op_type == "Cast" and call.attr("to", 1) not in floating:
-        raise call.refuse("a cast of an activation to an integer type")
     return call.view()
 
 
