@@ -96,7 +96,14 @@ class Comparison:
 
     def of(self, view: View) -> Comparison:
         """Return the same comparison of another view."""
-        return Comparison(view, threshold=self.threshold, strict=self.strict, positive=self.positive, equal=self.equal)
+        return self._with(view, positive=self.positive)
+
+    def contrary(self) -> Comparison:
+        """Return what holds where this does not."""
+        return self._with(self.view, positive=not self.positive)
+
+    def _with(self, view: View, *, positive: bool) -> Comparison:
+        return Comparison(view, threshold=self.threshold, strict=self.strict, positive=positive, equal=self.equal)
 
 
 def channels_last(rank: int) -> tuple[int, ...]:

@@ -124,7 +124,7 @@ NODES = {
         {"c": np.float32(0.5), "row": numbers(3)},
         17,
     ),
-    "one-hot of whole numbers": (
+    "one-hot of integers": (
         [
             make_node("Abs", ["x"], ["a"]),
             make_node("Clip", ["a", "low", "one"], ["c"]),
@@ -139,6 +139,16 @@ NODES = {
             "column": np.int64([-1, 4, 3, 1]),
             "classes": np.float32([0, 1, 2, 3]),
         },
+        17,
+    ),
+    "a comparison of two tensors": (
+        [
+            make_node("ReduceMean", ["x"], ["m"], axes=[2]),
+            make_node("Less", ["m", "x"], ["e"]),
+            make_node("Where", ["e", "x", "m"], ["y"]),
+        ],
+        (4, 3),
+        {},
         17,
     ),
     "comparisons with numbers of every element": (

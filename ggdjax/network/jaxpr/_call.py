@@ -99,7 +99,7 @@ class Call:
         """Return input ``index``, which must depend on the network's input."""
         value = self.inputs[index]
         if isinstance(value, Comparison):
-            raise self.refuse(f"a comparison as operand {index}; `jnp.where` takes it")
+            raise self.refuse(f"a comparison as operand {index}; `jnp.where` and `astype` take it")
         if not isinstance(value, View):
             raise self.refuse(f"a constant as operand {index}")
         return value

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from ggdjax.network._builder import Constant, View, channels_last, common_order, stored_constant
+from ggdjax.network._choices import chosen, sign
 from ggdjax.network._ops import window_counts
 from ggdjax.network._products import product_of_views, product_over, product_with_weight
-from ggdjax.network._sign import sign
 from ggdjax.network.jaxpr._call import Call, Comparison
 from ggdjax.network.jaxpr._lrn import note_channel_sum, response_norm
 
@@ -101,7 +101,9 @@ def _convert(call: Call) -> Any:
     before = call.builder.producer(call.inputs[0].tensor) if isinstance(call.inputs[0], View) else None
     if before is not None and before.op == "argmax":  # an index is an integer as it is
         return call.view()
-    if not jax.numpy.issubdtype(call.param("new_dtype"), jax.numpy.floating) or isinstance(call.inputs[0], Comparison):
+    if isinstance(condition := call.inputs[0], Comparison):
+        return _chosen(call, condition, np.float32(1), np.float32(0))
+    if not jax.numpy.issubdtype(call.param("new_dtype"), jax.numpy.floating):
         raise call.refuse(f"a conversion of an activation to or from {call.param('new_dtype')}")
     return call.view()
 
@@ -233,21 +235,34 @@ def scalar(call: Call, index: int) -> float:
     return float(value.reshape(-1)[0])
 
 
-@rule("gt", "ge", "lt", "le")
-def _compare(call: Call) -> Comparison:
+@rule("gt", "ge", "lt", "le", "eq", "ne")
+def _compare(call: Call) -> Comparison | Constant:
+    if call.primitive == "ne" and call.inputs[0] == call.inputs[1] and isinstance(call.inputs[0], View):
+        # It asks for NaN: `jax.nn.softplus` does so.
+        return Constant(*(np.zeros(shape, bool) for shape in call.shape(call.inputs[0])))
     which = 0 if isinstance(call.inputs[0], View) else 1
+    view, other, threshold = call.view(which), call.inputs[1 - which], 0.0
+    if isinstance(other, View):  # x against y is x − y against zero
+        axes = common_order([view, other])
+        view = call.emit("sub", [call.builder.stored(one, axes) for one in (view, other)], axes)
+    elif (numbers := small(call, 1 - which)).size == 1:
+        threshold = float(numbers.reshape(-1)[0])
+    else:
+        view = call.emit("add", [view.tensor], view.axes, {"constant": stored_constant(-numbers, view)})
+    if call.primitive in {"eq", "ne"}:
+        return Comparison(view, threshold=threshold, equal=True, positive=call.primitive == "eq")
     positive = (call.primitive in {"gt", "ge"}) == (which == 0)
     # x < c is the contrary of x ≥ c, x ≤ c that of x > c.
     strict = (call.primitive in {"gt", "lt"}) == positive
-    return Comparison(call.view(which), threshold=scalar(call, 1 - which), strict=strict, positive=positive)
+    return Comparison(view, threshold=threshold, strict=strict, positive=positive)
 
 
-@rule("ne")
-def _is_nan(call: Call) -> Constant:
-    """Take x ≠ x, which asks for NaN, for false: `jax.nn.softplus` does so."""
-    if call.inputs[0] != call.inputs[1] or not isinstance(call.inputs[0], View):
-        raise call.refuse("a comparison for inequality")
-    return Constant(*(np.zeros(shape, bool) for shape in call.shape(call.inputs[0])))
+@rule("not")
+def _not(call: Call) -> Comparison:
+    condition = call.inputs[0]
+    if not isinstance(condition, Comparison):
+        raise call.refuse("the bits of an activation")
+    return condition.contrary()
 
 
 @rule("is_finite")
@@ -264,16 +279,16 @@ def _select(call: Call) -> View:
     if isinstance(condition, Comparison):
         above, below = (on_true, on_false) if condition.positive else (on_false, on_true)
         view = condition.view
-        if condition.threshold != 0:
-            return _chosen(call, condition, above, below)
-        if above == view and isinstance(below, Constant) and not np.any(small(call, call.inputs.index(below))):
-            return call.emit("relu", [view.tensor], view.axes)
-        slope = call.builder.constant_factor(below.tensor, view.tensor) if isinstance(below, View) else None
-        if above == view and slope is not None and below.axes == view.axes:
-            if slope.size == 1:
-                return call.emit("leaky_relu", [view.tensor], view.axes, slope=float(slope.reshape(-1)[0]))
-            return call.emit("prelu", [view.tensor], view.axes, {"slope": slope})
-        return _chosen(call, condition, above, below)
+        if condition.threshold == 0 and not condition.equal and above == view:
+            if isinstance(below, Constant) and not np.any(small(call, call.inputs.index(below))):
+                return call.emit("relu", [view.tensor], view.axes)
+            slope = call.builder.constant_factor(below.tensor, view.tensor) if isinstance(below, View) else None
+            if slope is not None and below.axes == view.axes:
+                if slope.size == 1:
+                    return call.emit("leaky_relu", [view.tensor], view.axes, slope=float(slope.reshape(-1)[0]))
+                return call.emit("prelu", [view.tensor], view.axes, {"slope": slope})
+        branches = (b if isinstance(b, View) else small(call, call.inputs.index(b)) for b in (on_true, on_false))
+        return _chosen(call, condition, *branches)
     if isinstance(condition, Constant) and (chosen := small(call, 0)).size == 1:
         # `x.var()` asks whether it divides by a positive number.
         value = on_true if chosen.item() else on_false
@@ -304,20 +319,18 @@ def _masked(call: Call, mask: np.ndarray, *branches: View | Constant) -> View:
     raise call.refuse("a choice between constants")
 
 
-def _chosen(call: Call, condition: Comparison, *branches: View | Constant) -> View:
-    """Return the first of the branches where the condition's tensor is above its threshold, the second elsewhere."""
+def _chosen(call: Call, condition: Comparison, *branches: View | np.ndarray) -> View:
+    """Return the first of the branches where the condition holds, the second elsewhere."""
     view = condition.view
     if any(isinstance(branch, View) and call.shape(branch) != call.shape(view) for branch in branches):
         raise call.refuse("a choice between tensors of another shape than the one that is compared")
     axes = common_order([view, *(branch for branch in branches if isinstance(branch, View))])
-    stored = call.builder.stored(view, axes)
-    constants = {
-        role: stored_constant(small(call, call.inputs.index(branch)), View(stored, tuple(axes)))
-        for role, branch in zip(("above", "below"), branches, strict=True)
-        if isinstance(branch, Constant)
-    }
-    inputs = [stored, *(call.builder.stored(branch, axes) for branch in branches if isinstance(branch, View))]
-    return call.emit("select", inputs, axes, constants, threshold=condition.threshold, strict=condition.strict)
+    stored = View(call.builder.stored(view, axes), tuple(axes))
+    first, second = (
+        call.builder.stored(branch, axes) if isinstance(branch, View) else stored_constant(branch, stored)
+        for branch in branches
+    )
+    return chosen(call, condition, stored, first, second)
 
 
 @rule("conv_general_dilated")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggdjax.network._builder import Comparison, Constant, View, common_order, picked, stored_constant
+from ggdjax.network._choices import chosen
 from ggdjax.network._products import product_over
 from ggdjax.network.onnx._convert import Call, handler
 from ggdjax.network.onnx._shaping import apply, apply_number
@@ -233,14 +234,14 @@ _COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 def _compare(call: Call) -> Comparison:
     values = [call.get(0), call.get(1)]
     which = 0 if isinstance(values[0], View) else 1
-    if isinstance(values[1 - which], View):
-        raise call.refuse("a comparison of two activations; Max and Min of them are supported")
-    number, view = call.one_image(1 - which).astype(np.float32), call.view(which)
-    if number.size == 1:
+    view, threshold = call.view(which), 0.0
+    if isinstance(other := values[1 - which], View):  # x against y is x − y against zero
+        view = apply(call, "sub", *_of_one_shape(call, view, other))
+    elif (number := call.one_image(1 - which).astype(np.float32)).size == 1:
         threshold = float(number.reshape(()))
-    else:  # x against numbers of its elements is x less these against zero
+    else:
         view, number = _of_one_shape(call, view, number)
-        view, threshold = _with(call, "add", view, -number), 0.0
+        view = _with(call, "add", view, -number)
     kind = call.node.op_type
     if kind == "Equal":
         return Comparison(view, threshold=threshold, equal=True)
@@ -252,9 +253,7 @@ def _compare(call: Call) -> Comparison:
 
 @handler("Not")
 def _not(call: Call) -> Comparison:
-    found = call.comparison(0)
-    same = {"threshold": found.threshold, "strict": found.strict, "equal": found.equal}
-    return Comparison(found.view, **same, positive=not found.positive)
+    return call.comparison(0).contrary()
 
 
 @handler("Where")
@@ -285,18 +284,9 @@ def _chosen(call: Call, condition: Comparison, arrays: Sequence[View | np.ndarra
     stored = View(call.builder.stored(view, order), tuple(order))
     first, second = (
         call.builder.stored(array, order) if isinstance(array, View) else stored_constant(array, stored)
-        for array in (arrays if condition.positive else arrays[::-1])
+        for array in arrays
     )
-
-    def select(above: str | np.ndarray, below: str | np.ndarray, *, strict: bool) -> View:
-        sides = {"above": above, "below": below}
-        inputs = [stored.tensor, *(side for side in sides.values() if isinstance(side, str))]
-        constants = {role: side for role, side in sides.items() if not isinstance(side, str)}
-        return call.emit("select", inputs, order, constants, threshold=condition.threshold, strict=strict)
-
-    if condition.equal:  # neither above nor below
-        return select(second, select(first, second, strict=False).tensor, strict=True)
-    return select(first, second, strict=condition.strict)
+    return chosen(call, condition, stored, first, second)
 
 
 def _of_one_shape(call: Call, *values: View | np.ndarray) -> list[View | np.ndarray]:

@@ -9,8 +9,8 @@ from math import prod
 import numpy as np
 
 from ggdjax.network._builder import Constant, View, common_order, stored_constant
+from ggdjax.network._choices import sign
 from ggdjax.network._joined import joined
-from ggdjax.network._sign import sign
 from ggdjax.network.onnx._convert import Call, handler
 from ggdjax.network.onnx._quantized import clip_codes
 
