@@ -12,9 +12,9 @@ the conventional calibration images, 32 others compared).
 
 Expected: at least 40 dB everywhere but where a single code of the input that is another by one (`one_code_db`) leaves
 no more, no saturation beyond what calibration saw on the images that were calibrated on, and equal codes given equal
-inputs for all but a few values of a million. Each row is appended to
-`experiments/results/integers_on_networks.jsonl` as soon as it is known; a refusal is a row with its message. Half an
-hour on two cores.
+inputs for all but a few values of a million. `double_db` is against fake quantization in float64, whose rounding moves
+no code. Each row is appended to `experiments/results/integers_on_networks.jsonl` as soon as it is known; a refusal is a
+row with its message. Half an hour on two cores.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from experiments.real_networks import NETWORKS
 from experiments.rows import Row, append_line, read_lines
 from ggdjax import datapath, zoo
 from ggdjax._errors import DataError
+from ggdjax.network import run
+from ggdjax.quantization._numerics import FakeQuant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -212,6 +214,15 @@ def one_code_away(q: gd.QuantizedNetwork, x: np.ndarray) -> np.ndarray:
     return moved
 
 
+def in_double(q: gd.QuantizedNetwork, x: np.ndarray) -> np.ndarray:
+    """Return the first output of fake quantization in float64, whose own rounding changes no codes."""
+    with jax.enable_x64(True):
+        params = {key: jnp.asarray(value, jnp.float64) for key, value in q.params.items()}
+        return np.asarray(
+            jax.tree.leaves(run(q.graph, params, jnp.asarray(x, jnp.float64), FakeQuant(q.quantizers)))[0]
+        )
+
+
 def measure(make: Callable[[], Case]) -> Row:
     """Return the figures of one network, or at which stage it was refused and why."""
     stage = "read"
@@ -234,19 +245,20 @@ def measure(make: Callable[[], Case]) -> Row:
         # Without the folder of this machine's packages.
         return {"refused": stage, "message": re.sub(r"`/\S*/(\S+/\S+\.onnx)`", r"`\1`", str(error))}
     found = datapath.agreement(program, q, [x])
-    run, first = program.run(x), jax.tree.leaves
+    found_run, first = program.run(x), jax.tree.leaves
     return {
         "images": len(x),
         "values": sum(m.values for m in found.feature_maps.values()),
         "unequal_given_inputs": sum(m.values - m.equal_given_inputs for m in found.feature_maps.values()),
         "largest_given_inputs": max(m.largest_given_inputs for m in found.feature_maps.values()),
         "equal": found.equal,
-        "sqnr_db": sqnr_db(fake, first(run.logits)[0]),
+        "sqnr_db": sqnr_db(fake, first(found_run.logits)[0]),
+        "double_db": sqnr_db(in_double(q, x), first(found_run.logits)[0]),
         "one_code_db": sqnr_db(fake, first(q(one_code_away(q, x)))[0]),
         "fake_quantization_db": sqnr_db(real, fake),
         "same_top1": found.same_top1,
-        "beyond": run.beyond,
-        "overflows": run.overflows,
+        "beyond": found_run.beyond,
+        "overflows": found_run.overflows,
     }
 
 
@@ -259,7 +271,8 @@ def line(row: Row) -> str:
     return (
         f"{row['network']:32} {db:>9}, given equal inputs {differ} codes differ "
         f"(by {row['largest_given_inputs']}), {row['equal']:.4%} equal alone, same class {row['same_top1']:.0%}, "
-        f"beyond {row['beyond'] or 'nothing'}, {row['seconds']:.0f} s"
+        f"in double {row.get('double_db') or math.inf:.1f} dB, beyond {row['beyond'] or 'nothing'}, "
+        f"{row['seconds']:.0f} s"
     )
 
 

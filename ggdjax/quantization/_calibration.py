@@ -195,10 +195,11 @@ def calibrate(
             larger than all before compiles anew.
         preprocessing: of the images; its range of pixels limits the input's predictive histogram. That of an image set
             is known; without it the input has no limits.
-        per_channel: also count every channel of every feature map by itself (256 KiB each), all of its values.
+        per_channel: also count all values of every channel of every feature map by itself (256 KiB each).
         values_per_batch: how many values of a batch are counted at least, of each larger feature map: those at
             positions spread over every image, each for as many as it was taken from; a quarter, where the network
-            proves both limits. Extremes are those of all values. None: all values are counted.
+            proves both limits. So more of each image where a batch has fewer. Extremes are those of all values. None:
+            all values are counted.
         mesh: devices, with axes of any name; None: all of this process. Of several processes, each gives the same
             batches. A network whose feature maps do not have the images as first axis runs on the first device.
 
