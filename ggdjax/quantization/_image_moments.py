@@ -8,11 +8,13 @@ odd b the even orders around it; (2, 0) at 2 bits, (8, 6) above 8.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,12 +101,20 @@ def power_sums(x: Float[Array, "image ..."], each: int = 1) -> Float[Array, "ima
 
     ``each`` is how many values every one of a sample stands for.
     """
-    # Channels last: XLA sums whole rows of them by vector instructions.
-    x = x.astype(jnp.float32).reshape(x.shape[0], -1, x.shape[-1] if x.ndim > 1 else 1)
+    size = math.prod(x.shape[1:])
+    # Lanes: XLA on a CPU adds up the axis before the last by vector instructions.
+    lanes = math.gcd(size, 64)
+    x = x.astype(jnp.float32).reshape(x.shape[0], size // lanes, lanes)
     largest = jnp.max(jnp.max(jnp.abs(x), axis=1, initial=0.0), axis=1)
     usable = largest >= _LEAST
     scale = jnp.where(usable, 1.0 / jnp.where(usable, largest, 1.0), 0.0)
     square = jnp.square(x * scale[:, None, None])
     fourth = jnp.square(square)
     powers = ((x != 0).astype(jnp.float32), square, fourth, fourth * square, jnp.square(fourth))
-    return jnp.stack([largest, *(each * jnp.sum(jnp.sum(power, axis=1), axis=1) for power in powers)], axis=1)
+
+    def add(one: tuple[Array, ...], other: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(a + b for a, b in zip(one, other, strict=True))
+
+    # All of them in one pass.
+    sums = lax.reduce(powers, (jnp.float32(0),) * len(powers), add, (1,))
+    return jnp.stack([largest, *(each * jnp.sum(lane, axis=1) for lane in sums)], axis=1)

@@ -75,12 +75,17 @@ class _Observe(Float):
     """
 
     def __init__(
-        self, graph: Graph, images: Int[Array, ""] | None, numbers: Array | None, values: Mapping[str, int]
+        self,
+        graph: Graph,
+        images: Int[Array, ""] | None,
+        numbers: Int[Array, " batch"] | None,
+        values: Mapping[str, int],
+        *,
+        per_channel: bool,
     ) -> None:
         self._ranged, self._chooses = tensors_with_ranges(graph), any(node.op == "select" for node in graph.nodes)
-        self._images, self._numbers, self._values = images, numbers, values
+        self._images, self._numbers, self._values, self._per_channel = images, numbers, values, per_channel
         self.seen = Seen(samples={}, ranges={}, channels={})
-        self.per_channel = False
 
     def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
         """Look at the node's inputs, then compute in float."""
@@ -95,11 +100,10 @@ class _Observe(Float):
         by_image = self._numbers is not None and x.shape[:1] == self._numbers.shape
         each = run_length(x.shape, self._values.get(name)) if by_image else 1
         counted, ends = x, None
-        if by_image and each > 1:
-            ends = extremes(x)
-            counted = spread_positions(x, each, self._numbers)
+        if each > 1 and self._numbers is not None:
+            counted, ends = spread_positions(x, each, self._numbers), extremes(x)
         self.seen.samples[name] = Sample(values=counted, ends=ends, each=each)
-        if self.per_channel:
+        if self._per_channel:
             first = None if self._images is None else self._images * (x.size // x.shape[-1] // len(x))
             self.seen.channels[name] = histogram_counts(x, tuple(range(x.ndim - 1)), first)
 
@@ -140,8 +144,7 @@ def observe(
     """
 
     def look(x: Array, images: Array | None, numbers: Array | None) -> Seen:
-        numerics = _Observe(graph, images, numbers, values or {})
-        numerics.per_channel = per_channel
+        numerics = _Observe(graph, images, numbers, values or {}, per_channel=per_channel)
         for name, y in zip(graph.outputs, jax.tree.leaves(run(graph, params, x, numerics)), strict=True):
             numerics.measure(name, y)
         return numerics.seen
