@@ -22,8 +22,9 @@ from experiments.real_networks import NETWORKS
 from experiments.timing import seconds
 from ggdjax import network, schemes
 from ggdjax.ggd._empirical import empirical_sqnr_db
+from ggdjax.quantization._calibration import VALUES_PER_BATCH
 
-VALUES = (1 << 16, 1 << 18)
+VALUES = (1 << 16, VALUES_PER_BATCH)
 WIDTHS = (8, 6, 4)
 SCHEMES = ("ggd", "mse-search")
 

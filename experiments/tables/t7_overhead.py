@@ -13,6 +13,7 @@ from experiments.tables.plots import BLUE, GREY, LIGHT, ORANGE, figure_of_panels
 from experiments.tables.results import Results
 from experiments.tables.table import Table
 from ggdjax import schemes
+from ggdjax.quantization._calibration import VALUES_PER_BATCH
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,7 +63,7 @@ def entries(results: Results) -> list[Entry]:
 
 
 def _steps(results: Results) -> Iterator[Entry]:
-    choose = _timings(results, "time-to-choose")
+    choose, counted = (_timings(results, benchmark) for benchmark in ("time-to-choose", "counting"))
     gradient = {(r["network"], r["widths"]): r for r in results.rows("gradient") if r["method"] == "gradient"}
     search = {
         (r["network"], r["widths"]): r
@@ -72,7 +73,8 @@ def _steps(results: Results) -> Iterator[Entry]:
     for name in dict.fromkeys([*NETWORKS, *choose]):
         row = choose.get(name, {})
         one = row.get("float_pass_seconds")
-        counting = row["counting_seconds"] - one if row else None
+        share = counted.get(name, {}).get("passes", {}).get(f"{VALUES_PER_BATCH} values")
+        counting = None if share is None or one is None else share * one
         steps: list[tuple[str, float | None, float | None]] = [(PASS, one, None), (COUNT, counting, None)]
         for scheme in schemes.names():
             taken = row.get("schemes", {}).get(scheme, {})
@@ -82,6 +84,7 @@ def _steps(results: Results) -> Iterator[Entry]:
         for step, seconds, first in steps:
             made_by = gradient if "gradients" in step else search if step.startswith(TUNE) else {}
             place = made_by[name, "4/4"]["place"] if (name, "4/4") in made_by else row.get("place")
+            place = counted.get(name, {}).get("place") if step == COUNT else place
             key = {"network": name, "scheme": step, "row": place}
             yield Entry(**key, metric="seconds", value=seconds)
             ratio = seconds / one if seconds is not None and one else None
