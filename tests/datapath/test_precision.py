@@ -9,6 +9,8 @@ import pytest
 
 import ggdjax as gd
 from ggdjax import datapath, zoo
+from ggdjax._errors import GgdjaxError
+from ggdjax.datapath._functions import Functions, tables
 
 X = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
 W, V = (np.random.default_rng(seed).normal(size=(6, 6)).astype(np.float32) for seed in (1, 2))
@@ -111,3 +113,36 @@ def test_cancelling_terms_do_not_saturate():
     program = datapath.compile(q)
     assert not program.run(x).beyond
     assert datapath.agreement(program, q, [x]).equal_given_inputs == 1
+
+
+def by_largest_of_image(h, least=0.0):
+    """Images over their largest value, zeros where that is zero."""
+    m = h.max(1, keepdims=True)
+    return jnp.where(m > 0, h / (jnp.maximum(m, least) if least else m), 0.0)
+
+
+def test_a_divisor_that_was_zero_is_named_with_what_to_write():
+    """Of 0 / 0, which the choice discards, calibration measured NaN, and nothing else of the quotient."""
+    x = X.copy()
+    x[1] = 0.0
+
+    def network(least):
+        net = gd.trace(lambda x: by_largest_of_image(jax.nn.relu(x @ W), least) @ V, x[:1])
+        return gd.quantize(net, gd.calibrate(net, [x]), gd.QuantConfig(scheme="max-abs"))
+
+    with pytest.raises(
+        GgdjaxError, match=r"divides by `.*`, in which calibration saw zero: .* `jnp.maximum\(divisor, "
+    ):
+        datapath.compile(network(0.0))
+    q = network(0.1)
+    program = datapath.compile(q)
+    np.testing.assert_array_equal(program.run(x).logits, q(x))
+
+
+def test_what_lies_below_the_least_divisor_does_not_coarsen_the_table():
+    """The first cell begins at 0, where 1 / x is huge; x is 10⁻³ at least."""
+    net = gd.trace(lambda x: 1 / x, jnp.ones((1, 3)))
+    function = Functions(net.graph, net.params).of(net.graph.outputs[0])
+    (first, *_), error = tables(function, (1e-3, 10.0), (1e-3, 40.0), (1e-3, 5.0), lookup_bits=12, bits=30)
+    assert first.sums.scale[0] <= 2.0**-12  # it was 1
+    assert error < 0.1
