@@ -134,7 +134,7 @@ def test_a_divisor_that_was_zero_is_named_with_what_to_write():
         GgdjaxError, match=r"divides by `.*`, in which calibration saw zero: .* `jnp.maximum\(divisor, "
     ):
         datapath.compile(network(0.0))
-    q = network(0.1)
+    q = network(0.5)
     program = datapath.compile(q)
     np.testing.assert_array_equal(program.run(x).logits, q(x))
 
