@@ -32,7 +32,7 @@ Program = tuple["Callable[..., Any]", tuple[Any, ...]]
 
 
 def counted(graph: gd.network.Graph, params: Any, x: jax.Array, counters: dict[str, Any]) -> tuple[Any, Any]:
-    """Return the counts with a batch added, as `gd.calibrate` counts it, and the ranges of other tensors."""
+    """Return the counts with a batch added, as `gd.calibrate` counts what has no limits, and other tensors' ranges."""
     values = dict.fromkeys(counters, VALUES_PER_BATCH // len(x))
     found, seen = observe(graph, params, x, counters, numbers=jnp.arange(len(x), dtype=jnp.uint32), values=values)
     return found, seen.ranges

@@ -40,7 +40,6 @@ from experiments.real_networks import NETWORKS
 from experiments.rows import Row, append_line, read_lines
 from ggdjax import datapath, zoo
 from ggdjax._errors import DataError
-from ggdjax.network import run
 from ggdjax.quantization._numerics import FakeQuant
 
 if TYPE_CHECKING:
@@ -219,7 +218,7 @@ def in_double(q: gd.QuantizedNetwork, x: np.ndarray) -> np.ndarray:
     with jax.enable_x64(True):
         params = {key: jnp.asarray(value, jnp.float64) for key, value in q.params.items()}
         return np.asarray(
-            jax.tree.leaves(run(q.graph, params, jnp.asarray(x, jnp.float64), FakeQuant(q.quantizers)))[0]
+            jax.tree.leaves(gd.network.run(q.graph, params, jnp.asarray(x, jnp.float64), FakeQuant(q.quantizers)))[0]
         )
 
 
@@ -245,20 +244,20 @@ def measure(make: Callable[[], Case]) -> Row:
         # Without the folder of this machine's packages.
         return {"refused": stage, "message": re.sub(r"`/\S*/(\S+/\S+\.onnx)`", r"`\1`", str(error))}
     found = datapath.agreement(program, q, [x])
-    found_run, first = program.run(x), jax.tree.leaves
+    run, first = program.run(x), jax.tree.leaves
     return {
         "images": len(x),
         "values": sum(m.values for m in found.feature_maps.values()),
         "unequal_given_inputs": sum(m.values - m.equal_given_inputs for m in found.feature_maps.values()),
         "largest_given_inputs": max(m.largest_given_inputs for m in found.feature_maps.values()),
         "equal": found.equal,
-        "sqnr_db": sqnr_db(fake, first(found_run.logits)[0]),
-        "double_db": sqnr_db(in_double(q, x), first(found_run.logits)[0]),
+        "sqnr_db": sqnr_db(fake, first(run.logits)[0]),
+        "double_db": sqnr_db(in_double(q, x), first(run.logits)[0]),
         "one_code_db": sqnr_db(fake, first(q(one_code_away(q, x)))[0]),
         "fake_quantization_db": sqnr_db(real, fake),
         "same_top1": found.same_top1,
-        "beyond": found_run.beyond,
-        "overflows": found_run.overflows,
+        "beyond": run.beyond,
+        "overflows": run.overflows,
     }
 
 

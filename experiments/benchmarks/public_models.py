@@ -144,16 +144,21 @@ def check(path: Path, how: dict[str, Any]) -> dict[str, Any]:
 def _drawn(model: Any, how: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
     """Return normal values, or bytes for an input of integers."""
     rng, constants = np.random.default_rng(0), how.get("constants", {})
-    given = [value.type.tensor_type.elem_type for value in model.graph.input if value.name not in constants]
-    integers = given[:1] and given[0] in {onnx.TensorProto.INT32, onnx.TensorProto.INT64}
+    given = [value.type.tensor_type.elem_type for value in _inputs(model) if value.name not in constants]
+    integers = given[0] in {onnx.TensorProto.INT32, onnx.TensorProto.INT64}
     return (rng.integers(0, 256, shape) if integers else rng.normal(size=shape)).astype(np.float32)
 
 
 def _declared(model: Any) -> list[int]:
     """Return the batch sizes that the inputs declare; 0 or −1 where they leave it open."""
+    shapes = (value.type.tensor_type.shape.dim for value in _inputs(model))
+    return [dims[0].dim_value for dims in shapes if dims]
+
+
+def _inputs(model: Any) -> list[Any]:
+    """Return the inputs without the weights that old files list among them."""
     weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    return [value.type.tensor_type.shape.dim[0].dim_value for value in inputs if value.type.tensor_type.shape.dim]
+    return [value for value in model.graph.input if value.name not in weights]
 
 
 def relative_error(model: Any, how: dict[str, Any], net: gd.Network, x: np.ndarray) -> float:

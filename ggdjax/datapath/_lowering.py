@@ -85,8 +85,8 @@ class _Lowering:
             self.measured[factor] = (1 / most, 1 / least)
         elif most > least:
             raise GgdjaxError(
-                f"`{node.output}` divides by `{second}`, in which calibration saw zero: integers need a least one; "
-                "divide by `jnp.maximum(divisor, least)` in the network, the larger `least` the finer"
+                f"`{node.output}` divides by `{second}`, whose range in calibration holds zero: integers need a least "
+                "divisor; divide by `jnp.maximum(divisor, least)` in the network, the larger `least` the finer"
             )
         self.nodes.append(replace(node, op="mul", inputs=(first, factor), attrs=()))
 

@@ -74,12 +74,12 @@ class Counter:
         return lax.platform_dependent(self, x, count, cpu=cpu, tpu=tpu, default=default)
 
     def widen(self, low: Float[Array, ""], high: Float[Array, ""]) -> Counter:
-        """Return the counts with the extremes of values of which a sample was added; ∞ and −∞: there are none.
+        """Return the counts with the extremes of the values of which a sample was added.
 
         Where an extreme is not finite, a value is not: one NaN is counted.
         """
         below, above = _extremes(jnp.stack([low, high]))
-        odd = ~((low > -jnp.inf) & (high < jnp.inf))
+        odd = ~(jnp.isfinite(low) & jnp.isfinite(high))
         return Counter(
             copies=self.copies.at[_NAN].add(odd.astype(jnp.int32)),
             smallest=jnp.minimum(self.smallest, below.min()),

@@ -102,9 +102,9 @@ def power_sums(x: Float[Array, "image ..."], each: int = 1) -> Float[Array, "ima
     ``each`` is how many values every one of a sample stands for.
     """
     size = math.prod(x.shape[1:])
-    # Lanes: XLA on a CPU adds up the axis before the last by vector instructions.
-    lanes = math.gcd(size, 64)
-    x = x.astype(jnp.float32).reshape(x.shape[0], size // lanes, lanes)
+    # XLA on a CPU adds up the axis before the last by vector instructions, and the last one number by number.
+    width = math.gcd(size, 64)
+    x = x.astype(jnp.float32).reshape(x.shape[0], size // width, width)
     largest = jnp.max(jnp.max(jnp.abs(x), axis=1, initial=0.0), axis=1)
     usable = largest >= _LEAST
     scale = jnp.where(usable, 1.0 / jnp.where(usable, largest, 1.0), 0.0)
@@ -117,4 +117,4 @@ def power_sums(x: Float[Array, "image ..."], each: int = 1) -> Float[Array, "ima
 
     # All of them in one pass.
     sums = lax.reduce(powers, (jnp.float32(0),) * len(powers), add, (1,))
-    return jnp.stack([largest, *(each * jnp.sum(lane, axis=1) for lane in sums)], axis=1)
+    return jnp.stack([largest, *(each * jnp.sum(part, axis=1) for part in sums)], axis=1)

@@ -172,9 +172,6 @@ def _joined(parts: Sequence[Seen]) -> Seen:
     """Return what was seen of all images, in order."""
     first = parts[0]
 
-    def rows(*values: Array) -> Array:
-        return jnp.concatenate(values)
-
     def ends(pairs: Sequence[Ends]) -> Ends:
         low, high = zip(*pairs, strict=True)
         return jnp.min(jnp.stack(low)), jnp.max(jnp.stack(high))
@@ -182,7 +179,7 @@ def _joined(parts: Sequence[Seen]) -> Seen:
     def sample(name: str) -> Sample:
         own = [part.samples[name] for part in parts]
         whole = None if own[0].ends is None else ends([s.ends for s in own if s.ends is not None])
-        return Sample(values=rows(*(s.values for s in own)), ends=whole, each=own[0].each)
+        return Sample(values=jnp.concatenate([s.values for s in own]), ends=whole, each=own[0].each)
 
     return Seen(
         samples={name: sample(name) for name in first.samples},

@@ -31,8 +31,8 @@ def run_length(shape: Sequence[int], values: int | None) -> int:
     positions = math.prod(shape[1:-1])
     if values is None or len(shape) < 3:
         return 1
-    fits = (n for n in range(1, positions + 1) if positions % n == 0 and positions // n * shape[-1] >= values)
-    return max(fits, default=1)
+    longest = min(positions, positions * shape[-1] // values)
+    return next((n for n in range(longest, 1, -1) if positions % n == 0), 1)
 
 
 def spread_positions(

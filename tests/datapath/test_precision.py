@@ -131,7 +131,7 @@ def test_a_divisor_that_was_zero_is_named_with_what_to_write():
         return gd.quantize(net, gd.calibrate(net, [x]), gd.QuantConfig(scheme="max-abs"))
 
     with pytest.raises(
-        GgdjaxError, match=r"divides by `.*`, in which calibration saw zero: .* `jnp.maximum\(divisor, "
+        GgdjaxError, match=r"divides by `.*`, whose range in calibration holds zero: .* `jnp.maximum\(divisor, "
     ):
         datapath.compile(network(0.0))
     q = network(0.5)

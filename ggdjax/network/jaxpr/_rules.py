@@ -289,9 +289,9 @@ def _select(call: Call) -> View:
                 return call.emit("prelu", [view.tensor], view.axes, {"slope": slope})
         branches = (b if isinstance(b, View) else small(call, call.inputs.index(b)) for b in (on_true, on_false))
         return _chosen(call, condition, *branches)
-    if isinstance(condition, Constant) and (chosen := small(call, 0)).size == 1:
+    if isinstance(condition, Constant) and (mask := small(call, 0)).size == 1:
         # `x.var()` asks whether it divides by a positive number.
-        value = on_true if chosen.item() else on_false
+        value = on_true if mask.item() else on_false
         if isinstance(value, View):
             return value
     if isinstance(condition, Constant):
