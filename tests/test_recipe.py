@@ -21,7 +21,8 @@ from tests.small_onnx import write_images, write_network
 #: Every stage on the small network, by a scheme that compiles quickly.
 WORDS = (
     "--size 8 --scheme max-abs --mean-bits 3.5 --equalize --weights-first --bias-correction --calibration-images 12 "
-    "--batch-size 4 --tune-images 4 --tune-objective kl --tune-sweeps 1 --tune-seconds inf --gradient-steps 2"
+    "--batch-size 4 --values-per-batch 8 --tune-images 4 --tune-objective kl --tune-sweeps 1 "
+    "--tune-seconds inf --gradient-steps 2"
 )
 RECIPE = gd.Recipe(
     preprocessing=Preprocessing(size=8),
@@ -32,6 +33,7 @@ RECIPE = gd.Recipe(
     bias_correction=True,
     calibration_images=12,
     batch_size=4,
+    values_per_batch=8,
     tune_images=4,
     tune_seconds=float("inf"),
     search=gd.tune.TuneConfig(objective="kl", sweeps=1, allow_few_images=True),
@@ -152,6 +154,7 @@ def test_the_same_bits_from_python_file_and_command(small, run_folder, tmp_path)
         "widths",
         *("round_weights", "recalibrate", "bias_correction", "backward_forward", "gradient"),
     ]
+    assert outcome.network.record.calibration.values_per_batch == 8
     assert {stage for stage, *_ in told} == set(outcome.seconds)
     assert all(0 <= done <= total for _, done, total, _ in told)
     assert not set(outcome.ids["tune"]) & {*outcome.ids["calibration"], *outcome.ids["held_out"]}

@@ -90,7 +90,7 @@ _FIELDS: Any = dataclasses.make_dataclass(
             option(Recipe, name)
             for name in ("calibration_images", "distilled_images", "held_out_images", "sensitivity_images")
         ),
-        *(option(Recipe, name) for name in ("seed", "batch_size")),
+        *(option(Recipe, name) for name in ("seed", "batch_size", "values_per_batch")),
         *(option(Preprocessing, name) for name in PREPROCESSING),
     ],
     bases=(_TUNING,),

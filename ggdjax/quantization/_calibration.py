@@ -62,6 +62,8 @@ class Calibration:
     """The feature maps that are the network's own inputs."""
     moments: ImageMoments | None = None
     """How images differ from each other, in the order of ``names``; None: not known."""
+    values_per_batch: int | None = None
+    """How many values of a batch were counted at least, of each larger feature map; None: all."""
 
     def __repr__(self) -> str:
         return summary(self, images=self.images, feature_maps=len(self.names), per_channel=self.channels is not None)
@@ -149,7 +151,7 @@ class Calibration:
         found = {"feature_maps": self.histograms} | {f"channels/{name}": h for name, h in (self.channels or {}).items()}
         arrays = {f"{key}/{name}": array for key, h in found.items() for name, array in h.to_arrays().items()}
         record = {"names": self.names, "images": self.images, "channels": channels, "ranges": self.ranges}
-        record |= {"limits": self.limits, "inputs": self.inputs}
+        record |= {"limits": self.limits, "inputs": self.inputs, "values_per_batch": self.values_per_batch}
         if self.moments is not None:
             arrays |= {f"moments/{name}": array for name, array in self.moments.to_arrays().items()}
         return record, arrays
@@ -171,6 +173,7 @@ class Calibration:
             limits={name: (low, high) for name, (low, high) in record.get("limits", {}).items()},
             inputs=tuple(record.get("inputs", ())),
             moments=ImageMoments.from_arrays(_files.select(arrays, "moments/")),
+            values_per_batch=record.get("values_per_batch"),
         )
 
 
@@ -289,6 +292,7 @@ def calibrate(
         limits=limits,
         inputs=tuple(name for name in names if is_input(net.graph, name)),
         moments=moments,
+        values_per_batch=values_per_batch if by_image else None,
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggdjax._errors import GgdjaxError, expect
-from ggdjax.quantization._calibration import calibrate
+from ggdjax.quantization._calibration import VALUES_PER_BATCH, calibrate
 from ggdjax.quantization._quantize import beside_bias, choose_activations
 from ggdjax.quantization._quantizers import short_step
 from ggdjax.quantization._record import Stage
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 
 def recalibrate(
-    q: QuantizedNetwork, batches: Iterable[Float[Array, "batch ..."]], *, preprocessing: Preprocessing | None = None
+    q: QuantizedNetwork,
+    batches: Iterable[Float[Array, "batch ..."]],
+    *,
+    preprocessing: Preprocessing | None = None,
+    values_per_batch: int | None = VALUES_PER_BATCH,
 ) -> QuantizedNetwork:
     """Return the network with the steps of its feature maps chosen for its rounded weights.
 
@@ -35,6 +39,7 @@ def recalibrate(
         q: what :func:`ggdjax.quantize` or :func:`ggdjax.tune.round_weights` returned.
         batches: the calibration images, as for :func:`ggdjax.calibrate`.
         preprocessing: of the images, likewise.
+        values_per_batch: likewise.
 
     Raises:
         GgdjaxError: the network has no record of the settings that its steps were chosen by.
@@ -52,7 +57,13 @@ def recalibrate(
         raise GgdjaxError("`q` has no record of how its steps were chosen: give what `gd.quantize` returned")
     config, old = q.record.config, q.quantizers
     per_channel = config.activations_per == "channel"
-    calibration = calibrate(q.rounded_network, batches, preprocessing=preprocessing, per_channel=per_channel)
+    calibration = calibrate(
+        q.rounded_network,
+        batches,
+        preprocessing=preprocessing,
+        per_channel=per_channel,
+        values_per_batch=values_per_batch,
+    )
     widths = [old.activations[name].bits if name in old.activations else 2 for name in calibration.names]
     choices = choose_activations(calibration, config, np.asarray(widths))
     choices = {name: choice for name, choice in choices.items() if name in old.activations}

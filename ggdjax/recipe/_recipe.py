@@ -18,6 +18,7 @@ from ggdjax._errors import GgdjaxError, expect_path
 from ggdjax._fields import check_types, from_fields, settings_of
 from ggdjax.data import Preprocessing, preset
 from ggdjax.quantization import Metric, QuantConfig, metric
+from ggdjax.quantization._calibration import VALUES_PER_BATCH
 from ggdjax.recipe._target import target
 from ggdjax.tune import GradientConfig, RoundingConfig, TuneConfig
 
@@ -83,6 +84,8 @@ class Recipe:
     of calibration images in every stage. 32 do; 0: none."""
     calibration_ids: tuple[str, ...] = ()
     """Ids of the calibration images, instead of a choice by seed."""
+    values_per_batch: int = VALUES_PER_BATCH
+    """Values of a batch that calibration counts at least, of each larger feature map; 0: all, which is slower."""
     tune_images: int = 0
     """Images to tune on, which neither calibrate nor evaluate."""
     held_out_images: int | None = None
@@ -111,6 +114,7 @@ class Recipe:
             ("distilled_images", 0),
             ("tune_images", 0),
             ("sensitivity_images", 0),
+            ("values_per_batch", 0),
             ("batch_size", 1),
             ("seed", 0),
         ):

@@ -154,7 +154,7 @@ class _Run:
             net = self._stage("equalize", None, lambda: tune.equalize(net))
         calibration = self.calibration
         if calibration is None:
-            settings = [self._ids(self.parts.calibration), config.activations_per]
+            settings = [self._ids(self.parts.calibration), config.activations_per, recipe.values_per_batch]
             if recipe.without_images:
                 settings.append(_statistics_marks(net))
             calibration = self._stage("calibrate", settings, lambda: self._calibrated(net))
@@ -181,7 +181,7 @@ class _Run:
             if (path := self._checkpoint("round_weights")) is not None:
                 path.unlink(missing_ok=True)  # the stage is kept
         if recipe.weights_first:
-            settings = self._ids(self.parts.calibration)
+            settings = [self._ids(self.parts.calibration), recipe.values_per_batch]
             q = self._stage("recalibrate", settings, lambda: self._recalibrated(q))
         return q
 
@@ -190,11 +190,14 @@ class _Run:
         if self.recipe.without_images and self.distilled is None:
             return calibrate_without_data(net, preprocessing=self.images.preprocessing, per_channel=per_channel)
         images, rule = self._calibration_images("calibrate"), self.images.preprocessing
-        return self._counts(calibrate(net, images, preprocessing=rule, per_channel=per_channel))
+        values = self.recipe.values_per_batch or None
+        return self._counts(
+            calibrate(net, images, preprocessing=rule, per_channel=per_channel, values_per_batch=values)
+        )
 
     def _recalibrated(self, q: QuantizedNetwork) -> QuantizedNetwork:
         images, rule = self._calibration_images("recalibrate"), self.images.preprocessing
-        again = recalibrate(q, images, preprocessing=rule)
+        again = recalibrate(q, images, preprocessing=rule, values_per_batch=self.recipe.values_per_batch or None)
         return replace(again, record=replace(again.record, calibration=self._counts(again.record.calibration)))
 
     def _counts(self, calibration: Calibration) -> Calibration:

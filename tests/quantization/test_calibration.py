@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import ggdjax as gd
 from ggdjax._errors import DataError, GgdjaxError
 from ggdjax.ggd import Counter, Histogram
 from ggdjax.network import Network, trace
@@ -48,13 +51,17 @@ def test_batches_and_reading_early_change_nothing(net: Network, monkeypatch: pyt
     _same(calibrate(net, batches).histograms, whole.histograms)
 
 
-def test_a_share_of_the_positions_stands_for_all(net: Network) -> None:
-    """Totals and extremes are those of all values, and the rest lies near them; every channel counts."""
+def test_a_share_of_the_positions_stands_for_all(net: Network, tmp_path: Path) -> None:
+    """Totals and extremes are those of all values, and the rest lies near them; every channel counts, as files say."""
     images = np.tile(IMAGES, (40, 1, 1, 1))
     all_, some = (calibrate(net, [images], values_per_batch=v) for v in (None, len(images) * 10))
     assert some.histograms.count.tolist() == all_.histograms.count.tolist()
     np.testing.assert_array_equal(some.histograms.minimum, all_.histograms.minimum)
     np.testing.assert_array_equal(some.histograms.maximum, all_.histograms.maximum)
+    some.save(tmp_path / "some.safetensors")
+    all_.save(tmp_path / "all.safetensors")
+    read = [gd.load(tmp_path / f"{name}.safetensors").values_per_batch for name in ("some", "all")]
+    assert read == [len(images) * 10, None]
     # 4 of 36 positions of the input are taken, each nine times.
     counts = np.asarray(some.histograms.counts)[0]
     assert not (counts % 9).any()
