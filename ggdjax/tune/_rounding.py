@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 #: Positions per unknown beyond which a Gram matrix gains nothing.
 _MOST_PER_COLUMN = 256
+#: Positions per unknown below which the float network's output is less to be trusted.
+_FEW_PER_COLUMN = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +66,12 @@ class RoundingConfig:
     least_rows: int = 8192
     """See ``rows_per_column``; but at most 256 per unknown, which kernels of depthwise convolutions reach."""
     float_target: bool = True
-    """Aim at the float network's output, where there are four positions per unknown; otherwise at that of the layer
-    before it is rounded."""
-    damping: float = 0.03
-    """Added to the diagonal of the Gram matrix, over its mean."""
+    """Aim at the float network's output; otherwise at that of the layer before it is rounded."""
+    target_damping: float = 0.5
+    """Added to the diagonal of the Gram matrix, over its mean, where that target is fitted; the more, the nearer it is
+    to the layer before it is rounded. Of fewer than 16 positions per unknown more in proportion."""
+    damping: float = 0.1
+    """The same, where weights are rounded."""
     batch_size: int = 32
     """Images that run at once; on a CPU large tensors of more images cost more time than they save."""
     memory_bytes: int | None = None
@@ -80,8 +84,9 @@ class RoundingConfig:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise GgdjaxError(f"`{name}` must be an integer of at least 1, got {value!r}")
-        if not 0 < self.damping < math.inf:
-            raise GgdjaxError(f"`damping` must be positive and finite, got {self.damping!r}")
+        for name in ("damping", "target_damping"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise GgdjaxError(f"`{name}` must be positive and finite, got {getattr(self, name)!r}")
         if not self.frac_bits_offsets or 0 not in self.frac_bits_offsets:
             raise GgdjaxError(f"`frac_bits_offsets` must hold 0, got {self.frac_bits_offsets!r}")
 
@@ -148,7 +153,7 @@ def round_weights(
 
     Args:
         q: what :func:`ggdjax.quantize` returned.
-        images: calibration images, in the layout of the network's input; no labels. One in eight (from 64 on) only
+        images: calibration images, in the layout of the network's input; no labels. One in 16 (from 64 on) only
             measures the errors in the history.
         config: see `RoundingConfig`.
         checkpoint: file that is written after every layer and, where it exists, resumed from with the same bits: layers
@@ -202,8 +207,8 @@ class _Walk(Walk):
     ) -> None:
         super().__init__(q, images, config.batch_size, config.memory_bytes, folder, mesh)
         self.config = config
-        # One image in eight is held back; of few images none.
-        self.builds = np.ones(self.count, bool) if self.count < 64 else np.arange(self.count) % 8 != 7
+        # One image in sixteen is held back; of few images none.
+        self.builds = np.ones(self.count, bool) if self.count < 64 else np.arange(self.count) % 16 != 15
 
     def run(self, path: Path | None, progress: Callable[[int, int], None] | None) -> list[LayerRounding]:
         """Round every layer in order; return what became of each."""
@@ -241,9 +246,8 @@ class _Walk(Walk):
             moments.add(x, *pair, count)
         corrected = bias_key is not None and node.name in self.biases
         gram, cross = moments.centred(corrected)
-        if not self.config.float_target or moments.count < 4 * layer.columns:
-            cross = None
-        best, chosen = self._choose(layer, layer.rows_of(kernel), gram, cross, self._grids(node, quantizer))
+        fit = (gram, cross if self.config.float_target else None, moments.count)
+        best, chosen = self._choose(layer, layer.rows_of(kernel), *fit, self._grids(node, quantizer))
         real_rows, before = layer.rows_of(real), self._bias(node, layer)
         self.params[key], self.weights[node.name] = jax.device_put(layer.kernel_of(best, kernel.shape)), chosen
         if corrected:
@@ -261,8 +265,7 @@ class _Walk(Walk):
         )
         held = np.flatnonzero(self.builds if self.builds.all() else ~self.builds)
         energies = sum(
-            output_energies(x, *(rows[:, :count] for rows in pair), *three)
-            for pair, count in sampled(held, -(-least // 8))
+            output_energies(self.split, x, pair, count, three) for pair, count in sampled(held, -(-least // 8))
         )
         energy, error, nearest = (float(value) for value in energies)
         return LayerRounding(
@@ -285,11 +288,24 @@ class _Walk(Walk):
         return [beside_bias(grid, self.params[node.param("bias")], source) for grid in grids]
 
     def _choose(
-        self, layer: Layer, rows: np.ndarray, gram: np.ndarray, cross: np.ndarray | None, grids: list[Quantizer]
+        self,
+        layer: Layer,
+        rows: np.ndarray,
+        gram: np.ndarray,
+        cross: np.ndarray | None,
+        count: int,
+        grids: list[Quantizer],
     ) -> tuple[np.ndarray, Quantizer]:
-        """Return the rounded rows and the quantizer on whose grid they lie."""
+        """Return the rounded rows and the quantizer on whose grid they lie; ``count`` positions made the matrices."""
         steps = np.stack([layer.per_row(np.asarray(grid.step), 1.0) for grid in grids], axis=1)
-        own = partial(round_rows, low=grids[0].qmin, high=grids[0].qmax, damping=self.config.damping)
+        target_damping = self.config.target_damping * max(1.0, _FEW_PER_COLUMN * layer.columns / count)
+        own = partial(
+            round_rows,
+            low=grids[0].qmin,
+            high=grids[0].qmax,
+            damping=self.config.damping,
+            target_damping=target_damping,
+        )
         # group candidate row …
         values, error = by_blocks(own, self.split, (rows, gram, steps, cross), (1, None, 2, None))
         per_row = np.ndim(grids[0].step) > 0

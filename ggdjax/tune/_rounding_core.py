@@ -11,6 +11,9 @@ the least-squares fit of their output by x (asymmetric calibration, as in GPTAQ:
 
     ``T = W C (H + λI)⁻¹``,  ``C = Σ x_f xᵀ``,  regularized towards W:  ``T = W + W (C − H)(H + λI)⁻¹``.
 
+The rows are few, and those of one image alike: what they say of directions with little variance is chance. So λ is
+large, and the larger the fewer rows there are per column.
+
 All functions take any batch shape in front (the groups of a convolution) and work in float32.
 """
 
@@ -61,7 +64,7 @@ def float_target(
     weights: Float[Array, "*group row col"],
     gram: Float[Array, "*group col col"],
     cross: Float[Array, "*group col col"],
-    damping: float = 0.05,
+    damping: float,
 ) -> Float[Array, "*group row col"]:
     """Return the weights that give the float network's output from the quantized network's inputs: T above.
 
@@ -85,7 +88,8 @@ def round_rows(
     *,
     low: int,
     high: int,
-    damping: float = 0.03,
+    damping: float = 0.1,
+    target_damping: float = 0.5,
 ) -> Rounded:
     """Round every row on every candidate grid for the least output error; see the head of the module.
 
@@ -97,10 +101,11 @@ def round_rows(
         low: smallest code.
         high: largest code.
         damping: added to the diagonal of H, over its mean.
+        target_damping: the same, for T.
     """
     target = weights
     if cross is not None:
-        target = float_target(weights, gram, cross)
+        target = float_target(weights, gram, cross, target_damping)
         target = jnp.where(jnp.isfinite(target).all(axis=-1, keepdims=True), target, weights)
     width = steps[..., None]
     values = _columns(target, _damped_factor(gram, damping), width, low=low, high=high)

@@ -187,11 +187,8 @@ class Moments:
     def add(self, quantizer: Quantizer | None, real: np.ndarray, rounded: np.ndarray, count: int) -> None:
         """Add a chunk with ``count`` rows; the others are left out."""
         if self._origins is None:
-            about = rounded if quantizer is None else quantizer.decode(quantizer.encode(rounded))
-            # The means of the first chunk.
-            self._origins = tuple(
-                x[:, :count].mean(1, keepdims=True, dtype=np.float64).astype(np.float32) for x in (about, real)
-            )
+            # The means of the first chunk, nearly.
+            self._origins = tuple(x[:, :count].mean(1, keepdims=True) for x in (rounded, real))
         arguments = (quantizer, real, rounded, *self._origins, np.int32(count))
         found = by_blocks(_sums, self.split, arguments, (None, 1, 1, None, None, None))
         new = [np.asarray(value, np.float64) for value in found]
@@ -246,26 +243,35 @@ def _sums(
 
 
 def output_energies(
+    split: Rows,
     quantizer: Quantizer | None,
-    real: Float[np.ndarray, "group n col"],
-    rounded: Float[np.ndarray, "group n col"],
-    wanted: tuple[np.ndarray, np.ndarray],
-    found: tuple[np.ndarray, np.ndarray],
-    nearest: tuple[np.ndarray, np.ndarray],
-) -> np.ndarray:
-    """Return Σ y² of the float layer, and Σ of the squared error of two other ones, on a few rows.
+    pair: list[Float[np.ndarray, "group n col"]],
+    count: int,
+    layers: tuple[tuple[np.ndarray, np.ndarray], ...],
+) -> Float[np.ndarray, " layer"]:
+    """Return Σ y² of the float layer, and Σ of the squared error of other ones, on ``count`` rows of a chunk.
 
-    Layers are rows and biases, ``(group, row, col)`` and ``(group, row)``.
+    Layers are rows and biases, ``(group, row, col)`` and ``(group, row)``; the first is the float one.
     """
-    x = rounded if quantizer is None else quantizer.decode(quantizer.encode(rounded))
+    with_axis = tuple((rows, bias[:, None]) for rows, bias in layers)
+    found = by_blocks(_energies, split, (quantizer, *pair, with_axis, np.int32(count)), (None, 1, 1, None, None))
+    return np.asarray([np.sum(energy, dtype=np.float64) for energy in found])
 
-    def output(x: np.ndarray, layer: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        return x @ layer[0].swapaxes(-1, -2) + layer[1][:, None]
 
-    y = output(real, wanted)
-    return np.asarray(
-        [np.sum(np.square(e), dtype=np.float64) for e in (y, y - output(x, found), y - output(x, nearest))]
-    )
+@jax.jit
+def _energies(
+    quantizer: Quantizer | None, real: Array, rounded: Array, layers: tuple[tuple[Array, Array], ...], count: Array
+) -> list[Array]:
+    """Return the sums of `output_energies`, by group."""
+    valid = (jnp.arange(real.shape[1]) < count)[None, :, None]
+    x = rounded if quantizer is None else quantizer(rounded)
+
+    def output(x: Array, layer: tuple[Array, Array]) -> Array:
+        return jnp.einsum("gnc,grc->gnr", x, layer[0], precision=lax.Precision.HIGHEST) + layer[1]
+
+    y = output(real, layers[0])
+    errors = (y, *(y - output(x, layer) for layer in layers[1:]))
+    return [jnp.sum(jnp.square(jnp.where(valid, e, 0.0)), axis=(1, 2)) for e in errors]
 
 
 def _grid(axes: list[np.ndarray]) -> np.ndarray:

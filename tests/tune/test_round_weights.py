@@ -61,6 +61,21 @@ def test_the_target_gives_the_float_output():
     np.testing.assert_allclose(x @ np.asarray(target).T, x_float @ weights.T, atol=1e-3)
 
 
+def test_few_rows_hardly_move_the_target(network):
+    """What few images say of the output is chance: the default loses less on other images than a small damping."""
+    net, _ = network
+    images = np.random.default_rng(5).normal(size=(1040, *net.input_shape[1:])).astype(np.float32)
+    q = gd.quantize(net, gd.calibrate(net, [images]), gd.QuantConfig(weight_bits=6, activation_bits=3))
+    few, others = images[:6], images[40:]
+    expected = np.asarray(net(others))
+
+    def loss(config):
+        error = np.asarray(round_weights(q, few, config)(others)) - expected
+        return np.square(error - error.mean(axis=0)).mean()
+
+    assert loss(RoundingConfig()) < 0.95 * loss(RoundingConfig(target_damping=1e-3))
+
+
 CONVOLUTIONS = {
     "plain": {"strides": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1},
     "uneven": {"strides": (2, 1), "padding": ((0, 1), (2, 0)), "dilation": (1, 2), "groups": 1},
@@ -222,6 +237,9 @@ def test_what_cannot_be_rounded_is_an_error(network):
         RoundingConfig(batch_size=0)
     with pytest.raises(GgdjaxError, match="`frac_bits_offsets` must hold 0"):
         RoundingConfig(frac_bits_offsets=(1,))
+    for name in ("damping", "target_damping"):
+        with pytest.raises(GgdjaxError, match=f"`{name}` must be positive and finite, got 0"):
+            RoundingConfig(**{name: 0})
 
 
 @pytest.mark.parametrize("columns", [9, 20, 40])
