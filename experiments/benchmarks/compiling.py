@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.compiling h200                      fits, steps, schemes, counting, rounding
     python -m experiments.benchmarks.compiling h200 resnet50 --batch 64  the programs of networks of the zoo
-    python -m experiments.benchmarks.compiling v5e resnet20
+    python -m experiments.benchmarks.compiling v5e resnet20 --programs calibrating
 
 Needs no accelerator, but its compiler: ``pip install 'jax[cuda12]'`` or ``pip install 'jax[tpu]'``. Launches are the
 kernels of one call, loops counted as often as they run; products are matrix products and convolutions by the type of
@@ -28,6 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", choices=compiled.TARGETS)
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help="of the zoo; none: the statistics")
+    parser.add_argument("--programs", nargs="+", metavar="NAME", help="only these, such as calibrating; none: all")
     parser.add_argument("--batch", type=int, default=64, help="images of one run")
     parser.add_argument("--side", type=int, help="height and width of the images; none: as published")
     parser.add_argument("--tensors", type=int, default=1000, help="fits and steps at once")
@@ -45,12 +46,16 @@ def main() -> None:
     sets = {name: programs_of(name, side=options.side, batch=options.batch) for name in options.networks}
     if not sets:
         sets = {"statistics": statistics(options.tensors)}
+    known = {name for programs in sets.values() for name in programs}
+    if unknown := [name for name in options.programs or () if name not in known]:
+        parser.error(f"unknown program {unknown[0]}; known: {', '.join(sorted(known))}")
     path = options.out or RESULTS / f"compiled_{options.target}.json"
     rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     print(HEAD, flush=True)
     for network, programs in sets.items():
         scale = options.tensors if network == "statistics" else options.batch
-        for name, program in programs.items():
+        for name in options.programs or programs:
+            program = programs[name]
             found = compiled.compiled(options.target, *program)
             key = f"{network}, {scale}: {name}"
             rows[key] = found | {"side": options.side, "code": code_version()} | report.environment()
