@@ -64,6 +64,18 @@ def quickly_compiled():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.fixture(scope="module")
+def optimized_chains():
+    """Compile the chains of posteriors as for users: hundreds of steps in a loop run for longer than that takes."""
+    from ggdjax.ggd import _posterior
+
+    options = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+    whole = jax.jit(_posterior._sample.__wrapped__, static_argnames=("draws", "warmup"), compiler_options=options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_posterior, "_sample", whole)
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Return the folder of real networks and images, or skip with the reason."""

@@ -65,7 +65,7 @@ class Tiny(dict):
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
+def tiny(tmp_path_factory, optimized_chains):
     """Rows of every tiny preset."""
     return Tiny(tmp_path_factory.mktemp("tiny"))
 

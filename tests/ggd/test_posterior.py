@@ -11,6 +11,8 @@ from ggdjax._errors import GgdjaxError
 from ggdjax.ggd import GeneralizedGamma, Histogram, fit, sample_posterior
 from ggdjax.steps import closed_form_step
 
+pytestmark = pytest.mark.usefixtures("optimized_chains")
+
 TRUTH = GeneralizedGamma(2.0, 1.5, 1.3)
 #: Data sets in one batch, values in each, splits of the images.
 SETS, VALUES, SPLITS = 20, 4000, 16

@@ -125,7 +125,7 @@ def fits(tmp_path_factory):
 
 @every_scheme
 def test_an_outer_jit_changes_nothing(name, request):
-    found = request.getfixturevalue("fits")[name] if name in FITS else alone_and_jitted(name)
+    found = request.getfixturevalue("fits")[name] if name in FITS else alone_and_jitted([name])[name]
     alone, jitted = (dict(zip(FIELDS, one, strict=True)) for one in found)
     for field in ("step", "qmin", "qmax", "lowest", "code"):
         np.testing.assert_allclose(jitted[field], alone[field], rtol=1e-6)
