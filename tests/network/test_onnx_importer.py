@@ -198,6 +198,16 @@ REFUSALS: dict[str, tuple[list[Any], dict[str, np.ndarray], str]] = {
         {"o": np.zeros(1, np.int64), "l": np.ones(1, np.int64)},
         "a slice of the batch dimension",
     ),
+    "computed indices": (
+        [make_node("ArgMax", ["x"], ["i"], axis=1), make_node("GatherElements", ["x", "i"], ["y"], "g", axis=1)],
+        {},
+        r"a choice by indices that the network computes; choose a tensor before it as the output .* node `g`",
+    ),
+    "elements of the first image": (
+        [make_node("GatherElements", ["x", "i"], ["y"], axis=1)],
+        {"i": np.zeros((1, 3, 6, 6), np.int64)},
+        "elements of some images, or others of each",
+    ),
     "batch padded": (
         [make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2, 3]), make_node("Pad", ["t", "p"], ["y"])],
         {"p": np.asarray([0, 1, 0, 0, 0, 0, 0, 0])},
