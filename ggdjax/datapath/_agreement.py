@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggdjax._errors import DataError, expect
-from ggdjax.datapath._simulate import Integer
+from ggdjax.datapath._simulate import Integer, compiled
 from ggdjax.network import run
 from ggdjax.quantization import FakeQuant, Stage
 from ggdjax.quantization._batches import image_batches
@@ -121,8 +120,8 @@ def agreement(program: Program, q: QuantizedNetwork, batches: Iterable[Real[Arra
 class _Forced(Integer):
     """Integer arithmetic in which every feature map is compared with, then replaced by, given codes."""
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        super().__init__()
+    def __init__(self, graph: Graph, given: Mapping[str, Any]) -> None:
+        super().__init__(graph)
         self._given = given
         self.difference: dict[str, Array] = {}
 
@@ -137,7 +136,7 @@ class _Forced(Integer):
         return self._given[tensor]
 
 
-@partial(jax.jit, static_argnums=(1, 2))
+@compiled(static_argnums=(1, 2))
 def _compare(
     q: QuantizedNetwork,
     graph: Graph,
@@ -155,7 +154,7 @@ def _compare(
         )
         for name, tensor in tensors
     }
-    free, forced = Integer(keep=tuple(wanted)), _Forced(wanted)
+    free, forced = Integer(graph, keep=tuple(wanted)), _Forced(graph, wanted)
     logits = run(graph, params, x.astype(jnp.float32), free)
     run(graph, params, x.astype(jnp.float32), forced)
     found = {}

@@ -18,7 +18,7 @@ from ggdjax._tables import html_table
 from ggdjax.datapath._formats import Format, tensor_of
 from ggdjax.datapath._layers import IntegerLayer
 from ggdjax.datapath._rounding import Overflow, Rounding
-from ggdjax.datapath._simulate import INTEGER_OPS, Counting, Integer, LayerCounts, simulate
+from ggdjax.datapath._simulate import INTEGER_OPS, Counting, Integer, LayerCounts, compiled, simulate
 from ggdjax.datapath._spec import Accelerator
 from ggdjax.network import Network, run
 from ggdjax.network._chunks import run_in_chunks
@@ -215,16 +215,16 @@ class Program:
 _LIMITED = frozenset({"in_float", "quantize", "requantize", "requantize_by_sign", "saturate", "wide_mul"})
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled(static_argnums=0)
 def _outputs(graph: Graph, params: Mapping[str, Array], x: Array) -> Any:
-    return run_in_chunks(graph, params, x, Integer)
+    return run_in_chunks(graph, params, x, partial(Integer, graph))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@compiled(static_argnums=(0, 1))
 def _counted(
     graph: Graph, limits: tuple[tuple[str, tuple[bool, bool]], ...], params: Mapping[str, Array], x: Array
 ) -> tuple[Any, dict[str, LayerCounts]]:
-    numerics = Counting(dict(limits))
+    numerics = Counting(graph, dict(limits))
     outputs = run(graph, params, x, numerics)
     return outputs, numerics.counts
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from ggdjax.datapath import _ops as ops
 from ggdjax.network import run
 from ggdjax.network._ops import MOVES, OPS, QUANTIZABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from jaxtyping import Array, Int
 
@@ -64,10 +65,14 @@ class LayerCounts:
 
 
 class Integer:
-    """Integer arithmetic; ``kept`` holds the tensors named in ``keep`` after the run."""
+    """Integer arithmetic of a program's graph; ``kept`` holds the tensors named in ``keep`` after the run.
 
-    def __init__(self, keep: tuple[str, ...] = ()) -> None:
-        self._keep = frozenset(keep)
+    What several nodes read is computed once: XLA would fuse it into each of them, so that a chain of n such tensors
+    (the state of an unrolled recurrent layer, a residual stream) would become n²/2.
+    """
+
+    def __init__(self, graph: Graph, keep: tuple[str, ...] = ()) -> None:
+        self._graph, self._keep = graph, frozenset(keep)
         self.kept: dict[str, Array] = {}
 
     def apply(self, node: Node, params: Mapping[str, Array], *inputs: Array) -> Array:
@@ -78,7 +83,7 @@ class Integer:
             self.summed(node, output, overflows)
         if node.output in self._keep:
             self.kept[node.output] = output
-        return output
+        return lax.optimization_barrier(output) if len(self._graph.readers(node.output)) > 1 else output
 
     def summed(self, node: Node, acc: Array, overflows: Array) -> None:
         """Take note of a layer's accumulators; here, not at all."""
@@ -87,8 +92,8 @@ class Integer:
 class Counting(Integer):
     """Integer arithmetic that fills ``counts``; ``limits`` says of each node which of its limits are its width's."""
 
-    def __init__(self, limits: dict[str, tuple[bool, bool]], keep: tuple[str, ...] = ()) -> None:
-        super().__init__(keep)
+    def __init__(self, graph: Graph, limits: dict[str, tuple[bool, bool]], keep: tuple[str, ...] = ()) -> None:
+        super().__init__(graph, keep)
         self._limits = limits
         self.counts: dict[str, LayerCounts] = {}
 
@@ -113,11 +118,37 @@ class Counting(Integer):
         )
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+#: XLA on CPUs removes barriers before it fuses; it compiles them where this pass is left out.
+_KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+
+
+def compiled(static_argnums: int | tuple[int, ...]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return what compiles a function that runs `Integer`: `jax.jit`, on CPUs with its barriers kept."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        plain = jax.jit(function, static_argnums=static_argnums)
+        apart = jax.jit(function, static_argnums=static_argnums, compiler_options=_KEEP_BARRIERS)
+
+        def chosen(*args: Any) -> Any:
+            # Inside another program that one's options hold.
+            inside = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args))
+            return plain if inside or jax.default_backend() != "cpu" else apart
+
+        @wraps(function)
+        def call(*args: Any) -> Any:
+            return chosen(*args)(*args)
+
+        call.lower = lambda *args: chosen(*args).lower(*args)
+        return call
+
+    return decorate
+
+
+@compiled(static_argnums=(0, 1))
 def simulate(
     graph: Graph, tensors: tuple[str, ...], params: Mapping[str, Array], x: Array
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Return the integers of some tensors, and the number of overflows of every layer."""
-    numerics = Counting({}, keep=tensors)
+    numerics = Counting(graph, {}, keep=tensors)
     run(graph, params, x, numerics)
     return numerics.kept, {name: counts.overflows for name, counts in numerics.counts.items()}

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from ggdjax._errors import GgdjaxError, ModelError, UnsupportedError
 from ggdjax.network._graph import Graph, Node, infer_shape, merge_probes
-from ggdjax.network._network import Network
+from ggdjax.network._network import Network, device_params
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -307,7 +306,7 @@ class GraphBuilder:
             shapes=tuple((tensor, merge_probes(*probes)) for tensor, probes in self._shapes.items()),
         ).without_dead_nodes()
         keys = [key for node in graph.nodes for _, key in node.params]
-        return Network(graph=graph, params=jax.device_put({key: self._params[key] for key in keys}))
+        return Network(graph=graph, params=device_params({key: self._params[key] for key in keys}))
 
     @staticmethod
     def _unique(name: str, taken: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, field
 from functools import partial
@@ -123,11 +124,19 @@ class Network:
     @classmethod
     def _from_file(cls, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Network:
         graph = graph_from_record(record["graph"])
-        params = jax.device_put(_files.select(arrays, "params/"))
+        params = device_params(_files.select(arrays, "params/"))
         for key in (key for node in graph.nodes for _, key in node.params):
             if key not in params:
                 raise GgdjaxError(f"the parameter `{key}` is missing")
         return cls(graph=graph, params=params)
+
+
+def device_params(params: Mapping[str, np.ndarray]) -> dict[str, Array]:
+    """Return arrays on the device: equal ones, as nodes that read one tensor of a file have, are one under all keys."""
+    digests = {key: (v.shape, hashlib.sha256(np.ascontiguousarray(v)).digest()) for key, v in params.items()}
+    different = {digests[key]: value for key, value in params.items()}
+    placed = dict(zip(different, jax.device_put(list(different.values())), strict=True))
+    return {key: placed[digest] for key, digest in digests.items()}
 
 
 @partial(jax.jit, static_argnums=0)

@@ -15,6 +15,7 @@ from ggdjax import datapath
 from ggdjax._errors import DataError, GgdjaxError
 from ggdjax.datapath import Accelerator, Format
 from ggdjax.datapath._layers import integer_layer
+from ggdjax.datapath._program import _outputs
 from tests.partly_float import partly_float
 
 
@@ -221,3 +222,27 @@ def test_rounded_factors_are_those_of_narrow_multipliers(bits):
     assert gd.quantize(net, q.record.calibration, gd.QuantConfig(scheme="max-abs")).graph == net.graph
     slope = jax.grad(lambda p: jnp.sum(replace(q, params=p, record=None)(x)))(q.params)
     assert all(np.abs(v).max() > 0 for v in slope.values())
+
+
+def test_the_program_of_a_recurrence_grows_with_its_steps():
+    """XLA would compute the state of every step anew in all later ones: twice the steps were four times the program."""
+    rng = np.random.default_rng(0)
+    inner, outer = (rng.normal(0, 0.4, shape).astype(np.float32) for shape in ((4, 12), (4, 12)))
+
+    def instructions(steps):
+        def unrolled(x):
+            hidden = state = jnp.zeros_like(x[:, 0])
+            for step in range(steps):
+                keep, add, new = jnp.split(x[:, step] @ outer + hidden @ inner, 3, axis=-1)
+                state = jax.nn.sigmoid(keep) * state + jax.nn.sigmoid(add) * jnp.tanh(new) if step else jnp.tanh(new)
+                hidden = jnp.tanh(state)
+            return hidden
+
+        x = rng.normal(size=(4, steps, 4)).astype(np.float32)
+        net = gd.trace(unrolled, x)
+        program = datapath.compile(gd.quantize(net, gd.calibrate(net, [x])))
+        assert jax.jit(program.integers)(x).tolist() == program.integers(x).tolist()
+        return _outputs.lower(program.graph, program.params, x).compile().as_text().count("\n")
+
+    few, more = instructions(4), instructions(8)
+    assert more < 2.5 * few

@@ -43,6 +43,7 @@ def _load(tmp_path: Path, nodes: list[Any], shape: tuple, constants: dict, opset
 RESIZE = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
 #: (nodes, constants) of operator set 17, for an image of 4 x 6 x 6, each image by itself
 BATCH_OF_ONE: dict[str, tuple[list[Any], dict[str, np.ndarray]]] = {
+    "elements by indices": (one("GatherElements", "i", axis=-1), {"i": RNG.integers(-6, 6, (1, 3, 6, 2))}),
     "reshape to channels and space": (then(one("Reshape", "t"), "Softmax", axis=-1), {"t": ints(4, -1)}),
     "reshape without the batch": (one("Reshape", "t"), {"t": ints(4, 6, 6)}),
     "reshape to one axis": (one("Reshape", "t"), {"t": ints(-1)}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from runtime import make_model, onnx, run_onnx
 
+import ggdjax as gd
 from ggdjax._errors import GgdjaxError, ModelError
 from ggdjax.network import load_onnx
 
@@ -69,6 +71,22 @@ def test_several_outputs_are_chosen_by_name(tmp_path: Path) -> None:
     assert inner.output_shape == (None, 8, 4, 4)
     assert [node.op for node in inner.graph.nodes][-1] == "transpose"
     np.testing.assert_allclose(load_onnx(path, "y")(X), run_onnx(path, X), rtol=1e-5, atol=1e-5)
+
+
+def test_nodes_that_read_one_tensor_share_one_array(tmp_path: Path) -> None:
+    """An unrolled loop reads its weight once for each of its steps."""
+    weights = {"w": RNG.standard_normal((8, 8)).astype(np.float32), "b": RNG.standard_normal(8).astype(np.float32)}
+    names = ["x", "h1", "h2", "h3"]
+    nodes = [make_node("Gemm", [x, "w", "b"], [y], y, transB=1) for x, y in pairwise(names)]
+    path = tmp_path / "net.onnx"
+    onnx.save(make_model(nodes, ("batch", 8), weights, outputs=("h3",)), path)
+    net = load_onnx(path)
+    net.save(tmp_path / "net.safetensors")
+    x = RNG.standard_normal((2, 8))
+    for found in (net, gd.load(tmp_path / "net.safetensors")):
+        assert len(found.params) == 6
+        assert len({id(value) for value in found.params.values()}) == 2
+        np.testing.assert_array_equal(found(x), net(x))
 
 
 def test_float16_weights_become_float32(tmp_path: Path) -> None:
@@ -179,6 +197,16 @@ REFUSALS: dict[str, tuple[list[Any], dict[str, np.ndarray], str]] = {
         [make_node("Slice", ["x", "o", "l", "o"], ["y"])],
         {"o": np.zeros(1, np.int64), "l": np.ones(1, np.int64)},
         "a slice of the batch dimension",
+    ),
+    "computed indices": (
+        [make_node("ArgMax", ["x"], ["i"], axis=1), make_node("GatherElements", ["x", "i"], ["y"], "g", axis=1)],
+        {},
+        r"a choice by indices that the network computes; choose a tensor before it as the output .* node `g`",
+    ),
+    "elements of the first image": (
+        [make_node("GatherElements", ["x", "i"], ["y"], axis=1)],
+        {"i": np.zeros((1, 3, 6, 6), np.int64)},
+        "elements of some images, or others of each",
     ),
     "batch padded": (
         [make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2, 3]), make_node("Pad", ["t", "p"], ["y"])],

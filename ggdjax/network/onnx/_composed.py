@@ -225,6 +225,34 @@ def _gather(call: Call) -> View:
     return call.reshape(found, *((*shape[:axis], *indices.shape, *shape[axis + 1 :]) for shape in call.shape(found)))
 
 
+@handler("GatherElements")
+def _gather_elements(call: Call) -> View:
+    """Pick, for every position, an element along an axis: by constant indices a choice among an image's elements."""
+    if isinstance(call.get(1), View):
+        raise call.refuse("a choice by indices that the network computes; choose a tensor before it as the output")
+    view = call.view()
+    rank, images, shapes = len(view.axes), call.batch_axis(view), call.shape(view)
+    axis, (first, second) = call.attr("axis", 0) % rank, call.constants(1)
+    call.refuse_batch(view, [axis], "picking images of the batch")
+    indices, lead = call.one_image(1).astype(np.int64), [] if images is None else [images]
+    if images is not None:
+        one = indices.take([0], images)
+        if (first is second and indices.shape[images] != call.batch) or (indices != one).any():
+            raise call.refuse("elements of some images, or others of each")
+        indices = one
+    order = [*lead, *(k for k in range(rank) if k != images)]
+    indices, place = indices.transpose(order), order.index(axis)
+    at = np.indices(indices.shape)
+    at[place] = indices % shapes[0][axis]
+    sizes = [shapes[0][k] for k in order[len(lead) :]]
+    flat = np.ravel_multi_index(tuple(at[len(lead) :]), sizes).reshape(-1)
+    leads = [tuple(shape[k] for k in lead) for shape in shapes]
+    elements = call.reshape(view.permute(order), *((*images, prod(sizes)) for images in leads))
+    found = picked(call, elements, len(lead), flat.tolist())
+    found = call.reshape(found, *((*images, *indices.shape[len(lead) :]) for images in leads))
+    return found.permute([order.index(k) for k in range(rank)])
+
+
 # Choices ------------------------------------------------------------------------------------------------------------
 
 _COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
