@@ -133,7 +133,7 @@ class Network:
 
 def device_params(params: Mapping[str, np.ndarray]) -> dict[str, Array]:
     """Return arrays on the device: equal ones, as nodes that read one tensor of a file have, are one under all keys."""
-    digests = {key: (v.shape, hashlib.sha256(np.ascontiguousarray(v)).digest()) for key, v in params.items()}
+    digests = {key: (v.dtype, v.shape, hashlib.sha256(np.ascontiguousarray(v)).digest()) for key, v in params.items()}
     different = {digests[key]: value for key, value in params.items()}
     placed = dict(zip(different, jax.device_put(list(different.values())), strict=True))
     return {key: placed[digest] for key, digest in digests.items()}
