@@ -135,8 +135,9 @@ def chunks(
     """
     groups, _, columns = layer.padded
     each = min(len(plan.corners), -(-wanted // len(images)))
-    size = max(64, min(4096, _CHUNK_VALUES // (groups * columns) // 8 * 8))  # shared by up to 8 devices
     index = plan.sample(images, each)
+    parts = max(1, round(len(index) / max(64, min(4096, _CHUNK_VALUES // (groups * columns)))))
+    size = -(-len(index) // (64 * parts)) * 64  # shared by up to 8 devices
     owner = np.repeat(images, each)[:, None]
     flat = [values.reshape(len(values), -1, values.shape[-1]) for values in tensors]
     for first in range(0, len(index), size):
@@ -187,8 +188,8 @@ class Moments:
     def add(self, quantizer: Quantizer | None, real: np.ndarray, rounded: np.ndarray, count: int) -> None:
         """Add a chunk with ``count`` rows; the others are left out."""
         if self._origins is None:
-            # The means of the first chunk, nearly.
-            self._origins = tuple(x[:, :count].mean(1, keepdims=True) for x in (rounded, real))
+            # About their means: those of a few rows.
+            self._origins = tuple(x[:, : min(count, 256)].mean(1, keepdims=True) for x in (rounded, real))
         arguments = (quantizer, real, rounded, *self._origins, np.int32(count))
         found = by_blocks(_sums, self.split, arguments, (None, 1, 1, None, None, None))
         new = [np.asarray(value, np.float64) for value in found]

@@ -60,7 +60,9 @@ class Walk:
 
     def advance(self, stop: int) -> None:
         """Run both walks up to node ``stop`` of the graph; keep what is read later."""
-        graph, size, start = self.q.graph, self.split.whole(min(self.batch_size, self.count)), self._reached
+        graph, start = self.q.graph, self._reached
+        # Batches of one size with hardly any padding.
+        size = self.split.whole(-(-self.count // -(-self.count // self.batch_size)))
         self._reached = stop
         segment = canonical(graph, start, stop)
         new = tuple(name for name in segment.graph.outputs if name not in segment.graph.inputs)
