@@ -19,10 +19,13 @@ def need(condition: Any) -> None:
 
 
 class Pieces:
-    """Functions that are drawn; ``@piece(weight)`` adds one, drawn as often as its weight says."""
+    """Functions that are drawn; ``@piece(weight)`` adds one, drawn as often as its weight says.
 
-    def __init__(self) -> None:
-        self._weights: dict[Callable, float] = {}
+    They begin with those of ``parts``, in order.
+    """
+
+    def __init__(self, *parts: Pieces) -> None:
+        self._weights: dict[Callable, float] = {f: w for part in parts for f, w in part._weights.items()}
 
     def __call__(self, weight: float = 1.0) -> Callable[[Any], Any]:
         """Return the decorator."""

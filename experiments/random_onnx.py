@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import ggdjax as gd
 from experiments.drawing import Drawing, Rejected
-from experiments.onnx_pieces import piece
+from experiments.onnx_pieces import PIECES
 from experiments.onnx_runtime import session
 from ggdjax import GgdjaxError
 
@@ -248,7 +248,7 @@ def random_model(seed: int) -> tuple[Any, list[str], Draw]:
     draw = Draw(seed)
     wanted = draw.int(1, 8)
     for _ in range(6 * wanted):
-        draw.piece(piece.draw(draw.rng))
+        draw.piece(PIECES.draw(draw.rng))
         if len(draw.said) == wanted:
             break
     return *draw.finished(), draw
