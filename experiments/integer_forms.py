@@ -247,7 +247,7 @@ def compared(program: datapath.Program, q: gd.QuantizedNetwork, x: np.ndarray) -
         levels = {name: fake.unrounded[name] / step for name, step in steps.items()}
         # One integer network is compiled: the first half of its batch is forced, the second runs by itself.
         batch = {t: program.graph.shape(t).index(None) for t in maps.values()}
-        halves = _HalfForced({t: (codes[name], levels[name], batch[t]) for name, t in maps.items()})
+        halves = _HalfForced(program.graph, {t: (codes[name], levels[name], batch[t]) for name, t in maps.items()})
         both = run(program.graph, integers, jnp.concatenate([x, x]).astype(jnp.float32), halves)
         given, free = (jax.tree.map(lambda y, h=half: jnp.split(y, 2)[h], both) for half in (0, 1))
         return real, given, free, halves.difference

@@ -35,4 +35,4 @@ def test_sizes_of_named_axes_must_agree():
 def test_the_package_is_checked():
     weights, gram = np.ones((2, 3), np.float32), np.eye(4, dtype=np.float32)
     with pytest.raises(TypeCheckError, match="gram"):
-        float_target(weights, gram, gram)
+        float_target(weights, gram, gram, 0.5)
