@@ -130,7 +130,7 @@ def compiled(static_argnums: int | tuple[int, ...]) -> Callable[[Callable[..., A
         apart = jax.jit(function, static_argnums=static_argnums, compiler_options=_KEEP_BARRIERS)
 
         def chosen(*args: Any) -> Any:
-            # Inside another program that one's options hold.
+            # A function inside another program is compiled by that one's options, and may have none.
             inside = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args))
             return plain if inside or jax.default_backend() != "cpu" else apart
 

@@ -246,8 +246,10 @@ class _Walk(Walk):
             moments.add(x, *pair, count)
         corrected = bias_key is not None and node.name in self.biases
         gram, cross = moments.centred(corrected)
-        fit = (gram, cross if self.config.float_target else None, moments.count)
-        best, chosen = self._choose(layer, layer.rows_of(kernel), *fit, self._grids(node, quantizer))
+        if not self.config.float_target:
+            cross = None
+        grids = self._grids(node, quantizer)
+        best, chosen = self._choose(layer, layer.rows_of(kernel), gram, cross, moments.count, grids)
         real_rows, before = layer.rows_of(real), self._bias(node, layer)
         self.params[key], self.weights[node.name] = jax.device_put(layer.kernel_of(best, kernel.shape)), chosen
         if corrected:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ggdjax.network import Node
     from ggdjax.steps import Quantizer
 
-#: Rows that are multiplied at once, as float32: 16 MiB.
+#: Rows that are multiplied at once, as float32: 16 MiB, up to half as much more where that makes chunks alike.
 _CHUNK_VALUES = 1 << 22
 #: Groups that a program works on at once: one program for all depthwise layers with one kernel size.
 _BLOCK = 64

@@ -41,7 +41,7 @@ def other_size(root: Path) -> None:
 
 def breaks(root: Path) -> None:
     for i in range(4):
-        (root / "class0" / f"{i}.png").write_bytes(b"no picture")
+        (root / "class0" / f"{i}.png").write_bytes(b"no image")
 
 
 def _npy(w: World) -> None:
