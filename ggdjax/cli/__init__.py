@@ -112,6 +112,13 @@ def parse_words(commands: dict[str, Any], program: str, description: str, words:
         lines = (line.strip("│ ") for line in box.getvalue().splitlines() if line[:1] not in "╭╰")
         parts = [part.strip(" .") for part in re.split("[─-]{8,}", " ".join(lines))]
         line = "; ".join(part for part in parts if part)
+        # Of a value of another type: what is wanted, without the errors of every type that was tried.
+        line = re.sub(
+            r"^(?:[^;]*; )?Error parsing (\S+): no type matching (?:{None}\|)?(.+?) could be instantiated "
+            r"from \[(.*?)\]\.\s+Got errors: .*?; Argument helptext: \S+ \S+ ",
+            r"`\1` takes \2, got \3: ",
+            line,
+        )
         # Of the options that tyro thinks of, the names: each comes with all of its help.
         line, _, meant = line.partition("; Perhaps you meant: ")
         if names := re.findall(r"(?:^|--help )(--[\w-]+)", meant):

@@ -33,7 +33,7 @@ OPTIONS = [
     Case("gradient steps without images", Q + " --gradient-steps 5", "`--gradient-steps` | give `--tune-images`"),
     Case("tuning with nothing to do", Q + " --tune-images 4 --tune-sweeps 0", "`--tune-images` | give `--tune-sweeps`"),
     Case("negative sweeps", Q + " --tune-sweeps -1", "`--tune-sweeps` | at least 0 | got -1"),
-    Case("bits that are no number", Q + " --weight-bits eight", "--weight-bits | eight | INT"),
+    Case("bits that are no number", Q + " --weight-bits eight", "`--weight-bits` takes INT | 'eight': Width"),
     Case("unknown choice", Q + " --layout NCWH", "--layout | NCWH | NCHW"),
     Case("a sweep beyond 16 bits", Q + " --pareto 3 99", "`--pareto` | 99 | 2 to 16"),
     Case("unknown option", Q + " --wieght-bits 8", "--wieght-bits | --weight-bits | --help"),
