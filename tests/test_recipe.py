@@ -154,6 +154,8 @@ def test_the_same_bits_from_python_file_and_command(small, run_folder, tmp_path)
         "widths",
         *("round_weights", "recalibrate", "bias_correction", "backward_forward", "gradient"),
     ]
+    images_of = {stage.name: stage.images for stage in outcome.network.record.stages}
+    assert (images_of["round_weights"], images_of["bias_correction"]) == (12 + 4, 12)
     assert outcome.network.record.calibration.values_per_batch == 8
     assert {stage for stage, *_ in told} == set(outcome.seconds)
     assert all(0 <= done <= total for _, done, total, _ in told)

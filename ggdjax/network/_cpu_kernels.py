@@ -103,6 +103,25 @@ def conv_of_small_windows(x: Array, kernel: Array, *, strides: Ints, padding: Pa
     return jnp.matmul(jnp.concatenate(windows, axis=-1), matrix, precision=lax.Precision.HIGHEST)
 
 
+def conv_by_rows(x: Array, kernel: Array, *, strides: Ints, padding: Pads, dilation: Ints) -> Array:
+    """Convolve over two axes as one matrix product for each row of the kernel.
+
+    Its transpose, the gradient by the kernel, is one, too; XLA's is a convolution whose window is the feature map.
+    """
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    sizes = zip(x.shape[1:3], kernel.shape[:2], strides, dilation, strict=True)
+    height, width = (outputs(*axis) for axis in sizes)
+    ends = (height - 1) * strides[0] + 1, (width - 1) * strides[1] + 1
+    total = None
+    for i, taps in enumerate(kernel):
+        rows = x[:, i * dilation[0] : i * dilation[0] + ends[0] : strides[0]]
+        starts = (j * dilation[1] for j in range(kernel.shape[1]))
+        windows = jnp.concatenate([rows[:, :, at : at + ends[1] : strides[1]] for at in starts], axis=-1)
+        term = jnp.matmul(windows, taps.reshape(-1, taps.shape[-1]), precision=lax.Precision.HIGHEST)
+        total = term if total is None else total + term
+    return total
+
+
 def pool_by_shifts(
     x: Array, combine: Callable[[Array, Array], Array], *, window: Ints, strides: Ints, dilation: Ints
 ) -> Array:

@@ -60,8 +60,9 @@ class Recipe:
     """Widths per layer, 2 to 16 bits, at most this on average over all weights and over all values of feature maps: in
     place of both widths, and chosen by what each layer's rounding does to the logits of calibration images."""
     rounding: Literal["output", "nearest"] = "output"
-    """How weights are rounded: "output", for the output of their layer, in closed form on the calibration images,
-    biases corrected (no labels, no gradients); or "nearest", each weight by itself, the paper's rule."""
+    """How weights are rounded: "output", for the output of their layer, in closed form on up to 512 images, of
+    calibration first and then of tuning, biases corrected (no labels, no gradients); or "nearest", each weight by
+    itself, the paper's rule."""
     output_rounding: RoundingConfig = field(default_factory=RoundingConfig)
     """Settings of rounding for the output."""
     weights_first: bool = False

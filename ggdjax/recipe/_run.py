@@ -54,7 +54,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: Calibration images that choose widths and correct biases: both need means alone, and hold their images in memory.
 _FEW_HUNDRED = 256
-#: Calibration images that round weights: more gain nothing, and all of them are held in memory.
+#: Images that round weights, those that tune among them where fewer calibrate: more gain nothing, and all of them are
+#: held in memory.
 _MOST_ROUNDING = 512
 
 
@@ -176,7 +177,7 @@ class _Run:
             settings = [recipe.mean_bits, recipe.seed, self._some_ids(_FEW_HUNDRED)]
             q = all_channels(self._stage("widths", settings, lambda: self._with_widths(q)))
         if recipe.rounding == "output":
-            settings = [self._some_ids(_MOST_ROUNDING), dataclasses.asdict(recipe.output_rounding)]
+            settings = [self._ids(self._rounding_part()), dataclasses.asdict(recipe.output_rounding)]
             q = all_channels(self._stage("round_weights", settings, lambda: self._rounded(q)))
             if (path := self._checkpoint("round_weights")) is not None:
                 path.unlink(missing_ok=True)  # the stage is kept
@@ -245,7 +246,7 @@ class _Run:
         return replace(again, record=replace(again.record, stages=stages))
 
     def _rounded(self, q: QuantizedNetwork) -> QuantizedNetwork:
-        x, config = self._some_calibration_images(_MOST_ROUNDING), self.recipe.output_rounding
+        x, config = self._some_calibration_images(_MOST_ROUNDING, self._rounding_part()), self.recipe.output_rounding
         config = replace(config, batch_size=min(config.batch_size, self.recipe.batch_size))
         return tune.round_weights(
             q,
@@ -349,15 +350,25 @@ class _Run:
         mark = getattr(self.images, "target_mark", lambda i: int(self.images.labels[i]))
         return [[self.images.ids[i], mark(int(i))] for i in part]
 
+    def _rounding_part(self) -> np.ndarray:
+        """Return the images that round weights, for which nothing needs a label."""
+        parts, seed = self.parts, self.recipe.seed
+        chosen = some(self.images, parts.calibration, _MOST_ROUNDING, seed)
+        if self.recipe.without_images:
+            return chosen
+        return np.sort(np.concatenate([chosen, some(self.images, parts.tune, _MOST_ROUNDING - len(chosen), seed)]))
+
     def _some_ids(self, most: int) -> list[Any]:
         return self._ids(some(self.images, self.parts.calibration, most, self.recipe.seed))
 
-    def _some_calibration_images(self, most: int) -> np.ndarray:
+    def _some_calibration_images(self, most: int, part: np.ndarray | None = None) -> np.ndarray:
         if self.distilled is not None:
             return self.distilled[:most]
         if self.recipe.distilled_images:
             raise GgdjaxError("`distilled_images` need batch normalization, of which a quantized network has none left")
-        return self._load(some(self.images, self.parts.calibration, most, self.recipe.seed))[0]
+        if part is None:
+            part = some(self.images, self.parts.calibration, most, self.recipe.seed)
+        return self._load(part)[0]
 
     def _load(self, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return images and labels as arrays."""

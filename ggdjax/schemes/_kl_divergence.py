@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from ggdjax._mapping import for_each
 from ggdjax.schemes._choice import PredictionCode, Searched
 from ggdjax.schemes._magnitudes import Magnitudes, magnitudes
 from ggdjax.schemes._protocol import SchemeClass, Solution, levels, top_code
@@ -115,8 +116,8 @@ def kl_divergence(
         clip = jnp.where(none, LINEAR_BINS, best).astype(jnp.float32) / LINEAR_BINS
         return clip, jnp.where(none, 0.0, found.min())
 
-    # One cell at a time: the number of groups, and so the work, differs from width to width.
-    found = jax.lax.map(clip, (tensor.reshape(-1), groups.reshape(-1)))
+    # On a CPU one cell at a time: the number of groups, and so the work, differs from width to width.
+    found = for_each(clip, (tensor.reshape(-1), groups.reshape(-1)))
     clips, least = (leaf.reshape(bits.shape) for leaf in found)
     step = clips * size.peak[None, :] / top_code(bits, signed)
     absent = jnp.full_like(step, jnp.nan)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 
 from ggdjax._division import divide
 from ggdjax._errors import GgdjaxError
@@ -113,10 +115,7 @@ class Quantizer:
 
     def centred(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return the codes of ``x`` less the zero point, as real numbers with the gradients of fake quantization."""
-        step, low, high = self._aligned(jnp.asarray(x))
-        quotient, nearest = divide(x, step)
-        code = jnp.clip(quotient, low, high)
-        return code + jax.lax.stop_gradient(jnp.clip(nearest, low, high) - code)
+        return _straight_through(jnp.asarray(x), *self._aligned(jnp.asarray(x)))
 
     def encode(self, x: ArrayLike) -> Int[Array, "..."]:
         """Return the codes of ``x``, int32, zero point included. NumPy arrays are computed by NumPy."""
@@ -149,6 +148,25 @@ class Quantizer:
         """Return step, lowest and highest centred code in the type and rank of ``x``."""
         limits = (self.step, self._from_zero(self.qmin), self._from_zero(self.qmax))
         return tuple(_against_last_axis(v, x) for v in limits)  # type: ignore[return-value]
+
+
+@jax.custom_jvp
+def _straight_through(x: Array, step: Array, low: Array, high: Array) -> Array:
+    return jnp.clip(divide(x, step)[1], low, high)
+
+
+@partial(_straight_through.defjvp, symbolic_zeros=True)
+def _along(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    """Inside the range the slopes of ``x / step``, outside none; ``low`` and ``high`` are constants."""
+    (x, step, low, high), (dx, dstep, *_) = primals, tangents
+    quotient, codes = x / step, _straight_through(*primals)
+    inside = (quotient >= low) & (quotient <= high)
+    slope = jnp.zeros_like(codes)
+    if not isinstance(dx, SymbolicZero):
+        slope += jnp.where(inside, dx / step, 0)
+    if not isinstance(dstep, SymbolicZero):
+        slope -= jnp.where(inside, quotient, 0) * (dstep / step)
+    return codes, slope
 
 
 def _against_last_axis(value: Any, x: Any) -> Any:

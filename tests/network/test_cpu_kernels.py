@@ -65,6 +65,38 @@ def test_few_channels(size: int, channels: tuple, window: tuple, strides: tuple,
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("channels", "window", "strides", "padding", "dilation"),
+    [
+        ((6, 4), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+        ((5, 7), (3, 2), (2, 1), ((0, 1), (2, 0)), (1, 2)),
+        ((3, 16), (3, 3), (2, 2), ((0, 1), (0, 1)), (1, 1)),
+        ((2, 3), (5, 4), (1, 3), ((2, 0), (0, 3)), (2, 1)),
+    ],
+)
+def test_slopes_of_a_convolution(channels: tuple, window: tuple, strides: tuple, padding: tuple, dilation: tuple):
+    """By input and kernel, in both modes, also through a map and for a second time: those of XLA's convolution."""
+    x, kernel = _draw(40, 2, 9, 11, channels[0]), _draw(41, *window, *channels)
+    ours = partial(conv, strides=strides, padding=padding, dilation=dilation, groups=1)
+    theirs = partial(_general, window_strides=strides, padding=padding, rhs_dilation=dilation)
+
+    def slopes(convolve: object) -> list:
+        def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.sin(convolve(x, kernel=kernel)))
+
+        tangent = (jnp.cos(x), jnp.cos(kernel))
+        alone = jax.grad(loss, argnums=1)(x, kernel)
+        both = jax.grad(loss, argnums=(0, 1))(x, kernel)
+        forward = jax.jvp(loss, (x, kernel), tangent)[1]
+        again = jax.grad(lambda k: jnp.sum(jax.grad(loss)(x, k) ** 2))(kernel)
+        kernels = jnp.stack([kernel, 2 * kernel])
+        mapped = jax.vmap(jax.grad(loss, argnums=1), (None, 0))(x, kernels)
+        return [alone, *both, forward, again, mapped]
+
+    for actual, expected in zip(jax.jit(slopes, static_argnums=0)(ours), slopes(theirs), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4 * float(jnp.max(jnp.abs(expected))))
+
+
 @pytest.mark.parametrize("strides", [(1, 1), (2, 3)])
 def test_a_window_of_one_is_a_matrix_product(strides: tuple) -> None:
     x, kernel, bias = _draw(4, 2, 7, 8, 6), _draw(5, 1, 1, 6, 4), _draw(6, 4)
