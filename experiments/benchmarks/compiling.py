@@ -5,9 +5,9 @@
     python -m experiments.benchmarks.compiling v5e resnet20 --programs calibrating
 
 Needs no accelerator, but its compiler: ``pip install 'jax[cuda12]'`` or ``pip install 'jax[tpu]'``. Launches are the
-kernels of one call, loops counted as often as they run; products are matrix products and convolutions by the type of
-their operands (s8 and pred become int8 matrix instructions). Bytes and FLOPs are XLA's, which counts a loop once, and
-knows none for a GPU's kernels.
+kernels of one call, loops counted as often as they run (once where the data decide); products are matrix products and
+convolutions by the type of their operands (s8 and pred become int8 matrix instructions). Bytes and FLOPs are XLA's,
+which counts a loop once, and knows none for a GPU's kernels.
 
 Writes `experiments/results/compiled_TARGET.json`, one row per program; rows of other programs stay.
 """

@@ -25,7 +25,7 @@ SHOWN = {
     "products": ("products by operand", 0),
 }
 METRICS = {
-    "launches": "kernels of one call, loops counted as often as they run",
+    "launches": "kernels of one call, loops counted as often as they run (once where the data decide)",
     "temporary_mib": "temporary memory of one call, MiB",
     "gigabytes": "bytes read and written, GB; XLA's count, loops once, none of a GPU's kernels",
     "gigaflops": "operations of one call, 10^9, counted likewise",
