@@ -125,7 +125,7 @@ class Draw(Drawing):
             self.constants[name] = array.astype(np.int32)
             return self.op("Cast", [name], to=TensorProto.INT64)
         if how < 0.32 and array.dtype == np.float32 and self.opset >= 10:
-            self.constants[name] = np.clip(np.rint(array * 16), -128, 127).astype(np.int8)
+            self.constants[name] = np.clip(np.rint(np.float64(array) * 16), -128, 127).astype(np.int8)
             self.constants[f"{name}s"] = np.float32(1 / 16)
             return self.op("DequantizeLinear", [name, f"{name}s"])
         return name

@@ -121,3 +121,32 @@ def choice(d: Draw, v: Value) -> str:
     pair = [v.name, d.const(np.float32(d.rng.normal()))][:: d.pick((1, -1))]
     condition = d.op(kind, pair)
     return d.op("Where", [d.op("Not", [condition]) if d.chance(0.3) else condition, *branches])
+
+
+@piece(2)
+def mask(d: Draw, v: Value) -> str:
+    """Numbers that stand for "never", chosen or added, before what takes them for that."""
+    axes = [axis for axis in d.axes(v) if v.shape[axis] > 1 and axis != v.batch]
+    need(axes and d.opset >= 9)
+    axis, shape = d.pick(axes), [1 if k == v.batch else n for k, n in enumerate(v.shape)]
+    kept = d.rng.random(shape) < 0.6
+    first = [slice(None)] * v.rank
+    first[axis] = d.int(0, v.shape[axis] - 1)
+    kept[tuple(first)] = True  # one at least everywhere
+    fill = np.float32(d.pick((-np.inf, -1e9, -1e4, -3e38)))
+    if d.chance(0.5):
+        masked = d.op("Add", [v.name, d.const(np.where(kept, np.float32(0), fill))][:: d.pick((1, -1))])
+    elif d.chance(0.5):
+        masked = d.op("Where", [d.const(kept, bool), v.name, d.const(fill)])
+    else:
+        masked = d.op("Where", [d.const(~kept, bool), d.const(fill), v.name])
+    if d.chance(0.3):
+        masked = d.op("Mul", [masked, d.const(np.float32(d.rng.uniform(0.1, 1)))])
+    match d.int(0, 2):
+        case 0 if d.opset >= 13:
+            return d.op("Softmax", [masked], axis=d.signed(axis, v.rank))
+        case 1:
+            return d.with_axes("ReduceMax", masked, [d.signed(axis, v.rank) if d.opset >= 11 else axis], since=18)
+        case _:
+            need(d.opset >= 13)
+            return d.op("Exp", [d.op("LogSoftmax", [masked], axis=d.signed(axis, v.rank))])

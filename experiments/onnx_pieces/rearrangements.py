@@ -127,3 +127,23 @@ def gather(d: Draw, v: Value) -> str:
     shape = d.pick(((), (1,), (2,), (3,), (2, 2)))
     indices = d.rng.integers(low, v.shape[axis], shape)
     return d.op("Gather", [v.name, d.const(indices, d.pick((np.int64, np.int32)))], axis=d.signed(axis, v.rank))
+
+
+@piece(2)
+def gather_elements(d: Draw, v: Value) -> str:
+    """Elements along an axis, other ones at each position, the same of every image."""
+    need(d.opset >= 11 and v.rank and v.batch is not None)
+    axis = d.pick(d.axes(v))
+    shape = [1 if k == v.batch else n for k, n in enumerate(v.shape)]
+    shape[axis] = d.int(1, 4)
+    if d.chance(0.3):  # of fewer positions
+        shape = [n if k in {v.batch, axis} else d.int(1, n) for k, n in enumerate(shape)]
+    size = v.shape[axis]
+    indices = d.rng.integers(-size if d.chance(0.4) else 0, size, shape)
+    if d.fixed:
+        given = d.const(np.repeat(indices, v.shape[v.batch], v.batch))
+    else:
+        given = d.op(
+            "Expand", [d.const(indices), d.vector(v, [-1 if k == v.batch else n for k, n in enumerate(shape)])]
+        )
+    return d.op("GatherElements", [v.name, given], axis=d.signed(axis, v.rank))

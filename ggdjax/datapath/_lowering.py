@@ -21,11 +21,15 @@ import numpy as np
 
 from ggdjax._errors import GgdjaxError
 from ggdjax.datapath._functions import Functions
+from ggdjax.datapath._masks import bounded
 from ggdjax.network import Node
 from ggdjax.network._resize import taps
+from ggdjax.network._rewrites import of_largest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from jaxtyping import Array
 
     from ggdjax.network import Graph
     from ggdjax.network._graph import Shape
@@ -38,7 +42,9 @@ def lowered(
     q: QuantizedNetwork, graph: Graph, measured: Mapping[str, Bounds]
 ) -> tuple[QuantizedNetwork, dict[str, Bounds]]:
     """Return the network with ``graph`` rewritten, and what was measured with the ranges of new tensors beside it."""
-    found, functions = _Lowering(q, graph, measured), Functions(graph, q.params)
+    # A softmax that was taken off the end follows.
+    graph, params, measured = bounded(q, graph, measured, logits=graph.outputs != q.graph.outputs)
+    found, functions = _Lowering(params, graph, measured), Functions(graph, params)
     for node in graph.nodes:
         if node.op == "softmax":
             found.softmax(node)
@@ -48,6 +54,8 @@ def lowered(
             found.response_norm(node)
         elif node.op == "div" and len(node.inputs) == 2:
             found.quotient(node)
+        elif node.op == "sub" and of_largest(graph, node):
+            found.away_from_largest(node)
         elif node.op == "select" and functions.of(node.output) is None:
             found.choice(node)
         else:
@@ -57,9 +65,9 @@ def lowered(
 
 
 class _Lowering:
-    def __init__(self, q: QuantizedNetwork, graph: Graph, measured: Mapping[str, Bounds]) -> None:
+    def __init__(self, params: dict[str, Array], graph: Graph, measured: Mapping[str, Bounds]) -> None:
         self.nodes: list[Node] = []
-        self.params, self.shapes = dict(q.params), dict(graph.shapes)
+        self.params, self.shapes = params, dict(graph.shapes)
         self.measured = dict(measured)
 
     def emit(self, op: str, inputs: tuple[str, ...], output: str, shape: Shape, /, **attrs: object) -> str:
@@ -187,6 +195,13 @@ class _Lowering:
             self.nodes[-1] = replace(self.nodes[-1], name=node.name, output=node.output)
         else:
             self.nodes.append(replace(node, op="add", inputs=tuple(terms), attrs=(), params=()))
+
+    def away_from_largest(self, node: Node) -> None:
+        """Say of x − max x that it is not positive."""
+        away = self.emit("sub", node.inputs, f"{node.output}.away", self.shapes[node.output])
+        if node.output in self.measured:
+            self.measured[away] = self.measured[node.output]
+        self.nodes.append(replace(node, op="clip", inputs=(away,), attrs=(("high", 0.0), ("low", None))))
 
     def softmax(self, node: Node) -> None:
         (x,), axes, name = node.inputs, node.attr("axes"), node.output

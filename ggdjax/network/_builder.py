@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Probes = tuple[tuple[int, ...], tuple[int, ...]]
 
+#: Operations whose constants may be infinite: −∞ stands for "never" before a softmax or a maximum.
+_MASKING = frozenset({"add", "sub", "select", "maximum", "minimum"})
+
 
 @dataclass(frozen=True)
 class View:
@@ -160,7 +163,8 @@ class GraphBuilder:
         for role, value in (params or {}).items():
             keys[role] = f"{name}/{role}"
             self._params[keys[role]] = np.asarray(value, np.float32)
-            if not np.isfinite(self._params[keys[role]]).all():
+            array = self._params[keys[role]]
+            if np.isnan(array).any() or (op not in _MASKING and np.isinf(array).any()):
                 raise ModelError(f"`{keys[role]}` holds NaN or infinity: repair the model")
         node = Node(
             name=name,

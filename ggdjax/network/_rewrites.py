@@ -17,7 +17,13 @@ from ggdjax.network._network import Network
 from ggdjax.network._ops import QUANTIZABLE, STATISTICS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from ggdjax.network._graph import Graph
+
+
+#: What is added to channels and differs by more masks some of them.
+_FAR = 1e4
 
 
 class _Edit:
@@ -57,12 +63,12 @@ class _Edit:
 def simplify(net: Network) -> Network:
     """Return the network with dead nodes dropped, activations fused, padding and biases absorbed.
 
-    A zero padding in front of a convolution becomes the convolution's own, so that the feature map that
-    enters it holds no padding; a constant addition behind a convolution or dense node without a bias becomes
-    its bias; runs of scalings and shifts per channel become one `affine` node.
+    Nodes that compute the same are one. Padding in front of a convolution or maximum becomes its own, so
+    that the feature map that enters it holds no padding; a constant addition behind a convolution or dense node
+    without a bias becomes its bias; runs of scalings and shifts per channel become one `affine` node.
     """
     expect("net", net, "Network")
-    for rewrite in (_fuse_activations, _merge_affine, _absorb_padding, _absorb_bias):
+    for rewrite in (_share, _fuse_activations, _merge_affine, _absorb_padding, _absorb_bias):
         net = rewrite(net)
     return net
 
@@ -108,6 +114,9 @@ def _as_affine(edit: _Edit, node: Node) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     if edit.graph.shape(node.inputs[0]) != edit.graph.shape(node.output):
         return None
+    # A mask is no bias: nothing else would be left of one with a number so far from the others.
+    if node.op in {"add", "sub"} and not constant.max() - constant.min() < _FAR:
+        return None
     return scale_and_offset(node, np.broadcast_to(constant.reshape(-1), (channels,)))
 
 
@@ -127,6 +136,30 @@ def scale_and_offset(node: Node, constant: np.ndarray) -> tuple[np.ndarray, np.n
             return constant, zero
         case _:
             return None if backwards else (1 / constant, zero)
+
+
+def _share(net: Network) -> Network:
+    """Compute once what nodes without weights compute twice: `jax.nn.softmax` masks its input for each use of it."""
+    edit = _Edit(net)
+    seen: dict[tuple, list[Node]] = {}
+    same: dict[str, str] = {}
+    nodes = []
+    for node in edit.graph.nodes:
+        node = replace(node, inputs=tuple(same.get(tensor, tensor) for tensor in node.inputs))  # noqa: PLW2901
+        alike = seen.setdefault((node.op, node.inputs, node.attrs, tuple(role for role, _ in node.params)), [])
+        twin = None if node.op in QUANTIZABLE else next((n for n in alike if _same_numbers(net, n, node)), None)
+        if twin is None or node.output in edit.graph.outputs:
+            alike.append(node)
+            nodes.append(node)
+        else:
+            same[node.output] = twin.output
+    edit.graph = replace(edit.graph, nodes=tuple(nodes))
+    return edit.finish()
+
+
+def _same_numbers(net: Network, first: Node, second: Node) -> bool:
+    pairs = [(net.params[a], net.params[b]) for (_, a), (_, b) in zip(first.params, second.params, strict=True)]
+    return all(a.shape == b.shape and np.array_equal(a, b) for a, b in pairs)
 
 
 def _merge_affine(net: Network) -> Network:
@@ -167,20 +200,32 @@ def _absorb_bias(net: Network) -> Network:
     return edit.finish()
 
 
+#: Operation -> whether it pads with a number itself; that of a maximum never wins.
+_PADDED: dict[str, Callable[[float], bool]] = {
+    "conv": lambda value: value == 0,
+    "max_pool": lambda value: value <= float(np.finfo(np.float32).min),
+}
+
+
 def _absorb_padding(net: Network) -> Network:
     edit = _Edit(net)
     for node in edit.graph.nodes:
         before = edit.graph.producer(node.inputs[0])
-        if node.op != "conv" or before is None or before.op != "pad":
+        if node.op not in _PADDED or before is None or before.op != "pad":
             continue
         amounts = before.attr("padding")
-        zeros = before.attr("mode") == "constant" and before.attr("value") == 0
-        if not zeros or any(amounts[-1]) or min(map(min, amounts)) < 0:
+        own = before.attr("mode") == "constant" and _PADDED[node.op](before.attr("value"))
+        if not own or any(amounts[0]) or any(amounts[-1]) or min(map(min, amounts)) < 0:
             continue
         padding = tuple(
             (low + more[0], high + more[1])
             for (low, high), more in zip(node.attr("padding"), amounts[1:-1], strict=True)
         )
+        # Other tools want a maximum to see more than padding.
+        if node.op == "max_pool" and any(
+            max(ends) >= size for ends, size in zip(padding, node.attr("window"), strict=True)
+        ):
+            continue
         edit.replace(node, replace(node.with_attrs(padding=padding), inputs=before.inputs))
     return edit.finish()
 
@@ -189,7 +234,7 @@ def _fuse_activations(net: Network) -> Network:
     """Name what files and traces spell out: relu, clip (ReLU6), silu, hard swish, softmax."""
     edit = _Edit(net)
     for node in edit.graph.nodes:
-        for rule in (_bounded, _self_gated, _softmax):
+        for rule in (_bounded, _self_gated, _softmax, _squared_root):
             fused = rule(edit, node)
             if fused is not None:
                 edit.replace(node, fused)
@@ -219,6 +264,31 @@ def _bounded(edit: _Edit, node: Node) -> Node | None:
     return replace(node, op="clip", inputs=inputs, attrs=(("high", high), ("low", low)), params=())
 
 
+def _squared_root(edit: _Edit, node: Node) -> Node | None:
+    """Return the square of the root of a sum of squares, as spectrograms have it, without both: as its ReLU."""
+    root = edit.graph.producer(node.inputs[0]) if _squares(node) else None
+    if root is None or root.op != "sqrt" or not _from_squares(edit.graph, root.inputs[0]):
+        return None
+    return replace(node, op="relu", inputs=root.inputs, attrs=(), params=())
+
+
+def _squares(node: Node) -> bool:
+    """Return whether a node squares its input."""
+    if node.op == "power":
+        return node.attr("exponent") == 2
+    return node.op == "mul" and len(node.inputs) == 2 and node.inputs[0] == node.inputs[1]
+
+
+def _from_squares(graph: Graph, tensor: str) -> bool:
+    """Return whether ``tensor`` sums or moves squares only."""
+    node = graph.producer(tensor)
+    if node is None or node.params:
+        return False
+    if node.op in {"add", "sum", "mean", "reshape", "transpose", "slice", "concat"}:
+        return all(_from_squares(graph, each) for each in node.inputs)
+    return _squares(node)
+
+
 def _self_gated(edit: _Edit, node: Node) -> Node | None:
     """Return x·sigmoid(x) as silu and x·hard_sigmoid(x; 1/6, 1/2) as hard swish."""
     if node.op != "mul" or len(node.inputs) != 2:
@@ -238,25 +308,45 @@ def _softmax(edit: _Edit, node: Node) -> Node | None:
     """Return exp(x − max x) / Σ exp(x − max x) as softmax; with or without the maximum."""
     if node.op != "div" or len(node.inputs) != 2:
         return None
-    above, total = edit.graph.producer(node.inputs[0]), _unshaped(edit, node.inputs[1])
-    if above is None or above.op != "exp" or total is None or total.op != "sum" or total.inputs != (above.output,):
+    above, total = edit.graph.producer(node.inputs[0]), _unshaped(edit.graph, node.inputs[1])
+    if above is None or above.op != "exp" or total is None or total.op != "sum":
+        return None
+    if total.inputs != (above.output,) and not _masked_twice(edit, above, total.inputs[0]):
         return None
     axes, shape = total.attr("axes"), edit.graph.shape(node.output)
     if edit.graph.shape(node.inputs[1]) != tuple(1 if k in axes else size for k, size in enumerate(shape)):
         return None
     source, shifted = above.inputs[0], edit.graph.producer(above.inputs[0])
-    if shifted is not None and shifted.op == "sub" and len(shifted.inputs) == 2:
-        largest = _unshaped(edit, shifted.inputs[1])
-        if largest is not None and largest.op == "max" and largest.inputs == shifted.inputs[:1]:
-            source = shifted.inputs[0]
+    if shifted is not None and of_largest(edit.graph, shifted):
+        source = shifted.inputs[0]
     return replace(node, op="softmax", inputs=(source,), attrs=(("axes", axes),), params=())
 
 
-def _unshaped(edit: _Edit, tensor: str) -> Node | None:
+def of_largest(graph: Graph, node: Node) -> bool:
+    """Return whether a node is x − max x."""
+    if node.op != "sub" or len(node.inputs) != 2:
+        return False
+    largest = _unshaped(graph, node.inputs[1])
+    return largest is not None and largest.op == "max" and largest.inputs == node.inputs[:1]
+
+
+def _masked_twice(edit: _Edit, powers: Node, tensor: str) -> bool:
+    """Return whether ``tensor`` is exp(x − max x) times 1, and times 0 where x is −∞ and it is 0 anyway."""
+    product, shifted = edit.graph.producer(tensor), edit.graph.producer(powers.inputs[0])
+    if product is None or product.op != "mul" or product.inputs != (powers.output,) or shifted is None:
+        return False
+    masking = edit.graph.producer(shifted.inputs[0]) if of_largest(edit.graph, shifted) else None
+    if masking is None or masking.op != "add" or masking.param("constant") is None:
+        return False
+    kept, mask = edit.value(product, "constant"), edit.value(masking, "constant")
+    return kept.shape == mask.shape and bool((kept == np.where(np.isneginf(mask), 0.0, 1.0)).all())
+
+
+def _unshaped(graph: Graph, tensor: str) -> Node | None:
     """Return what makes ``tensor``, before it was given another shape."""
-    node = edit.graph.producer(tensor)
+    node = graph.producer(tensor)
     while node is not None and node.op in {"reshape", "broadcast"}:
-        node = edit.graph.producer(node.inputs[0])
+        node = graph.producer(node.inputs[0])
     return node
 
 

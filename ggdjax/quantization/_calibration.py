@@ -417,5 +417,5 @@ def _refuse_nonfinite(names: tuple[str, ...], counted: Histogram) -> None:
     if bad.size:
         raise DataError(
             f"feature map `{names[bad[0]]}` holds NaN or infinite values: "
-            "check the preprocessing and the network's weights"
+            "check the preprocessing, the network's weights, and for masks of −∞ that no softmax or maximum follows"
         )

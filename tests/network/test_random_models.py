@@ -12,6 +12,7 @@ pytest.importorskip("onnxruntime")
 from runtime import make_model, onnx, run_onnx
 
 from experiments import random_functions, random_onnx
+from experiments.onnx_runtime import session
 from ggdjax._errors import ModelError, UnsupportedError
 from ggdjax.network import Network, load_onnx
 from ggdjax.network._builder import GraphBuilder, View
@@ -261,6 +262,43 @@ def test_values_of_other_inputs(tmp_path: Path) -> None:
         load_onnx(path, constants={"rate": 16, "state": np.zeros(4)})
     with pytest.raises(ModelError, match="no numbers for input `rate`: 'many'"):
         load_onnx(path, constants={"rate": "many", "state": state})
+
+
+@pytest.fixture
+def guided(tmp_path: Path) -> Path:
+    """A network of images and of a map for each, both of open sizes, and of a table whose length is its own."""
+    nodes = [
+        make_node("Concat", ["x", "guide"], ["joined"], axis=1),
+        make_node("Conv", ["joined", "w"], ["found"], pads=[1] * 4),
+        make_node("ReduceSum", ["table"], ["total"], keepdims=0),
+        make_node("Add", ["found", "total"], ["y"]),
+    ]
+    model = make_model(nodes, ("n", 3, "height", "width"), {"w": numbers(2, 4, 3, 3)})
+    kind = onnx.TensorProto.FLOAT
+    for name, shape in (("guide", ["n", 1, "height", "width"]), ("table", ["length"])):
+        model.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, shape))
+    onnx.save(model, path := tmp_path / "guided.onnx")
+    return path
+
+
+@pytest.mark.parametrize("guide", ["number", "map"])
+def test_several_inputs_of_open_sizes(guided: Path, guide: str) -> None:
+    given = np.float32(0.5) if guide == "number" else numbers(1, 1, 6, 5)
+    net = load_onnx(guided, input_shape=(1, 3, 6, 5), constants={"guide": given, "table": [1, 2]})
+    assert net.input_shape == (None, 3, 6, 5)
+    x = numbers(4, 3, 6, 5)
+    feeds = {"x": x, "guide": np.broadcast_to(given, (4, 1, 6, 5)), "table": np.float32([1, 2])}
+    wanted = session(guided.read_bytes()).run(None, feeds)[0]
+    np.testing.assert_allclose(net(x), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_several_inputs_of_open_sizes_that_are_refused(guided: Path) -> None:
+    with pytest.raises(ModelError, match=r"inputs: `x`, `table`: give the values of all others by `constants`"):
+        load_onnx(guided, input_shape=(1, 3, 6, 5), constants={"guide": 0})
+    with pytest.raises(ModelError, match=r"input `x` of .* has open dimensions .*: give `input_shape`"):
+        load_onnx(guided, constants={"guide": 0, "table": 0})
+    with pytest.raises(ModelError, match=r"shape \(1, 1, 5, 5\) for input `guide`, which declares \(None, 1, 6, 5\)"):
+        load_onnx(guided, input_shape=(1, 3, 6, 5), constants={"guide": np.zeros((1, 1, 5, 5)), "table": 0})
 
 
 def test_a_condition_that_no_constant_decides_is_refused(tmp_path: Path) -> None:

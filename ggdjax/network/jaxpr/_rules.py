@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from ggdjax.network._builder import Constant, View, channels_last, common_order, stored_constant
-from ggdjax.network._choices import chosen, sign
+from ggdjax.network._choices import chosen, masked, sign
 from ggdjax.network._ops import window_counts
 from ggdjax.network._products import product_of_views, product_over, product_with_weight
 from ggdjax.network.jaxpr._call import Call, Comparison
@@ -295,28 +295,11 @@ def _select(call: Call) -> View:
         if isinstance(value, View):
             return value
     if isinstance(condition, Constant):
-        return _masked(call, small(call, 0) != 0, on_true, on_false)
+        if not any(isinstance(value, View) for value in (on_true, on_false)):
+            raise call.refuse("a choice between constants")
+        branches = (b if isinstance(b, View) else small(call, call.inputs.index(b)) for b in (on_true, on_false))
+        return masked(call, small(call, 0) != 0, *branches)
     raise call.refuse("a choice by anything but the comparison of a tensor with a number")
-
-
-def _masked(call: Call, mask: np.ndarray, *branches: View | Constant) -> View:
-    """Return the first branch where a constant mask is set and the second elsewhere, as a sum of both with zeros."""
-    total = None
-    for branch, kept in zip(branches, (mask, ~mask), strict=True):
-        if isinstance(branch, View):
-            factor = {"constant": stored_constant(kept.astype(np.float32), branch)}
-            term = call.emit("mul", [branch.tensor], branch.axes, factor)
-        else:
-            term = small(call, call.inputs.index(branch)) * kept
-        if total is None:
-            total = term
-            continue
-        view, other = (term, total) if isinstance(term, View) else (total, term)
-        if isinstance(other, View):
-            axes = common_order([view, other])
-            return call.emit("add", [call.builder.stored(one, axes) for one in (view, other)], axes)
-        return call.emit("add", [view.tensor], view.axes, {"constant": stored_constant(other, view)})
-    raise call.refuse("a choice between constants")
 
 
 def _chosen(call: Call, condition: Comparison, *branches: View | np.ndarray) -> View:

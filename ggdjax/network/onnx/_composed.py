@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggdjax.network._builder import Comparison, Constant, View, common_order, picked, stored_constant
-from ggdjax.network._choices import chosen
+from ggdjax.network._choices import chosen, masked
 from ggdjax.network._products import product_over
 from ggdjax.network.onnx._convert import Call, handler
-from ggdjax.network.onnx._shaping import apply, apply_number
+from ggdjax.network.onnx._shaping import apply, apply_number, raised
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -287,9 +287,11 @@ def _not(call: Call) -> Comparison:
 @handler("Where")
 def _where(call: Call) -> View:
     condition, branches = call.get(0), [call.get(1), call.get(2)]
-    if isinstance(condition, Constant):
-        return _masked(call, np.asarray(call.constant(0), bool), branches)
     arrays = [call.one_image(k + 1) if isinstance(b, Constant) else b for k, b in enumerate(branches)]
+    if isinstance(condition, Constant):
+        kept = call.one_image(0) != 0
+        rank = max(kept.ndim, *(len(a.axes) if isinstance(a, View) else a.ndim for a in arrays))
+        return masked(call, kept, *(raised(call, a, rank) if isinstance(a, View) else a for a in arrays))
     return _chosen(call, call.comparison(0), arrays)
 
 
@@ -336,24 +338,6 @@ def _of_one_shape(call: Call, *values: View | np.ndarray) -> list[View | np.ndar
                 value = call.emit("broadcast", [value.tensor], value.axes, shape=tuple(wanted))  # noqa: PLW2901
         found.append(value)
     return found
-
-
-def _masked(call: Call, mask: np.ndarray, branches: Sequence[View | Constant]) -> View:
-    """Return the sum of both branches, each with zeros where the constant condition chooses the other."""
-    rank = max(mask.ndim, *(len(b.axes) if isinstance(b, View) else b.probes[0].ndim for b in branches))
-    total = None
-    for index, (branch, kept) in enumerate(zip(branches, (mask, ~mask), strict=True)):
-        if isinstance(branch, Constant):
-            continue
-        first, second = call.shape(branch)
-        extra = (1,) * (rank - len(first))
-        raised = call.reshape(branch, extra + first, extra + second)
-        term = _with(call, "mul", raised, kept.astype(np.float32))
-        other = branches[1 - index]
-        if isinstance(other, Constant):
-            return _with(call, "add", term, call.one_image(2 - index) * ~kept)
-        total = term if total is None else apply(call, "add", total, term)
-    return total
 
 
 @handler("Shrink")

@@ -109,25 +109,25 @@ class Call:
           ModelError: it holds NaN or infinity.
         """
         value = self.constant(index)
-        return None if value is None else self._finite(index, value)
+        return None if value is None else self._checked(index, value, lambda v: ~np.isfinite(v))
 
     def one_image(self, index: int) -> np.ndarray:
         """Return input ``index`` as a parameter; where it repeats one value for every image, that of one image.
 
         Raises:
-          ModelError: it holds NaN or infinity.
+          ModelError: it holds NaN.
         """
         first, second = self.constants(index)
         axes = [k for k, (a, b) in enumerate(zip(first.shape, second.shape, strict=False)) if a != b]
         if first.ndim == second.ndim and len(axes) == 1:
             one = first.take([0], axes[0])
             if (first == one).all() and (second == one).all():
-                return self._finite(index, one)
-        return self.weight(index)
+                return self._checked(index, one, np.isnan)
+        return self._checked(index, self.constant(index), np.isnan)
 
-    def _finite(self, index: int, value: np.ndarray) -> np.ndarray:
+    def _checked(self, index: int, value: np.ndarray, refused: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         value = np.asarray(value, np.float32)
-        if not np.isfinite(value).all():
+        if refused(value).any():
             raise ModelError(
                 f"tensor `{self.node.input[index]}` (node `{self.name}`) holds NaN or infinity: repair the model"
             )

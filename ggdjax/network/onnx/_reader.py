@@ -51,7 +51,7 @@ def load_onnx(
         number).
       constants: for a model of several inputs: the values of all but the one that takes the images, by name: numbers,
         or arrays of their declared shapes; of an open axis (images, as a rule) an array may have one element, which is
-        repeated for every image.
+        repeated for every image. An axis that is named as one of the images' in the file is of its size.
 
     Raises:
       ModelError: the file is missing, damaged, no ONNX, or holds NaN or infinity; several outputs and no
@@ -81,7 +81,7 @@ def load_with_grids(
     from ggdjax.network.onnx._model import read_model
 
     model = read_model(path)
-    image, values = _only_input(model.graph, dict(constants or {}))
+    image, others = _only_input(model.graph, dict(constants or {}))
     shape = _shape(image)
     batch = shape[0] if shape else None
     if input_shape is not None:
@@ -93,6 +93,7 @@ def load_with_grids(
             "export the model with fixed sizes"
         )
     chosen = _choose_outputs(model.graph, output, outputs)
+    values = _values(others, image, shape, dict(constants or {}))
 
     def converted(first: int, second: int) -> tuple[Network, Grids]:
         grids: Grids = {}
@@ -108,13 +109,11 @@ def load_with_grids(
         return converted(batch, batch)
 
 
-def _only_input(
-    graph: Any, constants: Mapping[str, ArrayLike]
-) -> tuple[Any, Callable[[int, int], dict[str, Constant]]]:
-    """Return the input without a constant, and what gives the constants of the others at two batch sizes.
+def _only_input(graph: Any, constants: Mapping[str, ArrayLike]) -> tuple[Any, dict[str, Any]]:
+    """Return the input without a constant, and the others.
 
     Raises:
-      ModelError: there is not one such input, or a constant that is none of the inputs or of another shape.
+      ModelError: there is not one such input, or a constant that is none of the inputs.
     """
     weights = {tensor.name for tensor in graph.initializer}
     inputs = {value.name: value for value in graph.input if value.name not in weights}
@@ -129,7 +128,20 @@ def _only_input(
             f"a network has one input, a batch of images; this model's inputs: {names}: give the values of all "
             "others by `constants` of `load_onnx`, or load the part behind them as a file of its own"
         )
-    found = {name: _constant(inputs[name], value) for name, value in constants.items()}
+    return images[0], {name: inputs[name] for name in constants}
+
+
+def _values(
+    others: Mapping[str, Any], image: Any, shape: Sequence[int | None], constants: Mapping[str, ArrayLike]
+) -> Callable[[int, int], dict[str, Constant]]:
+    """Return what gives the values of all other inputs at two batch sizes; ``shape`` is that of the images.
+
+    Raises:
+      ModelError: a value is no array of the declared shape.
+    """
+    names = [dim.dim_param for dim in image.type.tensor_type.shape.dim]
+    sizes = {name: size for name, size in zip(names, (None, *shape[1:]), strict=False) if name}
+    found = {name: _constant(others[name], value, sizes) for name, value in constants.items()}
 
     def at(first: int, second: int) -> dict[str, Constant]:
         return {
@@ -139,18 +151,22 @@ def _only_input(
             for name, (value, axis) in found.items()
         }
 
-    return images[0], at
+    return at
 
 
-def _constant(declared: Any, given: ArrayLike) -> tuple[np.ndarray, int | None]:
+def _constant(declared: Any, given: ArrayLike, sizes: Mapping[str, int | None]) -> tuple[np.ndarray, int | None]:
     """Return the value of an input, and the axis along which it repeats for every image; None where none does.
+
+    Dimensions that have the name of one of the images' are of its size; ``sizes`` holds those, None for the batch.
 
     Raises:
       ModelError: it is no array of the declared shape.
     """
     from onnx.helper import tensor_dtype_to_np_dtype
 
-    shape = _shape(declared)
+    shape, dims = _shape(declared), declared.type.tensor_type.shape.dim
+    if shape is not None:
+        shape = tuple(sizes.get(dim.dim_param, size) for dim, size in zip(dims, shape, strict=True))
     try:
         value = as_float32(np.asarray(given, tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type)))
     except (TypeError, ValueError):
@@ -165,7 +181,8 @@ def _constant(declared: Any, given: ArrayLike) -> tuple[np.ndarray, int | None]:
             f"`constants` holds an array of shape {np.shape(given)} for input `{declared.name}`, which declares {shape}"
         )
     open_axes = [axis for axis, size in enumerate(shape or ()) if size is None and value.shape[axis] == 1]
-    return value, open_axes[0] if open_axes else None
+    batch = [axis for axis in open_axes if dims[axis].dim_param in sizes]
+    return value, next(iter([*batch, *open_axes]), None)
 
 
 def _shape(value: Any) -> tuple[int | None, ...] | None:

@@ -177,19 +177,19 @@ def _changes_nothing(kind: str, number: np.ndarray) -> bool:
 
 def _of_views(call: Call, op: str, *views: View) -> View:
     rank = max(len(view.axes) for view in views)
-    raised = [_raised(call, view, rank) for view in views]
-    axes = common_order(raised)
-    return call.emit(op, [call.builder.stored(view, axes) for view in raised], axes)
+    alike = [raised(call, view, rank) for view in views]
+    axes = common_order(alike)
+    return call.emit(op, [call.builder.stored(view, axes) for view in alike], axes)
 
 
 def _with_constant(call: Call, op: str, view: View, index: int, **attrs: bool) -> View:
     """Append ``op`` of ``view`` and the constant at input ``index``."""
     constant = call.one_image(index)
-    view = _raised(call, view, max(len(view.axes), constant.ndim))
+    view = raised(call, view, max(len(view.axes), constant.ndim))
     return call.emit(op, [view.tensor], view.axes, {"constant": stored_constant(constant, view)}, **attrs)
 
 
-def _raised(call: Call, view: View, rank: int) -> View:
+def raised(call: Call, view: View, rank: int) -> View:
     """Return ``view`` with axes of size 1 in front, up to ``rank``."""
     extra = (1,) * (rank - len(view.axes))
     first, second = call.shape(view)
@@ -320,7 +320,7 @@ def _filled(call: Call, shape: Sequence[int], target: Sequence[int]) -> tuple[in
 def _expand(call: Call) -> View:
     targets = [tuple(map(int, target)) for target in call.constants(1)]
     view = call.view()
-    view = _raised(call, view, max(len(view.axes), *(len(target) for target in targets)))
+    view = raised(call, view, max(len(view.axes), *(len(target) for target in targets)))
     shapes, own = call.shape(view), call.own_shape(view)
     targets = [(1,) * (len(own) - len(target)) + target for target in targets]
     shape: list[int | None] = [None] * len(own)
