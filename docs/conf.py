@@ -18,7 +18,7 @@ author = "the ggdjax developers"
 copyright = "2026, the ggdjax developers"
 release = version = ggdjax.__version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "packages", "file_tree"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "packages", "file_tree", "run_time"]
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 
 html_theme = "furo"

@@ -19,11 +19,11 @@ from ggdjax._errors import GgdjaxError, expect_path
 from ggdjax._lock import exclusive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
 
 @contextmanager
-def atomic_write(path: os.PathLike[str] | str, argument: str) -> Iterator[Path]:
+def atomic_write(path: os.PathLike[str] | str, argument: str) -> Generator[Path]:
     """Yield where to write; the file takes its place at ``path`` when the block ends well, and vanishes otherwise.
 
     Args:
@@ -61,7 +61,7 @@ def write_safetensors(
 
 
 @contextmanager
-def atomic_directory(folder: os.PathLike[str] | str, argument: str) -> Iterator[Path]:
+def atomic_directory(folder: os.PathLike[str] | str, argument: str) -> Generator[Path]:
     """Yield an empty folder that takes the place of ``folder`` when the block ends well, and vanishes otherwise.
 
     The place is held for this process alone; what a killed one left beside it is removed first. Folders above are
@@ -80,7 +80,7 @@ def atomic_directory(folder: os.PathLike[str] | str, argument: str) -> Iterator[
 
 
 @contextmanager
-def replaced(folder: os.PathLike[str] | str) -> Iterator[Path]:
+def replaced(folder: os.PathLike[str] | str) -> Generator[Path]:
     """Do what `atomic_directory` does, for the owner of ``folder`` and where the folder above it is there."""
     folder = Path(folder).resolve()
     for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):

@@ -39,7 +39,7 @@ def citation(*used: ggdjax.recipe.Recipe | ggdjax.quantization.QuantConfig) -> s
         >>> [line for line in gd.citation(gd.Recipe(bias_correction=True)).splitlines() if line.startswith("@")][1:]
         ['@article{frantar2022gptq,', '@article{li2025gptaq,', '@inproceedings{nagel2019dfq,']
     """
-    texts = {re.search(r"\{(\w+),", entry)[1]: entry.strip() for entry in _bibliography().split("\n\n")}
+    texts = {re.findall(r"\{(\w+),", entry)[0]: entry.strip() for entry in _bibliography().split("\n\n")}
     keys = ["kim2018ggd", *(key for one in used for key in _keys(one))]
     return "\n\n".join(texts[key] for key in dict.fromkeys(keys)) + "\n"
 

@@ -84,8 +84,8 @@ def describe(value: object) -> str:
     name = type(value).__name__
     if is_image_set(value):
         return "an image set"
-    if not kinds_of(value) and isinstance(getattr(value, "shape", None), tuple):
-        return f"an array of shape {value.shape}"
+    if not kinds_of(value) and isinstance(shape := getattr(value, "shape", None), tuple):
+        return f"an array of shape {shape}"
     if isinstance(value, list | tuple | dict | set | frozenset):
         return f"a {name} of {len(value)}"
     if callable(value) and hasattr(value, "__name__"):

@@ -17,7 +17,7 @@ import os
 import stat
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,7 +26,8 @@ from ggdjax._errors import GgdjaxError, expect_path
 from ggdjax._lock import exclusive
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Generator, Mapping
+    from io import BufferedReader
 
 FORMAT, VERSION = "ggdjax", 1
 #: What `safetensors` accepts, too.
@@ -78,7 +79,7 @@ def write(
             f"`{argument}` {_shown(path)}: the record takes {len(text)} bytes, more than {_LARGEST_HEADER}"
         )
     size = len(text).to_bytes(8, "little")
-    contents = [found[name].reshape(-1).view(np.uint8) for name in order]
+    contents = [found[name].reshape(-1).view(np.uint8).data for name in order]
     digest = hashlib.sha256(size + text)
     for content in contents:
         digest.update(content)
@@ -118,7 +119,7 @@ def read(
 
 
 @contextmanager
-def decoding(path: os.PathLike[str] | str, argument: str = "path") -> Iterator[None]:
+def decoding(path: os.PathLike[str] | str, argument: str = "path") -> Generator[None]:
     """Turn what goes wrong while the block decodes a record or arrays of ``path`` into one line that names the file.
 
     Raises:
@@ -176,7 +177,7 @@ def _floats(value: dict[str, Any]) -> Any:
 
 
 def _read(
-    path: Path, stream: BinaryIO, kinds: Collection[str], argument: str
+    path: Path, stream: BufferedReader, kinds: Collection[str], argument: str
 ) -> tuple[str, Any, dict[str, np.ndarray]]:
     shown, size = _shown(path), os.fstat(stream.fileno()).st_size
     foreign = f"`{argument}` {shown} is no file of ggdjax, or cut off: name a file that `save` wrote"
@@ -202,9 +203,9 @@ def _read(
             "upgrade ggdjax"
         )
     body = np.empty(size - 8 - length, np.uint8)
-    got = stream.readinto(memoryview(body))
+    got = stream.readinto(body.data)
     found = hashlib.sha256(start[:8] + text.replace(digest.encode("utf-8", "replace"), _UNSET, 1))
-    found.update(body)
+    found.update(body.data)
     if got != body.size or found.hexdigest() != digest or version != str(VERSION):
         raise GgdjaxError(f"`{argument}` {shown} is damaged or cut off (its SHA-256 differs): copy it or save it again")
     body.flags.writeable = False

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from ggdjax._errors import GgdjaxError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 
 @contextmanager
-def exclusive(place: os.PathLike[str] | str, argument: str, *, wait: bool = False) -> Iterator[None]:
+def exclusive(place: os.PathLike[str] | str, argument: str, *, wait: bool = False) -> Generator[None]:
     """Hold ``place``, a file or folder that need not be there yet, for this process alone while the block runs.
 
     The lock is on the file `.NAME.lock` beside it, which goes when the block ends; a killed process leaves the file,

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from rich.console import Console
 
@@ -38,7 +38,7 @@ def console() -> Console:
 
 
 @contextmanager
-def progress_bar(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress_bar(console: Console, title: str, total: int) -> Generator[Callable[[int], None]]:
     """Show a bar of ``total`` units while the block runs; yield a function that advances it."""
     with _bars(console) as bars:
         task = bars.add_task(title, total=total)
@@ -46,7 +46,7 @@ def progress_bar(console: Console, title: str, total: int) -> Iterator[Callable[
 
 
 @contextmanager
-def stages(console: Console) -> Iterator[Callable[[str, int, int, str], None]]:
+def stages(console: Console) -> Generator[Callable[[str, int, int, str], None]]:
     """Show a bar per stage while the block runs; yield the ``progress`` of `ggdjax.recipe.run`."""
     with _bars(console) as bars:
         tasks: dict[str, Any] = {}

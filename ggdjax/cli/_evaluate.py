@@ -79,6 +79,7 @@ class Evaluate:
         with progress_bar(screen, "Evaluating", len(part)) as advance:
             batches = counted(images.batches(part, recipe.batch_size), advance)
             evaluation = evaluate(quantized, batches, recipe.metric)
+        after: list[str] = []
         if program is not None:
             with progress_bar(screen, "Evaluating in integers", len(part)) as advance:
                 counting, real = _Counting(program), quantized.float_network
@@ -95,11 +96,12 @@ class Evaluate:
                 sep="\n",
             )
             evaluation = dataclasses.replace(evaluation, **in_integers)
+            after = counting.lines()
+            if program.in_float:
+                after.append(f"In float, between integers: {', '.join(program.in_float)}")
         screen.print(report.accuracy_lines(evaluation))
-        if program is not None and (lines := counting.lines()):
-            screen.print(*lines, sep="\n")
-        if program is not None and program.in_float:
-            screen.print(f"In float, between integers: {', '.join(program.in_float)}", markup=False)
+        for line in after:
+            screen.print(line, markup=False)
 
     def _part(self, images: ImageSet, used: dict) -> np.ndarray:
         index_of = {id_: i for i, id_ in enumerate(images.ids)}

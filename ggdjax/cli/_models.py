@@ -16,7 +16,7 @@ from ggdjax._errors import GgdjaxError, kinds_of, near_matches
 from ggdjax.cli._options import naming_options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 #: `package.module:function`.
 _ENTRY_POINT = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<function>[A-Za-z_][\w.]*)")
@@ -128,7 +128,7 @@ def _called(module: str, function: str) -> Any:
 
 
 @contextmanager
-def _one_line(what: str) -> Iterator[None]:
+def _one_line(what: str) -> Generator[None]:
     """Name what the user's own code raises, and the line of it that did, in one line."""
     try:
         yield

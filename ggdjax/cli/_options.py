@@ -21,7 +21,7 @@ from ggdjax.tune import GradientConfig, TuneConfig
 from ggdjax.tune._gradient_config import fields_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 PREPROCESSING = tuple(field.name for field in dataclasses.fields(Preprocessing))
 _WIDTHS_AND_SCHEMES = tuple(f.name for f in dataclasses.fields(QuantConfig) if not f.name.endswith("_of"))
@@ -192,7 +192,7 @@ class RecipeOptions(_FIELDS, TuningOptions):
 
 
 @contextmanager
-def naming_options(given: Any) -> Iterator[None]:
+def naming_options(given: Any) -> Generator[None]:
     """Let errors name the option that was given instead of the field that it is."""
     try:
         yield

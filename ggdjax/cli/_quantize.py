@@ -82,9 +82,9 @@ class Quantize(RecipeOptions):
     """Full shape of the input, batch first (1 3 224 224), of an ONNX file that leaves its image size open."""
     constant: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME=NUMBER ...]")] = ()
     """Values of the inputs of an ONNX file that take no images: rate=16000 state=0."""
-    preset: str | None = None
+    preset: str | None = None  # pyrefly: ignore[bad-override] (every field is frozen)
     """Preprocessing: cifar10, mnist, imagenet, imagenet-caffe or imagenet-tf; options below change single fields."""
-    calibration_ids: Path | None = None
+    calibration_ids: Path | None = None  # pyrefly: ignore[bad-override]
     """File that names the calibration images, one id a line, instead of a choice by seed."""
 
     def run(self) -> None:

@@ -14,7 +14,7 @@ from ggdjax._errors import GgdjaxError
 from ggdjax.cli._options import naming_options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from rich.console import Console
 
@@ -49,7 +49,7 @@ def opened(
 
 
 @contextmanager
-def run_folder(out: Path | None) -> Iterator[tuple[Path | None, Path | None]]:
+def run_folder(out: Path | None) -> Generator[tuple[Path | None, Path | None]]:
     """Yield the folder that becomes ``out`` and the one that keeps finished stages; both None without ``out``.
 
     The second lies beside ``out``, and goes when the block ends well: a command that was stopped resumes from it.

@@ -125,11 +125,11 @@ def dram_traffic(shape: LayerShape, widths: LayerWidths, hardware: HardwareModel
         moved = (shape.weights * n_r, inputs, np.where(n_m > 1, spilled, 0))
     sizes = (widths.sum_bits, widths.activation_bits, widths.weight_bits)
     held_bits = sum(values * bits for values, bits in zip(held, sizes, strict=True))
-    fits = held_bits <= 8 * buffer_bytes
+    fits = np.asarray(held_bits <= 8 * buffer_bytes)
     if not fits.any():
         raise GgdjaxError(
             f"`buffer_bytes` {buffer_bytes} cannot hold the smallest {dataflow} tile of `{shape.name}`: "
-            f"it needs {packed_bytes(int(held_bits.min()), 1)} bytes"
+            f"it needs {packed_bytes(int(np.min(held_bits)), 1)} bytes"
         )
     moved_bits = sum(values * bits for values, bits in zip(moved, reversed(sizes), strict=True))
     best = np.unravel_index(np.argmin(np.where(fits, moved_bits, np.iinfo(np.int64).max)), fits.shape)

@@ -109,7 +109,8 @@ def folder_with_targets(
     if not ids:
         raise DataError(f"`{root}` holds no images ({', '.join(sorted(_IMAGE_SUFFIXES))})")
     part_of = [PART_NAMES.get(id_.partition("/")[0]) if "/" in id_ else None for id_ in ids]
-    parts = {} if None in part_of else {name: np.flatnonzero([p == name for p in part_of]) for name in set(part_of)}
+    names = set() if None in part_of else {name for name in part_of if name is not None}
+    parts = {name: np.flatnonzero([p == name for p in part_of]) for name in names}
     return FolderTargets(
         name=str(root),
         root=root,

@@ -152,7 +152,8 @@ class Preprocessing:
 
 def in_layout_of(rule: Preprocessing, shape: tuple[int | str | None, ...]) -> Preprocessing:
     """Return the rule with the layout of a network's input ``shape``, by its channels; its own where both fit."""
-    fitting = [layout for layout, axis in (("NCHW", 1), ("NHWC", -1)) if shape[axis] == rule.channels]
+    axes: dict[Layout, int] = {"NCHW": 1, "NHWC": -1}
+    fitting = [layout for layout, axis in axes.items() if shape[axis] == rule.channels]
     return rule if not fitting or rule.layout in fitting else dataclasses.replace(rule, layout=fitting[0])
 
 

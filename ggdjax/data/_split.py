@@ -76,7 +76,7 @@ def split(images: ImageSet, calibration_images: int = 512, seed: int = 0) -> Spl
             f"`calibration_images` is {calibration_images}, but {where} holds {len(candidates)}: ask for "
             "fewer or give more"
         )
-    order = hash_order([images.ids[i] for i in candidates], seed)
+    order = hash_order([images.ids[i] for i in candidates.tolist()], seed)
     calibration = np.sort(candidates[order[:calibration_images]])
     return _checked(images, calibration, _others(images, calibration), seed)
 

@@ -62,7 +62,7 @@ class TfdsImages(StreamedImages):
     def label_range(self) -> tuple[int, int]:
         """Return the smallest and the largest label that the set declares."""
         offset = self.preprocessing.label_offset
-        return offset, len(self.classes) - 1 + offset
+        return offset, len(self.classes or ()) - 1 + offset
 
     @cached_property
     def labels(self) -> Int[np.ndarray, " image"]:
@@ -205,13 +205,14 @@ def _features(features: Any, supervised: tuple[str, ...] | None, name: str) -> t
 
     image, label = supervised if supervised is not None and len(supervised) == 2 else ("image", "label")
     held = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
+    pixels, classes = held.get(image), held.get(label)
     if not (
-        isinstance(held.get(image), tfds.features.Image)
-        and isinstance(held.get(label), tfds.features.ClassLabel)
-        and held[image].np_dtype == np.uint8
+        isinstance(pixels, tfds.features.Image)
+        and isinstance(classes, tfds.features.ClassLabel)
+        and pixels.np_dtype == np.uint8
     ):
         raise DataError(
             f"`{name}` holds {', '.join(sorted(held)) or 'no named features'}, expected 8-bit images with one label "
             "each: give a classification set"
         )
-    return (image, label), [str(c) for c in held[label].names]
+    return (image, label), [str(c) for c in classes.names]

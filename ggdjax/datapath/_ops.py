@@ -65,8 +65,8 @@ def requantize(
     rounding: Rounding,
 ) -> Int[Array, "..."]:
     """Return clip(round(x · multiplier · 2^(−shift)), low, high); ``shape`` is the factors' shape, last axes of x."""
-    factors = (np.asarray(v, np.int32).reshape((1,) * (x.ndim - len(shape)) + shape) for v in (multiplier, shift))
-    return rules.requantize(x, *factors, rounding, low, high)
+    m, s = (np.asarray(v, np.int32).reshape((1,) * (x.ndim - len(shape)) + shape) for v in (multiplier, shift))
+    return rules.requantize(x, m, s, rounding, low, high)
 
 
 def requantize_by_sign(

@@ -16,18 +16,19 @@ from jaxtyping import Array, Float
 from ggdjax.ggd._arrays import as_real, pad_rank
 
 
+@dataclass(frozen=True, kw_only=True)
 class _LogLocated:
     """A distribution of x > 0, by the density of ``z = log x − loc``; that of x is ``exp(log_density(z)) / x``."""
 
-    loc: Array
+    loc: Float[Array, "..."]
 
-    def _log_density(self, z: Array, *shape: Array) -> Array:
+    def _log_density(self, z: Array, shape: Array, /) -> Array:
         raise NotImplementedError
 
-    def _log_tails(self, z: Array, *shape: Array) -> tuple[Array, Array]:
+    def _log_tails(self, z: Array, shape: Array, /) -> tuple[Array, Array]:
         raise NotImplementedError
 
-    def _log_quantile(self, q: Array, *shape: Array) -> Array:
+    def _log_quantile(self, q: Array, shape: Array, /) -> Array:
         raise NotImplementedError
 
     @property
@@ -82,7 +83,6 @@ class _LogLocated:
 class LogNormal(_LogLocated):
     """``log X ~ N(loc, sigma²)``, sigma > 0."""
 
-    loc: Float[Array, "..."]
     sigma: Float[Array, "..."]
 
     def _log_density(self, z: Array, sigma: Array) -> Array:
@@ -100,7 +100,6 @@ class LogNormal(_LogLocated):
 class Lomax(_LogLocated):
     """``P(X > x) = (1 + x/λ)^(−α)``, λ = exp(loc) > 0, α > 0: a Pareto tail on the whole half-line."""
 
-    loc: Float[Array, "..."]
     alpha: Float[Array, "..."]
 
     def _log_density(self, z: Array, alpha: Array) -> Array:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int, Real
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
 from ggdjax import _files
 from ggdjax._errors import GgdjaxError, expect, expect_array, expect_record, refusal, summary
@@ -191,7 +191,7 @@ class Histogram:
         return _ratio(_total(self.counts[..., SIDE_BINS : SIDE_BINS + FINITE_BINS]), self.count)
 
     @property
-    def is_signed(self) -> Array:
+    def is_signed(self) -> Bool[Array, "..."]:
         """Whether any finite value is below zero."""
         return self.negative_fraction > 0
 

@@ -143,6 +143,7 @@ def _fit_one(
         free, memory, count, _ = state
         value, gradient = value_and_gradient(free, state=memory)
         update, memory = minimizer.update(gradient, memory, free, value=value, grad=gradient, value_fn=loss)
+        update = jnp.asarray(update)
         return free + update, memory, count + 1, jnp.abs(update).max()
 
     # Optax multiplies integers with floats on its way, which strict promotion would refuse.

@@ -36,12 +36,14 @@ class GeneralizedGammaDistribution(Distribution):
         0.5
     """
 
+    # pyrefly: ignore[bad-override] (NumPyro declares no class variables, its own distributions have them)
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
         "a": constraints.positive,
         "d": constraints.positive,
         "p": constraints.positive,
     }
     support = constraints.positive
+    # pyrefly: ignore[bad-override]
     reparametrized_params: ClassVar[list[str]] = ["a", "d", "p"]
 
     def __init__(self, a: ArrayLike, d: ArrayLike, p: ArrayLike, *, validate_args: bool | None = None) -> None:

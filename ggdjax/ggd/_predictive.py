@@ -53,7 +53,7 @@ def predictive(
     numbers = [
         np.broadcast_to(np.asarray(v, np.float32), shape)
         if is_concrete(v)
-        else jnp.broadcast_to(v.astype(jnp.float32), shape)
+        else jnp.broadcast_to(jnp.asarray(v, jnp.float32), shape)
         for v in (images, *limits)
     ]
     return _predictive((counts, zeros, minimum, maximum), *numbers, spread=float(spread))

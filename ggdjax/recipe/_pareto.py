@@ -181,7 +181,7 @@ def pareto(
                     recipe=own,
                 )
             )
-    real = outcome.evaluation.float_score
+    real = outcome.evaluation.float_score  # pyrefly: ignore[unbound-name] (there is a recipe at least)
     return Pareto(points=tuple(points), images=real.images, float_value=real.value, metric=real.metric)
 
 

@@ -44,7 +44,7 @@ from ggdjax.tune._backward_forward import search_passes
 from ggdjax.tune._gradient import gradient_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from ggdjax.data import ImageSet
     from ggdjax.network import Network
@@ -426,7 +426,7 @@ class _Run:
         return found
 
     @contextmanager
-    def _clock(self, stage: str) -> Iterator[None]:
+    def _clock(self, stage: str) -> Generator[None]:
         start = time.perf_counter()
         yield
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 3)

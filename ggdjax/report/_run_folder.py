@@ -21,7 +21,7 @@ from ggdjax.tune import History
 from ggdjax.tune._statistics import compare_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from ggdjax.data import ImageSet
     from ggdjax.network import Network
@@ -227,7 +227,7 @@ def check_run_folder(out: Path) -> None:
 
 
 @contextmanager
-def new_run_folder(out: Path) -> Iterator[Path]:
+def new_run_folder(out: Path) -> Generator[Path]:
     """Yield an empty folder beside ``out`` that takes its place when the block ends well, and vanishes otherwise.
 
     An earlier run at ``out`` is replaced as a whole. While the block runs, no other process may write the same ``out``.

@@ -67,7 +67,8 @@ def plain(
     size = magnitudes(histogram)
     nothing = Saturation(limit=size.peak, weight=jnp.zeros_like(size.peak))
     tail, code = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None, :], step.shape), (fitted.tail, fitted.code))
-    return _solution(size, step, bits, signed, tail, code, nothing, jnp.full_like(step, jnp.nan))
+    evidence = _evidence(size, step, bits, signed, tail, code, nothing, jnp.full_like(step, jnp.nan))
+    return Solution(step, evidence=evidence)
 
 
 def tail_weighted(
@@ -83,7 +84,8 @@ def tail_weighted(
     fitted = _fits(rest.compress(), jnp.full(bits.shape[1:], order, jnp.float32))
     tail, code = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, bits.shape), (fitted.tail, fitted.code))
     step = _saturated(solver, magnitudes(rest), saturation, tail, bits, signed)
-    return _solution(magnitudes(histogram), step, bits, signed, tail, code, saturation, jnp.full_like(step, jnp.nan))
+    size, no_error = magnitudes(histogram), jnp.full_like(step, jnp.nan)
+    return Solution(step, evidence=_evidence(size, step, bits, signed, tail, code, saturation, no_error))
 
 
 class _Best(NamedTuple):
@@ -144,19 +146,15 @@ def by_width(
     )
     best, _ = jax.lax.scan(turn, nothing, (orders, jnp.isnan(orders)))
     relative = jnp.where(best.heavy, best.error / size.mean_square[None], jnp.nan)
-    solution = _solution(size, best.step, bits, signed, best.tail, best.fit_code, saturation, relative)
+    evidence = _evidence(size, best.step, bits, signed, best.tail, best.fit_code, saturation, relative)
     mean_square = size.nonzero_fraction * size.mean_square * size.peak**2
-    return solution._replace(
-        evidence=replace(
-            solution.evidence,  # what chose the step is what is shown
-            distortion=jnp.where(
-                best.heavy, jnp.minimum(relative * mean_square[None], _LARGEST), solution.evidence.distortion
-            ),
-            sqnr_db=jnp.where(best.heavy, -10.0 * jnp.log10(relative), solution.evidence.sqnr_db),
-            prediction=jnp.where(best.heavy, PredictionCode.COUNTED, solution.evidence.prediction),
-        ),
-        code=jnp.where(best.heavy, ChoiceCode.HEAVY_TAIL, ChoiceCode.OK),
+    counted = replace(
+        evidence,  # what chose the step is what is shown
+        distortion=jnp.where(best.heavy, jnp.minimum(relative * mean_square[None], _LARGEST), evidence.distortion),
+        sqnr_db=jnp.where(best.heavy, -10.0 * jnp.log10(relative), evidence.sqnr_db),
+        prediction=jnp.where(best.heavy, PredictionCode.COUNTED, evidence.prediction),
     )
+    return Solution(best.step, evidence=counted, code=jnp.where(best.heavy, ChoiceCode.HEAVY_TAIL, ChoiceCode.OK))
 
 
 _LARGEST = float(jnp.finfo(jnp.float32).max)
@@ -211,7 +209,8 @@ def best_order(
 
     tail, code = jax.tree.map(pick, (tail, code))
     energy = (size.total * size.nonzero_fraction * size.mean_square)[None, :]
-    return _solution(size, pick(steps), bits, signed, tail, code, saturation, pick(error) / energy)
+    step, relative_error = pick(steps), pick(error) / energy
+    return Solution(step, evidence=_evidence(size, step, bits, signed, tail, code, saturation, relative_error))
 
 
 def _fits(bins: Bins, orders: Float[Array, "*axis tensor"]) -> FitResult:
@@ -238,7 +237,7 @@ def _saturated(
     return saturated_step(step, levels(bits, signed), saturation.limit[None], saturation.weight[None])
 
 
-def _solution(
+def _evidence(
     size: Magnitudes,
     step: Float[Array, "setting tensor"],
     bits: Int[Array, "setting tensor"],
@@ -247,11 +246,11 @@ def _solution(
     fit_code: Int[Array, "setting tensor"],
     saturation: Saturation,
     order_error: Float[Array, "setting tensor"],
-) -> Solution:
-    """Return the step with the fit that chose it and what that predicts."""
+) -> Fitted:
+    """Return the fit that chose the step and what that predicts."""
     predicted = predict(size, step, bits, signed, tail=tail, saturation=saturation)
     spread = partial(jax.tree.map, lambda leaf: jnp.broadcast_to(leaf[None, :], step.shape))
-    evidence = Fitted(
+    return Fitted(
         tail=tail,
         fit_code=fit_code,
         weight=spread(size.nonzero_fraction - saturation.weight),
@@ -259,7 +258,6 @@ def _solution(
         order_error=order_error,
         **predicted._asdict(),
     )
-    return Solution(step, evidence=evidence)
 
 
 _AFTER = "after Kim et al., arXiv 1810.13329, 2018; tail-weighted"

@@ -68,4 +68,5 @@ def _least(
     """Return the clip of least error, and that error."""
     errors = error(clips)
     at = jnp.argmin(errors, axis=-1)[:, :, None]
-    return tuple(jnp.take_along_axis(values, at, axis=-1)[:, :, 0] for values in (clips, errors))
+    clip, error_there = (jnp.take_along_axis(values, at, axis=-1)[:, :, 0] for values in (clips, errors))
+    return clip, error_there

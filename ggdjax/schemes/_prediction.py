@@ -121,7 +121,8 @@ def _errors(
         first, last = _multiples(lower, upper, points)
         inside = (k / jnp.maximum(points, 1.0) for k in (first, last))
         z = (value[None, None, :] / width[None] for value in inside)
-        return 0.5 * sum(jnp.square(v - jnp.minimum(jnp.round(v), tops)) for v in z)
+        at_first, at_last = (jnp.square(v - jnp.minimum(jnp.round(v), tops)) for v in z)
+        return 0.5 * (at_first + at_last)
 
     share = at_limit / jnp.where(weight[-1] > 0, weight[-1], 1.0)
     kept = sides.at[:, -1].multiply(jnp.where(discrete, 1.0, jnp.maximum(1.0 - share, 0.0)))

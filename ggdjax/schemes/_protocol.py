@@ -162,7 +162,9 @@ def _choose(solver: Solver, layout: _Layout, histogram: Histogram, bits: Array, 
     bits, signed = layout.flatten(bits), layout.flatten(signed)
     flat = drop_negative(flat, ~jnp.any(signed, axis=0))
     found = solver(flat, bits, signed)
-    chosen = _settle(flat, bits, signed, Solution(*found) if isinstance(found, tuple) else Solution(found))
+    if not isinstance(found, Solution):
+        found = Solution(*found) if isinstance(found, tuple) else Solution(found)
+    chosen = _settle(flat, bits, signed, found)
     return jax.tree.map(layout.restore, chosen)
 
 

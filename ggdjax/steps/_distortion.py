@@ -45,7 +45,8 @@ class Parts(NamedTuple):
     @property
     def total(self) -> tuple[Array, Array, Array]:
         """Granular plus overload."""
-        return tuple(g + o for g, o in zip(self.granular, self.overload, strict=True))
+        g, o = self.granular, self.overload
+        return g[0] + o[0], g[1] + o[1], g[2] + o[2]
 
 
 def distortion_parts(
@@ -84,9 +85,9 @@ def distortion_parts(
     terms = (weighted, weighted * rate, weighted * second)
     split = -2 - TAIL_NODES
     ends = _ends(sides, weighted[..., -2:], rate[..., -2:], second[..., -2:])
-    granular = tuple(term[..., :split].sum((-2, -1)) + end for term, end in zip(terms, ends, strict=True))
-    overload = tuple(term[..., split:-2].sum((-2, -1)) for term in terms)
-    return Parts(granular, overload, (h[..., split:-2] * mass_weight).sum((-2, -1)))
+    g0, g1, g2 = (term[..., :split].sum((-2, -1)) + end for term, end in zip(terms, ends, strict=True))
+    o0, o1, o2 = (term[..., split:-2].sum((-2, -1)) for term in terms)
+    return Parts((g0, g1, g2), (o0, o1, o2), (h[..., split:-2] * mass_weight).sum((-2, -1)))
 
 
 def _ends(sides: Sides, h: Array, rate: Array, second: Array) -> tuple[Array, Array, Array]:
@@ -94,7 +95,8 @@ def _ends(sides: Sides, h: Array, rate: Array, second: Array) -> tuple[Array, Ar
     bend = second - rate * rate  # r'; r'' = p r', because r' ∝ e^w
     third = rate * second + (2.0 * rate + sides.exponent[..., None]) * bend
     changes = (h * change for change in (rate - 1.0, second - rate, third - second))
-    return tuple((change[..., 1] - change[..., 0]).sum(-1) for change in changes)
+    value, first, bent = ((change[..., 1] - change[..., 0]).sum(-1) for change in changes)
+    return value, first, bent
 
 
 def log_distortion(sides: Sides, levels: Array, phi: Array, *, offset: float = 0.0) -> Array:

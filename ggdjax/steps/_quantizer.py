@@ -122,7 +122,7 @@ class Quantizer:
         x = x if isinstance(x, jax.Array) else np.asarray(x)
         xp = jnp if isinstance(x, jax.Array) else np
         step, low, high = self._aligned(x)
-        nearest = divide(x, step)[1] if xp is jnp else np.round(x / step)
+        nearest = divide(x, step)[1] if isinstance(x, jax.Array) else np.round(x / step)
         centred = xp.clip(nearest, low, high)
         codes = centred + self._zero(x)
         # Beyond 24 bits float32 rounds the largest code up: the last step down is taken on the integer. (JAX saturates

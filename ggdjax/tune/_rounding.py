@@ -242,8 +242,8 @@ class _Walk(Walk):
         moments = Moments(self.split)
         least = min(self.config.least_rows, _MOST_PER_COLUMN * layer.columns)
         wanted = max(least, self.config.rows_per_column * layer.columns)
-        for pair, count in sampled(np.flatnonzero(self.builds), wanted):
-            moments.add(x, *pair, count)
+        for (exact, rounded), count in sampled(np.flatnonzero(self.builds), wanted):
+            moments.add(x, exact, rounded, count)
         corrected = bias_key is not None and node.name in self.biases
         gram, cross = moments.centred(corrected)
         if not self.config.float_target:

@@ -148,7 +148,7 @@ def fit(
         run = {
             **dataclasses.asdict(recipe),
             "images": len(chosen),
-            "image_ids_sha256": hashlib.sha256("\n".join(images.ids[i] for i in chosen).encode()).hexdigest(),
+            "image_ids_sha256": hashlib.sha256("\n".join(images.ids[i] for i in chosen.tolist()).encode()).hexdigest(),
             "preprocessing": images.preprocessing.to_dict(),
             "shapes": shapes,
         }
