@@ -11,18 +11,20 @@ worse, 0 if not.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from experiments import accuracy
 from experiments.rows import Row, read_lines
 from experiments.store import evaluated_on, read_rows
 from ggdjax import GgdjaxError, tune
+from ggdjax.cli import parse_words
 from ggdjax.quantization import Accuracy
 
 #: Share of wrong alarms over all paired tests together.
@@ -206,6 +208,18 @@ def beyond_noise(found: Sequence[Change]) -> list[Change]:
     return [c for c in found if (c.beyond if c.p_value is None else c.p_value < _ALPHA / tests)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Compare:  # noqa: D101
+    __doc__ = __doc__
+
+    before: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="BEFORE")]
+    """Folder or file of results."""
+    after: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="AFTER")]
+    """The same, later."""
+    tolerance_db: float = 0.1
+    """An SQNR changes from here on."""
+
+
 def main(argv: Sequence[str]) -> None:
     """Read the command line, print what changed.
 
@@ -213,13 +227,7 @@ def main(argv: Sequence[str]) -> None:
         GgdjaxError: a place without results, or two without a cell in common.
         SystemExit: 1 if something got worse.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("before", type=Path, help="folder or file of results")
-    parser.add_argument("after", type=Path, help="the same, later")
-    parser.add_argument("--tolerance-db", type=float, default=0.1, help="an SQNR changes from here on (default: 0.1)")
-    args = parser.parse_args(argv)
+    args = parse_words({"compare": Compare}, "python -m experiments", __doc__, ["compare", *argv])
     found = compare(read(args.before), read(args.after), args.tolerance_db)
     if not found.cells:
         raise GgdjaxError(f"{args.before} and {args.after} have no cell of the same settings in common")

@@ -17,6 +17,7 @@ import tyro
 from experiments import networks
 from experiments.networks import OwnNetwork
 from ggdjax import GgdjaxError
+from ggdjax._errors import near_matches
 
 Names = Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--network",), metavar="NAME [NAME ...]")]
 """Names of networks."""
@@ -185,7 +186,7 @@ def check_known(experiment: Experiment, field: str, known: Iterable[str]) -> Non
     """
     for name in getattr(experiment, field):
         if name not in known:
-            raise GgdjaxError(f"no {field[:-1]} is called `{name}`; known: {', '.join(known)}")
+            raise GgdjaxError(f"no {field[:-1]} is called `{name}`: {near_matches(name, known)}")
 
 
 def check_numbers(experiment: Experiment, *names: str, least: int = 1) -> None:

@@ -98,7 +98,7 @@ def test_options_name_networks_too(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("[schemes]", "[scheme]"), "no experiment is called `scheme`; "),
+        (("[schemes]", "[scheme]"), "no experiment is called `scheme`: "),
         (("bits = [8]", "bitz = [8]"), "[schemes]: unknown field `bitz`"),
         (("bits = [8]", 'bits = ["8"]'), "`bits`"),
         (("bits = [8]", "bits = [1]"), "from 2 to 16"),

@@ -23,7 +23,7 @@ from experiments.configs.weights import compare
 from experiments.experiment import key_of
 from experiments.launch import read_words
 from experiments.tables import plots
-from experiments.tables.command import CONTENTS, index, main, pages
+from experiments.tables.command import CONTENTS, index, pages
 from experiments.tables.commands import commands_of
 from experiments.tables.results import FOLDER, Results
 from experiments.tables.table import Table
@@ -34,6 +34,10 @@ ENVIRONMENT = {
     "device": {"kind": "cpu", "platform": "cpu", "count": 1},
     "machine": {"system": "linux", "architecture": "x86_64"},
 }
+
+
+def main(words: list[str]) -> None:
+    main_of_experiments(["tables", *words])
 
 
 def scheme_row(kind: str, scheme: str, bits: int, network: str = "resnet20", seed: int = 0, **figures: object) -> dict:
@@ -396,6 +400,17 @@ def test_bad_results_are_one_line(results, capsys):
             main(arguments)
         assert done.value.code == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_place_that_cannot_be_written_and_a_bad_option_are_one_line(results, tmp_path, capsys):
+    for name in ("T8.md", "T8.svg"):
+        (tmp_path / name / name).mkdir(parents=True)
+    options = [["--out", str(tmp_path / name)] for name in ("T8.md", "T8.svg", "results/peers/some.csv")]
+    for words in (*options, ["--reslts", "x"], ["T99"], ["--dry-run"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["T8", "--results", str(results), *words])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("experiments: ")
 
 
 def test_plots_are_the_same_bytes_each_time(tmp_path):
