@@ -281,6 +281,7 @@ def test_committed_results_are_rows_of_their_experiments(folder):
     assert rows
     for row in rows if folder != PEERS else ():
         assert row["experiment"] == folder
+        assert row["code"].keys() == {"commit", "dirty"}
         assert all(text for text in classes[folder].shown(row).values())
 
 
