@@ -24,6 +24,7 @@ from experiments import devices, display, files, runner, store
 from experiments.experiment import Experiment
 from experiments.plan import plan, seconds_left
 from ggdjax import GgdjaxError
+from ggdjax.cli import _process
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,7 +89,11 @@ def run_workers(
             return process
 
         messages: dict[int, Any] = {}
-        processes = {index: started(index) for index in left}
+        processes: dict[int, Any] = {}
+        # While they import their packages nothing else ends them.
+        _process.LAST[:] = [lambda: [process.kill() for process in processes.values()]]
+        for index in left:
+            processes[index] = started(index)
         with display.progress_bar(console, len(todo)) as update:
             pending = set(processes)
             while pending:

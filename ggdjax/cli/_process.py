@@ -21,6 +21,8 @@ _PATIENCE = 1.0
 _ENDING = threading.Lock()
 #: The line of an interrupted process.
 _LINE: list[Callable[[], str]] = []
+#: What an interrupted process does before it ends, such as to end those that it started.
+LAST: list[Callable[[], object]] = []
 
 
 @contextmanager
@@ -112,6 +114,9 @@ def end_interrupted() -> NoReturn:
     """
     if not _ENDING.acquire(blocking=False):
         time.sleep(60)  # the other thread ends the process
+    for action in LAST:
+        with suppress(Exception):
+            action()
     with suppress(OSError):
         shown = "\x1b[?25h" if sys.stderr.isatty() else ""  # a bar hides the cursor
         print(shown + _LINE[0](), file=sys.stderr, flush=True)

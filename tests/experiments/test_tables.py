@@ -337,11 +337,14 @@ def test_exactness_and_accelerators(results):
     cell = {"network": "resnet20", "variant": "default", "seed": 0}
     row = {"experiment": "rtl", "key": key_of(cell), "config_hash": "0", **cell, "held_out_images": 6}
     write_store(results / "rtl", row | {"values": 1000, "checks": 5000, "overflows": 0, "wrong": 2})
-    line = {"network": "gated-6", "sqnr_db": None, "unequal_given_inputs": 3, "values": 900, "same_top1": 1.0}
-    line["one_code_db"] = 41.5
-    refused = {"network": "odd", "refused": "compile", "message": "no"}
-    (results / "integers_on_networks.jsonl").write_text(json.dumps(line) + "\n" + json.dumps(refused) + "\n")
-    (results / "fuzz_integers.json").write_text(json.dumps({"states": {"equal": 990}, "verilog_comparisons": 7}))
+    said = {"experiment": "integers-on-networks", "config_hash": "0", "seed": 0}
+    line = {"sqnr_db": None, "unequal_given_inputs": 3, "values": 900, "same_top1": 1.0, "one_code_db": 41.5}
+    gated = {**said, "key": "gated-6", "network": "gated-6", **line}
+    odd = {**said, "key": "odd", "network": "odd", "refused": "compile", "message": "no"}
+    write_store(results / "many", gated, odd)
+    fuzzed = {**said, "experiment": "fuzz", "network": "random", "kind": "integers"}
+    counts = {"states": {"equal": 495}, "verilog_comparisons": 7}
+    write_store(results / "fuzz", *({**fuzzed, **counts, "key": key} for key in ("a", "b")))
     figures = {"launches": 9, "gigabytes": 0.0, "gigaflops": 0.0, "temporary_mib": 2.5, "products": {"s8": 53}}
     (results / "compiled_h200.json").write_text(json.dumps({"resnet50, 64: integers": figures}))
     text = texts_of(results, "T10")["T10.md"]
@@ -349,7 +352,7 @@ def test_exactness_and_accelerators(results):
     assert line_of(text, "gated-6")[3:] == ["100.00", "900", "equal", "41.5", "3"]
     assert "refused (compile)" in line_of(text, "odd")
     assert line_of(text, "random |  | equal")[-1] == "990"
-    assert "../integers_on_networks.jsonl#L2" in text
+    assert "../many/cells-1-of-1.jsonl#L2" in text
     assert line_of(texts_of(results, "T11")["T11.md"], "resnet50, 64")[2:] == ["9", "2.5", "53 s8"]
 
 
