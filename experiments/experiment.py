@@ -45,6 +45,8 @@ class Experiment(abc.ABC):
     """Whether networks come with images."""
     TAKES_OWN: ClassVar[bool] = True
     """Whether networks may be the user's, or of the zoo with weights of the user's."""
+    FREE: ClassVar[str] = "digits"
+    """A network that needs no data: settings are checked with it where nothing is to run."""
     BENCH: ClassVar[dict[str, Any]] = {}
     """Options of the `Bench` of `prepare`."""
     PASSES: ClassVar[tuple[dict[str, float], dict[str, float]] | None] = None
@@ -176,6 +178,18 @@ def widths_of(text: str) -> tuple[int, int]:
     if len(parts) != 2 or not all(part.isdecimal() for part in parts):
         raise GgdjaxError(f"`widths` are bits of weights/feature maps, such as 4/8; got `{text}`")
     return int(parts[0]), int(parts[1])
+
+
+def seeds_of(text: str) -> range:
+    """Return the seeds that a text such as ``0-99`` names.
+
+    Raises:
+        GgdjaxError: it names none.
+    """
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+        raise GgdjaxError(f"`ranges` are of seeds, the first and the last, such as 0-99; got `{text}`")
+    return range(int(first), int(last) + 1)
 
 
 def check_known(experiment: Experiment, field: str, known: Iterable[str]) -> None:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -28,10 +27,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from experiments import fuzzing
-from experiments.experiment import Cell, Experiment, Names, check_known
+from experiments.experiment import Cell, Experiment, Names, check_known, seeds_of
 from ggdjax import GgdjaxError
-
-_RANGE = re.compile(r"(\d+)-(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +39,7 @@ class Fuzz(Experiment):
     AXES: ClassVar[tuple[str, ...]] = ("kinds", "ranges")
     NEEDS_IMAGES: ClassVar[bool] = False
     TAKES_OWN: ClassVar[bool] = False
+    FREE: ClassVar[str] = "random"
 
     networks: Names = ("random",)
     """Drawn, one per seed of a range."""
@@ -55,8 +53,7 @@ class Fuzz(Experiment):
         check_known(self, "kinds", fuzzing.KINDS)
         check_known(self, "networks", ("random",))
         for text in self.ranges:
-            if not (found := _RANGE.fullmatch(text)) or int(found[1]) > int(found[2]):
-                raise GgdjaxError(f"`ranges` are of seeds, the first and the last, such as 0-99; got `{text}`")
+            seeds_of(text)
 
     def prepare(self, network: str, seed: int) -> None:
         """Return nothing: each cell is a process of its own."""

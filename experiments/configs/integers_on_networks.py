@@ -267,6 +267,7 @@ class IntegersOnNetworks(Experiment):
     MAY_BE_EMPTY: ClassVar[tuple[str, ...]] = ("networks",)
     NEEDS_IMAGES: ClassVar[bool] = False
     TAKES_OWN: ClassVar[bool] = False
+    FREE: ClassVar[str] = "function-elu"
 
     networks: Names = ()
     """Names such as function-gelu, gated-6-hard, zoo-resnet20, real-squeezenet; none: all."""

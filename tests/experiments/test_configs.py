@@ -27,7 +27,7 @@ TINY = [name for name in CONFIGS if name.endswith("-tiny")]
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_config_is_valid(name):
-    experiment = dataclasses.replace(CONFIGS[name], networks=("digits",))
+    experiment = dataclasses.replace(CONFIGS[name], networks=(CONFIGS[name].FREE,))
     experiment.check()
     cells = CONFIGS[name].cells()
     assert len({key_of(cell) for cell in cells}) == len(cells)
