@@ -4,11 +4,11 @@ import os
 import signal
 import sys
 
-INTERRUPTED = "experiments: interrupted; what is finished is kept, the same command resumes"
+INTERRUPTED = "interrupted; what is finished is kept, the same command resumes"
 
 
 def _end(*_: object) -> None:
-    os.write(2, f"{INTERRUPTED}\n".encode())
+    os.write(2, f"experiments: {INTERRUPTED}\n".encode())
     os._exit(130)
 
 

@@ -66,24 +66,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     With ``argv`` None this is the whole process: an interrupt ends it within two seconds, with status 130.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if argv is None:
-        _process.watch_interrupts(lambda: INTERRUPTED, at_once=True)
-    try:
+    with _process.ending("experiments", lambda: INTERRUPTED, whole=argv is None, at_once=True):
         if not words or words[0] in ("-h", "--help"):
             print(__doc__.strip())
-            return
-        if words[0] not in _COMMANDS:
+        elif words[0] in _COMMANDS:
+            _COMMANDS[words[0]](words[1:])
+        else:
             raise GgdjaxError(f"no command is called `{words[0]}`; known: {', '.join(_COMMANDS)}")
-        _COMMANDS[words[0]](words[1:])
-        sys.stdout.flush()
-        if argv is None:
-            _process.ignore_interrupts()
-    except GgdjaxError as error:
-        print(f"experiments: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def print_cost(experiment: Experiment, folder: Path, shard: tuple[int, int], con
     Raises:
         GgdjaxError: a setting that cannot be, or a network that cannot be read.
     """
-    dataclasses.replace(experiment, networks=("digits",), own=()).check()
+    dataclasses.replace(experiment, networks=(experiment.FREE,), own=()).check()
     todo = plan(experiment, folder, shard).todo
     table = Table("network", "cells", "images run", "TMACs", "MiB: weights", "images", "feature maps", box=None)
     assumed = False

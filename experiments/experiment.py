@@ -17,6 +17,7 @@ import tyro
 from experiments import networks
 from experiments.networks import OwnNetwork
 from ggdjax import GgdjaxError
+from ggdjax._errors import near_matches
 
 Names = Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--network",), metavar="NAME [NAME ...]")]
 """Names of networks."""
@@ -44,6 +45,8 @@ class Experiment(abc.ABC):
     """Whether networks come with images."""
     TAKES_OWN: ClassVar[bool] = True
     """Whether networks may be the user's, or of the zoo with weights of the user's."""
+    FREE: ClassVar[str] = "digits"
+    """A network that needs no data: settings are checked with it where nothing is to run."""
     BENCH: ClassVar[dict[str, Any]] = {}
     """Options of the `Bench` of `prepare`."""
     PASSES: ClassVar[tuple[dict[str, float], dict[str, float]] | None] = None
@@ -177,6 +180,18 @@ def widths_of(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
+def seeds_of(text: str) -> range:
+    """Return the seeds that a text such as ``0-99`` names.
+
+    Raises:
+        GgdjaxError: it names none.
+    """
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+        raise GgdjaxError(f"`ranges` are of seeds, the first and the last, such as 0-99; got `{text}`")
+    return range(int(first), int(last) + 1)
+
+
 def check_known(experiment: Experiment, field: str, known: Iterable[str]) -> None:
     """Refuse a name in a field that is not known.
 
@@ -185,7 +200,7 @@ def check_known(experiment: Experiment, field: str, known: Iterable[str]) -> Non
     """
     for name in getattr(experiment, field):
         if name not in known:
-            raise GgdjaxError(f"no {field[:-1]} is called `{name}`; known: {', '.join(known)}")
+            raise GgdjaxError(f"no {field[:-1]} is called `{name}`: {near_matches(name, known)}")
 
 
 def check_numbers(experiment: Experiment, *names: str, least: int = 1) -> None:

@@ -56,7 +56,7 @@ def read(path: Path) -> tuple[dict[str, Experiment], Path | None]:
     experiments = {}
     for name, fields in tables.items():
         if name not in CONFIGS or not isinstance(fields, dict):
-            raise GgdjaxError(f"{path}: no experiment is called `{name}`; {near_matches(name, CONFIGS)}")
+            raise GgdjaxError(f"{path}: no experiment is called `{name}`: {near_matches(name, CONFIGS)}")
         base, where = CONFIGS[name], f"{path}, [{name}]"
         given = {"networks": [one.name for one in own]} if own and "networks" not in fields else {}
         plain = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}

@@ -1,74 +1,73 @@
-"""Running random cases by seed: a bar, a file of counts after every few of them, and resuming from it."""
+"""Random cases by seed, each in a process that compiles fast: `python -m experiments.fuzzing integers 0 99`."""
 
 from __future__ import annotations
 
-import argparse
+import gc
 import json
-import time
+import math
+import sys
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict
+from importlib import import_module, metadata
 from pathlib import Path
+from typing import Any
 
-import jax
-from rich.console import Console
-
-from experiments.display import progress_bar
-from experiments.integer_forms import kind_of
-from experiments.provenance import code_version
-from experiments.random_onnx import Outcome
-from ggdjax import report
-
-_RESULTS = Path(__file__).resolve().parent / "results"
-#: Cases between two writes of the results, and between two purges of compiled programs.
-_WRITES, _PURGES = 20, 100
+#: What is drawn -> the module whose `check` runs the case of a seed.
+KINDS = {
+    "integers": "experiments.integer_forms",
+    "onnx": "experiments.random_onnx",
+    "tracer": "experiments.random_functions",
+}
+#: Pieces of memory that compiled programs take before they are dropped (Linux lets a process map 65,530): 2 GiB.
+MOST_MAPS = 8_000
 
 
-def checked(check: Callable[[int], Outcome], seed: int) -> Outcome:
-    """Return the outcome of a seed; an exception that is no refusal is a difference."""
-    try:
-        return check(seed)
-    except Exception as error:  # crashes are counted
-        return Outcome(seed=seed, state="different", said=f"{type(error).__name__}: {error}"[:500])
+def environment() -> dict[str, str]:
+    """Return what JAX reads when it is imported: what programs gain by optimizing never pays where each runs once."""
+    flags = "--xla_backend_optimization_level=0"  # an unknown flag ends the process
+    if metadata.version("jaxlib").startswith("0.10."):
+        flags += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        flags += " --xla_disable_hlo_passes=tree_reduction_rewriter"
+    return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "OPENBLAS_NUM_THREADS": "1"}
 
 
-def main(check: Callable[[int], Outcome], name: str, description: str) -> None:
-    """Read the command line, run the cases that are left, write ``experiments/results/<name>.json``."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="first seed")
-    parser.add_argument("--count", type=int, default=2000, help="seeds, those of an interrupted run included")
-    args = parser.parse_args()
-    if args.count < 1:
-        parser.error(f"--count must be at least 1, got {args.count}")
+def run(kind: str, first: int, last: int) -> list[Any]:
+    """Return the outcomes of some seeds; an exception that is no refusal is a difference."""
+    import jax
+
     jax.config.update("jax_disable_most_optimizations", True)
-    if args.count == 1:
-        print(json.dumps(asdict(checked(check, args.seed)), indent=1))
-        return
-    path = _RESULTS / f"{name}.json"
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    version = code_version()
-    # Counts of another version of the code, or of other seeds, are dropped; the results themselves are changed files.
-    if (found.get("first_seed"), found.get("code", {}).get("commit")) != (args.seed, version.get("commit")):
-        found = {}
-    counts = {key: Counter(found.get(key, {})) for key in ("states", "refused", "parts")}
-    rows, done = found.get("rows", []), found.get("cases", 0)
-    start, first = time.monotonic(), done
-    with progress_bar(Console(), args.count) as show:
-        for done in range(first + 1, args.count + 1):
-            out = checked(check, args.seed + done - 1)
-            counts["states"][out.state] += 1
-            counts["parts"].update(set(out.parts))
-            if out.state == "refused":
-                counts["refused"][kind_of(out.said).split("; supported:")[0]] += 1
-            if out.state == "different":
-                rows.append(asdict(out))
-                print(f"seed {out.seed}: {out.said}")
-            if done % _WRITES == 0 or done == args.count:
-                figures = {"first_seed": args.seed, "cases": done, "rows": rows}
-                figures |= {key: dict(counted.most_common()) for key, counted in counts.items()}
-                text = json.dumps(figures | {"code": version} | report.environment(), indent=1)
-                path.write_text(text + "\n", encoding="utf-8")
-            if done % _PURGES == 0:
-                jax.clear_caches()
-            show(done, (time.monotonic() - start) / (done - first) * (args.count - done))
-    print(dict(counts["states"]))
+    if kind == "integers":
+        gc.disable()
+        # JAX traces the branches of all platforms, then lowers this one's alone.
+        jax.lax.platform_dependent = lambda *args, cpu, **_others: cpu(*args)
+    module, maps, found = import_module(KINDS[kind]), Path("/proc/self/maps"), []
+    for seed in range(first, last + 1):
+        try:
+            found.append(module.check(seed))
+        except Exception as error:  # crashes are counted
+            found.append(module.Outcome(seed=seed, state="different", said=f"{type(error).__name__}: {error}"[:500]))
+        if maps.is_file() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+            jax.clear_caches()
+            gc.collect()
+    return found
+
+
+def counted(outcomes: list[Any]) -> dict[str, Any]:
+    """Return how many cases ended in each way, of what they were made, and those that were not equal."""
+    from experiments.integer_forms import kind_of
+
+    rows = [{k: v for k, v in asdict(one).items() if not (isinstance(v, float) and math.isinf(v))} for one in outcomes]
+    refused = [kind_of(row["said"]).split("; supported:")[0] for row in rows if row["state"] == "refused"]
+    figures = {
+        "states": Counter(row["state"] for row in rows),
+        "refused": Counter(refused),
+        "parts": Counter(part for row in rows for part in {part.split("(")[0].split(" ")[0] for part in row["parts"]}),
+        "onnx": Counter(kind_of(row["onnx"]) for row in rows if "onnx" in row),
+        "verilog_comparisons": sum(row.get("verilog", 0) for row in rows),
+        "unequal": [row for row in rows if row["state"] not in {"equal", "skipped", "refused"}],
+    }
+    return {name: value for name, value in figures.items() if value}
+
+
+if __name__ == "__main__":
+    print(json.dumps(counted(run(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))))

@@ -18,6 +18,7 @@ from experiments.networks import ALL
 from experiments.plan import plan
 from experiments.store import read_rows
 from ggdjax import GgdjaxError, zoo
+from ggdjax._errors import near_matches
 from ggdjax.cli import parse_words
 
 #: Where results go without `--out`.
@@ -110,7 +111,11 @@ def read_words(words: Sequence[str], program: str, what: str) -> tuple[list[Expe
     Raises:
         GgdjaxError: a user error.
     """
-    name = words[0] if words else "--help"
+    if not words:
+        raise GgdjaxError("name an experiment or a TOML file; `python -m experiments list` says which there are")
+    name = words[0]
+    if not (name.startswith("-") or name.endswith(".toml") or name in CONFIGS):
+        raise GgdjaxError(f"no experiment is called `{name}`: {near_matches(name, CONFIGS)}")
     if name.endswith(".toml"):
         found, out = files.read(Path(name))
         run = parse_words({name: _options(what, run=Run())}, program, what, list(words)).run
@@ -175,7 +180,7 @@ def status(words: Sequence[str], program: str, what: str) -> None:
     folders = [Path(word) for word in words] or sorted(path for path in RUNS.glob("*") if path.is_dir())
     for folder in folders:
         if not folder.is_dir():
-            raise GgdjaxError(f"no experiment and no folder is called {folder}; experiments: {', '.join(CONFIGS)}")
+            raise GgdjaxError(f"no experiment and no folder is called {folder}: {near_matches(folder, CONFIGS)}")
         print_folder(folder, console)
     if not folders:
         console.print(f"nothing in {RUNS} yet: python -m experiments list")

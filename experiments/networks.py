@@ -162,7 +162,7 @@ def find(name: str, own: Sequence[OwnNetwork] = ()) -> AnyNetwork:
     if name not in found and name in zoo.names():
         raise GgdjaxError(f"network `{name}` of the zoo has no images here: give `--data`, `--preset` and `--weights`")
     if name not in found:
-        raise GgdjaxError(f"no network is called `{name}`; known: {', '.join(found)}")
+        raise GgdjaxError(f"no network is called `{name}`: {near_matches(name, found)}")
     return found[name]
 
 

@@ -5,11 +5,13 @@ Every process takes every n-th cell, has its own results file and its own mesh, 
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
@@ -22,6 +24,7 @@ from experiments import devices, display, files, runner, store
 from experiments.experiment import Experiment
 from experiments.plan import plan, seconds_left
 from ggdjax import GgdjaxError
+from ggdjax.cli import _process
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +50,7 @@ class Slurm:
 _RESTARTS = 3
 #: Exit status of a process that says why it failed: another would fail, too.
 _FAILED = 2
+_PR_SET_PDEATHSIG = 1
 
 
 def run_workers(
@@ -85,7 +89,11 @@ def run_workers(
             return process
 
         messages: dict[int, Any] = {}
-        processes = {index: started(index) for index in left}
+        processes: dict[int, Any] = {}
+        # While they import their packages nothing else ends them.
+        _process.LAST[:] = [lambda: [process.kill() for process in processes.values()]]
+        for index in left:
+            processes[index] = started(index)
         with display.progress_bar(console, len(todo)) as update:
             pending = set(processes)
             while pending:
@@ -120,7 +128,7 @@ def _work(
     experiment: Experiment, folder: Path, shard: tuple[int, int], visible: str, device: str | None, messages: Any
 ) -> None:
     """Run one shard inside a process of its own, under the parent's lock, and end with the parent."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _end_with_parent()
     rich.get_console().quiet = True  # the parent shows the bar
     if visible:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible
@@ -134,8 +142,14 @@ def _work(
 
 
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    if sys.platform == "linux":  # by the kernel: compiled code can keep the thread below from running for long
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class _Task:

@@ -8,7 +8,8 @@ from experiments.experiment import Experiment
 
 _MODULES = """
 schemes paper rounding tuning gradient training weights weights_first families few_images without_images orders
-posterior sensitivity predicted agreement exported rtl accumulators cost zoo timings
+posterior sensitivity predicted agreement exported rtl integers_on_networks fuzz files_equal accumulators
+cost zoo timings
 """
 CONFIGS: dict[str, Experiment] = {
     name: experiment

@@ -14,13 +14,15 @@ columns table, network, scheme, bits, metric, value, named as in the CSV files o
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from experiments.display import make_console
 from experiments.tables import plots
@@ -30,6 +32,8 @@ from experiments.tables.entries import Entry, to_csv
 from experiments.tables.paper import Paper, read_paper, with_paper
 from experiments.tables.results import FOLDER, Results
 from ggdjax import GgdjaxError
+from ggdjax._atomic import atomic_write
+from ggdjax.cli import parse_words
 
 MODULES = tuple(
     import_module(f"experiments.tables.{name}")
@@ -126,37 +130,40 @@ def _without_days(text: str) -> str:
     return re.sub(r"committed \d{4}-\d{2}-\d{2}|not recorded", "", text)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Tables:  # noqa: D101
+    __doc__ = __doc__
+
+    tables: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[TABLE ...]")] = ()
+    """Only these, T1 to T11; none: all."""
+    paper: Path | None = None
+    """CSV of figures that the paper prints."""
+    results: Path = FOLDER
+    """Folder of the results."""
+    out: Path | None = None
+    """Where the tables go; none: tables in that folder."""
+    pdf: bool = False
+    """Plots as PDF too."""
+    missing: bool = False
+    """First measure the cells that no row has."""
+    dry_run: bool = False
+    """With `--missing`: say what would be measured, and stop."""
+    check: bool = False
+    """Write nothing; exit 1 if a text differs (plots apart)."""
+
+
+def main(argv: Sequence[str]) -> None:
     """Read the command line; write the tables, or check them.
 
     Raises:
-        SystemExit: 1 where `--check` finds a difference, 2 for a mistake of the user, each with one line.
+        GgdjaxError: a mistake of the user.
+        SystemExit: 1 where `--check` finds a difference.
     """
-    parser = argparse.ArgumentParser(
-        prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("tables", nargs="*", metavar="T1 … T11", help="only these (default: all)")
-    parser.add_argument("--paper", type=Path, help="CSV of figures that the paper prints")
-    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the results")
-    parser.add_argument("--out", type=Path, help="where the tables go (default: tables in that folder)")
-    parser.add_argument("--pdf", action="store_true", help="plots as PDF too")
-    parser.add_argument("--missing", action="store_true", help="first measure the cells that no row has")
-    parser.add_argument("--dry-run", action="store_true", help="with --missing: say what would be measured, and stop")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a text differs (plots apart)")
-    args = parser.parse_args(argv)
+    args = parse_words({"tables": Tables}, "python -m experiments", __doc__, ["tables", *argv])
     if (args.dry_run and not args.missing) or (args.missing and args.check):
-        parser.error("`--dry-run` goes with `--missing`, and `--check` with neither")
-    unknown = [name for name in args.tables if name not in CONTENTS]
-    if unknown:
-        parser.error(f"no table {unknown[0]}; known: {', '.join(CONTENTS)}")
-    try:
-        _run(args)
-    except GgdjaxError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from None
-
-
-def _run(args: argparse.Namespace) -> None:
+        raise GgdjaxError("`--dry-run` goes with `--missing`, and `--check` with neither")
+    if unknown := [name for name in args.tables if name not in CONTENTS]:
+        raise GgdjaxError(f"no table is called `{unknown[0]}`; known: {', '.join(CONTENTS)}")
     results, out = Results(args.results), args.out or args.results / "tables"
     base = os.path.relpath(args.results, out)
     if not args.results.is_dir():
@@ -186,7 +193,8 @@ def _run(args: argparse.Namespace) -> None:
         raise SystemExit(1 if lines else 0)
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        (out / name).write_text(text, encoding="utf-8")
+        with atomic_write(out / name, "--out") as part:
+            part.write_text(text, encoding="utf-8")
     import matplotlib as mpl
 
     for name, content in chosen.items():

@@ -30,6 +30,8 @@ def commands_of(content: Content, results: Results) -> list[str]:
     """Return the commands that made what is there of a table's results, that runs what is missing, and the table's."""
     found = []
     for name in content.sources:
+        if results.folder != FOLDER and not results.holds(name):
+            continue  # of the project's networks
         if name == PEERS:
             found.append("python -m experiments.peers")
         elif name in MADE_BY:
@@ -89,7 +91,7 @@ def _axes(usual: Experiment, rows: list[dict[str, Any]]) -> dict[str, list[Any]]
 def _possible(usual: Experiment, field: str, value: Any) -> bool:
     """Whether today's code knows a value."""
     try:
-        dataclasses.replace(usual, **{"networks": ("digits",), field: (value,)}).check()
+        dataclasses.replace(usual, **{"networks": (usual.FREE,), field: (value,)}).check()
     except GgdjaxError:
         return False
     return True
@@ -98,12 +100,19 @@ def _possible(usual: Experiment, field: str, value: Any) -> bool:
 def run_missing(contents: Sequence[Content], results: Results, console: Console, *, dry_run: bool = False) -> None:
     """Run the cells of some tables that no row has, with whatever settings, in the folders that hold the others.
 
-    An experiment whose networks or images are not there is told of, and left out.
+    An experiment whose networks or images are not there is told of, and left out; so is one without a row where the
+    folder holds networks of the user's: it would measure those of the project.
     """
+    own = any(experiment.own for store in results.stores for experiment in files.kept(store.folder).values())
     for name in dict.fromkeys(name for content in contents for name in content.sources):
         if name in MADE_BY and not results.holds(name):
             console.print(f"{results.folder / name} is not there: {command_of(name)}", soft_wrap=True, highlight=False)
         if name in MADE_BY or name == PEERS:
+            continue
+        if own and not results.holds(name):
+            console.print(
+                f"{name}: nothing in {results.folder}: add it to the file of your experiments", soft_wrap=True
+            )
             continue
         shown = [content.shows for content in contents if name in content.sources]
 

@@ -22,14 +22,14 @@ FOLDER = Path(__file__).resolve().parents[1] / "results"
 
 #: Results file -> the benchmark that makes it; what is not here is an experiment of the runner.
 MADE_BY = {
-    "fuzz_integers.json": "fuzz_integers",
-    "integers_on_networks.jsonl": "integers_on_networks",
     "compiled_h200.json": "compiling h200",
     "compiled_v5e.json": "compiling v5e",
 }
 PEERS = "peers"
 #: Networks of the project: those of others may stand in a folder without making its tables differ.
 KNOWN = frozenset({*ALL, "any"})
+#: Experiments whose networks are the project's alone.
+_FIXED = frozenset({"zoo", "integers-on-networks", "fuzz"})
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
@@ -65,15 +65,13 @@ class Results:
     """Leave out networks that are not the project's."""
 
     def read(self, name: str) -> Any:
-        """Return what a JSON file, or one of JSON lines, holds; empty where it is not there.
+        """Return what a JSON file holds; empty where it is not there.
 
         Raises:
             GgdjaxError: it is not JSON.
         """
         path = self.folder / name
         try:
-            if path.suffix == ".jsonl":
-                return [row | {"place": f"{name}#L{line}"} for line, row in enumerate(read_lines(path), 1)]
             return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         except json.JSONDecodeError as error:
             raise GgdjaxError(f"{path} is not JSON ({error}); delete it and run {command_of(name)}") from None
@@ -85,7 +83,7 @@ class Results:
         last one. Of several seeds the first of each network counts, or ``every_seed``.
         """
         rows = [row for folder in self.stores for row in folder.rows if row["experiment"] == name]
-        return _one_each([row for row in rows if not self.known or row["network"] in KNOWN], every_seed)
+        return _one_each([row for row in rows if not self.known or _ours(row)], every_seed)
 
     @cached_property
     def stores(self) -> list[Store]:
@@ -158,7 +156,7 @@ class Results:
         for store in self.stores:
             for name in dict.fromkeys(row["experiment"] for row in store.rows if row["experiment"] != PEERS):
                 rows = [row for row in store.rows if row["experiment"] == name]
-                if self.known and not any(row["network"] in KNOWN for row in rows):
+                if self.known and not any(map(_ours, rows)):
                     continue
                 place = str(store.folder.relative_to(self.folder))
                 found.append(self._source(place, name, f"python -m experiments run {name}", rows))
@@ -188,6 +186,10 @@ class Results:
         return f"committed {day}" if day else "not recorded"
 
 
+def _ours(row: dict[str, Any]) -> bool:
+    return row["network"] in KNOWN or row["experiment"] in _FIXED
+
+
 def networks_of(rows: Iterable[dict[str, Any]]) -> list[str]:
     """Return the networks of some rows, those of the project first; these where there are no rows."""
     names = dict.fromkeys(row["network"] for row in rows)
@@ -197,7 +199,7 @@ def networks_of(rows: Iterable[dict[str, Any]]) -> list[str]:
 
 def command_of(name: str) -> str:
     """Return the command that makes a results file."""
-    return f"python -m experiments.benchmarks.{MADE_BY.get(name, name)}"
+    return f"python -m experiments.benchmarks.{MADE_BY[name]}"
 
 
 def _one_each(rows: list[dict[str, Any]], every_seed: bool) -> list[dict[str, Any]]:

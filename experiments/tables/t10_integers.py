@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ METRICS = {
 #: Variants that are drawn: those of the default accelerator.
 DRAWN = ("default", "nearest")
 PROGRAM, VERILOG, ELSEWHERE = "integer program", "Verilog", "elsewhere"
-MANY, RANDOM = "integers_on_networks.jsonl", "fuzz_integers.json"
+MANY, RANDOM = "integers-on-networks", "fuzz"
 
 
 def entries(results: Results) -> list[Entry]:
@@ -86,7 +87,7 @@ def _elsewhere(results: Results) -> Iterator[Entry]:
 
 
 def _many(results: Results) -> Iterator[Entry]:
-    for row in results.read(MANY) or [{"network": "all"}]:
+    for row in results.rows(MANY) or [{"network": "all"}]:
         refused = row.get("refused")
         sqnr = f"refused ({refused})" if refused else "equal" if row.get("sqnr_db", 0) is None else row.get("sqnr_db")
         metrics = ("sqnr_db", "one_code_db", "unequal_given_inputs", "values", "same_top1")
@@ -96,13 +97,13 @@ def _many(results: Results) -> Iterator[Entry]:
 
 
 def _random(results: Results) -> Iterator[Entry]:
-    found = results.read(RANDOM)
-    counts = dict(found.get("states", {"equal": None}))
-    if found:
-        counts["of them in Verilog, comparisons"] = found["verilog_comparisons"]
+    rows = [row for row in results.rows(RANDOM) if row["kind"] == "integers"]
+    counts = Counter() if rows else {"equal": None}
+    for row in rows:
+        counts.update(row["states"] | {"of them in Verilog, comparisons": row.get("verilog_comparisons", 0)})
+    place = rows[0]["place"] if rows else None
     for state, count in counts.items():
-        row = RANDOM if found else None
-        yield Entry(network="random", item=RANDOM, scheme=state, metric="count", value=count, row=row)
+        yield Entry(network="random", item=RANDOM, scheme=state, metric="count", value=count, row=place)
 
 
 def tables(found: Sequence[Entry]) -> list[Table]:

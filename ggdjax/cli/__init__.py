@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import sys
 import warnings
-from contextlib import redirect_stderr, suppress
+from contextlib import redirect_stderr
 from typing import TYPE_CHECKING, Any
 
 from ggdjax._errors import GgdjaxError
@@ -39,44 +38,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else list(argv)
     enable_cache()
     if argv is None:
-        _process.watch_interrupts(lambda: f"ggdjax: {_process.left()}")
-        warnings.showwarning = lambda message, *_, **__: _say(f"warning: {' '.join(str(message).split())}")
-    try:
+        warnings.showwarning = lambda message, *_, **__: _process.say("ggdjax", f"warning: {message}")
+    with _process.ending("ggdjax", _process.left, whole=argv is None):
         if words == ["--version"]:
             from ggdjax import __version__
 
             print(f"ggdjax {__version__}")
         else:
             _parse(words).run()
-        sys.stdout.flush()
-        if argv is None:
-            _process.ignore_interrupts()
-    except GgdjaxError as error:
-        _say(" ".join(str(error).split()))
-        raise SystemExit(2) from None
-    except BrokenPipeError:
-        _drop_output()
-        raise SystemExit(141) from None  # as a shell says of a program that a closed pipe ended
-    except OSError as error:
-        _drop_output()
-        _say(f"the output cannot be written or a file cannot be read ({error}): choose a place with space")
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        if argv is None:
-            _process.end_interrupted()
-        _say(_process.left())
-        raise SystemExit(130) from None
-
-
-def _say(line: str) -> None:
-    with suppress(OSError):
-        print(f"ggdjax: {line}", file=sys.stderr, flush=True)
-
-
-def _drop_output() -> None:
-    """Let what could not be written go: Python would try again when it ends, and complain."""
-    with suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parse(words: list[str]) -> Any:

@@ -1,4 +1,4 @@
-"""Interrupts of a command: it ends at once, whatever its threads are doing, and says what is kept."""
+"""How a command ends: with one line for an error, and at once, whatever its threads are doing, when interrupted."""
 
 from __future__ import annotations
 
@@ -8,17 +8,67 @@ import socket
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ggdjax._errors import GgdjaxError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 #: Seconds that an interrupt leaves to Python; then the process ends, wherever it is.
 _PATIENCE = 1.0
 _ENDING = threading.Lock()
 #: The line of an interrupted process.
 _LINE: list[Callable[[], str]] = []
+#: What an interrupted process does before it ends, such as to end those that it started.
+LAST: list[Callable[[], object]] = []
+
+
+@contextmanager
+def ending(program: str, interrupted: Callable[[], str], *, whole: bool, at_once: bool = False) -> Iterator[None]:
+    """Let a command end with one line on standard error, and status 2, for every user error.
+
+    Args:
+        program: how lines begin.
+        interrupted: returns what an interrupted command says.
+        whole: this is the whole process, which interrupts end.
+        at_once: see `watch_interrupts`.
+    """
+    if whole:
+        watch_interrupts(lambda: f"{program}: {interrupted()}", at_once=at_once)
+    try:
+        yield
+        sys.stdout.flush()
+        if whole:
+            ignore_interrupts()
+    except GgdjaxError as error:
+        say(program, str(error))
+        raise SystemExit(2) from None
+    except BrokenPipeError:
+        _drop_output()
+        raise SystemExit(141) from None  # as a shell says of a program that a closed pipe ended
+    except OSError as error:
+        _drop_output()
+        say(program, f"the output cannot be written or a file cannot be read ({error}): choose a place with space")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        if whole:
+            end_interrupted()
+        say(program, interrupted())
+        raise SystemExit(130) from None
+
+
+def say(program: str, line: str) -> None:
+    """Print one line on standard error."""
+    with suppress(OSError):
+        print(f"{program}: {' '.join(line.split())}", file=sys.stderr, flush=True)
+
+
+def _drop_output() -> None:
+    """Let what could not be written go: Python would try again when it ends, and complain."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def watch_interrupts(line: Callable[[], str], *, at_once: bool = False) -> None:
@@ -64,6 +114,9 @@ def end_interrupted() -> NoReturn:
     """
     if not _ENDING.acquire(blocking=False):
         time.sleep(60)  # the other thread ends the process
+    for action in LAST:
+        with suppress(Exception):
+            action()
     with suppress(OSError):
         shown = "\x1b[?25h" if sys.stderr.isatty() else ""  # a bar hides the cursor
         print(shown + _LINE[0](), file=sys.stderr, flush=True)

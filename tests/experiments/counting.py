@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ class Counting(Experiment):
     unlucky: int | None = None
     deadly: int | None = None
     """The first process that measures this one is killed."""
+    stuck: int | None = None
+    """Whoever measures this one lets no other thread run for a minute."""
 
     def check(self) -> None:
         pass
@@ -40,6 +43,9 @@ class Counting(Experiment):
         assert prepared == cell["network"]
         if cell["number"] == self.unlucky:
             raise GgdjaxError("bad luck")
+        if cell["number"] == self.stuck:
+            (folder / "stuck").touch()
+            ctypes.PyDLL(None).sleep(60)
         if cell["number"] == self.deadly and not (folder / "killed").exists():
             (folder / "killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -98,6 +98,28 @@ def test_stages_of_tuning_are_compared(tmp_path, capsys):
     assert "| tuning: k | forward: top-1 | 70.00 | 60.00 |" in said
 
 
+def test_figures_that_only_later_rows_have_are_new(tmp_path, capsys):
+    bare = {"experiment": "tuning", "config_hash": "h", "key": "k"}
+    later = {**bare, "stages": {"before": row(None, 0.6)}, "mean_sqnr_db": 40.0}
+    status, said = compared(tmp_path, capsys, [bare], [later])
+    assert status == 0
+    assert "0 worse, 0 better, 3 new" in said
+    assert "| new | tuning: k | before: top-1 | – | 60.00 |  |  |" in said
+    assert "| new | tuning: k | mean_sqnr_db | – | 40.00 |  |  |" in said
+    status, said = compared(tmp_path, capsys, [later], [bare])
+    assert status == 1
+    assert "3 worse, 0 better" in said
+
+
+def test_figures_without_a_rule_are_named_where_they_differ(tmp_path, capsys):
+    cost = {"experiment": "cost", "config_hash": "h", "key": "k", "energy_pj": 3.0, "cycles": 7, "seconds": 1.0}
+    rows = [cost, cost | {"key": "l", "energy_pj": 4.0, "seconds": 2.0}]
+    status, said = compared(tmp_path, capsys, [cost, cost | {"key": "l"}], rows)
+    assert status == 0
+    assert "Compared 0 figures of 2 cells" in said
+    assert "cells in which they differ: `energy_pj` in 1." in said
+
+
 def test_cells_in_one_alone_are_counted_and_none_in_common_is_an_error(tmp_path, capsys):
     rows = [row(None, 0.9, key=key) for key in "abc"]
     status, said = compared(tmp_path, capsys, rows[:2], rows[1:])

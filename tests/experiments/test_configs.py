@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -18,12 +21,13 @@ from experiments.store import image_ids, image_parts, read_rows
 from experiments.tables.results import FOLDER, PEERS
 from ggdjax import GgdjaxError
 
+ROOT = Path(__file__).resolve().parents[2]
 TINY = [name for name in CONFIGS if name.endswith("-tiny")]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_config_is_valid(name):
-    experiment = dataclasses.replace(CONFIGS[name], networks=("digits",))
+    experiment = dataclasses.replace(CONFIGS[name], networks=(CONFIGS[name].FREE,))
     experiment.check()
     cells = CONFIGS[name].cells()
     assert len({key_of(cell) for cell in cells}) == len(cells)
@@ -176,10 +180,10 @@ def test_figures_of_costs(tiny):
         (["schemes-tiny", "--device", "0", "--workers", "2"], "`--device` is one device, `--workers` are several"),
         (["paper"], "`--data` and `--preset` are needed"),
         (["paper-tiny", "--recipes", "papr"], "no recipe is called `papr`"),
-        (["cost-tiny", "--dataflows", "row"], "no dataflow is called `row`; known: output-stationary"),
+        (["cost-tiny", "--dataflows", "row"], "no dataflow is called `row`: known: output-stationary"),
         (["exported-tiny", "--gradient-steps", "1", "--per", "channel"], "choose `per` tensor"),
         (["zoo-tiny", "--weights", "w"], "`--weights`: this experiment opens its networks itself"),
-        (["zoo", "--networks", "resnet51"], "no network is called `resnet51`; known: alexnet"),
+        (["zoo", "--networks", "resnet51"], "no network is called `resnet51`: did you mean `resnet56`"),
         (["schemes", "--networks", "digits", "resnet21"], "no network is called `resnet21`"),
         (["schemes-tiny", "--schemes", "ggd-exakt"], "ggd-exact"),
         (["schemes-tiny", "--bits", "8", "1"], "from 2 to 16"),
@@ -193,7 +197,7 @@ def test_figures_of_costs(tiny):
         (["schemes-tiny", "--shard", "3/2"], "`--shard` is i/n"),
         (["schemes-tiny", "--shard", "1/2", "--workers", "2"], "`--shard` is one process"),
         (["schemes-tiny", "--bits", "eight"], "['eight']"),
-        (["schemess"], "Available subcommands: schemes"),
+        (["schemess"], "no experiment is called `schemess`: did you mean `schemes`"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_computed(options, message, tmp_path, capsys):
@@ -230,10 +234,30 @@ def test_help_teaches_and_the_list_names_every_experiment_with_its_tables(capsys
     assert lines["schemes"][-5:] == ["T2", "T3", "T4", "T6", "T8"]
 
 
-def test_unknown_command_is_one_line(capsys):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["schemes-tiny"], "no command is called `schemes-tiny`; known: list, run, status"),
+        (["run", "shemes"], "no experiment is called `shemes`: did you mean `schemes`"),
+        (["run"], "name an experiment or a TOML file"),
+        (["status", "shemes"], "no experiment and no folder is called shemes: did you mean `schemes`"),
+        (["compare", "a"], "AFTER"),
+        (["compare", "a", "b", "--tolerance", "0.1"], "perhaps --tolerance-db"),
+    ],
+)
+def test_unknown_words_are_one_line(words, message, capsys):
     with pytest.raises(SystemExit, match="2"):
-        main(["schemes-tiny"])
-    assert "no command is called `schemes-tiny`; known: list, run, status" in capsys.readouterr().err
+        main(words)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("experiments: ")
+    assert message in line
+
+
+def test_a_closed_pipe_ends_a_command_without_a_word():
+    done = subprocess.run(
+        f"{sys.executable} -m experiments list | true", shell=True, capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stderr == ""
 
 
 def test_status_says_what_is_left_of_an_experiment_and_of_a_folder(tiny, capsys, tmp_path, monkeypatch):
@@ -257,6 +281,7 @@ def test_committed_results_are_rows_of_their_experiments(folder):
     assert rows
     for row in rows if folder != PEERS else ():
         assert row["experiment"] == folder
+        assert row["code"].keys() == {"commit", "dirty"}
         assert all(text for text in classes[folder].shown(row).values())
 
 

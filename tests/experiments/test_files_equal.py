@@ -1,4 +1,4 @@
-"""What the benchmark of saved networks compares, on a few networks: see `experiments/benchmarks/files_equal.py`."""
+"""What the experiment of saved networks compares, on a few networks: see `experiments/configs/files_equal.py`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ggdjax as gd
-from experiments.benchmarks import files_equal
+from experiments.configs import files_equal
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 

@@ -72,6 +72,11 @@ def test_a_file_runs_resumes_and_measures_a_changed_network_again(folder, capsys
         r"\[([^\[\]]*)\]\([^()]*\)", r"\1", table
     )
     assert f"python -m experiments run out/{files.KEPT}" in table
+    capsys.readouterr()
+    main(["tables", "T3", "--missing", "--dry-run", "--results", "out"])
+    said = capsys.readouterr().out
+    assert "rounding: nothing in out: add it to the file of your experiments" in said
+    assert "resnet20" not in said
     write_network(folder / "net.onnx", factor=2.0)
     main(["status", "mine.toml"])
     assert "1 cells, 0 finished, 1 to do" in capsys.readouterr().out
@@ -98,7 +103,7 @@ def test_options_name_networks_too(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("[schemes]", "[scheme]"), "no experiment is called `scheme`; "),
+        (("[schemes]", "[scheme]"), "no experiment is called `scheme`: "),
         (("bits = [8]", "bitz = [8]"), "[schemes]: unknown field `bitz`"),
         (("bits = [8]", 'bits = ["8"]'), "`bits`"),
         (("bits = [8]", "bits = [1]"), "from 2 to 16"),

@@ -131,6 +131,23 @@ def test_cells_of_a_worker_that_dies_are_taken_by_a_new_one(tmp_path):
     assert sorted(row["number"] for row in store.read_rows(tmp_path)) == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems leave it to a thread of the worker")
+def test_workers_end_with_the_process_that_started_them_whatever_they_do(tmp_path):
+    code = (
+        "from pathlib import Path\nfrom counting import Counting\nfrom rich.console import Console\n"
+        f"from experiments import spread\nspread.run_workers(Counting(stuck=1), Path({str(tmp_path)!r}), 2, Console())"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(Path(__file__).parent)))}
+    started = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
+    while not (tmp_path / "stuck").exists():
+        assert started.poll() is None
+        time.sleep(0.01)
+    started.kill()
+    started.communicate(timeout=20)  # the workers have its pipe
+    (rest,) = run(Counting(), tmp_path).splitlines()[:1]
+    assert "5 cells" in rest
+
+
 def test_more_workers_than_devices_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(GgdjaxError, match="there are 2 devices"):

@@ -23,7 +23,7 @@ from experiments.configs.weights import compare
 from experiments.experiment import key_of
 from experiments.launch import read_words
 from experiments.tables import plots
-from experiments.tables.command import CONTENTS, index, main, pages
+from experiments.tables.command import CONTENTS, index, pages
 from experiments.tables.commands import commands_of
 from experiments.tables.results import FOLDER, Results
 from experiments.tables.table import Table
@@ -34,6 +34,10 @@ ENVIRONMENT = {
     "device": {"kind": "cpu", "platform": "cpu", "count": 1},
     "machine": {"system": "linux", "architecture": "x86_64"},
 }
+
+
+def main(words: list[str]) -> None:
+    main_of_experiments(["tables", *words])
 
 
 def scheme_row(kind: str, scheme: str, bits: int, network: str = "resnet20", seed: int = 0, **figures: object) -> dict:
@@ -306,7 +310,7 @@ def test_a_table_ends_with_commands_that_its_experiments_take(results):
             words = shlex.split(command)
             if words[3:4] == ["run"]:
                 (experiment,), *_ = read_words([*words[4:], "--dry-run"], "", "")
-                dataclasses.replace(experiment, networks=("digits",), own=()).check()
+                dataclasses.replace(experiment, networks=(experiment.FREE,), own=()).check()
 
 
 def test_missing_cells_are_measured_and_no_others(tmp_path, capsys):
@@ -333,11 +337,14 @@ def test_exactness_and_accelerators(results):
     cell = {"network": "resnet20", "variant": "default", "seed": 0}
     row = {"experiment": "rtl", "key": key_of(cell), "config_hash": "0", **cell, "held_out_images": 6}
     write_store(results / "rtl", row | {"values": 1000, "checks": 5000, "overflows": 0, "wrong": 2})
-    line = {"network": "gated-6", "sqnr_db": None, "unequal_given_inputs": 3, "values": 900, "same_top1": 1.0}
-    line["one_code_db"] = 41.5
-    refused = {"network": "odd", "refused": "compile", "message": "no"}
-    (results / "integers_on_networks.jsonl").write_text(json.dumps(line) + "\n" + json.dumps(refused) + "\n")
-    (results / "fuzz_integers.json").write_text(json.dumps({"states": {"equal": 990}, "verilog_comparisons": 7}))
+    said = {"experiment": "integers-on-networks", "config_hash": "0", "seed": 0}
+    line = {"sqnr_db": None, "unequal_given_inputs": 3, "values": 900, "same_top1": 1.0, "one_code_db": 41.5}
+    gated = {**said, "key": "gated-6", "network": "gated-6", **line}
+    odd = {**said, "key": "odd", "network": "odd", "refused": "compile", "message": "no"}
+    write_store(results / "many", gated, odd)
+    fuzzed = {**said, "experiment": "fuzz", "network": "random", "kind": "integers"}
+    counts = {"states": {"equal": 495}, "verilog_comparisons": 7}
+    write_store(results / "fuzz", *({**fuzzed, **counts, "key": key} for key in ("a", "b")))
     figures = {"launches": 9, "gigabytes": 0.0, "gigaflops": 0.0, "temporary_mib": 2.5, "products": {"s8": 53}}
     (results / "compiled_h200.json").write_text(json.dumps({"resnet50, 64: integers": figures}))
     text = texts_of(results, "T10")["T10.md"]
@@ -345,7 +352,7 @@ def test_exactness_and_accelerators(results):
     assert line_of(text, "gated-6")[3:] == ["100.00", "900", "equal", "41.5", "3"]
     assert "refused (compile)" in line_of(text, "odd")
     assert line_of(text, "random |  | equal")[-1] == "990"
-    assert "../integers_on_networks.jsonl#L2" in text
+    assert "../many/cells-1-of-1.jsonl#L2" in text
     assert line_of(texts_of(results, "T11")["T11.md"], "resnet50, 64")[2:] == ["9", "2.5", "53 s8"]
 
 
@@ -396,6 +403,17 @@ def test_bad_results_are_one_line(results, capsys):
             main(arguments)
         assert done.value.code == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_place_that_cannot_be_written_and_a_bad_option_are_one_line(results, tmp_path, capsys):
+    for name in ("T8.md", "T8.svg"):
+        (tmp_path / name / name).mkdir(parents=True)
+    options = [["--out", str(tmp_path / name)] for name in ("T8.md", "T8.svg", "results/peers/some.csv")]
+    for words in (*options, ["--reslts", "x"], ["T99"], ["--dry-run"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["T8", "--results", str(results), *words])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("experiments: ")
 
 
 def test_plots_are_the_same_bytes_each_time(tmp_path):

@@ -1,7 +1,7 @@
 """Integer programs of many networks against their fake quantization: codes, logits, saturations, refusals.
 
-    python -m experiments.benchmarks.integers_on_networks                   all that are not in the results yet
-    python -m experiments.benchmarks.integers_on_networks --again gated-20  those whose names hold the text, again
+    python -m experiments run integers-on-networks
+    python -m experiments run integers-on-networks --networks gated-20-silu zoo-resnet20
 
 The networks: all of `ggdjax.zoo` with random kernels and normalizations at small inputs; gated ones (depthwise
 convolution, squeeze and excitation, 6 or 20 blocks), as is and with factors of 16 bits in fake quantization and
@@ -13,43 +13,39 @@ the conventional calibration images, 32 others compared).
 Expected: at least 40 dB everywhere but where a single code of the input that is another by one (`one_code_db`) leaves
 no more, no saturation beyond what calibration saw on the images that were calibrated on, and equal codes given equal
 inputs for all but a few values of a million. `double_db` is against fake quantization in float64, whose rounding moves
-no code. Each row is appended to `experiments/results/integers_on_networks.jsonl` as soon as it is known; a refusal is a
-row with its message. Half an hour on two cores.
+no code. A refusal is a row with its message. Half an hour on two cores.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import math
 import re
-import time
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import ggdjax as gd
+from experiments import networks
+from experiments.experiment import Cell, Experiment, Names, check_known
 from experiments.generated import draw_normalizations
 from experiments.images import some
 from experiments.real_networks import NETWORKS
-from experiments.rows import Row, append_line, read_lines
 from ggdjax import datapath, zoo
 from ggdjax._errors import DataError
 from ggdjax.quantization._numerics import FakeQuant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from jaxtyping import Array
 
     from ggdjax import Network
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "integers_on_networks.jsonl"
 IMAGES = 8
 #: Height and width of the zoo's images, where the published one takes long.
 SMALL = 64
@@ -167,6 +163,7 @@ def real(name: str) -> Case:
     return net, seen, others, gd.QuantConfig()
 
 
+@cache
 def files() -> dict[str, Path]:
     """Return the ONNX files of installed packages."""
     import onnx
@@ -222,7 +219,7 @@ def in_double(q: gd.QuantizedNetwork, x: np.ndarray) -> np.ndarray:
         )
 
 
-def measure(make: Callable[[], Case]) -> Row:
+def measure(make: Callable[[], Case]) -> dict[str, Any]:
     """Return the figures of one network, or at which stage it was refused and why."""
     stage = "read"
     try:
@@ -246,7 +243,7 @@ def measure(make: Callable[[], Case]) -> Row:
     found = datapath.agreement(program, q, [x])
     run, first = program.run(x), jax.tree.leaves
     return {
-        "images": len(x),
+        "compared_images": len(x),
         "values": sum(m.values for m in found.feature_maps.values()),
         "unequal_given_inputs": sum(m.values - m.equal_given_inputs for m in found.feature_maps.values()),
         "largest_given_inputs": max(m.largest_given_inputs for m in found.feature_maps.values()),
@@ -261,44 +258,53 @@ def measure(make: Callable[[], Case]) -> Row:
     }
 
 
-def line(row: Row) -> str:
-    """Return a row as text."""
-    if "refused" in row:
-        return f"{row['network']:32} refused ({row['refused']}): {row['message']}"
-    db = "equal" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f} dB"
-    differ = f"{row['unequal_given_inputs']} of {row['values']}"
-    return (
-        f"{row['network']:32} {db:>9}, given equal inputs {differ} codes differ "
-        f"(by {row['largest_given_inputs']}), {row['equal']:.4%} equal alone, same class {row['same_top1']:.0%}, "
-        f"in double {row.get('double_db') or math.inf:.1f} dB, beyond {row['beyond'] or 'nothing'}, "
-        f"{row['seconds']:.0f} s"
-    )
+@dataclass(frozen=True, kw_only=True)
+class IntegersOnNetworks(Experiment):
+    """Integer programs of a hundred networks against their fake quantization."""
 
+    NAME: ClassVar[str] = "integers-on-networks"
+    AXES: ClassVar[tuple[str, ...]] = ()
+    MAY_BE_EMPTY: ClassVar[tuple[str, ...]] = ("networks",)
+    NEEDS_IMAGES: ClassVar[bool] = False
+    TAKES_OWN: ClassVar[bool] = False
+    FREE: ClassVar[str] = "function-elu"
 
-def main() -> None:
-    """Measure what is missing, say how far, summarize."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--again", help="measure those whose names hold this text again")
-    again = parser.parse_args().again
-    todo, rows = cases(), {row["network"]: row for row in read_lines(RESULTS)}
-    names = [name for name in todo if (again in name if again is not None else name not in rows)]
-    for count, name in enumerate(names, 1):
-        start = time.perf_counter()
-        row: dict[str, Any] = {"network": name} | measure(todo[name])
-        row["seconds"] = time.perf_counter() - start
-        append_line(RESULTS, row)
-        rows[name] = row
-        print(f"[{count}/{len(names)}] {line(row)}", flush=True)
-        jax.clear_caches()
+    networks: Names = ()
+    """Names such as function-gelu, gated-6-hard, zoo-resnet20, real-squeezenet; none: all."""
+
+    def check(self) -> None:
+        """Refuse unknown names and missing data."""
+        check_known(self, "networks", cases())
+        names = [name.removeprefix("real-") for name in self.networks or cases() if name.startswith("real-")]
+        networks.check(names)
+
+    def cells(self) -> list[Cell]:
+        """Return one cell per network, quick ones first; what is drawn has its seeds of its own."""
+        return [{"network": name, "seed": 0} for name in self.networks or cases()]
+
+    def prepare(self, network: str, seed: int) -> str:
+        """Return the name."""
+        jax.clear_caches()  # programs of all of them would fill the memory
         gc.collect()
-    ran = [row for row in rows.values() if "refused" not in row]
-    below = [
-        f"{row['network']} ({row['sqnr_db']:.1f}, one code of the input {row['one_code_db'] or math.inf:.1f})"
-        for row in ran
-        if row["sqnr_db"] is not None and row["sqnr_db"] < 40
-    ]
-    print(f"{len(ran)} networks, {len(rows) - len(ran)} refused, below 40 dB: {', '.join(below) or 'none'}")
+        return network
+
+    def measure(self, prepared: str, cell: Cell, folder: Path) -> dict[str, Any]:
+        """Return the figures of one network, or at which stage it was refused and why."""
+        return measure(cases()[prepared])
+
+    def shown(self, row: dict[str, Any]) -> dict[str, str]:
+        """Return the SQNR of the outputs, the codes that differ, and what was refused."""
+        if "refused" in row:
+            return {"refused": f"{row['refused']}: {row['message']}"}
+        return {
+            "dB": "equal" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}",
+            "differ given equal inputs": f"{row['unequal_given_inputs']} of {row['values']:,}",
+            "equal alone": f"{row['equal']:.4%}",
+            "same class": f"{row['same_top1']:.0%}",
+        }
 
 
-if __name__ == "__main__":
-    main()
+CONFIGS = {
+    "integers-on-networks": IntegersOnNetworks(),
+    "integers-on-networks-tiny": IntegersOnNetworks(networks=("function-elu", "gated-6-hard-factors16")),
+}

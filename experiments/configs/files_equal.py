@@ -1,9 +1,7 @@
 """`gd.load` gives back what `save` was given, bit for bit, in every numerics; damaged files are refused in one line.
 
-    python -m experiments.benchmarks.files_equal                        the real networks, 500 small ones, 200 damages
-    python -m experiments.benchmarks.files_equal --part real --network resnet20
-    python -m experiments.benchmarks.files_equal --part small --examples 50
-    python -m experiments.benchmarks.files_equal --part damaged
+    python -m experiments run files-equal
+    python -m experiments run files-equal --networks small --ranges 500-599
 
 Each network is saved and loaded in float, quantized, and as an integer program, together with its calibration.
 Compared: parameters, steps, choices and counts; outputs of the float network, of fake quantization and of the integers;
@@ -11,38 +9,33 @@ the program compiled from the loaded network; the exports of both (QDQ, integer 
 byte; and the file of what was loaded, byte by byte. Small networks are random: layers, weights, widths and schemes, by
 a seed from 0. Expected: nothing differs, and every damaged file is one line.
 
-What is finished goes into `experiments/results/files_equal.json`; small networks continue where the file ends. Fifteen
-minutes on one free core.
+`damaged`: bits flipped, cut, extended, overwritten. Fifteen minutes on one free core.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import tempfile
-import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.progress import track
 
 import ggdjax as gd
+from experiments import networks
+from experiments.experiment import Cell, Experiment, Names, check_numbers, seeds_of
 from experiments.networks import ALL
-from experiments.provenance import code_version
-from ggdjax import datapath, export, report
+from ggdjax import datapath, export
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from ggdjax.datapath import Program
     from ggdjax.quantization import Calibration, QuantizedNetwork
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "files_equal.json"
 #: Chooses what is damaged.
 SEED = 20181030
 #: Images to calibrate on and to compare outputs on, of the real networks.
@@ -127,18 +120,15 @@ def _refuses(q: QuantizedNetwork, line: str) -> bool:
     return False
 
 
-def real(names: list[str]) -> None:
-    """Compare the digits network and the real ones, weights and feature maps of 8 bits."""
-    for name in names:
-        start, entry = time.perf_counter(), ALL[name]
-        net = entry.load()
-        images = entry.open_images(net)
-        chosen = entry.split(images).calibration[: CALIBRATION + COMPARED]
-        x = next(iter(images.batches(chosen, len(chosen))))[0]
-        calibration = gd.calibrate(net, [x[:CALIBRATION]])
-        compared = compare(gd.quantize(net, calibration), calibration, x[CALIBRATION:])
-        different = [what for what, same in compared.items() if not same]
-        keep("real", name, Counter(compared), different, start)
+def real(entry: networks.AnyNetwork) -> tuple[Counter[str], list[str]]:
+    """Compare a network with weights and feature maps of 8 bits; return the counts and what differs."""
+    net = entry.load()
+    images = entry.open_images(net)
+    chosen = entry.split(images).calibration[: CALIBRATION + COMPARED]
+    x = next(iter(images.batches(chosen, len(chosen))))[0]
+    calibration = gd.calibrate(net, [x[:CALIBRATION]])
+    compared = compare(gd.quantize(net, calibration), calibration, x[CALIBRATION:])
+    return Counter(compared), [what for what, same in compared.items() if not same]
 
 
 LAYERS: dict[str, Callable[[Any, Any], Any]] = {
@@ -189,17 +179,14 @@ def small_network(seed: int) -> tuple[QuantizedNetwork, Calibration, np.ndarray]
     return gd.quantize(net, calibration, config), calibration, x
 
 
-def small(examples: int) -> None:
-    """Compare the networks of the seeds below ``examples`` that the results file has not."""
-    row = next((row for row in read_rows() if row["part"] == "small"), {"compared": {}, "different": [], "seconds": 0})
-    found, different, done = Counter(row["compared"]), list(row["different"]), row["compared"].get("networks", 0)
-    start = time.perf_counter() - row["seconds"]
-    for seed in track(range(done, examples), "small networks"):
+def small(seeds: range) -> tuple[Counter[str], list[str]]:
+    """Compare the small networks of some seeds; return the counts and what differs."""
+    found, different = Counter(), []
+    for seed in seeds:
         compared = compare(*small_network(seed))
         found.update([*compared, "networks"])
         different += [f"seed {seed}: {what}" for what, same in compared.items() if not same]
-        if (seed + 1) % 10 == 0 or seed + 1 == examples:
-            keep("small", "small", found, different, start)
+    return found, different
 
 
 def damages(content: bytes, count: int, chance: random.Random) -> Iterator[bytes]:
@@ -248,38 +235,58 @@ def damaged(count: int) -> tuple[Counter[str], list[str]]:
     return found, wrong
 
 
-def read_rows() -> list[dict[str, Any]]:
-    """Return what is finished."""
-    return json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
+SMALL, DAMAGED = "small", "damaged"
 
 
-def keep(part: str, name: str, found: Counter[str], different: list[str], start: float) -> None:
-    """Put a row into the results file, in place of an older one."""
-    row = {"part": part, "name": name, "compared": dict(found), "different": different}
-    row |= {"seconds": round(time.perf_counter() - start, 1), "code": code_version()}
-    rows = [old for old in read_rows() if (old["part"], old["name"]) != (part, name)] + [row]
-    RESULTS.write_text(json.dumps({**report.environment(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    print(f"{part} {name}: {sum(found.values())} comparisons, {len(different)} differ {different[:5]}", flush=True)
+@dataclass(frozen=True, kw_only=True)
+class FilesEqual(Experiment):
+    """Networks saved and loaded, bit for bit, in every numerics and export; damaged files, refused in one line."""
+
+    NAME: ClassVar[str] = "files-equal"
+    AXES: ClassVar[tuple[str, ...]] = ("ranges",)
+    TAKES_OWN: ClassVar[bool] = False
+
+    networks: Names = (*ALL, SMALL, DAMAGED)
+    """Networks; small: random ones; damaged: files of the digits network."""
+    ranges: tuple[str, ...] = tuple(f"{first}-{first + 49}" for first in range(0, 500, 50))
+    """Of seeds of small networks, the first and the last."""
+    damages: int = 200
+    """Damaged files."""
+
+    def check(self) -> None:
+        """Refuse unknown names, missing data and what is no range."""
+        networks.check([name for name in self.networks if name not in {SMALL, DAMAGED}])
+        check_numbers(self, "networks", "ranges", "damages")
+        for text in self.ranges:
+            seeds_of(text)
+
+    def cells_of(self, network: str) -> list[Cell]:
+        """Return a cell for each range of small networks, else one."""
+        return [{"range": text} for text in (self.ranges if network == SMALL else ("all",))]
+
+    def prepare(self, network: str, seed: int) -> str:
+        """Return the name."""
+        return network
+
+    def measure(self, prepared: str, cell: Cell, folder: Path) -> dict[str, Any]:
+        """Return how often each thing was compared, and what differs."""
+        before = jax.config.read("jax_disable_most_optimizations")
+        jax.config.update("jax_disable_most_optimizations", True)  # programs that run once: compiling is all
+        try:
+            if prepared == SMALL:
+                found, different = small(seeds_of(cell["range"]))
+            else:
+                found, different = damaged(self.damages) if prepared == DAMAGED else real(ALL[prepared])
+        finally:
+            jax.config.update("jax_disable_most_optimizations", before)
+        return {"compared": dict(found), "different": different}
+
+    def shown(self, row: dict[str, Any]) -> dict[str, str]:
+        """Return the number of comparisons and what differs."""
+        return {"compared": f"{sum(row['compared'].values()):,}", "different": ", ".join(row["different"]) or "nothing"}
 
 
-def main() -> None:
-    """Read the command line, run, write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", action="append", choices=("real", "small", "damaged"), help="only this (repeatable)")
-    parser.add_argument("--network", action="append", choices=list(ALL), help="only this real network (repeatable)")
-    parser.add_argument("--examples", type=int, default=500, help="small networks")
-    parser.add_argument("--damages", type=int, default=200, help="damaged files")
-    args = parser.parse_args()
-    jax.config.update("jax_disable_most_optimizations", True)  # hundreds of programs that run once: compiling is all
-    parts = args.part or ["damaged", "real", "small"]
-    if "damaged" in parts:
-        start = time.perf_counter()
-        keep("damaged", "damaged", *damaged(args.damages), start)
-    if "real" in parts:
-        real(args.network or list(ALL))
-    if "small" in parts:
-        small(args.examples)
-
-
-if __name__ == "__main__":
-    main()
+CONFIGS = {
+    "files-equal": FilesEqual(),
+    "files-equal-tiny": FilesEqual(networks=(SMALL, DAMAGED), ranges=("0-0",), damages=8),
+}
