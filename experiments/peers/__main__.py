@@ -17,6 +17,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.peers import aimet, brevitas_layerwise, nncf_onnx, onnxruntime_static, ours, ppq_onnx
 from experiments.peers.measure import left_to_do, measure, version_of
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--network", action="append", help=f"repeatable; default: {' '.join(NETWORKS)}")
     parser.add_argument("--widths", action="append", help="weights/feature maps in bits, such as 8/8 (repeatable)")
     parser.add_argument("--scheme", action="append", help="a method, as its tool calls it (repeatable); default: all")
+    parser.add_argument("--per", choices=("tensor", "channel"), help="what shares a weight step; default: both")
     parser.add_argument("--run", metavar="NAME", help="a run to measure anew and compare with: its own cells and table")
     parser.add_argument("--images", type=int, help="up to N held-out images; default: all")
     parser.add_argument("--out", type=Path, default=RESULTS, help="results folder")
@@ -68,15 +70,18 @@ def _run(args: argparse.Namespace) -> None:
     for network in args.network or NETWORKS:
         work = open_work(network, args.images, args.arrays)
         for tool in tools:
-            settings = left_to_do(tool, network, args.widths, args.images, args.out, schemes=args.scheme, run=args.run)
+            settings = left_to_do(
+                tool, network, args.widths, args.images, args.out, schemes=args.scheme, per=args.per, run=args.run
+            )
             print(f"{network}, {tool.name} {version_of(tool.package)}: {len(settings)} to do", flush=True)
             for setting, row in measure(tool, work, settings, args.images, args.out, args.run):
-                said = (
-                    row
-                    if isinstance(row, str)
-                    else f"top-1 {row['top1']:.2%}, {row['calibration_seconds']} s, {row['calibration_cpu_seconds']} of a CPU"
-                )
+                said = row if isinstance(row, str) else _said(row)
                 print(f"  {setting.scheme}, {setting.weights_per}, {setting.widths}: {said}", flush=True)
+
+
+def _said(row: dict[str, Any]) -> str:
+    taken = f"{row['calibration_seconds']} s, {row['calibration_cpu_seconds']} of a CPU"
+    return f"top-1 {row['top1']:.2%}, {taken}"
 
 
 def _installed(names: Sequence[str]) -> list[Tool]:

@@ -1,6 +1,6 @@
-"""AIMET's quantization simulation of an ONNX file: in its default placement of quantizers, or the inputs of layers alone.
+"""AIMET's quantization simulation of an ONNX file, in its default placement of quantizers or at the inputs of layers.
 
-AdaRound steps per layer: AIMET recommends 10,000 and more, which takes hours here.
+AdaRound gets 1,000 steps a layer; AIMET recommends 10,000 and more, which takes hours here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from experiments.peers.work import Work
 
 
-#: Where the simulation quantizes: the inputs of convolutions and dense layers, and weights, as all the others here.
+#: Quantizers at the inputs of convolutions and dense layers, and weights, alone: the places of ours, Brevitas, PPQ.
 LAYERS = "tf_enhanced, inputs of layers"
 ADAROUND_STEPS = 1000
 ADAROUND = f"{LAYERS}, AdaRound ({ADAROUND_STEPS:,} steps a layer)"

@@ -1,7 +1,7 @@
-"""Brevitas' layerwise post-training quantization with GPTQ: the inputs of convolutions and dense layers, weights, no more.
+"""Brevitas' layerwise post-training quantization with GPTQ: inputs of convolutions and dense layers, and weights.
 
-Brevitas quantizes PyTorch modules: the file becomes those by `experiments.peers.onnx_to_torch`. What is done is what its
-own ImageNet example does, without that example's exception for first and last layers: batch normalization merged,
+Brevitas quantizes PyTorch modules: the file becomes those by `experiments.peers.onnx_to_torch`. What is done is what
+its own ImageNet example does, without that example's 8 bits for first and last layers: batch normalization merged,
 steps from the 99.999th percentile, feature maps asymmetric (so that those behind a ReLU lose no bit to a sign).
 """
 
@@ -35,7 +35,7 @@ def quantize(work: Work, setting: Setting, folder: Path) -> Callable[[np.ndarray
     for name, layer in [*model.named_modules()]:
         if hasattr(layer, "weight_quant"):
             parent, _, own = name.rpartition(".")
-            setattr(model.get_submodule(parent), own, _Fused.of(layer))
+            setattr(model.get_submodule(parent), own, _fused(layer))
 
     def predict(x: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -87,44 +87,25 @@ def _quantized(work: Work, setting: Setting) -> Any:
     return model
 
 
-class _Fused:
-    """A quantized layer with its weights rounded once, and its input by one fused operation: the same numbers, sooner."""
+def _fused(layer: Any) -> Any:
+    """Return a quantized layer with its weights rounded once, its input by one operation: the same numbers, sooner."""
+    import torch
+    from torch.nn import Conv2d, Module, functional
 
-    @staticmethod
-    def of(layer: Any) -> Any:
-        import torch
-        from torch import nn
+    with torch.no_grad():
+        weight, maps = layer.quant_weight().value.detach(), layer.input_quant
+        step, zero, bits = float(maps.scale()), int(maps.zero_point()), int(maps.bit_width())
+    lowest = -(2 ** (bits - 1)) if maps.is_signed else 0
 
-        class Fused(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                with torch.no_grad():
-                    weight = layer.quant_weight().value.detach().clone()
-                    self.step, self.zero = float(layer.input_quant.scale()), int(layer.input_quant.zero_point())
-                bits, signed = int(layer.input_quant.bit_width()), bool(layer.input_quant.is_signed)
-                self.ends = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-                if isinstance(layer, nn.Conv2d):
-                    made = nn.Conv2d(
-                        layer.in_channels,
-                        layer.out_channels,
-                        layer.kernel_size,
-                        stride=layer.stride,
-                        padding=layer.padding,
-                        dilation=layer.dilation,
-                        groups=layer.groups,
-                        bias=layer.bias is not None,
-                    )
-                else:
-                    made = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-                made.weight.data = weight
-                if layer.bias is not None:
-                    made.bias.data = layer.bias.detach().clone()
-                self.layer = made
+    class Fused(Module):
+        def forward(self, x: Any) -> Any:
+            x = torch.fake_quantize_per_tensor_affine(x, step, zero, lowest, lowest + 2**bits - 1)
+            if isinstance(layer, Conv2d):
+                moves = layer.stride, layer.padding, layer.dilation, layer.groups
+                return functional.conv2d(x, weight, layer.bias, *moves)
+            return functional.linear(x, weight, layer.bias)
 
-            def forward(self, x: Any) -> Any:
-                return self.layer(torch.fake_quantize_per_tensor_affine(x, self.step, self.zero, *self.ends))
-
-        return Fused()
+    return Fused()
 
 
 TOOL = Tool(

@@ -55,15 +55,17 @@ def left_to_do(
     results: Path,
     *,
     schemes: Sequence[str] | None = None,
+    per: str | None = None,
     run: str | None = None,
 ) -> list[Setting]:
-    """Return the settings of a tool, of the given widths and schemes or all, that have no result yet in this run."""
+    """Return the settings of a tool, of those given or all, that have no result yet in this run."""
     done = {row["key"] for row in store.read_rows(results) if row["config_hash"] == config_hash(images, run)}
     return [
         setting
         for setting in tool.settings
         if (widths is None or setting.widths in widths)
         and (schemes is None or setting.scheme in schemes)
+        and per in (None, setting.weights_per)
         and key_of(network, tool, setting) not in done
     ]
 

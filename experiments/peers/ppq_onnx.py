@@ -1,4 +1,4 @@
-"""PPQ's quantization of an ONNX file: the inputs of convolutions and dense layers, weights, no more; its own passes after."""
+"""PPQ's quantization of an ONNX file: inputs of convolutions and dense layers, and weights; then its own passes."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _quantizer(graph: Any, setting: Setting) -> Any:
 TOOL = Tool(
     name="ppq",
     package="ppq",
-    install="in an environment of its own, pip install ppq torch onnx onnxruntime lazy_loader",
+    install="in an environment of its own, pip install ppq torch onnx==1.17 protobuf==3.20.3 onnxruntime lazy_loader",
     settings=grid((SYMMETRIC, ASYMMETRIC, CORRECTED, LSQ), ("8/8", "6/6", "4/8", "4/4")),
     quantize=quantize,
 )
