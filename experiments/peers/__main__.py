@@ -17,15 +17,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from experiments.peers import aimet, nncf_onnx, onnxruntime_static, ours
+from experiments.peers import aimet, brevitas_layerwise, nncf_onnx, onnxruntime_static, ours, ppq_onnx
 from experiments.peers.measure import left_to_do, measure, version_of
 from experiments.peers.table import markdown
 from experiments.peers.tool import Tool
 from experiments.peers.work import open_work
 from ggdjax import GgdjaxError
 
-TOOLS: dict[str, Tool] = {module.TOOL.name: module.TOOL for module in (ours, onnxruntime_static, nncf_onnx, aimet)}
+_MODULES = (ours, onnxruntime_static, nncf_onnx, aimet, brevitas_layerwise, ppq_onnx)
+TOOLS: dict[str, Tool] = {module.TOOL.name: module.TOOL for module in _MODULES}
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "peers"
 ARRAYS = Path("runs") / "peers"
 NETWORKS = ("resnet20", "squeezenet")
@@ -39,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("tools", nargs="*", metavar="TOOL", help=f"{', '.join(TOOLS)}; none: those installed here")
     parser.add_argument("--network", action="append", help=f"repeatable; default: {' '.join(NETWORKS)}")
     parser.add_argument("--widths", action="append", help="weights/feature maps in bits, such as 8/8 (repeatable)")
+    parser.add_argument("--scheme", action="append", help="a method, as its tool calls it (repeatable); default: all")
+    parser.add_argument("--per", choices=("tensor", "channel"), help="what shares a weight step; default: both")
+    parser.add_argument("--run", metavar="NAME", help="a run to measure anew and compare with: its own cells and table")
     parser.add_argument("--images", type=int, help="up to N held-out images; default: all")
     parser.add_argument("--out", type=Path, default=RESULTS, help="results folder")
     parser.add_argument("--arrays", type=Path, default=ARRAYS, help="folder of decoded images")
@@ -47,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if not args.table:
             _run(args)
-        print(markdown(args.out, args.images))
+        print(markdown(args.out, args.images, args.run))
     except GgdjaxError as error:
         print(f"peers: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -57,18 +62,26 @@ def _run(args: argparse.Namespace) -> None:
     if args.images is not None and args.images < 1:
         raise GgdjaxError(f"`--images` must be at least 1, got {args.images}")
     tools = _installed(args.tools)
-    known = sorted({setting.widths for tool in tools for setting in tool.settings})
-    for widths in args.widths or ():
-        if widths not in known:
-            raise GgdjaxError(f"`--widths` {widths} is measured by none of the tools; known: {', '.join(known)}")
+    for option, given in (("widths", args.widths), ("scheme", args.scheme)):
+        known = sorted({getattr(setting, option) for tool in tools for setting in tool.settings})
+        for value in given or ():
+            if value not in known:
+                raise GgdjaxError(f"`--{option}` {value} is measured by none of the tools; known: {', '.join(known)}")
     for network in args.network or NETWORKS:
         work = open_work(network, args.images, args.arrays)
         for tool in tools:
-            settings = left_to_do(tool, network, args.widths, args.images, args.out)
+            settings = left_to_do(
+                tool, network, args.widths, args.images, args.out, schemes=args.scheme, per=args.per, run=args.run
+            )
             print(f"{network}, {tool.name} {version_of(tool.package)}: {len(settings)} to do", flush=True)
-            for setting, row in measure(tool, work, settings, args.images, args.out):
-                said = row if isinstance(row, str) else f"top-1 {row['top1']:.2%}, {row['calibration_seconds']} s"
+            for setting, row in measure(tool, work, settings, args.images, args.out, args.run):
+                said = row if isinstance(row, str) else _said(row)
                 print(f"  {setting.scheme}, {setting.weights_per}, {setting.widths}: {said}", flush=True)
+
+
+def _said(row: dict[str, Any]) -> str:
+    taken = f"{row['calibration_seconds']} s, {row['calibration_cpu_seconds']} of a CPU"
+    return f"top-1 {row['top1']:.2%}, {taken}"
 
 
 def _installed(names: Sequence[str]) -> list[Tool]:

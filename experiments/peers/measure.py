@@ -41,22 +41,37 @@ def key_of(network: str, tool: Tool, setting: Setting) -> str:
     return f"network={network} tool={tool.name} scheme={setting.scheme} per={setting.weights_per} {setting.widths}"
 
 
-def config_hash(images: int | None) -> str:
-    """Return the identity of what changes every result alike."""
-    return hashlib.sha256(f"{EXPERIMENT} {images}".encode()).hexdigest()[:12]
+def config_hash(images: int | None, run: str | None = None) -> str:
+    """Return the identity of what changes every result alike: the number of images, and the name of the run if any."""
+    named = f" {run}" if run else ""
+    return hashlib.sha256(f"{EXPERIMENT} {images}{named}".encode()).hexdigest()[:12]
 
 
 def left_to_do(
-    tool: Tool, network: str, widths: Sequence[str] | None, images: int | None, results: Path
+    tool: Tool,
+    network: str,
+    widths: Sequence[str] | None,
+    images: int | None,
+    results: Path,
+    *,
+    schemes: Sequence[str] | None = None,
+    per: str | None = None,
+    run: str | None = None,
 ) -> list[Setting]:
-    """Return the settings of a tool, at the given widths or all, that have no result yet."""
-    done = {row["key"] for row in store.read_rows(results) if row["config_hash"] == config_hash(images)}
-    wanted = (setting for setting in tool.settings if widths is None or setting.widths in widths)
-    return [setting for setting in wanted if key_of(network, tool, setting) not in done]
+    """Return the settings of a tool, of those given or all, that have no result yet in this run."""
+    done = {row["key"] for row in store.read_rows(results) if row["config_hash"] == config_hash(images, run)}
+    return [
+        setting
+        for setting in tool.settings
+        if (widths is None or setting.widths in widths)
+        and (schemes is None or setting.scheme in schemes)
+        and per in (None, setting.weights_per)
+        and key_of(network, tool, setting) not in done
+    ]
 
 
 def measure(
-    tool: Tool, work: Work, settings: Sequence[Setting], images: int | None, results: Path
+    tool: Tool, work: Work, settings: Sequence[Setting], images: int | None, results: Path, run: str | None = None
 ) -> Iterator[tuple[Setting, dict[str, Any] | str]]:
     """Yield each setting with its row once that is on the disk, or with what the tool said when it failed.
 
@@ -65,13 +80,14 @@ def measure(
     """
     if not settings:
         return
-    float_pass = work.float_pass_seconds()
+    float_pass, float_pass_cpu = work.float_pass_seconds()
     made_by = {
         "version": version_of(tool.package),
         "versions": {"python": platform.python_version(), **{p: v for p in _PACKAGES if (v := version_of(p))}},
         "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "code": code_version(),
         "float_pass_seconds": round(float_pass, 4),
+        "float_pass_cpu_seconds": round(float_pass_cpu, 4),
     }
     with store.exclusive_folder(results), store.appending(results, (1, 1)) as append:
         made_by["images"] = {part: store.keep_image_ids(results, ids) for part, ids in work.ids.items()}
@@ -86,7 +102,8 @@ def measure(
             ratio = figures["calibration_seconds"] / float_pass
             row = {
                 "experiment": EXPERIMENT,
-                "config_hash": config_hash(images),
+                "config_hash": config_hash(images, run),
+                **({"run": run} if run else {}),
                 "key": key_of(work.network, tool, setting),
                 "network": work.network,
                 "tool": tool.name,
@@ -108,10 +125,12 @@ def _figures(tool: Tool, work: Work, setting: Setting) -> dict[str, Any]:
     seconds = []
     with tempfile.TemporaryDirectory() as scratch:
         for _ in range(1 + tool.compiles):
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             with contextlib.redirect_stdout(io.StringIO()):  # tools tell of every step
                 predict = tool.quantize(work, setting, Path(scratch))
+            cpu = time.process_time() - cpu
             seconds.append(round(time.perf_counter() - start, 3))
         top1, top5 = work.accuracy(predict)
     first = {"first_calibration_seconds": seconds[0]} if tool.compiles else {}
-    return {"top1": top1, "top5": top5, "calibration_seconds": seconds[-1], **first}
+    taken = {"calibration_seconds": seconds[-1], "calibration_cpu_seconds": round(cpu, 3)}
+    return {"top1": top1, "top5": top5, **taken, **first}

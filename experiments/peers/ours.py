@@ -16,22 +16,34 @@ if TYPE_CHECKING:
     from experiments.peers.work import Work
 
 
+#: The default recipe: `ggd` for feature maps, weights rounded for the output of their layer.
+ROUNDED = "ggd, weights rounded for the output (default)"
+#: From there, gradients for about a minute: no labels, on the calibration images themselves.
+GRADIENT = "ggd, default, then gradients on the calibration images"
+
+
 def quantize(work: Work, setting: Setting, folder: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Load the file, calibrate and choose every step and fractional length."""
+    """Load the file, calibrate, choose every step and fractional length, and round."""
     import ggdjax as gd
 
     weight_bits, activation_bits = setting.bits
     net = gd.load_onnx(work.model)
     config = gd.QuantConfig(
-        weight_bits=weight_bits, activation_bits=activation_bits, scheme=setting.scheme, weights_per=setting.weights_per
+        weight_bits=weight_bits, activation_bits=activation_bits, scheme="ggd", weights_per=setting.weights_per
     )
-    return gd.quantize(net, gd.calibrate(net, work.calibration_batches()), config)
+    q = gd.quantize(net, gd.calibrate(net, work.calibration_batches()), config)
+    if setting.scheme != "ggd":
+        q = gd.tune.round_weights(q, work.calibration)
+    if setting.scheme == GRADIENT:
+        q = gd.tune.gradient(q, work.calibration)
+    return q
 
 
 TOOL = Tool(
     name="ggdjax",
     package="ggdjax",
-    settings=grid(("ggd",), ("8/8", "6/6", "5/5", "4/4", "8/6", "8/4")),
+    settings=grid(("ggd", ROUNDED), ("8/8", "6/6", "5/5", "4/4", "8/6", "8/4", "4/8"))
+    + grid((GRADIENT,), ("4/8", "4/4")),
     quantize=quantize,
     compiles=True,
 )

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def markdown(results: Path, images: int | None) -> str:
-    """Return the tables of the results on that many held-out images."""
-    wanted = (EXPERIMENT, config_hash(images))
+def markdown(results: Path, images: int | None, run: str | None = None) -> str:
+    """Return the tables of the results on that many held-out images, those of a named run or those of none."""
+    wanted = (EXPERIMENT, config_hash(images, run))
     rows = [row for row in read_rows(results) if (row["experiment"], row["config_hash"]) == wanted]
     networks = list(dict.fromkeys(row["network"] for row in rows))
     tables = [_table([row for row in rows if row["network"] == name]) for name in networks]

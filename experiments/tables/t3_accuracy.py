@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from experiments.peers.ours import ROUNDED
 from experiments.tables.content import Content
 from experiments.tables.entries import (
+    Cell,
     Entry,
     accuracies,
     by_images,
     lookup,
     measured,
     networks_of,
+    number,
     on_images,
     percentages,
     pivot,
@@ -30,13 +34,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-METRICS = {"top1": "top-1, fraction", "top5": "top-5, fraction"}
+METRICS = {
+    "top1": "top-1, fraction",
+    "top5": "top-5, fraction",
+    "run_top1": "top-1 of a run of all tools one after the other, fraction",
+    "run_seconds": "CPU seconds of calibration in that run, of all threads",
+    "run_passes": "the same over those of one float pass by ONNX Runtime",
+}
 WIDTHS = tuple(f"{bits}/{bits}" for bits in BITS)
 #: Widths of weights and feature maps that other tools were measured at.
-PEER_WIDTHS = ("8/8", "6/6", "5/5", "4/4", "8/6", "8/4")
+PEER_WIDTHS = ("8/8", "6/6", "5/5", "4/4", "8/6", "8/4", "4/8")
+#: Widths at which all tools were measured in one run.
+RUN_WIDTHS = ("8/8", "6/6", "4/8", "4/4")
 FLOAT = "float"
 OURS, BY_CHANNEL = "ggdjax, tensor", "ggdjax, channel"
-ROUNDED = "ggd, weights rounded for the output (default)"
 GRADIENT, SEARCHED = "ggd, gradient tuning", "ggd, backward-forward"
 
 
@@ -66,6 +77,23 @@ def entries(results: Results) -> list[Entry]:
             for widths in PEER_WIDTHS:
                 row = beside.get((item, scheme, widths))
                 made += _of(results, row, network=name, item=item, scheme=scheme, bits=widths)
+        made += _in_one_run(results, name)
+    return made
+
+
+def _in_one_run(results: Results, name: str) -> list[Entry]:
+    """Return accuracy and time of every tool in the newest named run (``python -m experiments.peers --run NAME``)."""
+    rows = [row for row in results.peers() if "run" in row and row["network"] == name]
+    made = []
+    for row in rows:
+        if row["run"] == rows[-1]["run"]:
+            item = f"{row['tool']} {row['version']}, {row['weights_per']}"
+            key = {"network": name, "item": item, "scheme": row["scheme"], "bits": row["widths"]}
+            key |= results.said_of(row)
+            made.append(replace(accuracies(top1=row["top1"], top5=None, **key)[0], metric="run_top1"))
+            seconds = row["calibration_cpu_seconds"]
+            made.append(Entry(metric="run_seconds", value=seconds, **key))
+            made.append(Entry(metric="run_passes", value=seconds / row["float_pass_cpu_seconds"], **key))
     return made
 
 
@@ -131,7 +159,8 @@ def tables(found: Sequence[Entry]) -> list[Table]:
                     cell=percentages,
                 )
             )
-        for label, group in by_images(e for e in select(found, network=name) if e.item).items():
+        beside = [e for e in select(found, network=name, metric=("top1", "top5")) if e.item]
+        for label, group in by_images(beside).items():
             made.append(
                 pivot(
                     measured(group, "bits"),
@@ -143,7 +172,25 @@ def tables(found: Sequence[Entry]) -> list[Table]:
                     best=lambda cell: cell["top1"].value if "top1" in cell else None,
                 )
             )
+        if in_one_run := select(found, network=name, metric=("run_top1", "run_seconds", "run_passes")):
+            made.append(
+                pivot(
+                    in_one_run,
+                    title=f"{name}: in one run, top-1, % (CPU seconds of calibration, over one float pass)",
+                    rows={"tool, a weight step per": "item", "scheme": "scheme"},
+                    columns="bits",
+                    heads=width_heads(RUN_WIDTHS),
+                    cell=_accuracy_and_time,
+                    best=lambda cell: cell["run_top1"].value if cell else None,
+                )
+            )
     return made
+
+
+def _accuracy_and_time(cell: Cell) -> str:
+    seconds = cell["run_seconds"].value
+    shown = f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.1f}"
+    return f"{number(cell, 'run_top1', 2, 100)} ({shown} s, {number(cell, 'run_passes', 0)})"
 
 
 def draw(found: Sequence[Entry]) -> Figure:

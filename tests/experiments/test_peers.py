@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from experiments.peers import __main__ as peers
-from experiments.peers.measure import left_to_do
+from experiments.peers.measure import left_to_do, measure
+from experiments.peers.table import markdown
 from experiments.peers.tool import Setting, Tool
 from experiments.peers.work import open_work
 from experiments.store import read_rows
@@ -76,14 +79,66 @@ def test_finished_settings_are_skipped_and_a_failure_loses_no_other(results, arr
 
     settings = tuple(Setting(scheme=name, weights_per="tensor", widths="8/8") for name in ("bad", "good"))
     tool = Tool(name="fake", package="numpy", settings=settings, quantize=quantize)
-    from experiments.peers.measure import measure
-
     work = open_work("digits", 100, arrays)
     found = dict(measure(tool, work, settings, 100, tmp_path))
     assert found[settings[0]] == "RuntimeError: no such width"
     assert left_to_do(tool, "digits", None, 100, tmp_path) == [settings[0]]
     assert left_to_do(tool, "digits", ["4/4"], 100, tmp_path) == []
     assert len(left_to_do(tool, "digits", None, None, tmp_path)) == 2
+    assert left_to_do(tool, "digits", None, 100, tmp_path, schemes=["good"]) == []
+
+
+def test_a_named_run_measures_anew_and_has_its_own_table(results, arrays, tmp_path):
+    tool = peers.TOOLS["onnxruntime"]
+    setting = Setting(scheme="MinMax", weights_per="tensor", widths="8/8")
+    arguments = (tool, "digits", ["8/8"], 100, results)
+    assert setting in left_to_do(*arguments, run="today")
+    assert setting not in left_to_do(*arguments)
+    ((_, row),) = measure(tool, open_work("digits", 100, arrays), [setting], 100, tmp_path, "today")
+    assert row["run"] == "today"
+    assert row["calibration_cpu_seconds"] > 0
+    assert row["float_pass_cpu_seconds"] > 0
+    assert "| MinMax | tensor |" in markdown(tmp_path, 100, "today")
+    assert markdown(tmp_path, 100) == "no results yet"
+
+
+@pytest.mark.parametrize("name", ["aimet", "brevitas", "ppq"])
+def test_other_tools_where_they_are_installed(name, arrays, tmp_path, capsys, monkeypatch):
+    tool = peers.TOOLS[name]
+    pytest.importorskip({"aimet": "aimet_onnx"}.get(name, name), reason=f"{tool.name} is not installed")
+    few = tuple(s for s in tool.settings if s.widths == "6/6" and not re.search("AdaRound|LSQ", s.scheme))
+    monkeypatch.setitem(peers.TOOLS, name, Tool(**{**vars(tool), "settings": few}))
+    run(tmp_path, arrays, name)
+    rows = read_rows(tmp_path)
+    assert len(rows) == len(few), capsys.readouterr().out
+    assert all(row["top1"] > 0.95 for row in rows)
+
+
+def test_the_float_file_as_pytorch_modules(arrays, results):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    onnx = pytest.importorskip("onnx")
+    from experiments.onnx_runtime import predictor
+    from experiments.peers.onnx_to_torch import to_torch
+
+    work = open_work("digits", 100, arrays)
+    x = np.array(work.held_out[:7])
+    with torch.no_grad():
+        ours = to_torch(onnx.load(work.model))(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(ours, predictor(work.model)(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("per", ["tensor", "channel"])
+def test_a_rounded_layer_of_brevitas_computes_what_brevitas_computes(per, arrays, results):
+    pytest.importorskip("brevitas", reason="Brevitas is not installed")
+    torch = pytest.importorskip("torch")
+    from experiments.peers import brevitas_layerwise
+
+    work = open_work("digits", 100, arrays)
+    setting = Setting(scheme=brevitas_layerwise.PLAIN, weights_per=per, widths="4/4")
+    x = np.array(work.held_out[:7])
+    with torch.no_grad():
+        own = brevitas_layerwise._quantized(work, setting)(torch.from_numpy(x)).numpy()
+    np.testing.assert_array_equal(brevitas_layerwise.quantize(work, setting, arrays)(x), own)
 
 
 def test_the_table_has_a_row_per_tool_scheme_and_granularity(results, arrays, capsys):
@@ -95,10 +150,18 @@ def test_the_table_has_a_row_per_tool_scheme_and_granularity(results, arrays, ca
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["aimet"], "aimet is not installed: "), (["nothing"], "known: "), (["--images", "0"], "at least 1")],
+    [
+        (["aimet"], "aimet is not installed: "),
+        (["brevitas"], "brevitas is not installed: "),
+        (["ppq"], "ppq is not installed: "),
+        (["nothing"], "known: "),
+        (["--images", "0"], "at least 1"),
+        (["onnxruntime", "--scheme", "minmax"], "`--scheme` minmax is measured by none of the tools; known: Entropy, "),
+    ],
 )
 def test_one_line_for_what_a_user_can_mend(arguments, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(peers.TOOLS, "aimet", Tool(**{**vars(peers.TOOLS["aimet"]), "package": "no-such-package"}))
+    for name in ("aimet", "brevitas", "ppq"):
+        monkeypatch.setitem(peers.TOOLS, name, Tool(**{**vars(peers.TOOLS[name]), "package": "no-such-package"}))
     with pytest.raises(SystemExit, match="2"):
         peers.main([*arguments, "--out", str(tmp_path)])
     (line,) = capsys.readouterr().err.strip().splitlines()

@@ -150,6 +150,19 @@ def test_of_two_measurements_of_a_tool_the_newest_on_most_images_counts(results)
     assert line_of(texts_of(results, "T7")["T7.md"], "atool, channel")[2:] == ["2.5 to 3.5"]
 
 
+def test_tools_in_one_run_stand_with_their_time(results):
+    row = {"network": "resnet20", "tool": "atool", "version": "2.0", "scheme": "GPTQ", "weights_per": "tensor"}
+    row |= {"widths": "4/4", "top1": 0.7, "top5": 0.9, "held_out_images": 10000, "measured": "2026-11-25", "run": "two"}
+    row |= {"calibration_cpu_seconds": 30.2, "float_pass_cpu_seconds": 0.5, "device": "2 cores"}
+    older = row | {"run": "one", "measured": "2026-11-24", "widths": "8/8"}
+    other = row | {"tool": "btool", "top1": 0.6512, "calibration_cpu_seconds": 2.04}
+    lines = [json.dumps(one) for one in (older, row, other)]
+    (results / "peers" / "cells-1-of-1.jsonl").write_text("\n".join(lines) + "\n")
+    (table,) = [part for part in texts_of(results, "T3")["T3.md"].split("\n## ") if "in one run" in part]
+    assert line_of(table, "atool 2.0, tensor") == ["atool 2.0, tensor", "GPTQ", "**70.00 (30 s, 60)**"]
+    assert line_of(table, "btool 2.0, tensor") == ["btool 2.0, tensor", "GPTQ", "65.12 (2.0 s, 4)"]
+
+
 def tuning_row(before: float, forward: float, **more: object) -> dict:
     stages = {
         name: {"top1": top1, "top5": 0.95, "held_out_images": 10000, "p_value": p}
