@@ -225,6 +225,8 @@ class _Masks:
 
     def _follow(self, node: Node) -> None:
         """Put the range of an output right that calibration measured with masks as they were, or without them."""
+        if self.masked.keys().isdisjoint((node.output, *node.inputs)):
+            return
         sides = self.masked.get(node.output, set())
         if not sides and node.op not in _ENDS:
             scaling = self._scaling(node)
@@ -232,7 +234,7 @@ class _Masks:
             turned |= set(node.inputs) if scaling is not None and (scaling[0] < 0).all() else set()
             sides = {side * (-1 if t in turned else 1) for t in node.inputs for side in self.masked.get(t, ())}
         found = self._range(node, [self.measured.get(tensor) for tensor in node.inputs])
-        if found is None or not (sides or any(tensor in self.masked for tensor in node.inputs)):
+        if found is None:
             return
         low, high = self.measured.get(node.output, found)
         low, high = found[0] if -1 in sides else max(low, found[0]), found[1] if 1 in sides else min(high, found[1])

@@ -234,7 +234,7 @@ def _fuse_activations(net: Network) -> Network:
     """Name what files and traces spell out: relu, clip (ReLU6), silu, hard swish, softmax."""
     edit = _Edit(net)
     for node in edit.graph.nodes:
-        for rule in (_bounded, _self_gated, _softmax, _squared_root):
+        for rule in (_bounded, _self_gated, _softmax):
             fused = rule(edit, node)
             if fused is not None:
                 edit.replace(node, fused)
@@ -262,31 +262,6 @@ def _bounded(edit: _Edit, node: Node) -> Node | None:
     if low == 0 and high is None:
         return replace(node, op="relu", inputs=inputs, attrs=(), params=())
     return replace(node, op="clip", inputs=inputs, attrs=(("high", high), ("low", low)), params=())
-
-
-def _squared_root(edit: _Edit, node: Node) -> Node | None:
-    """Return the square of the root of a sum of squares, as spectrograms have it, without both: as its ReLU."""
-    root = edit.graph.producer(node.inputs[0]) if _squares(node) else None
-    if root is None or root.op != "sqrt" or not _from_squares(edit.graph, root.inputs[0]):
-        return None
-    return replace(node, op="relu", inputs=root.inputs, attrs=(), params=())
-
-
-def _squares(node: Node) -> bool:
-    """Return whether a node squares its input."""
-    if node.op == "power":
-        return node.attr("exponent") == 2
-    return node.op == "mul" and len(node.inputs) == 2 and node.inputs[0] == node.inputs[1]
-
-
-def _from_squares(graph: Graph, tensor: str) -> bool:
-    """Return whether ``tensor`` sums or moves squares only."""
-    node = graph.producer(tensor)
-    if node is None or node.params:
-        return False
-    if node.op in {"add", "sum", "mean", "reshape", "transpose", "slice", "concat"}:
-        return all(_from_squares(graph, each) for each in node.inputs)
-    return _squares(node)
 
 
 def _self_gated(edit: _Edit, node: Node) -> Node | None:

@@ -88,8 +88,8 @@ FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "where": attention(lambda s: jax.nn.softmax(jnp.where(CAUSAL, s, -jnp.inf))),
     "where, least number": attention(lambda s: jax.nn.softmax(jnp.where(~CAUSAL, LEAST, s))),
     "argument of softmax": attention(lambda s: jax.nn.softmax(s, where=CAUSAL)),
-    "subtracted": attention(lambda s: jax.nn.softmax(s - 1e9 * ~CAUSAL)),
-    "beside a bias": attention(lambda s: jax.nn.softmax(s + jnp.where(CAUSAL, BIAS, -1e9))),
+    "subtracted": attention(lambda s: jax.nn.softmax(s - 1e9 * ~CAUSAL[None])),
+    "beside a bias": attention(lambda s: jax.nn.softmax(s + jnp.where(CAUSAL, BIAS, -1e9)[None])),
     "twice": attention(lambda s: jax.nn.softmax(jnp.where(CAUSAL, jnp.where(BIAS > -1, s, -1e9), -1e9))),
     "by its own values, infinite": lambda x: (
         jax.nn.softmax(jnp.where((y := x @ W) > y.mean(-1, keepdims=True), y, -jnp.inf)) @ W
@@ -98,13 +98,15 @@ FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
         jax.nn.softmax(4 * (x @ W) + jnp.where(x > x.min(-1, keepdims=True), 0.0, -jnp.inf)) @ W
     ),
     "by its own values": attention(lambda s: jax.nn.softmax(jnp.where(s >= s.max(-1, keepdims=True) - 1, s, -1e9))),
-    "of the network's own": lambda x: jax.nn.softmax(x @ W + (1 - (x > 0).astype(jnp.float32)) * LEAST) @ W,
-    "logits": lambda x: jax.nn.softmax(x @ W + jnp.where(KEPT, 0, -jnp.inf)),
+    "of the network's own": lambda x: (
+        jax.nn.softmax(x @ W + (1 - (x > x.min(-1, keepdims=True)).astype(jnp.float32)) * LEAST) @ W
+    ),
+    "logits": lambda x: jax.nn.softmax(x @ W + jnp.where(KEPT[None, None], 0, -jnp.inf)),
     "maximum": lambda x: first_masked(x @ W, -jnp.inf).max(1) @ W,
     "minimum": lambda x: first_masked(x @ W, 1e9).min(1) @ W,
     "index of the largest": lambda x: jnp.argmax(jnp.where(KEPT, x @ W, -jnp.inf), -1),
     "logarithm of a sum": lambda x: jax.nn.logsumexp(jnp.where(KEPT, x @ W, -jnp.inf), axis=-1),
-    "offsets that are values": lambda x: (x @ W + jnp.where(KEPT, 0, -2e3)).max(1) @ W,
+    "offsets that are values": lambda x: (x @ W + jnp.where(KEPT[None, None], 0, -2e3)).max(1) @ W,
 }
 
 
@@ -133,7 +135,7 @@ def test_padding_that_no_maximum_chooses(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["logits", "logarithms"])
 def test_masked_outputs_come_last(name: str) -> None:
     """And leave the others their digits."""
-    mask = jnp.where(KEPT, 0, -1e9)
+    mask = jnp.where(KEPT[None, None], 0, -1e9)
     last = {"logits": lambda y: y, "logarithms": jax.nn.log_softmax}[name]
     net = gd.trace(lambda x: last(x @ W + mask), jnp.zeros((1, LENGTH, WIDTH)))
     q = gd.quantize(net, gd.calibrate(net, [X]))
@@ -143,7 +145,7 @@ def test_masked_outputs_come_last(name: str) -> None:
 
 
 def test_infinite_numbers_that_integers_do_not_hold() -> None:
-    mask = jnp.where(KEPT, 0, -jnp.inf)
+    mask = jnp.where(KEPT[None, None], 0, -jnp.inf)
     for function, reader in (
         (lambda x: x @ W + mask, "is an output of the network"),
         (lambda x: jax.nn.sigmoid(x @ W + mask) @ W, r"which `.*` \(sigmoid\) reads"),
