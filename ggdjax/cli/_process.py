@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ggdjax._errors import GgdjaxError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
 #: Seconds that an interrupt leaves to Python; then the process ends, wherever it is.
 _PATIENCE = 1.0
@@ -26,7 +26,7 @@ LAST: list[Callable[[], object]] = []
 
 
 @contextmanager
-def ending(program: str, interrupted: Callable[[], str], *, whole: bool, at_once: bool = False) -> Iterator[None]:
+def ending(program: str, interrupted: Callable[[], str], *, whole: bool, at_once: bool = False) -> Generator[None]:
     """Let a command end with one line on standard error, and status 2, for every user error.
 
     Args:
