@@ -172,6 +172,29 @@ def test_constants_of_other_inputs(small, tmp_path, capsys):
     assert "gemm" in capsys.readouterr().out
 
 
+def test_several_inputs_of_open_sizes(small, tmp_path, capsys):
+    model = onnx.load(small[0])
+    for axis in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"size{axis}"
+    images = model.graph.input[0].type.tensor_type.shape.dim
+    images[0].dim_param = "images"
+    guide = onnx.helper.make_tensor_value_info("guide", onnx.TensorProto.FLOAT, ["images", 1, "size2", "size3"])
+    model.graph.input.append(guide)
+    for node in (
+        onnx.helper.make_node("Flatten", ["guide"], ["flat"]),
+        onnx.helper.make_node("ReduceMax", ["flat"], ["most"], axes=[1]),
+        onnx.helper.make_node("Mul", ["logits", "most"], ["scaled"]),
+    ):
+        model.graph.node.append(node)
+    model.graph.output[0].name = "scaled"
+    onnx.save(model, path := tmp_path / "two.onnx")
+    shape = ("--input-shape", 1, 3, 8, 8)
+    assert "give the values of all others by `--constant NAME=NUMBER`" in refused(capsys, "inspect", path, *shape)
+    assert "give `--input-shape`" in refused(capsys, "inspect", path, "--constant", "guide=2")
+    main(["inspect", str(path), "--constant", "guide=2", *map(str, shape)])
+    assert "gemm" in capsys.readouterr().out
+
+
 def bad_images(kind, tmp_path):
     folder = tmp_path / "images"
     if kind == "empty":
