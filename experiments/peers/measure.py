@@ -122,15 +122,16 @@ def measure(
 
 
 def _figures(tool: Tool, work: Work, setting: Setting) -> dict[str, Any]:
-    seconds = []
+    seconds, cpu_seconds = [], []
     with tempfile.TemporaryDirectory() as scratch:
         for _ in range(1 + tool.compiles):
             start, cpu = time.perf_counter(), time.process_time()
             with contextlib.redirect_stdout(io.StringIO()):  # tools tell of every step
                 predict = tool.quantize(work, setting, Path(scratch))
-            cpu = time.process_time() - cpu
+            cpu_seconds.append(round(time.process_time() - cpu, 3))
             seconds.append(round(time.perf_counter() - start, 3))
         top1, top5 = work.accuracy(predict)
-    first = {"first_calibration_seconds": seconds[0]} if tool.compiles else {}
-    taken = {"calibration_seconds": seconds[-1], "calibration_cpu_seconds": round(cpu, 3)}
-    return {"top1": top1, "top5": top5, **taken, **first}
+    taken = {"calibration_seconds": seconds[-1], "calibration_cpu_seconds": cpu_seconds[-1]}
+    if tool.compiles:
+        taken |= {"first_calibration_seconds": seconds[0], "first_calibration_cpu_seconds": cpu_seconds[0]}
+    return {"top1": top1, "top5": top5, **taken}
