@@ -100,6 +100,7 @@ class Tuning(Experiment):
         figures = {
             "tuning_images": len(images),
             "objective": self.objective,
+            "rounding": self.rounding,
             "search_seconds": round(seconds, 2),
             "float_passes": history.float_passes,
             "naive_float_passes": history.naive_float_passes,

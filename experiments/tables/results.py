@@ -225,7 +225,8 @@ def _run_of(row: dict[str, Any]) -> tuple[Any, ...]:
     """Return what of the settings makes several rows of one cell that stand beside each other."""
     if "stages" not in row:
         return ()
-    return (*(row.get(name) for name in ("objective", "rounding", "tuning_images")), "equalized" in row["stages"])
+    rounding = row.get("rounding", "nearest")  # which older rows do not say
+    return row.get("objective"), rounding, row.get("tuning_images"), "equalized" in row["stages"]
 
 
 def _provenance(held: Any) -> Iterator[dict[str, Any]]:

@@ -126,6 +126,8 @@ def test_figures_of_tuning(tiny):
     assert row["stages"]["before"]["p_value"] == 1
     assert 0 < row["float_passes"] < row["naive_float_passes"]
     assert row["tuning_images"] == row["images"]["tuning"]["count"] == 32
+    # By it tables keep runs from different starts apart.
+    assert row["rounding"] == row["settings"]["rounding"]
 
 
 def test_figures_of_the_paper_by_either_recipe(tiny):
