@@ -134,12 +134,12 @@ def real(entry: networks.AnyNetwork) -> tuple[Counter[str], list[str]]:
 LAYERS: dict[str, Callable[[Any, Any], Any]] = {
     "conv": lambda x, w: _conv(x, w, 1),
     "depthwise": lambda x, w: _conv(x, w[:, :, :1, :], x.shape[-1]),
-    "dense": lambda x, w: x @ w[0, 0] + w[0, 1, 0],
+    "dense": lambda x, w: x @ w[0, 0] + w[0, 1, None, None, :1],
     "relu": lambda x, _: jax.nn.relu(x),
     "relu6": lambda x, _: jax.nn.relu6(x),
     "leaky": lambda x, _: jax.nn.leaky_relu(x, 0.25),
     "silu": lambda x, _: jax.nn.silu(x),
-    "scale": lambda x, w: x * w[0, 0, 0],
+    "scale": lambda x, w: x * w[0, 0, None, None, :1],
     "pool": lambda x, _: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 1, 1, 1), "SAME"),
     "residual": lambda x, w: x + jax.nn.relu(_conv(x, w, 1)),
 }
@@ -148,7 +148,7 @@ LAYERS: dict[str, Callable[[Any, Any], Any]] = {
 def _conv(x: Any, w: Any, groups: int) -> Any:
     numbers = ("NHWC", "HWIO", "NHWC")
     y = jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=numbers, feature_group_count=groups)
-    return y + w[1, 1, 0]
+    return y + w[1, 1, None, None, :1]
 
 
 def small_network(seed: int) -> tuple[QuantizedNetwork, Calibration, np.ndarray]:
