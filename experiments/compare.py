@@ -30,21 +30,9 @@ from ggdjax.quantization import Accuracy
 #: Share of wrong alarms over all paired tests together.
 _ALPHA = 0.05
 #: What a row says of its making, and what goes with an accuracy.
-_NO_FIGURES = {
-    *(
-        "code",
-        "versions",
-        "device",
-        "machine",
-        "images",
-        "image_ids",
-        "seconds",
-        "setup_seconds",
-        "finished",
-        "settings",
-    ),
-    *("stages", "right", "top1", "top5", "top1_interval", "top5_interval"),
-}
+_MAKING = frozenset({"code", "versions", "device", "machine", "seconds", "setup_seconds", "finished", "settings"})
+_WITH_ACCURACY = {"stages", "right", "top1", "top5", "top1_interval", "top5_interval", "images", "image_ids"}
+_NO_FIGURES = _MAKING | _WITH_ACCURACY
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,6 @@ from matplotlib.text import Text
 from PIL import Image
 
 from experiments.__main__ import main as main_of_experiments
-from experiments.configs.weights import compare
 from experiments.experiment import key_of
 from experiments.launch import read_words
 from experiments.tables import plots
@@ -485,18 +484,3 @@ def test_labels_at_the_ends_of_lines_keep_apart():
     assert places["c"] == 0.0
     np.testing.assert_allclose(np.diff(sorted(places.values()))[1:], 0.1)
     assert max(places.values()) <= 1.0
-
-
-def test_fractional_lengths_are_the_best_of_all():
-    values = np.random.default_rng(0).standard_t(3, 500).astype(np.float32)
-    for bits in (8, 4):
-        row = compare(values, bits)
-        half = 2.0 ** (bits - 1)
-        sqnr = {}
-        for f in range(-20, 30):
-            rounded = np.clip(np.round(values * 2.0**f), -half, half - 1) * 2.0**-f
-            sqnr[f] = 10 * np.log10(np.square(values).sum() / np.square(values - rounded).sum())
-        assert row["best"]["frac_bits"] == max(sqnr, key=sqnr.__getitem__)
-        assert row["best"]["sqnr_db"] == pytest.approx(max(sqnr.values()), abs=1e-3)
-        assert row["max_rule"]["sqnr_db"] == pytest.approx(sqnr[row["max_rule"]["frac_bits"]], abs=1e-3)
-        assert 2.0 ** -row["max_rule"]["frac_bits"] * half >= np.abs(values).max()
