@@ -277,6 +277,10 @@ class GraphBuilder:
         """Return the node whose output is ``tensor``; None for an input."""
         return self._nodes.get(tensor)
 
+    def params_of(self, node: Node) -> dict[str, np.ndarray]:
+        """Return the parameters of a node by their roles."""
+        return {role: self._params[key] for role, key in node.params}
+
     def constant_factor(self, tensor: str, source: str) -> np.ndarray | None:
         """Return c if ``tensor`` is ``source`` times a constant c; else None."""
         node = self.producer(tensor)

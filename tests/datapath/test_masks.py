@@ -156,3 +156,21 @@ def test_infinite_numbers_that_integers_do_not_hold() -> None:
     net = gd.trace(lambda x: (x @ W + mask) @ W, jnp.zeros((1, LENGTH, WIDTH)))
     with pytest.raises(DataError, match=r"holds NaN or infinite values: .* masks of −∞"):
         gd.calibrate(net, [X])
+
+
+@pytest.mark.parametrize("form", ["x / 0", "log 0", "rsqrt 0", "exp"])
+def test_what_is_not_finite_where_another_is_chosen(tmp_path: Path, form: str) -> None:
+    """0 times infinity was added to the constant, NaN in all numerics and a refusal of integers."""
+    kept = KEPT[None, None]
+    one, other = kept.astype(np.float32), 1000 * (~kept).astype(np.float32)
+    function = {
+        "x / 0": lambda y: 1 / (y * one),
+        "log 0": lambda y: jnp.log(y * one),
+        "rsqrt 0": lambda y: jax.lax.rsqrt(y * one),
+        "exp": lambda y: jnp.exp(-y + other),
+    }[form]
+
+    def network(x: jax.Array) -> jax.Array:
+        return jnp.where(kept, function(jnp.abs(x @ W) + 1.0), 0.25) @ W
+
+    check(gd.trace(network, X), np.asarray(network(X)), tmp_path)

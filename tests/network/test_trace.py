@@ -162,6 +162,8 @@ def _response_norm(x: jax.Array, axis: int, beta: float, order: tuple[int, ...] 
     return x / (2.0 + 0.1 * squares.transpose(order)) ** beta
 
 
+HALF = np.arange(6)[:, None, None] < 3
+
 FUNCTIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], set[str]]] = {
     "channels first": (_channels_first, {"conv", "max_pool", "relu", "reshape", "dense"}),
     "slices and padding": (lambda x: jnp.pad(x[:, ::2, 1:, :], ((0, 0), (1, 0), (0, 2), (0, 0))), {"slice", "pad"}),
@@ -236,6 +238,14 @@ FUNCTIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], set[str]]] = {
     "a choice by numbers of every element": (lambda x: jnp.where(jnp.arange(4.0) - 2 < x, x, 0.0), {"select", "add"}),
     "a comparison as numbers": (lambda x: (x <= 0.5).sum(-1) + (~(x > 1)).astype(jnp.float32).mean(-1), {"select"}),
     "where the largest is": (lambda x: jnp.where(x == x.max(-1, keepdims=True), 1.0, x), {"select", "max"}),
+    "a choice by constants of what is not finite elsewhere": (
+        lambda x: (
+            jnp.where(HALF, 2 * jnp.log(jax.nn.relu(x) * HALF + HALF) / (x * x * HALF), x)
+            + jnp.where(HALF, 1 / (3 + jnp.tanh(x)) * jax.lax.rsqrt((3 + x * x) * HALF), 0.5)
+            + jnp.where(~HALF, jnp.exp(x + 1000.0 * HALF), jnp.sqrt(x * x * HALF + HALF - 1.0))
+        ),
+        {"log", "div", "power", "exp", "sqrt"},
+    ),
     "where it is not": (lambda x: (jax.nn.relu(x) != 0) * 2.0, {"select", "relu"}),
     "a choice by a comparison that is moved": (
         lambda x: jnp.where((x[:, :, :6] > 0.2).transpose(0, 2, 1, 3)[..., 0, None], x[:, :, :6], 0.5),
