@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 
 #: Modes in which Pillow holds 16 bits per sample, which it would clip instead of scaling them.
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
+#: Mode and format in which it holds 16 bits per sample in 32, scaled to the range of 16.
+_SIXTEEN_BITS_AS_32 = ("I", "PPM")
 #: Modes in which samples have no range that a file states.
 _DEEP_MODES = ("I", "F")
 #: The tag of EXIF that says how a camera was held.
 _ORIENTATION = 0x0112
+#: Orientations from here on exchange width and height.
+_TURNED = 5
 
 
 class UnreadableImage(Exception):
@@ -47,14 +51,16 @@ def decode(file: Path | BinaryIO, preprocessing: Preprocessing) -> UInt8[np.ndar
 
 def decode_whole(file: Path | BinaryIO, preprocessing: Preprocessing) -> Any:
     """Return one image file as a Pillow image, RGB or grey, in its own geometry; errors are those of `decode`."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(file) as image:
-            if image.mode in _DEEP_MODES:
+            sixteen = image.mode in _SIXTEEN_BITS or (image.mode, image.format) == _SIXTEEN_BITS_AS_32
+            if image.mode in _DEEP_MODES and not sixteen:
                 raise UnreadableImage(f"mode {image.mode} holds samples of 32 bits, whose range is unknown")
-            image = _upright(image)  # noqa: PLW2901
-            if image.mode in _SIXTEEN_BITS:
+            if _orientation(image) != 1:
+                image = ImageOps.exif_transpose(image)  # noqa: PLW2901
+            if sixteen:
                 image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))  # noqa: PLW2901
             if image.mode == "P" and "transparency" in image.info:
                 image = image.convert("RGBA")  # noqa: PLW2901  (a palette's transparency warns)
@@ -66,15 +72,13 @@ def decode_whole(file: Path | BinaryIO, preprocessing: Preprocessing) -> Any:
     return pixels
 
 
-def _upright(image: Any) -> Any:
-    """Return an image as its EXIF orientation says that it is to be seen; as it is stored where EXIF cannot be read."""
-    from PIL import ImageOps
-
+def _orientation(image: Any) -> int:
+    """Return how EXIF says that an open image is to be turned, 1 to 8; 1, as it is stored, where it cannot be read."""
     try:
-        turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+        found = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # whatever a damaged EXIF block raises: the pixels do not need it
-        return image
-    return ImageOps.exif_transpose(image) if turned else image
+        return 1
+    return found if found in range(1, 9) else 1
 
 
 def reshape(
@@ -154,7 +158,7 @@ def resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, i
 
 
 def header_size(file: Path) -> tuple[int, int]:
-    """Return the (width, height) that the header of an image file says.
+    """Return the (width, height) of an image file, upright, from its header.
 
     Raises:
         UnreadableImage: Pillow does not know the file.
@@ -163,7 +167,9 @@ def header_size(file: Path) -> tuple[int, int]:
 
     try:
         with Image.open(file) as image:
-            return image.size
+            # Of a PNG without EXIF in its header Pillow would look behind all pixels.
+            stored = image.format == "PNG" and "exif" not in image.info
+            return image.size if stored or _orientation(image) < _TURNED else image.size[::-1]
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise UnreadableImage(str(error)) from error
 

@@ -23,13 +23,15 @@ TargetKind = Literal["class", "class map", "image", "none"]
 #: Class of pixels that do not count, whatever `label_offset` is.
 IGNORED = 255
 _MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
+#: Grey samples of 2 and 4 bits are scaled to 8 by Pillow; classes are what the file holds.
+_DEPTHS = {"L;2": 85, "L;4": 17}
 
 
 def read_target(file: Path, kind: TargetKind, size: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:
     """Return the target in an image file: classes ``[height, width]``, or an image in the network's layout.
 
     Args:
-        file: for classes 8- or 16-bit grey, or a palette, whose indices are the classes.
+        file: for classes grey of up to 16 bits, or a palette, whose indices are the classes.
         kind: "class map" or "image".
         size: (width, height) of its image before the preprocessing.
         preprocessing: of its image.
@@ -44,7 +46,8 @@ def read_target(file: Path, kind: TargetKind, size: tuple[int, int], preprocessi
 
     try:
         with Image.open(file) as mask:
-            mode, classes = mask.mode, np.asarray(mask)
+            depth = _DEPTHS.get(str(mask.tile[0][3]), 1) if mask.tile else 1
+            mode, classes = mask.mode, np.asarray(mask) // depth
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise UnreadableImage(f"target {file.name}: {error}") from error
     if mode not in _MASK_MODES:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ggdjax._errors import DataError
 from ggdjax.data import PRESETS, Preprocessing, preset
-from ggdjax.data._pixels import UnreadableImage, decode, reshape, to_float
+from ggdjax.data._pixels import UnreadableImage, decode, header_size, reshape, to_float
 
 
 @pytest.mark.parametrize(
@@ -183,6 +183,7 @@ def test_an_image_that_exif_turns_is_upright(tmp_path):
         found = decode(tmp_path / "turned.png", Preprocessing())
         np.testing.assert_array_equal(found, upright)
         assert found.shape == ((4, 2, 3) if orientation >= 5 else (2, 4, 3))
+        assert header_size(tmp_path / "turned.png") == found.shape[1::-1]
 
 
 def test_sixteen_bits_are_scaled_to_eight(tmp_path):
@@ -190,6 +191,8 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path):
     Image.fromarray(values).save(tmp_path / "deep.png")
     found = decode(tmp_path / "deep.png", Preprocessing(colour_order="GRAY"))
     np.testing.assert_array_equal(found[..., 0], np.rint(values / 257).astype(np.uint8))
+    (tmp_path / "deep.pgm").write_bytes(b"P5 4 2 65535\n" + values.astype(">u2").tobytes())
+    np.testing.assert_array_equal(decode(tmp_path / "deep.pgm", Preprocessing(colour_order="GRAY")), found)
 
 
 def test_the_first_image_of_an_animated_file_counts(tmp_path):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,6 +10,7 @@ from PIL import Image
 from ggdjax._errors import DataError
 from ggdjax.data import Preprocessing, from_arrays, open_images, padded
 from ggdjax.data._image_set import check_labels
+from ggdjax.data._targets import read_target
 
 RAW = Preprocessing(scale=1.0)
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 12, 16, 3), dtype=np.uint8)
@@ -116,3 +120,30 @@ def test_a_target_that_cannot_be_read_leaves_its_image_out(tree):
     images = open_images(tree / "images", RAW, targets=tree / "masks", unreadable_share=0.5)
     assert [len(y) for _, y in images.batches()] == [3]
     assert "target 3.png" in images.unreadable["test/3.bmp"]
+
+
+def test_a_mask_is_upright_as_the_image_that_exif_turns(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    Image.fromarray(PIXELS[0]).save(tmp_path / "images" / "a.jpg", exif=exif)
+    Image.fromarray(upright := np.rot90(MASKS[0], -1)).save(tmp_path / "masks" / "a.png")
+    rule = Preprocessing(crop=8, scale=1.0)
+    _, masks = next(open_images(tmp_path / "images", rule, targets=tmp_path / "masks").batches([0]))
+    np.testing.assert_array_equal(masks[0], upright[4:12, 2:10])
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_masks_of_few_bits_hold_their_samples(tmp_path, bits):
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    row = bytes([0b00011011, 0b11100100])
+    width = 16 // bits
+    header = struct.pack(">IIBBBBB", width, 1, bits, 0, 0, 0, 0)
+    pieces = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+    (tmp_path / "mask.png").write_bytes(b"\x89PNG\r\n\x1a\n" + pieces)
+    number = int.from_bytes(row)
+    wanted = [number >> shift & (2**bits - 1) for shift in reversed(range(0, 16, bits))]
+    assert read_target(tmp_path / "mask.png", "class map", (width, 1), RAW).tolist() == [wanted]
