@@ -58,6 +58,13 @@ def test_another_one_is_found(net, change):
     assert all(f"--{name.replace('_', '-')}" in best.describe() for name in best.differs)
 
 
+def test_a_colour_order_alone_is_found(net):
+    found = readings(net, images(dataclasses.replace(USED, colour_order="RGB")), colours_alone=True)
+    assert len({r.preprocessing.mean for r in found}) == 2
+    assert found[0].top1 == 1.0
+    assert found[0].differs == ("colour_order",)
+
+
 def test_no_images(net):
     with pytest.raises(DataError, match="`indices` is empty"):
         readings(net, images(USED), [])
@@ -74,3 +81,21 @@ def test_inspect_proposes_how_to_prepare_images(net, tmp_path, capsys):
     assert "--colour-order BGR" in first
     assert "--label-offset 1" in first
     assert "as it is" in shown
+    main(["inspect", str(tmp_path / "net.safetensors"), "--data", str(tmp_path / "images.npz")])
+    first = capsys.readouterr().out.split("on 60 images")[1].splitlines()[1]
+    assert first.endswith("100.00 %  --preset imagenet-tf --colour-order BGR")
+
+
+def test_all_of_a_way_as_options(net):
+    found = readings(
+        net, images(dataclasses.replace(data.preset("imagenet-tf"), resize=None, crop=None, layout="NHWC"))
+    )
+    assert {r.options() for r in found if not r.differs} == {"--scale 1.0 --mean 127.5 --std 127.5 --label-offset 1"}
+    resized = dataclasses.replace(found[0], preprocessing=data.preset("imagenet", size=128, label_offset=1))
+    assert resized.options() == "--preset imagenet --label-offset 1"
+
+
+def test_near_chance(net):
+    guessed = readings(net, images(USED))[0]
+    assert not guessed.near_chance(4)
+    assert dataclasses.replace(guessed, correct=np.arange(60) % 4 == 0).near_chance(4)

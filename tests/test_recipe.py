@@ -251,7 +251,10 @@ def test_tune_evaluate_export_inspect_and_report(small, run_folder, tmp_path, ca
     main(["inspect", str(run_folder)])
     assert {"conv", "gemm"} <= set(capsys.readouterr().out.split())
     main(["inspect", str(small[0])])
-    assert "2 layers and 2 feature maps are rounded" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "2 layers and 2 feature maps are rounded" in printed
+    # The name that `activation_bits_of` takes, beside the layer that reads it.
+    assert printed.split("gemm")[1].split()[:2] == ["dense", "flat"]
 
 
 def test_the_table_fits_80_columns_and_breaks_no_name(run_folder):

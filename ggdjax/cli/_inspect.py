@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ggdjax._errors import GgdjaxError
+from ggdjax._errors import DataError, GgdjaxError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from ggdjax.network import Network
     from ggdjax.quantization import QuantizedNetwork
 
-#: Ways to prepare the images that are shown, beside the given one.
+#: Ways to prepare the images that are shown.
 _MOST_READINGS = 5
+#: Difference in top-1 that so few images do not tell.
+_HARDLY_WORSE = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +40,8 @@ class Inspect:
 
     data: str | None = None
     """Labelled images: show with which colour order, scale, mean and label offset a float MODEL is right on most."""
-    preset: str = "imagenet"
-    """Resize and crop for ``--data``, and what is tried first."""
+    preset: str | None = None
+    """Resize and crop for ``--data``; none: those of every preset are tried."""
     weights: Path | None = None
     """Weights of a network of the zoo."""
     output: str | None = None
@@ -79,7 +82,8 @@ class Inspect:
                 raise GgdjaxError(
                     "`--data` is for a float MODEL: `ggdjax evaluate RUN --data` evaluates a run on images"
                 )
-            rule = in_layout_of(data.preset(self.preset), value.input_shape)
+            names = [self.preset] if self.preset is not None else _fitting_presets(value)
+            rule = in_layout_of(data.preset(names[0]), value.input_shape)
             images = opened(self.data, value, Recipe(preprocessing=rule), screen)
         if isinstance(value, gd.quantization.QuantizedNetwork):
             _show_quantized(value, screen)
@@ -102,13 +106,42 @@ def _show_float(net: Network, screen: Console) -> None:
         screen.print(f"{absent} batch normalizations are folded into the layers before them.")
 
 
-def _show_readings(net: Network, images: ImageSet, name: str, screen: Console) -> None:
-    from ggdjax.cli._runs import readings_of
+def _fitting_presets(net: Network) -> list[str]:
+    """Return the presets of as many channels as the network reads; all of them where none has."""
+    from ggdjax.data import PRESETS
+    from ggdjax.data._preprocessing import in_layout_of
 
-    found = readings_of(net, images, screen)
-    screen.print(f"Top-1 of the float network on {len(found[0].correct)} images, --preset {name} and", markup=False)
-    for reading in [r for i, r in enumerate(found) if i < _MOST_READINGS or not r.differs]:
-        screen.print(f"  {100 * reading.top1:6.2f} %  {reading.describe()}", markup=False, soft_wrap=True)
+    fitting = []
+    for name in ("imagenet", *PRESETS):
+        with suppress(DataError):
+            in_layout_of(PRESETS[name], net.input_shape).for_input(net.input_shape)
+            fitting.append(name)
+    return fitting or ["imagenet"]
+
+
+def _show_readings(net: Network, images: ImageSet, preset: str | None, screen: Console) -> None:
+    from ggdjax.cli._suspicions import readings_of
+    from ggdjax.recipe._readings import in_geometries_of_presets
+
+    found = []
+    for way in [images] if preset is not None else in_geometries_of_presets(images, net):
+        try:
+            found += readings_of(net, way, screen)
+        except DataError:
+            if way is images and preset is not None:
+                raise
+    if not found:
+        raise DataError(
+            f"no preset makes inputs of the images of `{images.name}`: name `--preset`, or give other images"
+        )
+    # Of those that are hardly worse than the best, the simplest comes first.
+    least = max(reading.top1 for reading in found) - _HARDLY_WORSE
+    found.sort(key=lambda r: (r.top1 < least, len(r.options().split()) if r.top1 >= least else 0, -r.top1))
+    by = "" if preset is None else f", --preset {preset} and"
+    screen.print(f"Top-1 of the float network on {len(found[0].correct)} images{by}", markup=False)
+    for reading in [r for i, r in enumerate(found) if i < _MOST_READINGS or (by and not r.differs)]:
+        how = reading.describe() if by else reading.options()
+        screen.print(f"  {100 * reading.top1:6.2f} %  {how}", markup=False, soft_wrap=True)
 
 
 def _show_quantized(q: QuantizedNetwork, screen: Console) -> None:

@@ -8,10 +8,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ggdjax._errors import GgdjaxError
 from ggdjax.cli._options import naming_options
+from ggdjax.cli._suspicions import print_suspicions
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from ggdjax.data import ImageSet
     from ggdjax.network import Network
     from ggdjax.quantization import QuantizedNetwork
-    from ggdjax.recipe import Outcome, Reading, Recipe
+    from ggdjax.recipe import Outcome, Recipe
 
 
 def opened(
@@ -76,10 +75,6 @@ def run_folder(out: Path | None) -> Generator[tuple[Path | None, Path | None]]:
     shutil.rmtree(unfinished, ignore_errors=True)
 
 
-#: A float top-1 below this looks like images that were prepared for another network; images on which others are tried.
-_SUSPICIOUS, _TRIED = 0.4, 100
-
-
 #: Folders that keep the finished stages of the command that runs: an interrupt says so.
 KEPT: list[Path] = []
 
@@ -109,9 +104,8 @@ def finish(
     if outcome.untuned_evaluation is not None:
         screen.print("untuned", report.accuracy_lines(outcome.untuned_evaluation), "tuned", sep="\n")
     screen.print(report.accuracy_lines(outcome.evaluation))
-    accuracy = outcome.evaluation.float_accuracy
-    if accuracy is not None and accuracy.top1 < _SUSPICIOUS and data is not None:
-        _print_better_reading(outcome, images, screen)
+    if data is not None:
+        print_suspicions(outcome, images, screen)
     _print_advice(outcome, screen)
     if folder is None or out is None:
         return
@@ -124,30 +118,6 @@ def finish(
         markup=False,
         soft_wrap=True,
     )
-
-
-def readings_of(net: Network, images: ImageSet, screen: Console) -> tuple[Reading, ...]:
-    """Return how the float network does on some images prepared in several ways, the best first."""
-    from ggdjax.cli._console import progress_bar
-    from ggdjax.recipe import readings
-    from ggdjax.recipe._parts import some
-
-    few = some(images, np.asarray(images.parts.get("test", np.arange(len(images)))), _TRIED, 0)
-    with progress_bar(screen, "Trying other ways to prepare images", len(few)) as advance:
-        return readings(net, images, few, progress=advance)
-
-
-def _print_better_reading(outcome: Outcome, images: ImageSet, screen: Console) -> None:
-    """Say which preprocessing the float network was clearly made for, where it is not the given one."""
-    found = readings_of(outcome.network.float_network, images, screen)
-    best, used = found[0], next(reading for reading in found if not reading.differs)
-    if best.clearly_better_than(used):
-        screen.print(
-            f"The float network is right on {100 * used.top1:.0f} % of {len(used.correct)} images, but on "
-            f"{100 * best.top1:.0f} % with {best.describe()}: is the preprocessing right?",
-            markup=False,
-            soft_wrap=True,
-        )
 
 
 def _print_advice(outcome: Outcome, screen: Console) -> None:

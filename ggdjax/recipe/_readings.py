@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,16 +18,18 @@ from ggdjax.quantization._evaluation import count_classes
 from ggdjax.tune import mcnemar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from jax.typing import ArrayLike
     from jaxtyping import Int
 
     from ggdjax.data import ImageSet
+    from ggdjax.data._preprocessing import ColourOrder
     from ggdjax.network import Network
 
-#: What differs between conventions; the geometry stays.
+#: What differs between conventions of one geometry.
 _FIELDS = ("colour_order", "scale", "mean", "std", "label_offset")
+_GEOMETRY = ("resize", "crop", "size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +43,42 @@ class Reading:
     correct: np.ndarray
     """Per image; the same images in every reading."""
 
-    def clearly_better_than(self, other: Reading) -> bool:
-        """Return whether it is right on more images than chance explains (McNemar's exact test, p < 0.001)."""
-        return self.top1 > other.top1 and mcnemar(other.correct, self.correct).p_value < 1e-3
+    def clearly_better_than(self, other: Reading, p_value: float = 1e-3) -> bool:
+        """Return whether it is right on more images than chance explains (McNemar's exact test)."""
+        return self.top1 > other.top1 and mcnemar(other.correct, self.correct).p_value < p_value
+
+    def near_chance(self, classes: int) -> bool:
+        """Return whether guesses among ``classes`` would be right on as many images (binomial test, p > 0.01)."""
+        from scipy.stats import binomtest
+
+        count = int(self.correct.sum())
+        return binomtest(count, len(self.correct), 1 / classes, alternative="greater").pvalue > 0.01
 
     def describe(self) -> str:
         """Return the fields that differ, as options."""
-        values = self.preprocessing.to_dict()
-        shown = {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in values.items()}
-        return " ".join(f"--{name.replace('_', '-')} {shown[name]}" for name in self.differs) or "as it is"
+        return _options(self.preprocessing, self.differs) or "as it is"
+
+    def options(self) -> str:
+        """Return all of its preprocessing as options: the nearest preset, and the fields that differ from it."""
+        own, best = self.preprocessing, ("", ())
+        for name, preset in PRESETS.items():
+            if preset.channels == own.channels:
+                differs = tuple(f for f in _GEOMETRY + _FIELDS if getattr(own, f) != getattr(preset, f))
+                if preset.size is None and preset.crop is not None:
+                    differs = tuple(f for f in differs if f != "size")  # that of the network's input
+                best = min(best, (name, differs), key=lambda found: len(found[1]) if found[0] else len(own.to_dict()))
+        given = tuple(f for f in best[1] if getattr(own, f) is not None)
+        if not best[0] or len(given) < len(best[1]):  # no option turns a preset's resize or crop off
+            return _options(
+                own, tuple(f for f in _GEOMETRY + _FIELDS if getattr(own, f) != getattr(Preprocessing(), f))
+            )
+        return " ".join(filter(None, (f"--preset {best[0]}", _options(own, given))))
+
+
+def _options(preprocessing: Preprocessing, names: tuple[str, ...]) -> str:
+    values = preprocessing.to_dict()
+    shown = {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in values.items()}
+    return " ".join(f"--{name.replace('_', '-')} {shown[name]}" for name in names)
 
 
 def readings(
@@ -57,6 +87,7 @@ def readings(
     indices: Int[ArrayLike, " image"] | None = None,
     *,
     batch_size: int = 50,
+    colours_alone: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Reading, ...]:
     """Return how the float network does with the preprocessing in use and with other conventions, the best first.
@@ -69,6 +100,7 @@ def readings(
         images: labelled images.
         indices: those to try; 128 or so tell. All of them where None.
         batch_size: images that run at once.
+        colours_alone: change the colour order and the label offset, nothing else.
         progress: called after every batch with the images in it.
 
     Raises:
@@ -79,10 +111,14 @@ def readings(
     if not indices.size:
         raise DataError("`indices` is empty: give some images to try")
     classes, used = count_classes(net), images.preprocessing
+    presets = PRESETS.values()
+    if colours_alone:
+        presets = [] if used.channels == 1 else [dataclasses.replace(used, colour_order=_other_order(used))]
+    ways = _inputs(used, presets)
     found: dict[Preprocessing, list[np.ndarray]] = {}
     forward = jax.jit(lambda net, x: net(x))
     for x, labels in images.batches(indices, batch_size):
-        for inputs in _inputs(used):
+        for inputs in ways:
             y = np.asarray(forward(net, pad_batch(_prepared(x, used, inputs), batch_size)))
             y = y.reshape(batch_size, -1)[: len(x)]
             for offset in range(max(0, used.label_offset - 1), used.label_offset + 2):
@@ -100,9 +136,21 @@ def readings(
     return tuple(sorted(every, key=lambda reading: (-reading.top1, len(reading.differs))))
 
 
-def _inputs(used: Preprocessing) -> list[Preprocessing]:
+def in_geometries_of_presets(images: ImageSet, net: Network) -> list[ImageSet]:
+    """Return images as they are, and with resize, crop and size of every preset that leads to the network's input."""
+    found = {images.preprocessing: images}
+    for preset in PRESETS.values():
+        if preset.channels == images.preprocessing.channels:
+            with suppress(DataError):
+                rule = dataclasses.replace(images.preprocessing, **{f: getattr(preset, f) for f in _GEOMETRY})
+                rule = rule.for_input(net.input_shape)
+                found.setdefault(rule, dataclasses.replace(images, preprocessing=rule))
+    return list(found.values())
+
+
+def _inputs(used: Preprocessing, presets: Iterable[Preprocessing]) -> list[Preprocessing]:
     """Return the ways to make inputs of pixels, the present one first; labels as they are."""
-    wanted = [used, *(p for p in PRESETS.values() if p.channels == used.channels)]
+    wanted = [used, *(p for p in presets if p.channels == used.channels)]
     ways = []
     for way in wanted:
         own = dataclasses.replace(used, **{name: getattr(way, name) for name in _FIELDS[:-1]})
@@ -112,8 +160,11 @@ def _inputs(used: Preprocessing) -> list[Preprocessing]:
 
 def _exchanged(way: Preprocessing) -> Preprocessing:
     """Return it with red and blue exchanged: each colour keeps its own mean and standard deviation."""
-    order = "BGR" if way.colour_order == "RGB" else "RGB"
-    return dataclasses.replace(way, colour_order=order, mean=way.mean[::-1], std=way.std[::-1])
+    return dataclasses.replace(way, colour_order=_other_order(way), mean=way.mean[::-1], std=way.std[::-1])
+
+
+def _other_order(way: Preprocessing) -> ColourOrder:
+    return "BGR" if way.colour_order == "RGB" else "RGB"
 
 
 def _prepared(x: np.ndarray, used: Preprocessing, wanted: Preprocessing) -> np.ndarray:

@@ -136,23 +136,24 @@ def layer_table(quantized: QuantizedNetwork, evaluation: Evaluation | None = Non
 
 
 def network_table(net: Network, *, width: int = 80) -> Table:
-    """Return one row per node of a float network, and what of it `ggdjax.quantize` rounds."""
+    """Return one row per node of a float network, and which of its inputs, feature maps, `ggdjax.quantize` rounds."""
     expect("net", net, "Network")
-    table = _table("Nodes", ("node", "operation", "input", "output"), ("parameters", "rounded"))
+    table = _table("Nodes", ("node", "operation", "feature map", "input", "output"), ("parameters",))
+    room = max((width - 54) // 2, 12)
     for node in net.graph.nodes:
         sizes = [net.params[key].size for _, key in node.params]
         table.add_row(
-            shortened(node.name, max(width - 60, 12)),
+            shortened(node.name, room),
             node.op,
+            "\n".join(shortened(tensor, room) for tensor in node.feature_maps) or "–",
             _shape(net.graph.shape(node.inputs[0])[1:]) if node.inputs else "–",
             _shape(net.graph.shape(node.output)[1:]),
             str(sum(sizes)) if sizes else "–",
-            "yes" if node.feature_maps else "–",
         )
     table.caption = (
         f"{len(net.graph.quantizable)} layers and {len(net.graph.feature_maps())} feature maps are rounded: inputs, "
         "weights and biases of convolutions and dense layers, factors of matrix products. What lies between computes "
-        "on their results."
+        "on their results. `weight_bits_of` takes names of nodes, `activation_bits_of` those of feature maps."
     )
     return table
 
