@@ -142,3 +142,13 @@ def test_the_command_refuses_a_drop_out_of_range(capsys):
     with pytest.raises(SystemExit):
         main(["quantize", "--max-drop", "-1"])
     assert "`--max-drop` must be from 0 to 100 percentage points, got -1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("single", [{"weight_bits_of": {"head": "float"}}, {"activation_bits_of": {"input": 6}}])
+def test_single_widths_leave_out_the_rung_that_chooses_widths(digits, single):
+    config = gd.QuantConfig(weight_bits=4, activation_bits=4, **single)
+    recipes, _ = _recipes(gd.Recipe(quantization=config), ("nearest", "widths", "gradient"), 10)
+    assert [*recipes] == ["nearest", "gradient"]
+    assert all(recipe.quantization == config for recipe in recipes.values())
+    with pytest.raises(GgdjaxError, match=f"`budgets` chooses every width: leave `{next(iter(single))}` out"):
+        gd.recipe.pareto(*digits, gd.Recipe(quantization=config), budgets=(3,))

@@ -55,7 +55,7 @@ def _quantized(program: Program, writer: Writer, tensor: str) -> View:
     if form.high - form.low != 255:
         raise UnsupportedError(
             f"feature map `{tensor}` has codes of {form.bits} bits; QuantizeLinear in operator set {writer.opset} "
-            "has 8: quantize to 8 bits or export with `form='integer'`"
+            "has 8: quantize to 8 bits or export QONNX (`gd.export.export_qonnx`, `--to qonnx`), which has any width"
         )
     kind = np.int8 if form.signed else np.uint8
     scale = writer.constant(np.float32(form.scale[0]), f"{tensor}/step")

@@ -137,8 +137,9 @@ def matching(option: str, pattern: str, names: Sequence[str]) -> list[str]:
     # A name may hold what is a wildcard elsewhere.
     matched = [pattern] if pattern in names else fnmatch.filter(names, pattern)
     if not matched:
-        near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3)
-        raise GgdjaxError(
-            f"`{option}` names {pattern!r}, which the network does not have; near: {', '.join(near) or 'none'}"
+        near = difflib.get_close_matches(pattern.replace("*", ""), names, n=3, cutoff=0.3)
+        known = (
+            f"near: {', '.join(near)}" if near else f"it has {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
         )
+        raise GgdjaxError(f"`{option}` names {pattern!r}, which the network does not have; {known}")
     return matched

@@ -123,7 +123,7 @@ def ladder(
         choose_images: images to choose on, and as many to tune on where the recipe has no number; fewer where fewer
             are left: half of those that no part has, or a third of the held-out ones.
         rungs: names of those to climb, of "nearest", "output", "channel", "widths", "gradient". "widths" is left out
-            where weights and feature maps differ in width.
+            where weights and feature maps differ in width, or single ones have theirs.
         folder: where stages are kept: a ladder that was stopped resumes.
         progress: as that of `ggdjax.recipe.run`; its stage is the rung and the stage.
 
@@ -205,7 +205,8 @@ def _added(name: str, below: Recipe, recipe: Recipe, count: int) -> Recipe | Non
     """Return the recipe of a rung, for any target; None where the widths of ``recipe`` leave it out."""
     config = below.quantization
     if name == "widths":
-        if config.weight_bits != config.activation_bits or recipe.mean_bits is not None:
+        named = config.weight_bits_of or config.activation_bits_of
+        if config.weight_bits != config.activation_bits or recipe.mean_bits is not None or named:
             return None
         return replace(below, mean_bits=float(config.weight_bits))
     if name == "channel":

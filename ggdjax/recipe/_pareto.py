@@ -189,12 +189,14 @@ def recipes_of(recipe: Recipe, budgets: Sequence[float]) -> list[Recipe]:
     """Return the recipe of every point: a width per layer of each mean first, then the uniform ones.
 
     Raises:
-        GgdjaxError: no budget, one outside 2 to 16 bits, or a target without such widths.
+        GgdjaxError: no budget, one outside 2 to 16 bits, single widths in the recipe, or a target without such widths.
     """
     if not budgets:
         raise GgdjaxError("`budgets` is empty: name at least one mean width, 2 to 16 bits")
     if wrong := [budget for budget in budgets if not 2 <= budget <= 16]:
         raise GgdjaxError(f"`budgets` must be mean widths from 2 to 16 bits, got {wrong[0]:g}")
+    if given := [f"`{n}`" for n in ("weight_bits_of", "activation_bits_of") if getattr(recipe.quantization, n)]:
+        raise GgdjaxError(f"`budgets` chooses every width: leave {' and '.join(given)} out")
     bare = replace(recipe, search=None, gradient=None, tune_images=0, mean_bits=None, sensitivity_images=0)
     ordered = sorted({float(budget) for budget in budgets})
     per_layer = [replace(bare, mean_bits=budget) for budget in ordered]

@@ -131,7 +131,10 @@ class Recipe:
         if self.mean_bits is not None and not 2 <= self.mean_bits <= 16:
             raise GgdjaxError(f"`mean_bits` must be from 2 to 16, got {self.mean_bits:g}")
         if self.mean_bits is not None and (self.quantization.weight_bits_of or self.quantization.activation_bits_of):
-            raise GgdjaxError("`mean_bits` chooses every width: leave `weight_bits_of` and `activation_bits_of` out")
+            given = [
+                f"`{name}`" for name in ("weight_bits_of", "activation_bits_of") if getattr(self.quantization, name)
+            ]
+            raise GgdjaxError(f"`mean_bits` chooses every width: leave {' and '.join(given)} out")
         if not self.tune_seconds > 0:
             raise GgdjaxError(f"`tune_seconds` must be more than 0, got {self.tune_seconds:g}")
         if self.tunes != bool(self.tune_images):
