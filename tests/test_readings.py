@@ -9,6 +9,7 @@ import ggdjax as gd
 from ggdjax import data
 from ggdjax._errors import DataError
 from ggdjax.cli import main
+from ggdjax.data._image_set import check_labels
 from ggdjax.recipe import readings
 
 USED = data.Preprocessing(colour_order="BGR", mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), layout="NHWC", label_offset=1)
@@ -99,3 +100,12 @@ def test_near_chance(net):
     guessed = readings(net, images(USED))[0]
     assert not guessed.near_chance(4)
     assert dataclasses.replace(guessed, correct=np.arange(60) % 4 == 0).near_chance(4)
+
+
+def test_classes_numbered_from_1():
+    pixels = np.zeros((4, 4, 4, 3), np.uint8)
+    with pytest.raises(DataError, match=r"with class 4 .* or `label_offset` -1, by which they are from 0 to 3"):
+        check_labels(data.from_arrays(pixels, np.arange(4) + 1, data.Preprocessing()), 4)
+    held = data.from_arrays(pixels, np.arange(4) + 1, data.Preprocessing(label_offset=-1))
+    check_labels(held, 4)
+    assert held.labels.tolist() == [0, 1, 2, 3]

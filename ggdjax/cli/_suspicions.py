@@ -34,7 +34,9 @@ def print_suspicions(outcome: Outcome, images: ImageSet, screen: Console) -> Non
         _print_binary_masks(images, recipe.metric, screen)
     if accuracy is None or accuracy.top1 >= _GOOD:
         return
-    net, all_ways = outcome.network.float_network, accuracy.top1 < _SUSPICIOUS
+    net = outcome.network.float_network
+    classes = count_classes(net)
+    all_ways = accuracy.top1 < max(_SUSPICIOUS, 1.25 / classes)
     if not all_ways and images.preprocessing.channels != 3:
         return
     found = readings_of(
@@ -48,7 +50,7 @@ def print_suspicions(outcome: Outcome, images: ImageSet, screen: Console) -> Non
             markup=False,
             soft_wrap=True,
         )
-    elif best.near_chance(classes := count_classes(net)):
+    elif all_ways and best.near_chance(classes):
         screen.print(
             f"The float network is right on {100 * used.top1:.0f} % of {len(used.correct)} images, near chance "
             f"({100 / classes:.3g} %), and with the other presets too: are the labels numbered as its outputs?",

@@ -181,6 +181,7 @@ def load_npz(
             found = [next((name for name in names if name in stored), None) for names in wanted]
             if missing := [names[0] for names, name in zip(wanted, found, strict=True) if name is None]:
                 shown = ", ".join(stored.files[:5]) + (", …" if len(stored.files) > 5 else "")
+                missing = ["target" if n == "label" and target_kind in ("class map", "image") else n for n in missing]
                 raise DataError(f"`{path}` holds {shown or 'nothing'}, but no `{'` and no `'.join(missing)}`")
             image, *labels = (stored[str(name)] for name in found)
     except DataError:

@@ -250,7 +250,7 @@ def output_labels(
         DataError: a class that is negative, or too large for int32.
     """
     classes, offset = np.asarray(classes), preprocessing.label_offset
-    wrong = classes[(classes < 0) | (classes >= 2**31 - offset)]
+    wrong = classes[(classes < 0) | (classes >= 2**31 - max(offset, 0))]
     if wrong.size:
         raise DataError(f"{source} holds the label {wrong[0]}, expected classes from 0 on")
     return classes.astype(np.int32) + np.int32(offset)
@@ -268,12 +268,14 @@ def check_labels(images: ImageSet, outputs: int) -> None:
     wrong = np.flatnonzero((images.labels < 0) | (images.labels >= outputs))
     if wrong.size:
         offset = images.preprocessing.label_offset
-        first = wrong[0]
+        first, hint = wrong[0], "another `label_offset`"
+        if least == 1 and most == outputs:  # numbered from 1
+            hint = f"`label_offset` {offset - 1}, by which they are from 0 to {outputs - 1}"
         raise DataError(
             f"{wrong.size} of {len(images)} labels of `{images.name}` are outside the network's {outputs} "
             f"classes, first `{images.ids[first]}` with class {images.labels[first] - offset} "
             f"(`label_offset` {offset}): "
-            "give the network's own data or another `label_offset`"
+            f"give the network's own data or {hint}"
         )
 
 

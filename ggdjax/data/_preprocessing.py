@@ -43,7 +43,8 @@ class Preprocessing:
     layout: Layout = "NCHW"
     """Axes of the batches, as the network's own input has them."""
     label_offset: int = 0
-    """The data's class is the network's argmax − label_offset: 1 where output 0 means `background`."""
+    """The data's class is the network's argmax − label_offset: 1 where output 0 means `background`, −1 where the data's
+    classes are numbered from 1."""
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop", "size"):
@@ -67,8 +68,8 @@ class Preprocessing:
                 raise DataError(f"`{name}` is {values}, expected finite numbers")
         if not all(v > 0 for v in self.std):
             raise DataError(f"`std` is {self.std}, expected positive numbers (it divides)")
-        if not (isinstance(self.label_offset, int) and self.label_offset >= 0):
-            raise DataError(f"`label_offset` is {self.label_offset!r}, expected an integer of at least 0")
+        if not (isinstance(self.label_offset, int) and self.label_offset >= -1):
+            raise DataError(f"`label_offset` is {self.label_offset!r}, expected an integer of at least -1")
         if self.resize is not None and self.crop is not None and self.crop > self.resize:
             raise DataError(
                 f"`crop` is {self.crop}, more than the shorter side `resize` = {self.resize}: "

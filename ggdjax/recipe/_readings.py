@@ -121,7 +121,7 @@ def readings(
         for inputs in ways:
             y = np.asarray(forward(net, pad_batch(_prepared(x, used, inputs), batch_size)))
             y = y.reshape(batch_size, -1)[: len(x)]
-            for offset in range(max(0, used.label_offset - 1), used.label_offset + 2):
+            for offset in range(max(-1, used.label_offset - 1), used.label_offset + 2):
                 shifted = labels + (offset - used.label_offset)
                 known = (shifted >= 0) & (shifted < classes)
                 right = known & (rank_of_label(y, np.where(known, shifted, 0)) == 0)

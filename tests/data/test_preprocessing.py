@@ -26,7 +26,7 @@ from ggdjax.data._pixels import UnreadableImage, decode, header_size, reshape, t
         ({"mean": (0.0, 0.0, float("inf"))}, "`mean`"),
         ({"std": (1.0, 0.0, 1.0)}, "`std`"),
         ({"colour_order": "GRAY", "std": (1.0, 1.0, 1.0)}, "`std`"),
-        ({"label_offset": -1}, "`label_offset`"),
+        ({"label_offset": -2}, "`label_offset`"),
         ({"resize": 200, "crop": 224}, "`crop`"),
     ],
 )

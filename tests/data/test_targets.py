@@ -147,3 +147,9 @@ def test_masks_of_few_bits_hold_their_samples(tmp_path, bits):
     number = int.from_bytes(row)
     wanted = [number >> shift & (2**bits - 1) for shift in reversed(range(0, 16, bits))]
     assert read_target(tmp_path / "mask.png", "class map", (width, 1), RAW).tolist() == [wanted]
+
+
+def test_an_npz_without_targets_is_told_their_name(tmp_path):
+    np.savez(tmp_path / "a.npz", image=PIXELS, mask=MASKS)
+    with pytest.raises(DataError, match="holds image, mask, but no `target`"):
+        open_images(tmp_path / "a.npz", RAW, target_kind="class map")
