@@ -9,6 +9,8 @@ import ggdjax as gd
 from ggdjax import data
 from ggdjax._errors import DataError
 from ggdjax.cli import main
+from ggdjax.cli._console import console
+from ggdjax.cli._suspicions import print_binary_masks
 from ggdjax.data._image_set import check_labels
 from ggdjax.recipe import readings
 
@@ -109,3 +111,11 @@ def test_classes_numbered_from_1():
     held = data.from_arrays(pixels, np.arange(4) + 1, data.Preprocessing(label_offset=-1))
     check_labels(held, 4)
     assert held.labels.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("second", "said"), [(255, True), (1, False)])
+def test_masks_of_0_and_255_are_noticed(second, said, capsys):
+    masks = np.where(np.arange(16).reshape(4, 2, 2) % 3, 0, second).astype(np.uint8)
+    held = data.from_arrays(np.zeros((4, 2, 2, 3), np.uint8), masks, data.Preprocessing())
+    print_binary_masks(held, "mean-iou(threshold=0.5)", console())
+    assert ("write the second class as 1" in capsys.readouterr().out) == said

@@ -31,7 +31,7 @@ def print_suspicions(outcome: Outcome, images: ImageSet, screen: Console) -> Non
 
     accuracy, recipe = outcome.evaluation.float_accuracy, outcome.recipe
     if recipe.metric is not None and metric(recipe.metric).compares == "class map":
-        _print_binary_masks(images, recipe.metric, screen)
+        print_binary_masks(images, recipe.metric, screen)
     if accuracy is None or accuracy.top1 >= _GOOD:
         return
     net = outcome.network.float_network
@@ -72,7 +72,7 @@ def readings_of(
         return readings(net, images, few, colours_alone=colours_alone, progress=advance)
 
 
-def _print_binary_masks(images: ImageSet, name: object, screen: Console) -> None:
+def print_binary_masks(images: ImageSet, name: object, screen: Console) -> None:
     """Say that masks of 0 and 255 have one class, since 255 does not count."""
     from ggdjax.quantization import metric
     from ggdjax.quantization._metrics import ignored_class
@@ -81,7 +81,8 @@ def _print_binary_masks(images: ImageSet, name: object, screen: Console) -> None
     if ignored_class(metric(name)) != 255:
         return
     values: set[int] = set()
-    for index in some(images, np.arange(len(images)), _MASKS, 0):
+    few = some(images, np.arange(len(images)), _MASKS, 0)
+    for index in few:
         try:
             _, mask = images.load_labelled(int(index))
         except (UnreadableImage, DataError):
@@ -90,7 +91,7 @@ def _print_binary_masks(images: ImageSet, name: object, screen: Console) -> None
     first = images.preprocessing.label_offset
     if values == {first, 255}:
         screen.print(
-            f"Of {_MASKS} masks all pixels are 0 or 255, and 255 does not count: write the second class as 1.",
+            f"Of {len(few)} masks all pixels are 0 or 255, and 255 does not count: write the second class as 1.",
             markup=False,
             soft_wrap=True,
         )
