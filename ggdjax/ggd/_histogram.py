@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
 from ggdjax import _files
@@ -367,6 +368,12 @@ def _merge(histograms: list[Histogram], combine: Any) -> Histogram:
         minimum=xp.where(xp.isfinite(low), low, np.float32(0.0)),
         maximum=xp.where(xp.isfinite(high), high, np.float32(0.0)),
     )
+
+
+def merge_devices(own: Histogram, axes: tuple[str, ...]) -> Histogram:
+    """Merge the histograms of all devices along mesh ``axes``, in `jax.shard_map`; none holds those of the others."""
+    across = {jnp.add: lax.psum, jnp.minimum: lax.pmin, jnp.maximum: lax.pmax}
+    return _merge([own], lambda leaves, total: across[total](leaves[0], axes))
 
 
 # ---------------------------------------------------------------------------------------- the counting kernel

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 from ggdjax import _files
 from ggdjax._errors import DataError, GgdjaxError, expect, is_image_set, summary
 from ggdjax.ggd import Counter, Histogram
+from ggdjax.ggd._histogram import merge_devices
 from ggdjax.network import fold_batch_norm
 from ggdjax.quantization._batches import image_batches, pad_batch
 from ggdjax.quantization._image_moments import ImageMoments, power_sums
@@ -243,7 +244,8 @@ def calibrate(
     if not by_image and rows.devices > 1:
         rows = Rows(Mesh(rows.mesh.devices.reshape(-1)[:1], ("data",)))
     counts = _Counts(names, limit, rows)
-    params = rows.everywhere(net.params)
+    # Where the program leaves the ranges, so that the second batch does not compile it again.
+    params, ranges = rows.everywhere((net.params, ranges))
     moments = ImageMoments.empty(len(names))
     running: Any = ()
     count = 0  # images of which `running` has the sums
@@ -407,8 +409,7 @@ def _observe_own(
             least, most = lax.pmin(least, axes), lax.pmax(most, axes)
         ends[name] = (jnp.minimum(low, least), jnp.maximum(high, most))
     if axes:
-        gather = partial(lax.all_gather, axis_name=axes)
-        channels = {name: jax.tree.map(gather, histogram).merge() for name, histogram in channels.items()}
+        channels = {name: merge_devices(histogram, axes) for name, histogram in channels.items()}
     return jax.tree.map(lambda leaf: leaf[None], counted), ends, channels, sums
 
 

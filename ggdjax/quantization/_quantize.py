@@ -109,11 +109,10 @@ def choose_activations(
         calibration = calibration.predictive()
     if config.activations_per == "channel":
         return _choose_channels(calibration, config, widths, signed)
-    # Padded to few sizes: networks share the compiled program. The choices for the padding are dropped below.
-    size = max(8, 1 << (len(signed) - 1).bit_length())
-    histograms = jax.tree.map(lambda leaf: _pad(leaf, size), calibration.histograms)
-    widths = np.maximum(_pad(widths.T, size).T, 2)
-    chosen = jax.device_get(schemes.choose(config.scheme, histograms, widths, _pad(signed, size)))
+    size = padded_size(len(signed))  # the choices for the padding are dropped below
+    histograms = jax.tree.map(lambda leaf: pad_tensors(leaf, size), calibration.histograms)
+    widths = np.maximum(pad_tensors(widths.T, size).T, 2)
+    chosen = jax.device_get(schemes.choose(config.scheme, histograms, widths, pad_tensors(signed, size)))
     if config.activation_steps == "power-of-two":
         chosen = powers_of_two(chosen, histograms)
     return {name: chosen[..., i] for i, name in enumerate(calibration.names)}
@@ -196,9 +195,9 @@ def _choose_channels(
     all_signed, all_widths = np.repeat(signed, sizes), np.repeat(widths, sizes, axis=-1)
     blocks = []
     for start in range(0, sum(sizes), _CHANNELS):
-        block = jax.tree.map(lambda leaf: _pad(leaf[start : start + _CHANNELS], _CHANNELS), all_channels)  # noqa: B023
-        block_signed = _pad(all_signed[start : start + _CHANNELS], _CHANNELS)
-        block_widths = _pad(all_widths[..., start : start + _CHANNELS].T, _CHANNELS).T
+        block = jax.tree.map(lambda leaf: pad_tensors(leaf[start : start + _CHANNELS], _CHANNELS), all_channels)  # noqa: B023
+        block_signed = pad_tensors(all_signed[start : start + _CHANNELS], _CHANNELS)
+        block_widths = pad_tensors(all_widths[..., start : start + _CHANNELS].T, _CHANNELS).T
         chosen = schemes.choose(config.scheme, block, np.maximum(block_widths, 2), block_signed)
         blocks.append(jax.device_get(chosen))
     axis = widths.ndim - 1
@@ -209,6 +208,12 @@ def _choose_channels(
     return {name: chosen[..., end - size : end] for name, size, end in zip(calibration.names, sizes, ends, strict=True)}
 
 
-def _pad(leaf: np.ndarray, size: int) -> np.ndarray:
+def padded_size(tensors: int) -> int:
+    """Return to how many tensors a batch is padded: few sizes, so that networks share compiled programs."""
+    return max(8, 1 << (tensors - 1).bit_length())
+
+
+def pad_tensors(leaf: np.ndarray, size: int) -> np.ndarray:
+    """Return ``leaf`` with zeros behind, ``size`` long along its first axis."""
     leaf = np.asarray(leaf)
     return np.concatenate([leaf, np.zeros((size - len(leaf), *leaf.shape[1:]), leaf.dtype)])

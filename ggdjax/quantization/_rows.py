@@ -35,6 +35,7 @@ class Rows:
         self.mesh = mesh
         self.devices = mesh.size
         self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._gather = jax.jit(_same, out_shardings=self._everywhere)  # of one function: compiled once per shape
         # One device, the default: programs take arrays of the host as they are.
         self._alone = mesh.size == 1 and mesh.devices.item() == jax.devices()[0] and not jax.config.jax_default_device
 
@@ -62,7 +63,7 @@ class Rows:
     def read(self, tree: Any) -> Any:
         """Return the arrays on the host, whole, wherever they lie."""
         if jax.process_count() > 1:
-            tree = jax.jit(lambda tree: tree, out_shardings=self._everywhere)(tree)
+            tree = self._gather(tree)
         return jax.device_get(tree)
 
     def read_each(self, started: Iterable[tuple[Any, T]]) -> Iterator[tuple[Any, T]]:
@@ -74,3 +75,7 @@ class Rows:
             before = pair
         if before is not None:
             yield self.read(before[0]), before[1]
+
+
+def _same(tree: T) -> T:
+    return tree

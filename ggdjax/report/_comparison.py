@@ -18,6 +18,7 @@ from ggdjax import schemes
 from ggdjax._errors import GgdjaxError, expect, expect_path
 from ggdjax.ggd import Histogram
 from ggdjax.ggd._empirical import empirical_sqnr_db
+from ggdjax.quantization._quantize import pad_tensors, padded_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 HISTOGRAMS_FILE, COMPARISON_FILE = "histograms.safetensors", "schemes.json"
 #: Widths at which schemes are compared beside the run's own, in bits.
 WIDTHS = (8, 7, 6, 5, 4, 3)
+#: Row of an empty tensor that pads a batch.
+_PADDING = {"signed": False, "qmin": 0, "qmax": 255, "zero_point": 0, "step": 1.0}
 #: Steps of the drawn curve, and how far it extends beyond the outermost choice.
 _POINTS, _BEYOND = 96, 1.5
 
@@ -60,6 +63,9 @@ def compare_schemes(
         raise GgdjaxError(
             f"`histograms` has batch shape {histograms.batch_shape}, expected one for each of {len(rows)}"
         )
+    count, size = len(rows), padded_size(len(rows))
+    histograms = jax.tree.map(lambda leaf: pad_tensors(leaf, size), histograms)
+    rows = [*rows, *[_PADDING] * (size - count)]
     signed = np.asarray([row["signed"] for row in rows], dtype=bool)
     low, high = (np.asarray([row[key] - row["zero_point"] for row in rows]) for key in ("qmin", "qmax"))
     own_bits = np.asarray([(row["qmax"] - row["qmin"]).bit_length() for row in rows])
@@ -92,10 +98,11 @@ def compare_schemes(
                 "choices": {name: _choice(steps[name][i], sqnr[name][i, 0]) for name in names},
                 "curve": {"step": _rounded(grid[i]), "sqnr_db": _rounded(curve[i, 1:])},
             }
-            for i, row in enumerate(rows)
+            for i, row in enumerate(rows[:count])
         ],
         "mean_sqnr_db": {
-            name: {str(width): _mean(sqnr[name][:, k]) for k, width in enumerate(WIDTHS, start=1)} for name in names
+            name: {str(width): _mean(sqnr[name][:count, k]) for k, width in enumerate(WIDTHS, start=1)}
+            for name in names
         },
     }
 

@@ -16,16 +16,20 @@ def results(mesh=None) -> dict:
 
     import ggdjax as gd
     from ggdjax import tune
+    from ggdjax.quantization._calibration import _observe
 
     q, images, labels = tiny_quantized()
-    batches = [images[:30], images[30:55], images[55:]]
+    batches = [images[:41], images[41:66], images[66:]]  # the largest first: one program
+    before = _observe._cache_size()
     found = gd.calibrate(q.float_network, batches, per_channel=True, values_per_batch=512, mesh=mesh)
+    programs = _observe._cache_size() - before
     evaluation = gd.evaluate(q, [(images[:50], labels[:50]), (images[50:], labels[50:])], mesh=mesh)
     rounded = tune.round_weights(q, images, tune.RoundingConfig(batch_size=16), mesh=mesh)
     settings = tune.GradientConfig(steps=4, batch_size=16, held_back=0.25)
     tuned = tune.gradient(q, images, labels, settings, mesh=mesh)
     return jax.device_get(
         {
+            "programs": programs,
             "histograms": found.histograms,
             "channels": found.channels,
             "ranges": found.ranges,
