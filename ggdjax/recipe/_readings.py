@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from jax.typing import ArrayLike
-    from jaxtyping import Int
+    from jaxtyping import Array, Int
 
     from ggdjax.data import ImageSet
     from ggdjax.data._preprocessing import ColourOrder
@@ -116,10 +116,9 @@ def readings(
         presets = [] if used.channels == 1 else [dataclasses.replace(used, colour_order=_other_order(used))]
     ways = _inputs(used, presets)
     found: dict[Preprocessing, list[np.ndarray]] = {}
-    forward = jax.jit(lambda net, x: net(x))
     for x, labels in images.batches(indices, batch_size):
         for inputs in ways:
-            y = np.asarray(forward(net, pad_batch(_prepared(x, used, inputs), batch_size)))
+            y = np.asarray(_forward(net, pad_batch(_prepared(x, used, inputs), batch_size)))
             y = y.reshape(batch_size, -1)[: len(x)]
             for offset in range(max(-1, used.label_offset - 1), used.label_offset + 2):
                 shifted = labels + (offset - used.label_offset)
@@ -134,6 +133,11 @@ def readings(
         differs = tuple(name for name in _FIELDS if getattr(preprocessing, name) != getattr(used, name))
         every.append(Reading(preprocessing=preprocessing, differs=differs, top1=float(correct.mean()), correct=correct))
     return tuple(sorted(every, key=lambda reading: (-reading.top1, len(reading.differs))))
+
+
+@jax.jit
+def _forward(net: Network, x: Array) -> Array:
+    return net(x)
 
 
 def in_geometries_of_presets(images: ImageSet, net: Network) -> list[ImageSet]:

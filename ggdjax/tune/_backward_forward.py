@@ -488,5 +488,9 @@ def _over_processes(values: np.ndarray, span: tuple[int, int]) -> np.ndarray:
     devices = np.asarray([next(d for d in jax.devices() if d.process_index == p) for p in range(jax.process_count())])
     mesh = Mesh(devices, ("process",))
     parts = jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("process")), own[None])
-    total = jax.jit(lambda x: x.sum(0), out_shardings=NamedSharding(mesh, PartitionSpec()))(parts)
+    total = jax.jit(_sum_of_processes, out_shardings=NamedSharding(mesh, PartitionSpec()))(parts)
     return np.asarray(total.addressable_data(0))
+
+
+def _sum_of_processes(parts: Array) -> Array:
+    return parts.sum(0)
