@@ -123,17 +123,14 @@ def _show_readings(net: Network, images: ImageSet, preset: str | None, screen: C
     from ggdjax.cli._suspicions import readings_of
     from ggdjax.recipe._readings import in_geometries_of_presets
 
-    found = []
+    found, refusals = [], []
     for way in [images] if preset is not None else in_geometries_of_presets(images, net):
         try:
             found += readings_of(net, way, screen)
-        except DataError:
-            if way is images and preset is not None:
-                raise
+        except DataError as error:
+            refusals.append(error)
     if not found:
-        raise DataError(
-            f"no preset makes inputs of the images of `{images.name}`: name `--preset`, or give other images"
-        )
+        raise refusals[0]
     # Of those that are hardly worse than the best, the simplest comes first.
     least = max(reading.top1 for reading in found) - _HARDLY_WORSE
     found.sort(key=lambda r: (r.top1 < least, len(r.options().split()) if r.top1 >= least else 0, -r.top1))

@@ -60,19 +60,21 @@ class Reading:
 
     def options(self) -> str:
         """Return all of its preprocessing as options: the nearest preset, and the fields that differ from it."""
-        own, best = self.preprocessing, ("", ())
-        for name, preset in PRESETS.items():
-            if preset.channels == own.channels:
-                differs = tuple(f for f in _GEOMETRY + _FIELDS if getattr(own, f) != getattr(preset, f))
-                if preset.size is None and preset.crop is not None:
-                    differs = tuple(f for f in differs if f != "size")  # that of the network's input
-                best = min(best, (name, differs), key=lambda found: len(found[1]) if found[0] else len(own.to_dict()))
-        given = tuple(f for f in best[1] if getattr(own, f) is not None)
-        if not best[0] or len(given) < len(best[1]):  # no option turns a preset's resize or crop off
-            return _options(
-                own, tuple(f for f in _GEOMETRY + _FIELDS if getattr(own, f) != getattr(Preprocessing(), f))
-            )
-        return " ".join(filter(None, (f"--preset {best[0]}", _options(own, given))))
+        own = self.preprocessing
+        every = {f"--preset {name}": _differing(own, p) for name, p in PRESETS.items() if p.channels == own.channels}
+        nearest = min(every, key=lambda name: len(every[name]), default="")
+        # No option turns a preset's resize or crop off.
+        if not nearest or any(getattr(own, f) is None for f in every[nearest]):
+            return _options(own, _differing(own, Preprocessing()))
+        return f"{nearest} {_options(own, every[nearest])}".rstrip()
+
+
+def _differing(own: Preprocessing, other: Preprocessing) -> tuple[str, ...]:
+    """Return the fields in which ``own`` differs, but for a size that is the network's input's."""
+    by_input = other.size is None and other.crop is not None
+    return tuple(
+        f for f in _GEOMETRY + _FIELDS if getattr(own, f) != getattr(other, f) and not (by_input and f == "size")
+    )
 
 
 def _options(preprocessing: Preprocessing, names: tuple[str, ...]) -> str:

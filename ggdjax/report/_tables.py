@@ -139,13 +139,13 @@ def network_table(net: Network, *, width: int = 80) -> Table:
     """Return one row per node of a float network, and which of its inputs, feature maps, `ggdjax.quantize` rounds."""
     expect("net", net, "Network")
     table = _table("Nodes", ("node", "operation", "feature map", "input", "output"), ("parameters",))
-    room = max((width - 54) // 2, 12)
+    longest = max((width - 54) // 2, 12)
     for node in net.graph.nodes:
         sizes = [net.params[key].size for _, key in node.params]
         table.add_row(
-            shortened(node.name, room),
+            shortened(node.name, longest),
             node.op,
-            "\n".join(shortened(tensor, room) for tensor in node.feature_maps) or "–",
+            "\n".join(shortened(tensor, longest) for tensor in node.feature_maps) or "–",
             _shape(net.graph.shape(node.inputs[0])[1:]) if node.inputs else "–",
             _shape(net.graph.shape(node.output)[1:]),
             str(sum(sizes)) if sizes else "–",

@@ -19,7 +19,7 @@ def results(mesh=None) -> dict:
     from ggdjax.quantization._calibration import _observe
 
     q, images, labels = tiny_quantized()
-    batches = [images[:41], images[41:66], images[66:]]  # the largest first: one program
+    batches = [images[:30], images[30:55], images[55:]]
     before = _observe._cache_size()
     found = gd.calibrate(q.float_network, batches, per_channel=True, values_per_batch=512, mesh=mesh)
     programs = _observe._cache_size() - before
