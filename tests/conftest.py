@@ -19,11 +19,12 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 # A test runs a program a few times at most, on little data: what LLVM gains by optimizing never pays for its time.
-# Fusion emitters double what is left; an unknown flag ends the process, so that only a version that was tried gets it.
+# Fusion emitters double what is left, and a worker of a core gains nothing by compiling in pieces side by side; an
+# unknown flag ends the process, so that only a version that was tried gets them.
 if "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     if version("jaxlib").startswith("0.10."):
-        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 import jax
 import pytest
@@ -45,6 +46,13 @@ DATA_VARIABLE = "GGDJAX_DATA"
 MOST_MAPS = 15_000
 
 
+def pytest_collection_finish() -> None:
+    """Leave what lives for the whole run out of garbage collections: tracing starts many."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def few_compiled_programs():
     """Drop what is compiled before it fills the process: the folder above brings most of it back at once."""
@@ -57,11 +65,15 @@ def few_compiled_programs():
 
 @pytest.fixture(scope="module")
 def quickly_compiled():
-    """Compile without optimizations: each program runs once."""
+    """Compile without optimizations, and trace what this platform runs alone: each program runs once."""
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        if jax.default_backend() == "cpu":
+            patch.setattr(jax.lax, "platform_dependent", lambda *args, cpu, **_others: cpu(*args))
+        yield
     jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()  # others may lower the same functions for other platforms
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ from ggdjax import datapath, export
 from tests.small_models import node as N
 from tests.small_models import run, save, sqnr_db
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 rng = np.random.default_rng(0)
 A, B = ((rng.normal(size=(8, 3, 3, 3)) * (2 / 27) ** 0.5).astype(np.float32) for _ in range(2))
 W = (rng.normal(size=(8, 8, 3, 3)) * (2 / 72) ** 0.5).astype(np.float32)

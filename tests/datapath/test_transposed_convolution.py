@@ -22,6 +22,8 @@ from ggdjax.network._layer_shapes import layer_shapes
 sys.path.append(str(Path(__file__).parents[1] / "network"))
 from runtime import exported, make_model, onnx, run_onnx
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 make_node = onnx.helper.make_node
 RNG = np.random.default_rng(0)
 
