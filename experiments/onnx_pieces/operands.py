@@ -26,6 +26,7 @@ def broadcasting(d: Draw, v: Value) -> np.ndarray:
             need(v.rank > 1 and v.batch != 1)
             return d.numbers(v.shape[1], *(1,) * (v.rank - 2))
         case 3:
+            need(v.rank > 0)
             return d.numbers(own[-1])
         case 4:
             return d.numbers(*own)
@@ -101,7 +102,7 @@ def class_token(d: Draw, v: Value) -> str:
 
 @piece(2)
 def choice(d: Draw, v: Value) -> str:
-    need(d.opset >= 9)
+    need(d.opset >= 9 and v.rank > 0)
     branches = [d.op("Tanh", [v.name]) if d.chance(0.5) else v.name, d.const(d.numbers())]
     if d.chance(0.3):
         branches[1] = d.op("Abs", [v.name])
