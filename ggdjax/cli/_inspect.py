@@ -132,13 +132,13 @@ def _show_readings(net: Network, images: ImageSet, preset: str | None, screen: C
     if not found:
         raise refusals[0]
     # Of those that are hardly worse than the best, the simplest comes first.
-    least = max(reading.top1 for reading in found) - _HARDLY_WORSE
-    found.sort(key=lambda r: (r.top1 < least, len(r.options().split()) if r.top1 >= least else 0, -r.top1))
+    least = max(reading.value for reading in found) - _HARDLY_WORSE
+    found.sort(key=lambda r: (r.value < least, len(r.options().split()) if r.value >= least else 0, -r.value))
     by = "" if preset is None else f", --preset {preset} and"
-    screen.print(f"Top-1 of the float network on {len(found[0].correct)} images{by}", markup=False)
+    screen.print(f"Top-1 of the float network on {found[0].score.images} images{by}", markup=False)
     for reading in [r for i, r in enumerate(found) if i < _MOST_READINGS or (by and not r.differs)]:
         how = reading.describe() if by else reading.options()
-        screen.print(f"  {100 * reading.top1:6.2f} %  {how}", markup=False, soft_wrap=True)
+        screen.print(f"  {100 * reading.value:6.2f} %  {how}", markup=False, soft_wrap=True)
 
 
 def _show_quantized(q: QuantizedNetwork, screen: Console) -> None:
