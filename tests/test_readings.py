@@ -91,6 +91,30 @@ def test_inspect_proposes_how_to_prepare_images(net, tmp_path, capsys):
     assert first.endswith("100.00 %  --preset imagenet-tf --colour-order BGR")
 
 
+def test_inspect_takes_the_label_offset(net, tmp_path, capsys):
+    """By 3 the labels are off, two more than what is tried by itself."""
+    pixels, classes = drawn()
+    net.save(tmp_path / "net.safetensors")
+    np.savez(tmp_path / "images.npz", image=pixels, label=classes + 2)
+    words = ["inspect", str(tmp_path / "net.safetensors"), "--data", str(tmp_path / "images.npz")]
+    main([*words, "--label-offset", "-1", "--preset", "cifar10"])
+    shown = capsys.readouterr().out
+    assert "100.00 %" in shown
+    with pytest.raises(SystemExit):
+        main([*words, "--label-offset", "-2"])
+    assert "`--label-offset` is -2, expected an integer of at least -1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words[:2], "--label-offset", "1"])
+    assert "`--label-offset` says how images are read: give `--data`" in capsys.readouterr().err
+    helps = []
+    for command in ("inspect", "quantize"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        helps.append(text[text.index("--label-offset") :].partition("argmax")[2][:100])
+    assert helps[0] == helps[1] != ""
+
+
 def test_all_of_a_way_as_options(net):
     found = readings(
         net, images(dataclasses.replace(data.preset("imagenet-tf"), resize=None, crop=None, layout="NHWC"))
