@@ -289,6 +289,15 @@ def test_tunes_and_records_it(small, tmp_path, capsys):
     assert 0 < printed.index("\nuntuned\n") < printed.index("\ntuned\n") < printed.rindex("quantized top-1")
 
 
+@pytest.mark.parametrize("floats", ["input*=float", "*=float"])
+def test_a_report_of_feature_maps_in_float(small, tmp_path, floats, capsys):
+    """It was refused: more histograms than rows."""
+    out = tmp_path / "run"
+    quantize(*small, "--scheme", "max-abs", "--activation-bits-of", floats, "--weight-bits", "4", "--out", out)
+    main(["report", str(out)])
+    assert (out / "report.html").stat().st_size > 10_000
+
+
 def test_widths_per_layer_and_corrected_biases(small, tmp_path):
     """Means of the widths over weights and over values of feature maps stay below what was asked for."""
     out = tmp_path / "run"

@@ -72,6 +72,9 @@ def test_a_recipe_with_a_target_is_checked(tmp_path):
         gd.Recipe(target="esp32")
     with pytest.raises(GgdjaxError, match="`mean_bits` gives every layer a width of its own"):
         gd.Recipe(target="tflite-int8", mean_bits=8.0)
+    to_eight = replace(gd.recipe.target("fixed-point"), weight_bits=tuple(range(2, 9)))
+    wide = gd.Recipe(mean_bits=4.0, quantization=gd.QuantConfig(weight_bits_of={"a": 16}))
+    assert to_eight.refuses(wide).startswith("`weight_bits` is 16, ")
     recipe = gd.recipe.target("esp32-p4").recipe(gd.Recipe())
     recipe.save(tmp_path / "recipe.toml")
     assert gd.Recipe.load(tmp_path / "recipe.toml") == recipe

@@ -13,6 +13,7 @@ import tyro
 from ggdjax._errors import GgdjaxError
 from ggdjax.cli._options import naming_options
 from ggdjax.cli._runs import integer_program, opened
+from ggdjax.cli._suspicions import print_suspicions
 
 if TYPE_CHECKING:
     from ggdjax.data import ImageSet
@@ -100,6 +101,8 @@ class Evaluate:
             if program.in_float:
                 after.append(f"In float, between integers: {', '.join(program.in_float)}")
         screen.print(report.accuracy_lines(evaluation))
+        if self.data is not None:
+            print_suspicions(evaluation, quantized.float_network, images, recipe, screen)
         for line in after:
             screen.print(line, markup=False)
 

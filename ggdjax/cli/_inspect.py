@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ggdjax._errors import DataError, GgdjaxError
+from ggdjax._fields import field_docs
+from ggdjax.data import Preprocessing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,6 +44,7 @@ class Inspect:
     """Labelled images: show with which colour order, scale, mean and label offset a float MODEL is right on most."""
     preset: str | None = None
     """Resize and crop for ``--data``; none: those of every preset are tried."""
+    label_offset: Annotated[int | None, tyro.conf.arg(help=field_docs(Preprocessing)["label_offset"])] = None
     weights: Path | None = None
     """Weights of a network of the zoo."""
     output: str | None = None
@@ -61,6 +64,7 @@ class Inspect:
         from ggdjax import data, report
         from ggdjax.cli._console import console
         from ggdjax.cli._models import load_network
+        from ggdjax.cli._options import naming_options
         from ggdjax.cli._runs import opened
         from ggdjax.data._preprocessing import in_layout_of
         from ggdjax.recipe import Recipe
@@ -77,13 +81,18 @@ class Inspect:
         else:
             value = load_network(self.what, self.output, self.input_shape, self.weights, self.constant)
         images = None
+        if self.data is None and (given := [n for n in ("preset", "label_offset") if getattr(self, n) is not None]):
+            raise GgdjaxError(
+                f"`--{given[0].replace('_', '-')}` says how images are read: give `--data`, or leave it out"
+            )
         if self.data is not None:
             if not isinstance(value, gd.Network):
                 raise GgdjaxError(
                     "`--data` is for a float MODEL: `ggdjax evaluate RUN --data` evaluates a run on images"
                 )
             names = [self.preset] if self.preset is not None else _fitting_presets(value)
-            rule = in_layout_of(data.preset(names[0]), value.input_shape)
+            with naming_options(("label_offset",)):
+                rule = in_layout_of(data.preset(names[0], label_offset=self.label_offset), value.input_shape)
             images = opened(self.data, value, Recipe(preprocessing=rule), screen)
         if isinstance(value, gd.quantization.QuantizedNetwork):
             _show_quantized(value, screen)
@@ -132,13 +141,13 @@ def _show_readings(net: Network, images: ImageSet, preset: str | None, screen: C
     if not found:
         raise refusals[0]
     # Of those that are hardly worse than the best, the simplest comes first.
-    least = max(reading.top1 for reading in found) - _HARDLY_WORSE
-    found.sort(key=lambda r: (r.top1 < least, len(r.options().split()) if r.top1 >= least else 0, -r.top1))
+    least = max(reading.value for reading in found) - _HARDLY_WORSE
+    found.sort(key=lambda r: (r.value < least, len(r.options().split()) if r.value >= least else 0, -r.value))
     by = "" if preset is None else f", --preset {preset} and"
-    screen.print(f"Top-1 of the float network on {len(found[0].correct)} images{by}", markup=False)
+    screen.print(f"Top-1 of the float network on {found[0].score.images} images{by}", markup=False)
     for reading in [r for i, r in enumerate(found) if i < _MOST_READINGS or (by and not r.differs)]:
         how = reading.describe() if by else reading.options()
-        screen.print(f"  {100 * reading.top1:6.2f} %  {how}", markup=False, soft_wrap=True)
+        screen.print(f"  {100 * reading.value:6.2f} %  {how}", markup=False, soft_wrap=True)
 
 
 def _show_quantized(q: QuantizedNetwork, screen: Console) -> None:

@@ -105,7 +105,8 @@ def finish(
         screen.print("untuned", report.accuracy_lines(outcome.untuned_evaluation), "tuned", sep="\n")
     screen.print(report.accuracy_lines(outcome.evaluation))
     if data is not None:
-        print_suspicions(outcome, images, screen)
+        real = outcome.network.float_network
+        print_suspicions(outcome.evaluation, real, images, outcome.recipe, screen)
     _print_advice(outcome, screen)
     if folder is None or out is None:
         return

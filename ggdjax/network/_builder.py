@@ -126,6 +126,15 @@ def stored_constant(value: np.ndarray, view: View) -> np.ndarray:
     return value.transpose(sorted(range(rank), key=view.axes.__getitem__))
 
 
+def without_repeats(value: np.ndarray, kept: Sequence[int] = ()) -> np.ndarray:
+    """Return a constant with size 1 along the axes on which it only repeats a value, except those ``kept``."""
+    for axis, size in enumerate(value.shape):
+        first = value.take([0], axis)
+        if size > 1 and axis not in kept and (value == first).all():
+            value = first
+    return value
+
+
 class GraphBuilder:
     """Collects nodes, parameters and shapes; `finish` makes the network of them."""
 

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from ggdjax.network._builder import common_order, stored_constant
-from ggdjax.network._ops import ELEMENTWISE
+from ggdjax.network._builder import View, common_order, stored_constant, without_repeats
+from ggdjax.network._ops import ELEMENTWISE, OPS
 
 if TYPE_CHECKING:
-    from ggdjax.network._builder import Comparison, View
+    from ggdjax.network._builder import Comparison
+    from ggdjax.network._graph import Node
+
+#: What passes values on: a choice behind it chooses among what it reads. A maximum reads what a sum does.
+_PASSED = {"max": "sum"} | {
+    op: op
+    for op in (
+        *("average_pool", "broadcast", "concat", "gather", "mean", "pad", "reshape", "resize", "slice", "sum"),
+        "transpose",
+    )
+}
 
 
 def chosen(call: Any, condition: Comparison, compared: View, first: str | np.ndarray, second: str | np.ndarray) -> View:
@@ -48,7 +61,7 @@ def masked(call: Any, kept: np.ndarray, *branches: View | np.ndarray) -> View:
             views.append(branch)
             continue
         factor = stored_constant(where.astype(np.float32), branch)
-        defined = _defined(call, branch.tensor, factor, branch.axes)
+        defined = _defined(call, branch.tensor, factor)
         views.append(call.emit("mul", [defined], branch.axes, {"constant": factor}))
     if constant is not None and not constant.any():
         return views[0]
@@ -58,16 +71,29 @@ def masked(call: Any, kept: np.ndarray, *branches: View | np.ndarray) -> View:
     return call.emit("add", [call.builder.stored(view, axes) for view in views], axes)
 
 
-def _defined(call: Any, tensor: str, factor: np.ndarray, axes: tuple[int, ...]) -> str:
+def _defined(call: Any, tensor: str, factor: np.ndarray) -> str:
     """Return ``tensor`` with finite numbers where ``factor`` is 0: 0 times ∞ or NaN is NaN.
 
-    Elementwise operations before it that are not finite everywhere are repeated on an input that is 1 there (exp: 0).
+    Elementwise operations before it that are not finite everywhere are repeated on an input that is 1 there (exp: 0),
+    and so is what passes their values on, such as a reshape or a sum.
     """
     node = call.builder.producer(tensor)
-    if node is None or node.op not in {*ELEMENTWISE, "broadcast"}:
+    if node is None or node.op not in {*ELEMENTWISE, *_PASSED}:
         return tensor
     params = call.builder.params_of(node)
-    inputs = [_defined(call, x, factor, axes) if _rank(call, x) == factor.ndim else x for x in node.inputs]
+    emit = partial(_emit, call)
+    if node.op not in ELEMENTWISE and (node.op != "broadcast" or _rank(call, tensor) != factor.ndim):
+        read = _read(call, node, factor)
+        if read is None:
+            inner = None if node.op != "reshape" else call.builder.producer(node.inputs[0])
+            if inner is None or not _is_alike(call, inner):
+                return tensor
+            reshaped = [emit("reshape", [x], {}, **dict(node.attrs)) for x in inner.inputs]
+            params = call.builder.params_of(inner)
+            return _defined(call, emit(inner.op, reshaped, params, **dict(inner.attrs)), factor)
+        inputs = [_defined(call, x, each) for x, each in zip(node.inputs, read, strict=True)]
+    else:
+        inputs = [_defined(call, x, factor) if _rank(call, x) == factor.ndim else x for x in node.inputs]
     if node.op in ("log", "sqrt") or (node.op == "exp" and not _is_masked(call, node.inputs[0])):
         at = 0
     elif node.op == "power":
@@ -76,12 +102,33 @@ def _defined(call: Any, tensor: str, factor: np.ndarray, axes: tuple[int, ...]) 
         reverse = bool(dict(node.attrs).get("reverse"))
         at = None if node.op != "div" or (params and not reverse) else int(len(inputs) == 2 and not reverse)
     if at is not None and _rank(call, inputs[at]) == factor.ndim:
-        inputs[at] = call.emit("mul", [inputs[at]], axes, {"constant": factor}).tensor
+        inputs[at] = emit("mul", [inputs[at]], {"constant": factor})
         if node.op != "exp":
-            inputs[at] = call.emit("add", [inputs[at]], axes, {"constant": 1 - factor}).tensor
-    if inputs == [*node.inputs]:
-        return tensor
-    return call.emit(node.op, inputs, axes, params, **dict(node.attrs)).tensor
+            inputs[at] = emit("add", [inputs[at]], {"constant": 1 - factor})
+    return tensor if inputs == [*node.inputs] else emit(node.op, inputs, params, **dict(node.attrs))
+
+
+def _emit(call: Any, op: str, inputs: list[str], params: dict[str, np.ndarray], **attrs: Any) -> str:
+    return call.emit(op, inputs, (), params, **attrs).tensor
+
+
+def _read(call: Any, node: Node, factor: np.ndarray) -> list[np.ndarray] | None:
+    """Return 1 where an element of each input is read for one that counts, else 0; None where images are joined."""
+    found = []
+    for probe in (0, 1):
+        *shapes, out = (_shapes(call, tensor)[probe] for tensor in (*node.inputs, node.output))
+        shared = tuple(k for k, size in enumerate(out) if size == 1)
+        counts = np.broadcast_to(factor.max(shared, keepdims=True), out).astype(np.float32)
+        _, pull = jax.vjp(partial(OPS[_PASSED[node.op]], **dict(node.attrs)), *map(jnp.zeros, shapes))
+        found.append([without_repeats(np.asarray(read != 0, np.float32)) for read in pull(jnp.asarray(counts))])
+    return found[0] if all(map(np.array_equal, *found)) else None
+
+
+def _is_alike(call: Any, node: Node) -> bool:
+    """Return whether an operation on each value by itself is the same for all of them and reads as many."""
+    sizes = [_shapes(call, tensor) for tensor in (*node.inputs, node.output)]
+    alike = all(value.size == 1 for value in call.builder.params_of(node).values())
+    return node.op in ELEMENTWISE and alike and sizes[:-1] == sizes[1:]
 
 
 def _is_masked(call: Any, tensor: str) -> bool:
@@ -98,6 +145,10 @@ def _is_masked(call: Any, tensor: str) -> bool:
 
 def _rank(call: Any, tensor: str) -> int:
     return len(call.builder.stored_shape(tensor))
+
+
+def _shapes(call: Any, tensor: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return call.shape(View(tensor, tuple(range(_rank(call, tensor)))))
 
 
 def sign(call: Any, view: View) -> View:

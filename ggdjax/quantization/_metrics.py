@@ -277,7 +277,9 @@ def class_axis_of(outputs: Sequence[int], targets: Sequence[int], given: int | N
 
 def _psnr(data_range: float = 1.0) -> Metric:
     def decibel(outputs: Float[Array, "batch ..."], targets: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
-        error = jnp.square(outputs - _like(outputs, targets)).reshape(len(outputs), -1).mean(axis=1) / data_range**2
+        # Divided first: the square of a range of 16 bits is no int32, and that of its errors may be no float32.
+        error = (outputs - _like(outputs, targets)) / np.float32(data_range)
+        error = jnp.square(error).reshape(len(outputs), -1).mean(axis=1)
         return -10.0 * jnp.log10(jnp.maximum(error, 10.0 ** (-_MOST_DB / 10)))
 
     name = _name("psnr", data_range=data_range)
@@ -294,8 +296,9 @@ def _ssim(data_range: float = 1.0) -> Metric:
         mx, my, xx, yy, xy = (_blurred(v) for v in (x, y, x * x, y * y, x * y))
         vx, vy, cov = xx - mx * mx, yy - my * my, xy - mx * my
         mx, my = mx + centre, my + centre
-        ratio = (2 * mx * my + c1) * (2 * cov + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
-        return ratio.mean(axis=(1, 2, 3))
+        # A ratio each: the product of both denominators is sooner beyond float32.
+        means, structure = (2 * mx * my + c1) / (mx * mx + my * my + c1), (2 * cov + c2) / (vx + vy + c2)
+        return (means * structure).mean(axis=(1, 2, 3))
 
     name = _name("ssim", data_range=data_range)
     return Metric(name=name, function=similarity, compares="image")

@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from ggdjax._errors import DataError, expect
-from ggdjax._ranking import rank_of_label
+from ggdjax._errors import DataError, GgdjaxError, expect
 from ggdjax.data import PRESETS, Preprocessing
+from ggdjax.data._targets import IGNORED
+from ggdjax.quantization import Metric, Score
 from ggdjax.quantization._batches import pad_batch
-from ggdjax.quantization._evaluation import count_classes
+from ggdjax.quantization._evaluation import output_shape
+from ggdjax.quantization._metrics import check_metric, statistics_of
+from ggdjax.quantization._metrics import metric as named_metric
 from ggdjax.tune import mcnemar
 
 if TYPE_CHECKING:
@@ -30,6 +34,11 @@ if TYPE_CHECKING:
 #: What differs between conventions of one geometry.
 _FIELDS = ("colour_order", "scale", "mean", "std", "label_offset")
 _GEOMETRY = ("resize", "crop", "size")
+#: What no network gives: the class of a label that another offset makes negative.
+_NO_CLASS = 2**30
+#: What a better score is better by, at least, by its unit (others: of the score): a shift of the mean may help every
+#: image a little.
+_LEAST = {"%": 0.02, "dB": 0.5}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,20 +48,30 @@ class Reading:
     preprocessing: Preprocessing
     differs: tuple[str, ...]
     """Its fields that differ from those in use; empty for these."""
-    top1: float
-    correct: np.ndarray
-    """Per image; the same images in every reading."""
+    score: Score
+    """Of the same images in every reading."""
+
+    @property
+    def value(self) -> float:
+        """The score of all images together."""
+        return self.score.value
 
     def clearly_better_than(self, other: Reading, p_value: float = 1e-3) -> bool:
-        """Return whether it is right on more images than chance explains (McNemar's exact test)."""
-        return self.top1 > other.top1 and mcnemar(other.correct, self.correct).p_value < p_value
+        """Return whether it is better by more than chance explains (McNemar's exact test; else by exchanges)."""
+        metric = self.score.metric
+        gain = (self.value - other.value) * (1 if metric.higher_is_better else -1)
+        if not gain > _LEAST.get(metric.unit, 0.02 * abs(other.value)):
+            return False
+        if metric.share:
+            return mcnemar(other.score.statistics > 0, self.score.statistics > 0).p_value < p_value
+        return self.score.compared_to(other.score)[1] < p_value
 
-    def near_chance(self, classes: int) -> bool:
-        """Return whether guesses among ``classes`` would be right on as many images (binomial test, p > 0.01)."""
+    def near_chance(self, chance: float) -> bool:
+        """Return whether guesses, each right by ``chance``, would be right on as many images (binomial, p > 0.01)."""
         from scipy.stats import binomtest
 
-        count = int(self.correct.sum())
-        return binomtest(count, len(self.correct), 1 / classes, alternative="greater").pvalue > 0.01
+        count = int(self.score.statistics.sum())
+        return binomtest(count, self.score.images, chance, alternative="greater").pvalue > 0.01
 
     def describe(self) -> str:
         """Return the fields that differ, as options."""
@@ -87,6 +106,7 @@ def readings(
     net: Network,
     images: ImageSet,
     indices: Int[ArrayLike, " image"] | None = None,
+    metric: str | Metric | Callable[..., Any] | None = None,
     *,
     batch_size: int = 50,
     colours_alone: bool = False,
@@ -94,47 +114,89 @@ def readings(
 ) -> tuple[Reading, ...]:
     """Return how the float network does with the preprocessing in use and with other conventions, the best first.
 
-    Every preset's scale, mean, standard deviation and colour order are tried with the present geometry, each also with
-    red and blue exchanged, and with labels one higher and one lower. Of equals the present one comes first.
+    Every preset's scale, mean, standard deviation and colour order, and plain pixels up to 1 and up to 255, are tried
+    with the present geometry, each also with red and blue exchanged, and with classes one higher and one lower. Of
+    equals the present one comes first.
 
     Args:
         net: the float network.
-        images: labelled images.
+        images: images with labels, or with the targets of the metric.
         indices: those to try; 128 or so tell. All of them where None.
+        metric: what to measure, see :func:`ggdjax.quantization.metric`; None: top-1.
         batch_size: images that run at once.
         colours_alone: change the colour order and the label offset, nothing else.
         progress: called after every batch with the images in it.
 
     Raises:
-        DataError: no images, or a network that does not score classes.
+        DataError: no images, or a network whose output the metric does not fit.
+        GgdjaxError: a metric without targets, by which every way is as good.
     """
     expect("net", net, "Network")
     indices = np.arange(len(images)) if indices is None else np.asarray(indices)
     if not indices.size:
         raise DataError("`indices` is empty: give some images to try")
-    classes, used = count_classes(net), images.preprocessing
-    presets = PRESETS.values()
+    chosen = check_metric(None if metric is None else named_metric(metric), output_shape(net))
+    if chosen.compares == "float output":
+        raise GgdjaxError(f"`metric` {chosen.name} compares the network with itself: choose one that has targets")
+    used = images.preprocessing
+    # Beside the presets: pixels as they are, up to 1 or up to 255.
+    plain = [dataclasses.replace(used, scale=scale, mean=(0.0,), std=(1.0,)) for scale in (1 / 255, 1.0)]
+    presets = [*PRESETS.values(), *plain]
     if colours_alone:
         presets = [] if used.channels == 1 else [dataclasses.replace(used, colour_order=_other_order(used))]
     ways = _inputs(used, presets)
+    numbered = chosen.compares in ("class", "class map")
+    offsets = range(max(-1, used.label_offset - 1), used.label_offset + 2) if numbered else [used.label_offset]
     found: dict[Preprocessing, list[np.ndarray]] = {}
-    for x, labels in images.batches(indices, batch_size):
+    for x, targets in images.batches(indices, batch_size):
         for inputs in ways:
-            y = np.asarray(_forward(net, pad_batch(_prepared(x, used, inputs), batch_size)))
-            y = y.reshape(batch_size, -1)[: len(x)]
-            for offset in range(max(-1, used.label_offset - 1), used.label_offset + 2):
-                shifted = labels + (offset - used.label_offset)
-                known = (shifted >= 0) & (shifted < classes)
-                right = known & (rank_of_label(y, np.where(known, shifted, 0)) == 0)
-                found.setdefault(dataclasses.replace(inputs, label_offset=offset), []).append(right)
+            y = _as_targets(_forward(net, pad_batch(_prepared(x, used, inputs), batch_size)), used, inputs, chosen)
+            for offset in offsets:
+                given = _renumbered(targets, offset - used.label_offset, chosen)
+                statistics = _statistics(y, pad_batch(given, batch_size), chosen)[: len(x)]
+                found.setdefault(dataclasses.replace(inputs, label_offset=offset), []).append(statistics)
         if progress is not None:
             progress(len(x))
     every = []
     for preprocessing, parts in found.items():
-        correct = np.concatenate(parts)
+        score = Score(metric=chosen, statistics=np.concatenate(parts))
         differs = tuple(name for name in _FIELDS if getattr(preprocessing, name) != getattr(used, name))
-        every.append(Reading(preprocessing=preprocessing, differs=differs, top1=float(correct.mean()), correct=correct))
-    return tuple(sorted(every, key=lambda reading: (-reading.top1, len(reading.differs))))
+        every.append(Reading(preprocessing=preprocessing, differs=differs, score=score))
+    return tuple(sorted(every, key=lambda reading: (worse(reading), len(reading.differs))))
+
+
+def worse(reading: Reading) -> float:
+    """Return a number that is the larger, the worse a reading is."""
+    value = -reading.value if reading.score.metric.higher_is_better else reading.value
+    return np.inf if np.isnan(value) else value
+
+
+def _statistics(outputs: Array, targets: np.ndarray, metric: Metric) -> np.ndarray:
+    if metric.compares != "class":
+        return np.asarray(statistics_of(outputs, targets, chosen=metric)[0])
+    outputs = outputs.reshape(len(targets), -1)
+    known = (targets >= 0) & (targets < outputs.shape[1])
+    return np.asarray(statistics_of(outputs, np.where(known, targets, 0), chosen=metric)[0]) * known
+
+
+def _renumbered(targets: np.ndarray, more: int, metric: Metric) -> np.ndarray:
+    """Return targets as another label offset numbers them."""
+    if not more or metric.compares not in ("class", "class map"):
+        return targets
+    moved = targets + more
+    moved = np.where(moved < 0, _NO_CLASS, moved)
+    return np.where(targets == IGNORED, targets, moved) if metric.compares == "class map" else moved
+
+
+def _as_targets(outputs: Array, used: Preprocessing, wanted: Preprocessing, metric: Metric) -> Array:
+    """Return images that a network gave in the scale and colour order of ``wanted`` in those of the targets."""
+    if metric.compares != "image":
+        return outputs
+    outputs = outputs * np.float32(used.scale / wanted.scale)
+    axis = 1 if used.layout == "NCHW" else outputs.ndim - 1
+    if wanted.colour_order == used.colour_order or outputs.ndim != 4 or outputs.shape[axis] != 3:
+        return outputs
+    return jnp.flip(outputs, axis)
 
 
 @jax.jit

@@ -58,7 +58,8 @@ class Recipe:
     """Widths and schemes."""
     mean_bits: float | None = None
     """Widths per layer, 2 to 16 bits, at most this on average over all weights and over all values of feature maps: in
-    place of both widths, and chosen by what each layer's rounding does to the logits of calibration images."""
+    place of both widths, and chosen by what each layer's rounding does to the logits of calibration images. Widths of
+    single layers stay and count; what stays in float does not."""
     rounding: Literal["output", "nearest"] = "output"
     """How weights are rounded: "output", for the output of their layer, in closed form on up to 512 images, of
     calibration first and then of tuning, biases corrected (no labels, no gradients); or "nearest", each weight by
@@ -130,11 +131,6 @@ class Recipe:
             raise GgdjaxError(f"`seed` must be below 2^63, got {self.seed}")
         if self.mean_bits is not None and not 2 <= self.mean_bits <= 16:
             raise GgdjaxError(f"`mean_bits` must be from 2 to 16, got {self.mean_bits:g}")
-        if self.mean_bits is not None and (self.quantization.weight_bits_of or self.quantization.activation_bits_of):
-            given = [
-                f"`{name}`" for name in ("weight_bits_of", "activation_bits_of") if getattr(self.quantization, name)
-            ]
-            raise GgdjaxError(f"`mean_bits` chooses every width: leave {' and '.join(given)} out")
         if not self.tune_seconds > 0:
             raise GgdjaxError(f"`tune_seconds` must be more than 0, got {self.tune_seconds:g}")
         if self.tunes != bool(self.tune_images):

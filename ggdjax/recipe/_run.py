@@ -41,6 +41,7 @@ from ggdjax.recipe._parts import check_images, choose_parts, some
 from ggdjax.recipe._recipe import Recipe
 from ggdjax.recipe._target import target
 from ggdjax.tune._backward_forward import search_passes
+from ggdjax.tune._bits import check_budget
 from ggdjax.tune._gradient import gradient_steps
 
 if TYPE_CHECKING:
@@ -96,7 +97,10 @@ def run(
     """
     recipe = Recipe() if recipe is None else recipe
     if not isinstance(network, QuantizedNetwork):
-        check_names(recipe.quantization, fold_batch_norm(network).graph)
+        check_names(recipe.quantization, (folded := fold_batch_norm(network)).graph)
+        if recipe.mean_bits is not None:
+            named = recipe.quantization.weight_bits_of, recipe.quantization.activation_bits_of
+            check_budget(folded, recipe.mean_bits, recipe.widths[0], *named)
     parts = choose_parts(images, recipe)
     check_images(network.float_network if isinstance(network, QuantizedNetwork) else network, images, parts, recipe)
     return _Run(network, images, recipe, parts, calibration, folder, progress).outcome()
@@ -228,6 +232,8 @@ class _Run:
             x,
             budget=budget,
             widths=self.recipe.widths,
+            weight_bits_of=self.recipe.quantization.weight_bits_of,
+            activation_bits_of=self.recipe.quantization.activation_bits_of,
             batch_size=min(self.recipe.batch_size, len(x)),
             seed=self.recipe.seed,
             progress=lambda done, total: self.progress("widths", done, total, ""),

@@ -71,11 +71,12 @@ class Target:
             allowed = set(self.weight_bits) & set(self.activation_bits)
             if not set(recipe.widths) <= allowed:
                 return f"`mean_bits` gives every layer a width of its own, {self._widths()}"
-        for name, values, allowed in (
-            ("weight_bits", (config.weight_bits, *_numbers(config.weight_bits_of)), self.weight_bits),
-            ("activation_bits", (config.activation_bits, *_numbers(config.activation_bits_of)), self.activation_bits),
+        for name, widths_of, allowed in (
+            ("weight_bits", config.weight_bits_of, self.weight_bits),
+            ("activation_bits", config.activation_bits_of, self.activation_bits),
         ):
-            if recipe.mean_bits is None and (wrong := sorted(set(values) - set(allowed))):
+            usual = () if recipe.mean_bits is not None else (getattr(config, name),)
+            if wrong := sorted({*usual, *_numbers(widths_of)} - set(allowed)):
                 return f"`{name}` is {wrong[0]}, {self._widths()}"
         if self.same_width and recipe.mean_bits is None and config.weight_bits != config.activation_bits:
             return f"`weight_bits` is {config.weight_bits} and `activation_bits` {config.activation_bits}, not the same"

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ggdjax._atomic import atomic_directory, atomic_write
 from ggdjax._errors import GgdjaxError, expect, expect_path
 from ggdjax._fields import settings_of
@@ -116,8 +118,10 @@ def write_run(
     quantized, evaluation, recipe = outcome.network, outcome.evaluation, outcome.recipe
     quantized.save(folder / NETWORK_FILE)
     recipe.save(folder / RECIPE_FILE)
-    if quantized.record is not None and quantized.record.calibration is not None:
-        quantized.record.calibration.histograms.save(folder / HISTOGRAMS_FILE)
+    calibration = None if quantized.record is None else quantized.record.calibration
+    if calibration is not None and (rounded := quantized.quantizers.activations):
+        rows = np.flatnonzero([name in rounded for name in calibration.names])
+        calibration.histograms[rows].save(folder / HISTOGRAMS_FILE)
     others: dict[str, Any] = {}
     if beside is not None:
         others["steps_per_tensor"] = result_record(beside.network, beside.evaluation)

@@ -9,15 +9,16 @@ losses: what is left of the budget buys, bit by bit, the largest drop in loss pe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, near_matches
 from ggdjax.network import node_counts
+from ggdjax.quantization._config import matching
 from ggdjax.tune._sensitivity import PredictedLoss, predict_losses
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ UNITS = ("mean_bits", "weight_bytes", "feature_map_traffic", "bops")
 class BitAllocation:
     """Widths for ``dataclasses.replace(config, weight_bits_of=…, activation_bits_of=…)``, and what they should cost."""
 
-    weight_bits_of: dict[str, int]
+    weight_bits_of: dict[str, int | Literal["float"]]
     """By node name; empty where the unit is about feature maps alone."""
-    activation_bits_of: dict[str, int]
+    activation_bits_of: dict[str, int | Literal["float"]]
     """By tensor name; empty where the unit is about weights alone."""
     unit: str
     budget: float
@@ -55,6 +56,8 @@ def allocate_bits(
     budget: float,
     unit: str = "mean_bits",
     widths: Iterable[int] = range(2, 9),
+    weight_bits_of: Mapping[str, int | Literal["float"]] | None = None,
+    activation_bits_of: Mapping[str, int | Literal["float"]] | None = None,
     batch_size: int = 64,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -72,13 +75,16 @@ def allocate_bits(
             weights stay; ``"bops"``: multiply-accumulates × weight width × activation width of one image.
         widths: the widths to choose from, 2 to 16. Predicted losses of 2 bits are too small, since errors of that size
             no longer add up: where accuracy matters more than the last bit, ``range(3, 9)``.
+        weight_bits_of: widths that are given, as in :class:`ggdjax.QuantConfig`: by name or pattern. They are kept, and
+            count; what stays in float counts as 32 bits, and in no mean width.
+        activation_bits_of: the same of feature maps.
         batch_size: images per backward pass; bounds the memory.
         seed: seed of the random signs behind the sensitivities.
         progress: called after every batch of images and every width with how many of both are done and in all.
 
     Raises:
         GgdjaxError: an unknown unit, a width out of range, a budget that the smallest widths exceed, ``batch_size``
-            less than 1, or a network without a calibration.
+            less than 1, a name that the network does not have, or a network without a calibration.
         DataError: no images, or images that do not fit the network, or a network of several outputs.
     """
     expect("q", q, "QuantizedNetwork")
@@ -94,52 +100,124 @@ def allocate_bits(
     if not len(images):
         raise DataError("`images` is empty: give a few hundred to measure sensitivities on")
     q.network.check_input(images)
-    kernels, maps, costs = _accounts(q.network, unit)
-    losses = predict_losses(q, images, allowed, batch_size, seed, progress or (lambda _done, _total: None))
-    table = np.stack([*(losses.weights[name] for name in kernels), *(losses.activations[name] for name in maps)])
-    chosen = allocate(table, allowed, costs, budget)
-    bits = [allowed[index] for index in chosen]
+    accounts = _accounts(q.network, unit, weight_bits_of or {}, activation_bits_of or {})
+    accounts.check(allowed[0], budget)
+    given, costs, split = accounts.given, accounts.costs, len(accounts.kernels)
+    every = sorted({*allowed, *(int(bits) for bits in given if 0 < bits < 32)})
+    losses = predict_losses(q, images, every, batch_size, seed, progress or (lambda _done, _total: None))
+    table = np.stack(
+        [*(losses.weights[name] for name in accounts.kernels), *(losses.activations[name] for name in accounts.maps)]
+    )
+    free, bits = given == 0, given.copy()
+    if free.any():
+        own = table[free][:, np.searchsorted(every, allowed)]
+        bits[free] = np.asarray(allowed)[allocate(own, allowed, accounts.costs_of_free, budget)]
+    quantized = np.flatnonzero(bits < 32)
+    named = ["float" if width == 32 else int(width) for width in bits]
     return BitAllocation(
-        weight_bits_of=dict(zip(kernels, bits, strict=False)),
-        activation_bits_of=dict(zip(maps, bits[len(kernels) :], strict=True)),
+        weight_bits_of=dict(zip(accounts.kernels, named, strict=False)),
+        activation_bits_of=dict(zip(accounts.maps, named[split:], strict=True)),
         unit=unit,
         budget=budget,
-        cost=float(costs(np.asarray(bits, np.float64)).max()),
-        predicted_loss=float(table[np.arange(len(table)), chosen].sum()),
+        cost=float(costs(bits).max()),
+        predicted_loss=float(table[quantized, np.searchsorted(every, bits[quantized])].sum()),
         losses=losses,
     )
+
+
+def check_budget(
+    net: Network,
+    budget: float,
+    least: int,
+    weight_bits_of: Mapping[str, int | Literal["float"]],
+    activation_bits_of: Mapping[str, int | Literal["float"]],
+) -> None:
+    """Refuse a mean width that widths which are given, and ``least`` bits elsewhere, exceed."""
+    _accounts(net, "mean_bits", weight_bits_of, activation_bits_of).check(least, budget, "mean_bits")
 
 
 #: From widths to what each constraint is charged, all in the unit of the budget.
 Costs = Callable[[np.ndarray], np.ndarray]
 
 
-def _accounts(net: Network, unit: str) -> tuple[list[str], list[str], Costs]:
-    """Return the kernels and feature maps that the unit is about, and what their widths cost."""
+@dataclass(frozen=True, kw_only=True)
+class _Accounts:
+    """The kernels and feature maps that a unit is about, the widths that are given, and what all widths cost."""
+
+    kernels: list[str]
+    maps: list[str]
+    given: np.ndarray
+    """Of every kernel and map; 0: to be chosen, 32: float."""
+    costs: Costs
+
+    def costs_of_free(self, bits: np.ndarray) -> np.ndarray:
+        """Return what the widths of those that are free cost beside the others."""
+        every = self.given.copy()
+        every[self.given == 0] = bits
+        return self.costs(every)
+
+    def check(self, least: int, budget: float, name: str = "budget") -> None:
+        """Raise GgdjaxError where ``least`` bits for all that is free exceed the budget."""
+        free = int((self.given == 0).sum())
+        cost = self.costs_of_free(np.full(free, float(least))).max()
+        if cost > budget * (1 + 1e-9):
+            others = "everywhere" if free == len(self.given) else "for all but the widths that are given"
+            raise GgdjaxError(f"`{name}` is {budget:g}, but {least} bits {others} cost {cost:.6g}: give at least that")
+
+
+def _accounts(
+    net: Network,
+    unit: str,
+    weight_bits_of: Mapping[str, int | Literal["float"]],
+    activation_bits_of: Mapping[str, int | Literal["float"]],
+) -> _Accounts:
     graph = net.graph
     kernels = [node.name for node in graph.quantizable]
     maps = [fm.tensor for fm in graph.feature_maps()]
     weights = np.asarray([net.params[node.param("kernel")].size for node in graph.quantizable], np.float64)
     values = np.asarray([prod(size or 1 for size in graph.shape(name)[1:]) for name in maps], np.float64)
-    if unit == "weight_bytes":
-        return kernels, [], lambda bits: (weights @ bits / 8)[None]
-    if unit == "feature_map_traffic":
-        return [], maps, lambda bits: (values @ bits / 8)[None]
     split = len(kernels)
+    given = np.concatenate(
+        [
+            _given("weight_bits_of", weight_bits_of, kernels),
+            _given("activation_bits_of", activation_bits_of, maps),
+        ]
+    )
+    if unit == "weight_bytes":
+        return _Accounts(kernels=kernels, maps=[], given=given[:split], costs=lambda bits: (weights @ bits / 8)[None])
+    if unit == "feature_map_traffic":
+        return _Accounts(kernels=[], maps=maps, given=given[split:], costs=lambda bits: (values @ bits / 8)[None])
     if unit == "mean_bits":
-        shares = weights / weights.sum(), values / values.sum()
-        return kernels, maps, lambda bits: np.stack([shares[0] @ bits[:split], shares[1] @ bits[split:]])
+        shares = [
+            sizes * (own < 32) / max(float((sizes * (own < 32)).sum()), 1.0)
+            for sizes, own in ((weights, given[:split]), (values, given[split:]))
+        ]
+
+        def means(bits: np.ndarray) -> np.ndarray:
+            return np.stack([shares[0] @ bits[:split], shares[1] @ bits[split:]])
+
+        return _Accounts(kernels=kernels, maps=maps, given=given, costs=means)
     macs_of = {count.name: count.macs for count in node_counts(net)}
     macs = np.asarray([macs_of[name] for name in kernels], np.float64)
     reads = np.asarray([maps.index(node.inputs[0]) for node in graph.quantizable])
-    return kernels, maps, lambda bits: (macs @ (bits[:split] * bits[split:][reads]))[None]
+
+    def operations(bits: np.ndarray) -> np.ndarray:
+        return (macs @ (bits[:split] * bits[split:][reads]))[None]
+
+    return _Accounts(kernels=kernels, maps=maps, given=given, costs=operations)
+
+
+def _given(option: str, widths: Mapping[str, int | Literal["float"]], names: list[str]) -> np.ndarray:
+    found = dict.fromkeys(names, 0.0)
+    for pattern, bits in widths.items():
+        found |= dict.fromkeys(matching(option, pattern, names), 32.0 if bits == "float" else float(bits))
+    return np.asarray(list(found.values()))
 
 
 def allocate(table: Real[np.ndarray, "quantizer width"], widths: list[int], costs: Costs, budget: float) -> np.ndarray:
     """Return the index of the width of every quantizer: no constraint exceeds the budget, and no bit more fits.
 
-    Raises:
-        GgdjaxError: the smallest widths exceed the budget.
+    The smallest widths must not exceed it.
     """
     sizes = np.asarray(widths, np.float64)
     rows = np.arange(len(table))
@@ -147,10 +225,6 @@ def allocate(table: Real[np.ndarray, "quantizer width"], widths: list[int], cost
     def fits(indices: np.ndarray) -> bool:
         return bool((costs(sizes[indices]) <= budget * (1 + 1e-9)).all())
 
-    smallest = np.zeros(len(table), np.int64)
-    if not fits(smallest):
-        least = costs(sizes[smallest]).max()
-        raise GgdjaxError(f"`budget` is {budget:g}, but {widths[0]} bits everywhere cost {least:g}: give at least that")
     real = _closed_form(table, sizes, costs, budget)
     chosen = np.maximum(np.searchsorted(sizes, real + 1e-9, side="right") - 1, 0)
 

@@ -174,3 +174,120 @@ def test_what_is_not_finite_where_another_is_chosen(tmp_path: Path, form: str) -
         return jnp.where(kept, function(jnp.abs(x @ W) + 1.0), 0.25) @ W
 
     check(gd.trace(network, X), np.asarray(network(X)), tmp_path)
+
+
+SOME = np.array([[1, 1, 1, 1, 1], [0, 0, 0, 0, 0], [1, 0, 1, 1, 0], [0, 1, 1, 0, 1]], bool)
+#: What can stand between a branch's operation and the choice.
+PASSED: dict[str, Callable] = {
+    "reshape": lambda y: y.reshape(-1, 2, 10),
+    "raised": lambda y: y[:, None, :, None],
+    "transpose": lambda y: y.transpose(0, 2, 1),
+    "slice": lambda y: y[:, ::2, 1:],
+    "reverse": lambda y: y[:, ::-1],
+    "concat": lambda y: jnp.concatenate([y[:, 1:], y], 1),
+    "broadcast": lambda y: jnp.broadcast_to(y[:, :, None], (y.shape[0], 4, 3, 5)),
+    "gather": lambda y: y[:, [2, 0, 0, 1]],
+    "pad": lambda y: jnp.pad(y, ((0, 0), (1, 2), (0, 1)), constant_values=1.0),
+    "edge": lambda y: jnp.pad(y, ((0, 0), (1, 2), (0, 0)), mode="edge"),
+    "tile": lambda y: jnp.tile(y, (1, 2, 1)),
+    "several": lambda y: y.transpose(0, 2, 1).reshape(-1, 10, 2)[:, 1:].reshape(-1, 3, 6).transpose(0, 2, 1),
+    "sum": lambda y: y.sum(2, keepdims=True),
+    "mean": lambda y: y.mean(1),
+    "max": lambda y: y.max(2),
+}
+
+
+@pytest.mark.parametrize("name", PASSED)
+def test_what_is_not_finite_is_passed_on_to_a_choice(tmp_path: Path, name: str) -> None:
+    """Behind anything but operations on each value it was 0 times infinity all the same."""
+    passed = PASSED[name]
+    some = SOME[None].astype(np.float32)
+    # Negated, a maximum is of all that is kept.
+    kept = np.asarray(passed(-some) == passed(-np.ones((1, LENGTH, WIDTH), np.float32)))
+
+    def network(x: jax.Array) -> jax.Array:
+        y = jnp.abs(x @ W) + 1.0
+        found = passed(jnp.log(y * some) / (y * some))
+        chosen = jnp.where(kept, found * jax.lax.rsqrt(passed(y * some)), 0.25)
+        return chosen @ jnp.linspace(-1.0, 1.0, 3 * chosen.shape[-1]).reshape(-1, 3)
+
+    check(gd.trace(network, X), np.asarray(network(X)), tmp_path)
+
+
+def test_what_is_not_finite_where_images_are_joined(tmp_path: Path) -> None:
+    def network(x: jax.Array) -> jax.Array:
+        y = (jnp.abs(x @ W) + 1.0) * SOME[None].astype(np.float32)
+        return jnp.where(SOME[None], (2 * jnp.log(y.reshape(-1, WIDTH))).reshape(-1, LENGTH, WIDTH), 0.25) @ W
+
+    check(gd.trace(network, X), np.asarray(network(X)), tmp_path)
+
+
+def numbers_of(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+#: Nodes from l to v, and the initializers they read.
+NODES: dict[str, tuple[list, dict[str, np.ndarray]]] = {
+    "Reshape": ([make_node("Reshape", ["l", "to"], ["v"])], {"to": numbers_of(0, 2, 10)}),
+    "Flatten": ([make_node("Flatten", ["l"], ["v"])], {}),
+    "Transpose": ([make_node("Transpose", ["l"], ["v"], perm=[0, 2, 1])], {}),
+    "Unsqueeze": ([make_node("Unsqueeze", ["l", "at"], ["v"])], {"at": numbers_of(2)}),
+    "Squeeze": (
+        [make_node("Unsqueeze", ["l", "at"], ["u"]), make_node("Squeeze", ["u", "at"], ["v"])],
+        {"at": numbers_of(1)},
+    ),
+    "Slice": (
+        [make_node("Slice", ["l", "from", "to", "at"], ["v"])],
+        {"from": numbers_of(1), "to": numbers_of(4), "at": numbers_of(2)},
+    ),
+    "Split": (
+        [make_node("Split", ["l", "sizes"], ["a", "b"], axis=2), make_node("Concat", ["b", "a"], ["v"], axis=2)],
+        {"sizes": numbers_of(2, 3)},
+    ),
+    "Expand": (
+        [make_node("Unsqueeze", ["l", "at"], ["u"]), make_node("Expand", ["u", "to"], ["v"])],
+        {"at": numbers_of(1), "to": numbers_of(1, 3, 1, 1)},
+    ),
+    "Tile": ([make_node("Tile", ["l", "copies"], ["v"])], {"copies": numbers_of(1, 2, 1)}),
+    "Gather": ([make_node("Gather", ["l", "picked"], ["v"], axis=1)], {"picked": numbers_of(3, 0, 0)}),
+    "Pad": ([make_node("Pad", ["l", "widths"], ["v"])], {"widths": numbers_of(0, 1, 0, 0, 0, 2)}),
+    "Resize": (
+        [
+            make_node("Unsqueeze", ["l", "at"], ["u"]),
+            make_node("Resize", ["u", "", "scales"], ["v"], mode="nearest"),
+        ],
+        {"at": numbers_of(1), "scales": np.float32([1, 1, 2, 2])},
+    ),
+    "DepthToSpace": (
+        [make_node("Reshape", ["l", "to"], ["u"]), make_node("DepthToSpace", ["u"], ["v"], blocksize=2)],
+        {"to": numbers_of(0, 4, 5, 1)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_what_is_not_finite_is_passed_on_to_where(tmp_path: Path, name: str) -> None:
+    nodes, given = NODES[name]
+    # Which are chosen: what the same nodes make of the numbers that are kept.
+    moving = [make_node("Abs", ["x"], ["l"]), *nodes]
+    kept = run_onnx(make_model(moving, ("n", LENGTH, WIDTH), given, outputs=["v"]), SOME[None].astype(np.float32)) > 0
+    nodes = [
+        make_node("MatMul", ["x", "w"], ["d"]),
+        make_node("Exp", ["d"], ["e"]),
+        make_node("Mul", ["e", "some"], ["m"]),
+        make_node("Log", ["m"], ["l"]),
+        *nodes,
+        make_node("Where", ["kept", "v", "quarter"], ["c"]),
+        make_node("MatMul", ["c", "last"], ["y"]),
+    ]
+    last = np.linspace(-1, 1, 3 * kept.shape[-1], dtype=np.float32).reshape(-1, 3)
+    weights = {
+        "last": last,
+        "w": W / 4,
+        "some": SOME.astype(np.float32),
+        "kept": kept,
+        "quarter": np.float32(0.25),
+        **given,
+    }
+    onnx.save(model := make_model(nodes, ("n", LENGTH, WIDTH), weights), path := tmp_path / "model.onnx")
+    check(load_onnx(path), run_onnx(model, X), tmp_path)

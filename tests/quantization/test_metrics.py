@@ -99,6 +99,36 @@ def test_ssim_is_that_of_the_definition(data_range) -> None:
     assert scored(name, x, x.astype(np.float32)).value == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("data_range", [0.5, 2, 65535])
+@pytest.mark.parametrize("shape", [(2, 11, 11, 3), (2, 20, 12, 1), (2, 14, 11)])
+def test_ssim_and_psnr_of_sizes_channels_and_ranges(shape, data_range) -> None:
+    """A PSNR by integers of 16 bits ended in an overflow."""
+    rng = np.random.default_rng(1)
+    x = rng.uniform(0, data_range, shape)
+    y = np.clip(x + rng.normal(0, 0.1 * data_range, x.shape), 0, data_range)
+    every = [(np.atleast_3d(a), np.atleast_3d(b)) for a, b in zip(x, y, strict=True)]
+    similar = [np.mean([direct_ssim(a[..., c], b[..., c], data_range) for c in range(a.shape[-1])]) for a, b in every]
+    noise = [10 * np.log10(data_range**2 / np.mean((a - b) ** 2)) for a, b in zip(x, y, strict=True)]
+    for name, expected in (("ssim", similar), ("psnr", noise)):
+        found = scored(f"{name}(data_range={data_range})", x, y.astype(np.float32))
+        np.testing.assert_allclose(found.per_image, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_equal_images_and_a_mean_of_them() -> None:
+    x = np.random.default_rng(2).uniform(0, 1, (2, 11, 11)).astype(np.float32)
+    y = np.stack([x[0], x[1] + np.float32(0.1)])
+    found = scored("psnr", x, y)
+    np.testing.assert_allclose(found.per_image, [100.0, 20.0], rtol=1e-5)
+    assert found.value == pytest.approx(60.0)
+    assert scored("ssim", x, x).per_image.tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_ssim_of_a_network_that_explodes() -> None:
+    """Its denominators multiplied to infinity in float32, and NaN looked like outputs that are not finite."""
+    x = np.random.default_rng(3).uniform(0, 1, (2, 11, 11)).astype(np.float32)
+    np.testing.assert_allclose(scored("ssim", x * np.float32(1e15), x).per_image, 0, atol=1e-6)
+
+
 def test_psnr_by_hand() -> None:
     x = np.zeros((3, 1, 2, 2), np.float32)
     y = np.stack([np.full((2, 2), 0.1), np.zeros((2, 2)), np.array([[0.2, 0], [0, 0]])]).astype(np.float32)

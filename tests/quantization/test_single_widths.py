@@ -100,10 +100,27 @@ def test_layers_in_float_compile_and_export(net, images, calibration, tmp_path, 
             export()
 
 
-def test_a_recipe_with_mean_bits_chooses_all_widths():
-    config = gd.QuantConfig(weight_bits_of={"a": 4})
-    with pytest.raises(GgdjaxError, match="`mean_bits` chooses every width"):
-        gd.Recipe(mean_bits=4, quantization=config)
+def test_a_recipe_with_mean_bits_keeps_widths_that_are_given(tmp_path):
+    net = gd.trace(gd.zoo.digits_net(), jnp.zeros((1, 8, 8, 1)))
+    first = net.graph.quantizable[0]
+    config = gd.QuantConfig(scheme="max-abs", weight_bits_of={first.name: 9}, activation_bits_of={"input": 2})
+    recipe = gd.Recipe(mean_bits=4, quantization=config, calibration_images=32, held_out_images=50, rounding="nearest")
+    recipe.save(tmp_path / "recipe.toml")
+    assert gd.Recipe.load(tmp_path / "recipe.toml") == recipe
+    outcome = gd.recipe.run(net, gd.data.digits(), recipe, folder=tmp_path / "run")
+    quantizers = outcome.network.quantizers
+    assert quantizers.weights[first.name].bits == 9
+    assert quantizers.activations["input"].bits == 2
+    sizes = [net.params[node.param("kernel")].size for node in net.graph.quantizable]
+    widths = [quantizers.weights[node.name].bits for node in net.graph.quantizable]
+    assert 3.5 < np.average(widths, weights=sizes) <= 4
+    outcome.network.save(tmp_path / "q.safetensors")
+    assert gd.load(tmp_path / "q.safetensors").quantizers.weights[first.name].bits == 9
+    again = gd.recipe.run(net, gd.data.digits(), recipe, folder=tmp_path / "run")
+    assert again.network.record.config == outcome.network.record.config
+    wide = dataclasses.replace(recipe, quantization=gd.QuantConfig(weight_bits_of={"*": 16}))
+    with pytest.raises(GgdjaxError, match="`mean_bits` is 4, but 2 bits for all but the widths that are given cost 16"):
+        gd.recipe.run(net, gd.data.digits(), wide)
 
 
 def test_a_target_looks_at_widths_alone():

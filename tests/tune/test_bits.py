@@ -108,5 +108,37 @@ def test_tells_what_is_wrong(coarse, train):
         allocate_bits(coarse, train[0], budget=3, widths=(1, 2))
     with pytest.raises(GgdjaxError, match="`images` is empty"):
         allocate_bits(coarse, train[0][:0], budget=3)
-    with pytest.raises(GgdjaxError, match="2 bits everywhere cost 2"):
-        allocate(np.ones((2, 2)), [2, 3], lambda bits: bits.mean()[None], 1.0)
+    with pytest.raises(GgdjaxError, match="`budget` is 1, but 2 bits everywhere cost 2"):
+        allocate_bits(coarse, train[0], budget=1)
+    with pytest.raises(GgdjaxError, match="2 bits for all but the widths that are given cost 16"):
+        allocate_bits(coarse, train[0], budget=15, weight_bits_of={"*": 16})
+    with pytest.raises(GgdjaxError, match="`weight_bits_of` names 'nothing', which the network does not have"):
+        allocate_bits(coarse, train[0], budget=4, weight_bits_of={"nothing": 8})
+
+
+@pytest.mark.parametrize("own", [7, 12, "float"])
+def test_widths_that_are_given_stay_and_count(coarse, train, own):
+    first, *_, last = coarse.network.graph.quantizable
+    sizes = {n.name: coarse.network.params[n.param("kernel")].size for n in coarse.network.graph.quantizable}
+    weights, maps = {first.name: own, last.name: 2}, {first.inputs[0]: own}
+    found = allocate_bits(coarse, train[0], budget=4.0, weight_bits_of=weights, activation_bits_of=maps)
+    assert {name: found.weight_bits_of[name] for name in weights} == weights
+    assert {name: found.activation_bits_of[name] for name in maps} == maps
+    widths = {name: bits for name, bits in found.weight_bits_of.items() if bits != "float"}
+    mean = np.average([*widths.values()], weights=[sizes[name] for name in widths])
+    assert 3.5 < mean <= 4.0
+    # Alone, the others have a budget of their own, which is another one.
+    rest = [name for name in widths if name not in weights]
+    assert np.average([widths[name] for name in rest], weights=[sizes[name] for name in rest]) != mean
+    every = allocate_bits(coarse, train[0], budget=4.0, weight_bits_of={"*": 4}, activation_bits_of={"*": 3})
+    assert (set(every.weight_bits_of.values()), set(every.activation_bits_of.values()), every.cost) == ({4}, {3}, 4.0)
+
+
+def test_widths_that_are_given_count_in_bytes(coarse, train):
+    first, *_ = coarse.network.graph.quantizable
+    sizes = {n.name: coarse.network.params[n.param("kernel")].size for n in coarse.network.graph.quantizable}
+    budget = 6 * sum(sizes.values()) / 8
+    found = allocate_bits(coarse, train[0], budget=budget, unit="weight_bytes", weight_bits_of={first.name: "float"})
+    bits = {name: 32 if width == "float" else width for name, width in found.weight_bits_of.items()}
+    assert found.weight_bits_of[first.name] == "float"
+    assert sum(sizes[name] * width for name, width in bits.items()) / 8 == found.cost <= budget

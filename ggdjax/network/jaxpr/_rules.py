@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from ggdjax.network._builder import Constant, View, channels_last, common_order, stored_constant
+from ggdjax.network._builder import Constant, View, channels_last, common_order, stored_constant, without_repeats
 from ggdjax.network._choices import chosen, masked, sign
 from ggdjax.network._ops import window_counts
 from ggdjax.network._products import product_of_views, product_over, product_with_weight
@@ -171,7 +171,7 @@ def _normalization(call: Call, which: int, view: View, factor: np.ndarray) -> Vi
     divides = call.primitive == "div"
     if spread[0] != (1 if divides else -1) or before is None or before.op != "sub" or before.param("constant") is None:
         return None
-    gain = stored_constant(_without_repeats(np.asarray(spread[1], np.float32)), view)
+    gain = stored_constant(without_repeats(np.asarray(spread[1], np.float32)), view)
     gain = np.broadcast_to(gain.reshape(-1), (chan,))
     factor, gain = (1 / factor, 1 / gain) if divides else (factor, gain)
     zeros = np.zeros(chan, np.float32)
@@ -186,18 +186,10 @@ def small(call: Call, index: int, kept: Sequence[int] = ()) -> np.ndarray:
     """
     probes = []
     for value in call.constants(index):
-        probes.append(_without_repeats(np.asarray(value, np.float32), kept))
+        probes.append(without_repeats(np.asarray(value, np.float32), kept))
     if not np.array_equal(*probes):
         raise call.refuse("a constant whose values depend on the batch size")
     return probes[0]
-
-
-def _without_repeats(value: np.ndarray, kept: Sequence[int] = ()) -> np.ndarray:
-    for axis, size in enumerate(value.shape):
-        first = value.take([0], axis)
-        if size > 1 and axis not in kept and (value == first).all():
-            value = first
-    return value
 
 
 def _mean(call: Call, view: View, divisor: np.ndarray) -> View | None:
