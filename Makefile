@@ -21,7 +21,7 @@ demo: $(VENV)/core.stamp
 # Each worker compiles; more than one per core only wastes memory.
 test: $(VENV)/dev.stamp
 	@echo "Running the test suite"
-	@$(BIN)/python -m pytest -n auto --maxprocesses 8
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 lint: $(VENV)/dev.stamp
 	@echo "Checking style and format"
