@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from ggdjax.recipe._recipe import preprocessing_of, to_toml
 #: What a results folder keeps.
 KEPT = "experiments.toml"
 _PIXELS = {field.name for field in dataclasses.fields(Preprocessing)}
+#: What a table of a network may hold: its name is that of the table, and preprocessing stands in it field by field.
+_OF_NETWORKS = {f.name for f in dataclasses.fields(OwnNetwork)} - {"name", "preprocessing"} | _PIXELS | {"preset"}
 
 
 def read(path: Path) -> tuple[dict[str, Experiment], Path | None]:
@@ -50,14 +53,19 @@ def read(path: Path) -> tuple[dict[str, Experiment], Path | None]:
     except tomllib.TOMLDecodeError as error:
         raise GgdjaxError(f"{path} is not valid TOML: {error}") from None
     out, networks = tables.pop("out", None), tables.pop("networks", {})
+    if not isinstance(out, str | None):
+        raise GgdjaxError(f"{path}: `out` must be the name of a folder, got {out!r}")
     if not isinstance(networks, dict) or not all(isinstance(table, dict) for table in networks.values()):
         raise GgdjaxError(f"{path}: networks are tables of fields, such as [networks.mine]")
     own = tuple(own_network(name, table, f"{path}, [networks.{name}]", path.parent) for name, table in networks.items())
     experiments = {}
     for name, fields in tables.items():
-        if name not in CONFIGS or not isinstance(fields, dict):
+        if name not in CONFIGS:
             raise GgdjaxError(f"{path}: no experiment is called `{name}`: {near_matches(name, CONFIGS)}")
+        if not isinstance(fields, dict):
+            raise GgdjaxError(f"{path}: `{name}` must be a table of fields: begin it with [{name}]")
         base, where = CONFIGS[name], f"{path}, [{name}]"
+        _check_known(fields, {f.name for f in dataclasses.fields(base)} - {"own"}, where)
         given = {"networks": [one.name for one in own]} if own and "networks" not in fields else {}
         plain = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
         experiments[name] = dataclasses.replace(
@@ -68,7 +76,7 @@ def read(path: Path) -> tuple[dict[str, Experiment], Path | None]:
             raise GgdjaxError(f"{path}, [networks.{one.name}]: `data` is missing")
     if not experiments:
         raise GgdjaxError(f"{path} names no experiment: add a table such as [schemes]; known: {', '.join(CONFIGS)}")
-    return experiments, None if out is None else path.parent / str(out)
+    return experiments, None if out is None else path.parent / out
 
 
 def own_network(name: str, fields: dict[str, Any], where: str, folder: Path) -> OwnNetwork:
@@ -77,6 +85,7 @@ def own_network(name: str, fields: dict[str, Any], where: str, folder: Path) -> 
     Raises:
         GgdjaxError: a field is unknown, missing or of another type.
     """
+    _check_known(fields, _OF_NETWORKS, where)
     values = {key: value for key, value in fields.items() if key not in _PIXELS | {"preset"}}
     pixels = {key: value for key, value in fields.items() if key in _PIXELS | {"preset"}}
     if "model" not in fields:
@@ -115,6 +124,12 @@ def kept(folder: Path) -> dict[str, Experiment]:
     """
     path = folder / KEPT
     return read(path)[0] if path.is_file() else {}
+
+
+def _check_known(fields: Iterable[str], known: set[str], where: str) -> None:
+    for name in fields:
+        if name not in known:
+            raise GgdjaxError(f"{where}: unknown field `{name}`; {near_matches(name, sorted(known))}")
 
 
 def _absolute(text: str) -> str:

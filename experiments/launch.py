@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,11 @@ class Own:
         known = {*ALL, *(one.name for one in experiment.own)}
         asked = experiment.networks if experiment.networks != usual or not self.onnx else ()
         named = [name for name in asked if name not in known and (":" in name or name in zoo.names())]
+        if twice := [name for name, count in Counter(path.stem for path in self.onnx).items() if count > 1]:
+            raise GgdjaxError(
+                f"`--onnx` has two files of the name {twice[0]}, by which results call them: rename one, or name both "
+                "networks in a TOML file"
+            )
         models = {path.stem: str(path) for path in self.onnx} | {name: name for name in named}
         if not models:
             if given and known.issuperset(asked):
@@ -181,7 +187,12 @@ def status(words: Sequence[str], program: str, what: str) -> None:
     for folder in folders:
         if not folder.is_dir():
             raise GgdjaxError(f"no experiment and no folder is called {folder}: {near_matches(folder, CONFIGS)}")
-        print_folder(folder, console)
+        try:
+            print_folder(folder, console)
+        except GgdjaxError as error:
+            if words:
+                raise
+            console.print(str(error), soft_wrap=True, highlight=False, markup=False)  # the others are told of, too
     if not folders:
         console.print(f"nothing in {RUNS} yet: python -m experiments list")
 

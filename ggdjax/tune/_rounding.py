@@ -30,7 +30,16 @@ from ggdjax.steps import Quantizer
 from ggdjax.tune import _checkpoint as checkpoints
 from ggdjax.tune._checkpoint import RoundingState
 from ggdjax.tune._rounding_core import round_rows
-from ggdjax.tune._rounding_rows import Layer, Moments, Positions, by_blocks, chunks, of_columns, output_energies
+from ggdjax.tune._rounding_rows import (
+    Layer,
+    Moments,
+    Positions,
+    by_blocks,
+    chunks,
+    of_columns,
+    output_energies,
+    to_unit,
+)
 from ggdjax.tune._walk import Walk
 
 if TYPE_CHECKING:
@@ -266,8 +275,10 @@ class _Walk(Walk):
             (layer.rows_of(quantizer.decode(quantizer.encode(kernel))), before),
         )
         held = np.flatnonzero(self.builds if self.builds.all() else ~self.builds)
+        # No output of the layer is larger than this.
+        scale = to_unit(layer.columns * np.abs(real_rows).max(initial=0.0) / float(moments.scale) + np.abs(of_real))
         energies = sum(
-            output_energies(self.split, x, pair, count, three) for pair, count in sampled(held, -(-least // 8))
+            output_energies(self.split, x, pair, count, three, scale) for pair, count in sampled(held, -(-least // 8))
         )
         energy, error, nearest = (float(value) for value in energies)
         return LayerRounding(
@@ -300,6 +311,7 @@ class _Walk(Walk):
     ) -> tuple[np.ndarray, Quantizer]:
         """Return the rounded rows and the quantizer on whose grid they lie; ``count`` positions made the matrices."""
         steps = np.stack([layer.per_row(np.asarray(grid.step), 1.0) for grid in grids], axis=1)
+        scale = to_unit(rows)  # the squared error stays in the range of float32
         target_damping = self.config.target_damping * max(1.0, _FEW_PER_COLUMN * layer.columns / count)
         own = partial(
             round_rows,
@@ -309,13 +321,13 @@ class _Walk(Walk):
             target_damping=target_damping,
         )
         # group candidate row …
-        values, error = by_blocks(own, self.split, (rows, gram, steps, cross), (1, None, 2, None))
+        values, error = by_blocks(own, self.split, (scale * rows, gram, scale * steps, cross), (1, None, 2, None))
         per_row = np.ndim(grids[0].step) > 0
         error = error if per_row else error.sum((0, 2), keepdims=True)
         which = np.broadcast_to(np.argmin(error, axis=1)[:, None], (len(rows), 1, rows.shape[1]))  # of equals the first
         new = layer.own(np.take_along_axis(steps, which, 1)[:, 0]).reshape(-1)
         step = jax.device_put(new if per_row else new[0])
-        return np.take_along_axis(values, which[..., None], 1)[:, 0], replace(grids[0], step=step)
+        return np.take_along_axis(values, which[..., None], 1)[:, 0] / scale, replace(grids[0], step=step)
 
     def _bias(self, node: Node, layer: Layer) -> Float[np.ndarray, "group row"]:
         """Return the present bias of a layer's rows, as integers add it; 0 without."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from jaxtyping import Array, Float, Int
+    from numpy.typing import ArrayLike
 
     from ggdjax.network import Node
     from ggdjax.steps import Quantizer
@@ -177,21 +178,27 @@ def by_blocks(
 class Moments:
     """Moments of sampled rows about a point near their means: float32 within a chunk, float64 across chunks.
 
-    About zero, products of inputs that hardly vary would leave nothing of their variance in float32.
+    About zero, products of inputs that hardly vary would leave nothing of their variance in float32. Rows are scaled by
+    a power of two to at most about 1, so that no product leaves the range of float32.
     """
 
     def __init__(self, split: Rows | None = None) -> None:
         self.split, self.count = Rows(None) if split is None else split, 0
         self._sums: list[np.ndarray] = []
         self._origins: tuple[np.ndarray, np.ndarray] | None = None
+        self.scale = np.float32(1.0)
+        """Factor on rows in the sums."""
 
     def add(self, quantizer: Quantizer | None, real: np.ndarray, rounded: np.ndarray, count: int) -> None:
         """Add a chunk with ``count`` rows; the others are left out."""
         if self._origins is None:
             # About their means: those of a few rows.
-            self._origins = tuple(x[:, : min(count, 256)].mean(1, keepdims=True) for x in (rounded, real))
-        arguments = (quantizer, real, rounded, *self._origins, np.int32(count))
-        found = by_blocks(_sums, self.split, arguments, (None, 1, 1, None, None, None))
+            self.scale = to_unit(rounded, real)
+            self._origins = tuple(
+                (x[:, : min(count, 256)] * self.scale).mean(1, keepdims=True) for x in (rounded, real)
+            )
+        arguments = (quantizer, real, rounded, *self._origins, self.scale, np.int32(count))
+        found = by_blocks(_sums, self.split, arguments, (None, 1, 1, None, None, None, None))
         new = [np.asarray(value, np.float64) for value in found]
         self._sums = [a + b for a, b in zip(self._sums, new, strict=True)] if self._sums else new
         self.count += count
@@ -199,17 +206,24 @@ class Moments:
     @property
     def means(self) -> tuple[np.ndarray, np.ndarray]:
         """Means of x_f and of x, ``(group, col)``, float64."""
+        of_float, means = self._scaled_means()
+        return of_float / float(self.scale), means / float(self.scale)
+
+    def _scaled_means(self) -> tuple[np.ndarray, np.ndarray]:
         assert self._origins is not None
         origin, of_float = (np.asarray(point[:, 0], np.float64) for point in self._origins)
         return of_float + self._sums[3] / self.count, origin + self._sums[2] / self.count
 
     def centred(self, by_means: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return ``Σ x xᵀ`` and ``Σ x_f xᵀ`` over the count, float32, less their means where a bias carries those."""
+        """Return ``Σ x xᵀ`` and ``Σ x_f xᵀ`` over the count, float32, less their means where a bias carries those.
+
+        Both are of the scaled rows: one factor on both, which moves no rounded weight.
+        """
         gram, cross, mean, mean_float = (value / self.count for value in self._sums)
         gram = gram - mean[..., :, None] * mean[..., None, :]
         cross = cross - mean_float[..., :, None] * mean[..., None, :]
         if not by_means:
-            mean_float, mean = self.means
+            mean_float, mean = self._scaled_means()
             gram = gram + mean[..., :, None] * mean[..., None, :]
             cross = cross + mean_float[..., :, None] * mean[..., None, :]
         return gram.astype(np.float32), cross.astype(np.float32)
@@ -233,12 +247,19 @@ def of_columns(layer: Layer, quantizer: Quantizer | None, channels: int) -> Quan
 
 @jax.jit
 def _sums(
-    quantizer: Quantizer | None, real: Array, rounded: Array, origin: Array, origin_float: Array, count: Array
+    quantizer: Quantizer | None,
+    real: Array,
+    rounded: Array,
+    origin: Array,
+    origin_float: Array,
+    scale: Array,
+    count: Array,
 ) -> tuple[Array, Array, Array, Array]:
-    """Return Σ x xᵀ, Σ x_f xᵀ, Σ x, Σ x_f about the origins, group by group, over the first ``count`` rows."""
+    """Return Σ x xᵀ, Σ x_f xᵀ, Σ x, Σ x_f of scaled rows about the origins, by group, over the first ``count`` rows."""
     valid = (jnp.arange(real.shape[1]) < count)[None, :, None]
     x = rounded if quantizer is None else quantizer(rounded)
-    x, x_float = (jnp.where(valid, rows - about, 0.0) for rows, about in ((x, origin), (real, origin_float)))
+    pairs = ((x, origin), (real, origin_float))
+    x, x_float = (jnp.where(valid, scale * rows - about, 0.0) for rows, about in pairs)
     product = partial(jnp.einsum, "gni,gnj->gij", precision=lax.Precision.HIGHEST)
     return product(x, x), product(x_float, x), x.sum(1), x_float.sum(1)
 
@@ -249,19 +270,27 @@ def output_energies(
     pair: list[Float[np.ndarray, "group n col"]],
     count: int,
     layers: tuple[tuple[np.ndarray, np.ndarray], ...],
+    scale: np.float32,
 ) -> Float[np.ndarray, " layer"]:
     """Return Σ y² of the float layer, and Σ of the squared error of other ones, on ``count`` rows of a chunk.
 
-    Layers are rows and biases, ``(group, row, col)`` and ``(group, row)``; the first is the float one.
+    Layers are rows and biases, ``(group, row, col)`` and ``(group, row)``; the first is the float one. ``scale`` is a
+    factor on all outputs, which keeps their squares in the range of float32.
     """
     with_axis = tuple((rows, bias[:, None]) for rows, bias in layers)
-    found = by_blocks(_energies, split, (quantizer, *pair, with_axis, np.int32(count)), (None, 1, 1, None, None))
+    arguments = (quantizer, *pair, with_axis, scale, np.int32(count))
+    found = by_blocks(_energies, split, arguments, (None, 1, 1, None, None, None))
     return np.asarray([np.sum(energy, dtype=np.float64) for energy in found])
 
 
 @jax.jit
 def _energies(
-    quantizer: Quantizer | None, real: Array, rounded: Array, layers: tuple[tuple[Array, Array], ...], count: Array
+    quantizer: Quantizer | None,
+    real: Array,
+    rounded: Array,
+    layers: tuple[tuple[Array, Array], ...],
+    scale: Array,
+    count: Array,
 ) -> list[Array]:
     """Return the sums of `output_energies`, by group."""
     valid = (jnp.arange(real.shape[1]) < count)[None, :, None]
@@ -272,7 +301,14 @@ def _energies(
 
     y = output(real, layers[0])
     errors = (y, *(y - output(x, layer) for layer in layers[1:]))
-    return [jnp.sum(jnp.square(jnp.where(valid, e, 0.0)), axis=(1, 2)) for e in errors]
+    return [jnp.sum(jnp.square(jnp.where(valid, scale * e, 0.0)), axis=(1, 2)) for e in errors]
+
+
+def to_unit(*arrays: ArrayLike) -> np.float32:
+    """Return the power of two that brings the largest absolute value of the arrays to at most 1; of zeros 1."""
+    largest = max(float(np.abs(array).max(initial=0.0)) for array in arrays)
+    exponent = math.frexp(largest)[1] if math.isfinite(largest) else 128
+    return np.ldexp(np.float32(1.0), -max(-126, min(126, exponent)))
 
 
 def _grid(axes: list[np.ndarray]) -> np.ndarray:

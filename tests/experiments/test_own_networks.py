@@ -113,6 +113,11 @@ def test_options_name_networks_too(folder):
         (("scale = 0.0625", "scale = -1.0"), "[networks.mine]: `scale`"),
         (("scale = 0.0625", 'preset = "imagenett"'), "[networks.mine]: unknown preprocessing preset"),
         (("scale = 0.0625", "scales = 0.0625"), "[networks.mine]: unknown field `scales`"),
+        (("scale = 0.0625", 'name = "other"'), "[networks.mine]: unknown field `name`"),
+        (("scale = 0.0625", 'preprocessing = {preset = "mnist"}'), "[networks.mine]: unknown field `preprocessing`"),
+        (("[schemes]", "[schemes]\nown = []"), "[schemes]: unknown field `own`"),
+        (("[schemes]", "[[schemes]]"), "`schemes` must be a table of fields: begin it with [schemes]"),
+        (('out = "out"', "out = 3"), "`out` must be the name of a folder, got 3"),
         (("[schemes]", '[schemes]\nnetworks = ["other"]'), "no network is called `other`"),
         (("[networks.mine]", "[networks.mine"), "is not valid TOML"),
     ],
@@ -125,6 +130,30 @@ def test_a_mistake_in_a_file_is_one_line_before_anything_is_computed(folder, cap
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
     assert not (folder / "out").exists()
+
+
+def test_two_files_of_one_name_are_not_mixed_up(folder, capsys):
+    """Results call networks by the names of their files: the second took the place of the first, without a word."""
+    (folder / "other").mkdir()
+    write_network(folder / "other" / "net.onnx", factor=2.0)
+    with pytest.raises(SystemExit, match="2"):
+        main(["run", "weights", "--onnx", "net.onnx", "other/net.onnx", "--bits", "8", "--out", "two"])
+    assert "`--onnx` has two files of the name net" in capsys.readouterr().err
+    assert not (folder / "two").exists()
+
+
+def test_a_folder_of_another_version_hides_no_other(folder, capsys):
+    """Without a folder `status` goes over all of them."""
+    first, second = (folder / "runs" / "experiments" / name for name in ("first", "second"))
+    for path, field in ((first, "gone = 1"), (second, "bits = [8]")):
+        path.mkdir(parents=True)
+        (path / files.KEPT).write_text(f"[weights]\n{field}\n")
+    main(["status"])
+    out = capsys.readouterr().out
+    assert "[weights]: unknown field `gone`" in out
+    assert "second: weights: " in out
+    with pytest.raises(SystemExit, match="2"):
+        main(["status", str(first)])
 
 
 def test_experiments_without_images_ask_for_none(folder, capsys):

@@ -76,6 +76,7 @@ def test_few_rows_hardly_move_the_target(network):
     assert loss(RoundingConfig()) < 0.95 * loss(RoundingConfig(target_damping=1e-3))
 
 
+_NHWC = ("NHWC", "HWIO", "NHWC")
 CONVOLUTIONS = {
     "plain": {"strides": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1},
     "uneven": {"strides": (2, 1), "padding": ((0, 1), (2, 0)), "dilation": (1, 2), "groups": 1},
@@ -101,11 +102,12 @@ def test_rows_are_what_the_convolution_multiplies(name):
     assert moments.count == 3 * len(plan.corners)
     rows = layer.rows_of(kernel)
     np.testing.assert_array_equal(layer.kernel_of(rows, kernel.shape), kernel)
-    gram, cross = moments.centred(False)
+    of_scaled = np.square(moments.scale)
+    gram, cross = (found / of_scaled for found in moments.centred(False))
     energy = layer.own(np.einsum("grc,gcd,grd->gr", rows, gram, rows)).reshape(-1)
     np.testing.assert_allclose(energy, np.square(y).mean((0, 1, 2)), rtol=1e-4)
     np.testing.assert_allclose(gram, cross, atol=1e-5)
-    centred, _ = moments.centred(True)
+    centred = moments.centred(True)[0] / of_scaled
     spread = layer.own(np.einsum("grc,gcd,grd->gr", rows, centred, rows)).reshape(-1)
     np.testing.assert_allclose(spread, y.var((0, 1, 2)), rtol=1e-3)
 
@@ -117,6 +119,32 @@ def test_samples_are_spread_and_differ_between_images():
     assert len(set(first)) == len(set(second)) == 16
     assert len(set(first % 8)) == len(set(first // 8)) == 8
     assert set(first) != set(second)
+
+
+@pytest.mark.parametrize("exponent", [-66, 66])
+def test_no_scale_of_the_weights_changes_the_codes(exponent):
+    """Neither squares of inputs nor of outputs leave the range of float32; 2^66 is about 1e20."""
+    rng = np.random.default_rng(7)
+    stem, head = (rng.normal(0, 0.2, shape).astype(np.float32) for shape in ((3, 3, 2, 8), (8, 4)))
+    images = rng.normal(size=(70, 6, 6, 2)).astype(np.float32)
+
+    def rounded(scale):
+        bias = np.full(8, 0.05 * scale, np.float32)
+
+        def function(x):
+            y = lax.conv_general_dilated(x, np.float32(scale) * stem, (1, 1), "SAME", dimension_numbers=_NHWC)
+            return jax.nn.relu(y + bias[None, None, None]).mean((1, 2)) @ head
+
+        net = gd.trace(function, images[:1])
+        q = gd.quantize(net, gd.calibrate(net, [images]), gd.QuantConfig(weight_bits=4, activation_bits=4))
+        return round_weights(q, images)
+
+    one, other = rounded(1.0), rounded(2.0**exponent)
+    for (name, a), b in zip(one.integer_weights().items(), other.integer_weights().values(), strict=True):
+        np.testing.assert_array_equal(a.codes, b.codes, err_msg=name)
+    history = [q.history.layers for q in (one, other)]
+    for a, b in zip(*history, strict=True):
+        assert (a.error, a.nearest_error) == pytest.approx((b.error, b.nearest_error), rel=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -260,9 +288,8 @@ def test_inputs_that_hardly_vary():
     layer, plan, moments = Layer.of(node, (3, 4)), Positions.of(node, x.shape, (3, 4)), Moments()
     for pair, count in chunks(layer, plan, np.arange(500), 500, tensors=(x, x)):
         moments.add(None, *pair, count)
-    gram, _ = moments.centred(True)
+    gram, with_means = (moments.centred(by_means)[0] / np.square(moments.scale) for by_means in (True, False))
     np.testing.assert_allclose(gram[0, :3, :3], np.cov(x.astype(np.float64).T, bias=True), rtol=1e-3, atol=1e-12)
-    with_means, _ = moments.centred(False)
     np.testing.assert_allclose(with_means[0, :3, :3], x.astype(np.float64).T @ x / 500, rtol=1e-5)
 
 
