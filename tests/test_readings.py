@@ -224,3 +224,9 @@ def test_top5_is_suspicious_of_labels():
     assert (found[0].value, found[0].differs) == (1.0, ("label_offset",))
     with pytest.raises(GgdjaxError, match="compares the network with itself"):
         readings(net, held, None, "output-sqnr")
+
+
+def test_images_without_labels(net):
+    held = data.from_arrays(drawn()[0], None, USED)
+    with pytest.raises(DataError, match="has targets of kind 'none', `metric` top-1 needs 'class'"):
+        readings(net, held)

@@ -74,6 +74,9 @@ class QuantConfig:
         for name in ("weight_bits", "activation_bits", "bias_bits", "factor_bits"):
             object.__setattr__(self, name, _plain(getattr(self, name)))
         for name in ("weight_bits_of", "activation_bits_of"):
+            given = getattr(self, name)
+            if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+                raise GgdjaxError(f"`{name}` must map names or patterns to widths, as {{'conv1': 4}}, got {given!r}")
             object.__setattr__(self, name, {key: _plain(value) for key, value in getattr(self, name).items()})
         widths = [(name, getattr(self, name), 16) for name in ("weight_bits", "activation_bits")]
         widths.extend([] if self.bias_bits is None else [("bias_bits", self.bias_bits, 32)])

@@ -469,9 +469,18 @@ def statistics_of(
     """Return scores, or statistics, of every image, and which images have finite outputs.
 
     Raises:
-        GgdjaxError: the metric's function returns anything else.
+        GgdjaxError: the metric's function fails, or returns anything else.
     """
-    found = chosen.function(outputs, targets)
+    try:
+        found = chosen.function(outputs, targets)
+    except GgdjaxError:
+        raise
+    except Exception as error:  # a caller's own
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise GgdjaxError(
+            f"`metric` {chosen.name} fails for outputs of shape {outputs.shape} and targets of shape {targets.shape} "
+            f"({reason}): give a function of (outputs, targets) in JAX"
+        ) from error
     shape, rank = getattr(found, "shape", None), 1 if chosen.aggregate is None else 2
     if shape is None or len(shape) != rank or shape[0] != len(targets):
         wanted = "one score per image" if rank == 1 else "statistics `[batch, statistic]`"

@@ -138,6 +138,11 @@ def readings(
     chosen = check_metric(None if metric is None else named_metric(metric), output_shape(net))
     if chosen.compares == "float output":
         raise GgdjaxError(f"`metric` {chosen.name} compares the network with itself: choose one that has targets")
+    kind = getattr(images, "target_kind", chosen.compares)
+    if chosen.compares not in ("any", kind):
+        raise DataError(
+            f"`{images.name}` has targets of kind {kind!r}, `metric` {chosen.name} needs {chosen.compares!r}"
+        )
     used = images.preprocessing
     # Beside the presets: pixels as they are, up to 1 or up to 255.
     plain = [dataclasses.replace(used, scale=scale, mean=(0.0,), std=(1.0,)) for scale in (1 / 255, 1.0)]

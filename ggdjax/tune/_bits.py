@@ -18,7 +18,7 @@ import numpy as np
 
 from ggdjax._errors import DataError, GgdjaxError, expect, expect_array, near_matches
 from ggdjax.network import node_counts
-from ggdjax.quantization._config import matching
+from ggdjax.quantization._config import QuantConfig, matching
 from ggdjax.tune._sensitivity import PredictedLoss, predict_losses
 
 if TYPE_CHECKING:
@@ -94,13 +94,16 @@ def allocate_bits(
     allowed = sorted(set(widths))
     if not allowed or not 2 <= allowed[0] <= allowed[-1] <= 16:
         raise GgdjaxError(f"`widths` must be integers of bits from 2 to 16, got {allowed}")
+    if not budget > 0:
+        raise GgdjaxError(f"`budget` must be more than 0, got {budget}")
+    given_widths = QuantConfig(weight_bits_of=weight_bits_of or {}, activation_bits_of=activation_bits_of or {})
     if q.record is None or q.record.calibration is None:
         raise GgdjaxError("`q` has no calibration, only the steps that a file brought: quantize its float network")
     images = np.asarray(images, np.float32)
     if not len(images):
         raise DataError("`images` is empty: give a few hundred to measure sensitivities on")
     q.network.check_input(images)
-    accounts = _accounts(q.network, unit, weight_bits_of or {}, activation_bits_of or {})
+    accounts = _accounts(q.network, unit, given_widths.weight_bits_of, given_widths.activation_bits_of)
     accounts.check(allowed[0], budget)
     given, costs, split = accounts.given, accounts.costs, len(accounts.kernels)
     every = sorted({*allowed, *(int(bits) for bits in given if 0 < bits < 32)})

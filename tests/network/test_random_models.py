@@ -254,6 +254,10 @@ def test_values_of_other_inputs(tmp_path: Path) -> None:
         np.testing.assert_allclose(net(x), expected + state, rtol=1e-6)
     net = load_onnx(path, constants={"rate": 16, "state": 2})
     np.testing.assert_allclose(net(x), np.maximum(x, 0) + x + 2, rtol=1e-6)
+    with pytest.raises(ModelError, match=r"tensor `state` \(node `.*`\) holds NaN or infinity"):
+        load_onnx(path, constants={"rate": 16, "state": float("nan")})
+    with pytest.raises(ModelError, match=r"`output` is a list of 2, .*; `outputs` takes several"):
+        load_onnx(path, constants={"rate": 16, "state": 2}, output=["y", "z"])
     with pytest.raises(ModelError, match="inputs: `x`, `state`: give the values of all others by `constants`"):
         load_onnx(path, constants={"rate": 16})
     with pytest.raises(ModelError, match=r"`constants` holds `rates`, .* did you mean `rate`"):

@@ -308,3 +308,17 @@ def test_one_image_has_no_interval() -> None:
     assert found.value == 30
     assert all(map(math.isnan, found.interval()))
     assert found.metric.text(math.nan) == "–"
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda y, t: np.asarray(y).sum(1), r"\(TracerArrayConversionError: .*\): give a function of .* in JAX"),
+        (lambda y: y.sum(1), r"\(TypeError: .* 1 positional argument but 2 were given\)"),
+        (lambda y, t: y[:, 7, 7], r"fails for outputs of shape \(2, 3\) and targets of shape \(2,\) \(IndexError"),
+    ],
+)
+def test_a_function_that_fails_is_one_line(function, said) -> None:
+    with pytest.raises(GgdjaxError, match=said) as caught:
+        scored(function, np.zeros((2, 3)), np.zeros(2))
+    assert "\n" not in str(caught.value)

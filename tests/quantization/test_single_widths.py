@@ -136,3 +136,9 @@ def test_options():
     for wrong in ("a", "=4", "a=four", "a=-1"):
         with pytest.raises(GgdjaxError, match="`weight_bits_of` must be NAME=BITS or NAME=float, got"):
             _widths("weight_bits_of", (wrong,))
+
+
+@pytest.mark.parametrize("given", [["conv1"], "conv1", {1: 4}])
+def test_widths_of_no_names(given):
+    with pytest.raises(GgdjaxError, match=r"`weight_bits_of` must map names or patterns to widths, as .*, got"):
+        gd.QuantConfig(weight_bits_of=given)

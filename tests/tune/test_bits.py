@@ -112,6 +112,10 @@ def test_tells_what_is_wrong(coarse, train):
         allocate_bits(coarse, train[0], budget=1)
     with pytest.raises(GgdjaxError, match="2 bits for all but the widths that are given cost 16"):
         allocate_bits(coarse, train[0], budget=15, weight_bits_of={"*": 16})
+    with pytest.raises(GgdjaxError, match="`budget` must be more than 0, got nan"):
+        allocate_bits(coarse, train[0], budget=float("nan"))
+    with pytest.raises(GgdjaxError, match="must be an integer number of bits from 2 to 16, or 'float', got '8'"):
+        allocate_bits(coarse, train[0], budget=4, weight_bits_of={"*": "8"})
     with pytest.raises(GgdjaxError, match="`weight_bits_of` names 'nothing', which the network does not have"):
         allocate_bits(coarse, train[0], budget=4, weight_bits_of={"nothing": 8})
 

@@ -118,6 +118,7 @@ class Call:
           ModelError: it holds NaN.
         """
         first, second = self.constants(index)
+        self._checked(index, first, np.isnan)  # NaN is not equal to itself, and so would depend on the batch size
         axes = [k for k, (a, b) in enumerate(zip(first.shape, second.shape, strict=False)) if a != b]
         if first.ndim == second.ndim and len(axes) == 1:
             one = first.take([0], axes[0])

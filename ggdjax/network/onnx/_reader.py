@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ggdjax._errors import ModelError, UnsupportedError, near_matches
+from ggdjax._errors import ModelError, UnsupportedError, describe, near_matches
 from ggdjax.network._builder import Constant
 from ggdjax.network._graph import PROBE_BATCHES
 from ggdjax.network.onnx._model import as_float32
@@ -224,6 +224,10 @@ def _choose_outputs(graph: Any, output: str | None, outputs: Sequence[str] | Non
     known = [*names, *(name for node in graph.node for name in node.output)]
     for name in chosen:
         if name not in known:
+            if not isinstance(name, str):
+                raise ModelError(
+                    f"`output` is {describe(name)}, expected the name of a tensor; `outputs` takes several"
+                )
             given = "`output`" if outputs is None else "`outputs`:"
             raise ModelError(f"{given} {name!r} is no tensor of the model; {near_matches(name, names)}")
     return chosen
