@@ -25,6 +25,8 @@ _LARGEST, _MOST_VALUES = 1e3, 4000
 _FLOAT_OPSETS = (7, 8, 9, 10, 11, 11, 12, 13, 13, 14, 15, 16, 17, 17, 18, 19, 20, 21, 22, 23, 24)
 #: Relative size of the disturbances that tell how much of an output is rounding, and what counts of them.
 _DISTURBANCE, _MARGIN = 3e-6, 30.0
+#: Operators that divide by how far values are from their mean: of equal values they show the mean's rounding alone.
+_CENTRED = {"GroupNormalization", "InstanceNormalization", "LayerNormalization", "MeanVarianceNormalization"}
 
 
 @dataclass(frozen=True)
@@ -331,6 +333,8 @@ def expected(
             if tensor.data_type == TensorProto.FLOAT and tensor.name not in sizes:
                 array = disturbed(numpy_helper.to_array(tensor), rng)
                 tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+        del other.graph.node[:]
+        other.graph.node.extend(part for node in model.graph.node for part in _rounded_before(node, rng))
         try:
             moved = run(other, disturbed(x, rng))
         except Rejected:  # a constant that is a size, as the scales of Resize are
@@ -339,6 +343,19 @@ def expected(
             continue
         rounding = [np.maximum(r, np.abs(a - b)) for r, a, b in zip(rounding, moved, wanted, strict=True)]
     return wanted, rounding
+
+
+def _rounded_before(node: onnx.NodeProto, rng: np.random.Generator) -> list[onnx.NodeProto]:
+    """Return the node; behind a few roundings of its input where it subtracts a mean."""
+    if node.op_type not in _CENTRED:
+        return [node]
+    factor, rounded = (f"{node.output[0]}/{part}" for part in ("factor", "rounded"))
+    drawn = {"mean": 1.0, "scale": _DISTURBANCE, "seed": float(rng.integers(1 << 20))}
+    random = helper.make_node("RandomNormalLike", [node.input[0]], [factor], **drawn)
+    other = onnx.NodeProto()
+    other.CopyFrom(node)
+    other.input[0] = rounded
+    return [random, helper.make_node("Mul", [node.input[0], factor], [rounded]), other]
 
 
 def disturbed(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
