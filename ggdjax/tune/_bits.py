@@ -78,7 +78,7 @@ def allocate_bits(
 
     Raises:
         GgdjaxError: an unknown unit, a width out of range, a budget that the smallest widths exceed, ``batch_size``
-            less than 1, or a network without a calibration.
+            less than 1, a network without a calibration, or one whose losses leave the range of float32.
         DataError: no images, or images that do not fit the network, or a network of several outputs.
     """
     expect("q", q, "QuantizedNetwork")
@@ -97,6 +97,12 @@ def allocate_bits(
     kernels, maps, costs = _accounts(q.network, unit)
     losses = predict_losses(q, images, allowed, batch_size, seed, progress or (lambda _done, _total: None))
     table = np.stack([*(losses.weights[name] for name in kernels), *(losses.activations[name] for name in maps)])
+    if not np.isfinite(table).all():
+        worst = [*kernels, *maps][int(np.argmin(np.isfinite(table).all(1)))]
+        raise GgdjaxError(
+            f"the loss that rounding `{worst}` causes leaves the range of float32, so that it can choose no widths: "
+            "give widths, or scale the network"
+        )
     chosen = allocate(table, allowed, costs, budget)
     bits = [allowed[index] for index in chosen]
     return BitAllocation(
