@@ -103,12 +103,15 @@ def test_what_cannot_be_swept_is_one_line(changes, says):
 
 
 def test_the_command_writes_the_sweep(tmp_path, capsys, monkeypatch):
+    sweep = replace(SWEEP, points=(*POINTS[:-1], replace(POINTS[-1], output_sqnr_db=np.inf)))
     monkeypatch.setattr(
-        "ggdjax.recipe.pareto", lambda *_args, budgets, **_rest: SWEEP if budgets == (3.0, 4.0) else None
+        "ggdjax.recipe.pareto", lambda *_args, budgets, **_rest: sweep if budgets == (3.0, 4.0) else None
     )
     out = tmp_path / "run"
     words = f"--scheme max-abs --rounding nearest --calibration-images 64 --held-out-images 64 --pareto 3 4 --out {out}"
     main(["quantize", *words.split()])
-    assert json.loads((out / "pareto.json").read_text())["images"] == 100
+    # A network whose output is all zeros has an infinite SQNR, which JSON does not have.
+    found = json.loads((out / "pareto.json").read_text(), parse_constant=pytest.fail)
+    assert (found["images"], found["points"][-1]["output_sqnr_db"]) == (100, None)
     assert (out / "pareto.png").read_bytes().startswith(b"\x89PNG")
     assert "* on the Pareto front" in capsys.readouterr().out

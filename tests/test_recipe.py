@@ -11,7 +11,7 @@ import pytest
 
 import ggdjax as gd
 from ggdjax import GgdjaxError
-from ggdjax.cli import main
+from ggdjax.cli import _parse, main
 from ggdjax.data import Preprocessing
 from ggdjax.report import layer_table, load_run
 from ggdjax.report._advice import advise
@@ -382,6 +382,16 @@ def test_options_turn_what_the_file_has_on_off(small, run_folder, tmp_path):
         gradient=dataclasses.replace(RECIPE.gradient, steps=1),
         quantization=dataclasses.replace(RECIPE.quantization, weight_bits=4),
     )
+
+
+def test_every_flag_of_a_recipe_is_turned_off(tmp_path, capsys):
+    options = _parse(["quantize", "--no-activations-signed"])
+    on = gd.Recipe(quantization=gd.QuantConfig(activations_signed=True))
+    assert options.changed(on) == gd.Recipe()
+    assert options.changed(gd.recipe.target("esp32-p4").recipe(on)).quantization.activations_signed  # it has no others
+    with pytest.raises(SystemExit, match="0"):
+        main(["quantize", "--help"])
+    assert "--predictive {True,False}" in capsys.readouterr().out
 
 
 def test_steps_per_channel_calibrate_once(small, tmp_path, monkeypatch):

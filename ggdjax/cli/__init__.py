@@ -58,7 +58,13 @@ def _parse(words: list[str]) -> Any:
     from ggdjax.cli._tune import Tune
 
     commands = (Quantize, Tune, Evaluate, Export, Report, Inspect, Train)
-    return parse_words({command.__name__.lower(): command for command in commands}, "ggdjax", _DESCRIPTION, words)
+    command = parse_words({command.__name__.lower(): command for command in commands}, "ggdjax", _DESCRIPTION, words)
+    given = {word.partition("=")[0].replace("_", "-") for word in words}
+    for name, value in vars(command).items():
+        option = f"--{name.replace('_', '-')}"
+        if value == () and option in given:  # tyro takes a list without values
+            raise GgdjaxError(f"`{option}` is empty: give at least one value")
+    return command
 
 
 def parse_words(commands: dict[str, Any], program: str, description: str, words: list[str]) -> Any:

@@ -46,7 +46,7 @@ def _flags(name: str) -> list[tuple[str, Any, Any]]:
     """Return the options that turn a field of a recipe on, and off again where the recipe of a file has it on."""
     off = tyro.conf.arg(help=f"Turn `{name}` of the file that `--recipe` names off.", help_behavior_hint="")
     no = (f"no_{name}", Annotated[bool, off, tyro.conf.FlagCreatePairsOff], dataclasses.field(default=False))
-    return [option(Recipe, name, name, bool), no]
+    return [option(QuantConfig if name in _WIDTHS_AND_SCHEMES else Recipe, name, name, bool), no]
 
 
 def _metavar(kind: Any) -> str | None:
@@ -59,11 +59,11 @@ def _metavar(kind: Any) -> str | None:
     if typing.get_origin(kind) is tuple:
         one = "NAME=BITS" if inner[0] is str else "FLOAT"
         return f"{one} [{one} ...]"
-    return "|".join(str(_metavar(one)) for one in inner)
+    return "|".join("{True,False}" if one is bool else str(_metavar(one)) for one in inner)
 
 
-#: Flags: fields of a recipe that they turn on.
-_FLAGS = ("equalize", "weights_first", "bias_correction")
+#: Flags: fields of a recipe, or of its widths and schemes, that they turn on.
+_FLAGS = ("equalize", "weights_first", "bias_correction", "activations_signed")
 _TUNING: Any = dataclasses.make_dataclass(
     "_TUNING",
     [
@@ -80,7 +80,7 @@ _TUNING: Any = dataclasses.make_dataclass(
 _FIELDS: Any = dataclasses.make_dataclass(
     "_FIELDS",
     [
-        *(option(QuantConfig, name) for name in _WIDTHS_AND_SCHEMES),
+        *(option(QuantConfig, name) for name in _WIDTHS_AND_SCHEMES if name not in _FLAGS),
         *(option(QuantConfig, name, kind=tuple[str, ...]) for name in WIDTHS_OF),
         option(Recipe, "mean_bits", also=" With a recipe that has it, either width given takes its place."),
         option(Recipe, "rounding"),
@@ -168,12 +168,14 @@ class RecipeOptions(_FIELDS, TuningOptions):
         with naming_options(given):
             changes = {name: given[name] for name in _WIDTHS_AND_SCHEMES if name in given}
             changes |= {name: _widths(name, given[name]) for name in WIDTHS_OF if name in given}
+            off = {name for name in _FLAGS if f"no_{name}" in given}
+            changes |= {name: False for name in off & {*_WIDTHS_AND_SCHEMES}}
             config = dataclasses.replace(recipe.quantization, **changes)
             names = [f.name for f in dataclasses.fields(Recipe) if f.name in given and not f.name.startswith("tune_")]
             changes = {name: given[name] for name in names} | {"quantization": config}
             if self.preset is not None or given.keys() & set(PREPROCESSING):
                 changes["preprocessing"] = self._preprocessing(recipe, given)
-            changes |= {name: False for name in _FLAGS if f"no_{name}" in given}
+            changes |= {name: False for name in off - {*_WIDTHS_AND_SCHEMES}}
             if given.get("distilled_images") and "calibration_images" not in given:
                 changes["calibration_images"] = 0
             elif given.get("calibration_images") == 0 and "rounding" not in given:

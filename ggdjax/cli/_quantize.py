@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -100,6 +99,7 @@ class Quantize(RecipeOptions):
         from ggdjax.recipe._pareto import recipes_of
         from ggdjax.report import plot_front
         from ggdjax.report._plots import png
+        from ggdjax.report._run_folder import to_json
 
         if self.max_drop is not None and not 0 <= self.max_drop < 100:
             raise GgdjaxError(f"`--max-drop` must be from 0 to 100 percentage points, got {self.max_drop:g}")
@@ -149,13 +149,12 @@ class Quantize(RecipeOptions):
                         "left_out": climbed.left_out,
                         "rungs": rungs,
                     }
-                    (folder / "ladder.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+                    (folder / "ladder.json").write_text(to_json(record), encoding="utf-8")
 
             if swept is not None:
                 screen.print(str(swept), markup=False, soft_wrap=True)
                 if folder is not None:
-                    text = json.dumps(swept.to_dict(), indent=1)
-                    (folder / "pareto.json").write_text(text + "\n", encoding="utf-8")
+                    (folder / "pareto.json").write_text(to_json(swept.to_dict()), encoding="utf-8")
                     (folder / "pareto.png").write_bytes(png(plot_front(swept)))
 
     def _open(self, recipe: Recipe, screen, folder: Path | None) -> tuple[Network, ImageSet]:

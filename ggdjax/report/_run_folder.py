@@ -248,9 +248,14 @@ def new_run_folder(out: Path) -> Generator[Path]:
 def write_result(folder: Path, result: dict[str, Any]) -> None:
     """Write ``result.json``; NaN and infinity, which JSON lacks, become null."""
     folder = expect_path("folder", folder, "the name of a folder")
-    text = json.dumps({RESULT_KEY: 1, **_plain(result)}, indent=1, allow_nan=False, ensure_ascii=False)
+    text = to_json({RESULT_KEY: 1, **result})
     with atomic_write(folder / RESULT_FILE, "folder") as part:
-        part.write_text(text + "\n", encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
+
+
+def to_json(value: Any) -> str:
+    """Return a value as the JSON of a run folder; NaN and infinity, which JSON lacks, become null."""
+    return json.dumps(_plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def _is_run_folder(folder: Path) -> bool:

@@ -84,7 +84,8 @@ def allocate_bits(
 
     Raises:
         GgdjaxError: an unknown unit, a width out of range, a budget that the smallest widths exceed, ``batch_size``
-            less than 1, a name that the network does not have, or a network without a calibration.
+            less than 1, a name that the network does not have, a network without a calibration, or one whose losses
+            leave the range of float32.
         DataError: no images, or images that do not fit the network, or a network of several outputs.
     """
     expect("q", q, "QuantizedNetwork")
@@ -111,6 +112,13 @@ def allocate_bits(
     table = np.stack(
         [*(losses.weights[name] for name in accounts.kernels), *(losses.activations[name] for name in accounts.maps)]
     )
+    lost = ~np.isfinite(table).all(1) & (given < 32)
+    if lost.any():
+        worst = [*accounts.kernels, *accounts.maps][int(np.argmax(lost))]
+        raise GgdjaxError(
+            f"the loss that rounding `{worst}` causes leaves the range of float32, so that it can choose no widths: "
+            "give widths, or scale the network"
+        )
     free, bits = given == 0, given.copy()
     if free.any():
         own = table[free][:, np.searchsorted(every, allowed)]

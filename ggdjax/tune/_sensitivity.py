@@ -73,7 +73,7 @@ def predict_losses(
         for node in q.graph.quantizable:
             kernel = np.asarray(q.params[node.param("kernel")], np.float32)
             quantizer = choose_weights(kernel, bits, config)
-            error = kernel - quantizer.decode(quantizer.encode(kernel))
+            error = np.float64(kernel) - quantizer.decode(quantizer.encode(kernel))
             weights[node.name].append(float(np.sum(kernels[node.name] * np.square(error))))
         progress(next(done), total)
     return PredictedLoss(

@@ -3,11 +3,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
+import jax
 import numpy as np
 import pytest
 
 from ggdjax._errors import GgdjaxError
-from ggdjax.quantization import quantize
+from ggdjax.network import trace
+from ggdjax.quantization import calibrate, quantize
 from ggdjax.tune._bits import allocate, allocate_bits
 from ggdjax.tune._sensitivity import predict_losses
 
@@ -37,6 +39,17 @@ def test_close_to_the_best_of_all_allocations(seed):
         if costs(np.asarray(WIDTHS)[list(pick)])[0] <= budget
     ]
     assert table[np.arange(5), chosen].sum() <= 1.15 * min(losses)
+
+
+def test_losses_beyond_float32_are_refused_by_name():
+    """Squares of values near 1e20: widths were chosen by NaN, with a raw warning, and the record held it."""
+    rng = np.random.default_rng(0)
+    first, second = (rng.normal(size=shape).astype(np.float32) for shape in ((6, 8), (8, 3)))
+    images = rng.normal(size=(16, 6)).astype(np.float32)
+    net = trace(lambda x: jax.nn.relu(x @ (np.float32(1e20) * first)) @ second, images[:1])
+    q = quantize(net, calibrate(net, [images]))
+    with pytest.raises(GgdjaxError, match=r"leaves the range of float32.*give widths"):
+        allocate_bits(q, images, budget=4, batch_size=16)
 
 
 def test_equal_costs_meet_the_budget_exactly():
