@@ -63,7 +63,8 @@ class Agreement:
 
     def _fraction(self, which: str) -> float:
         maps = self.feature_maps.values()
-        return sum(getattr(m, which) for m in maps) / sum(m.values for m in maps)
+        values = sum(m.values for m in maps)
+        return sum(getattr(m, which) for m in maps) / values if values else 1.0  # all in float: no code differs
 
 
 def align(q: QuantizedNetwork) -> QuantizedNetwork:

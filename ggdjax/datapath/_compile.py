@@ -20,8 +20,8 @@ request travels back to the tensor that produces the value:
   ``factor_bits`` and is rounded to a wide number; a rounding in the middle of the network is a requantization to its
   grid.
 - Masks (−∞, −10^9) before softmax, maxima and outputs become numbers just below the others (`ggdjax.datapath._masks`).
-- A layer whose input or weights stay in float by choice is computed in float: its input is turned into real numbers,
-  its output into wide fixed-point numbers. `Program.in_float` names them.
+- A layer whose input or weights stay in float by choice, and a product of which a factor does, is computed in float:
+  its inputs are turned into real numbers, its output into wide fixed-point numbers. `Program.in_float` names them.
 - The output of the network stays in the units of the accumulator that makes it, as int32 with one scale: argmax needs
   no requantization. Weights with a step per channel have no common unit; their logits are carried.
 

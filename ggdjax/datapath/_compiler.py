@@ -123,15 +123,12 @@ class Compiler:
             bounds[tensor] = (-math.inf, math.inf)
         for node in self.source.nodes:
             if in_float(self.q, node):
-                rounded = node.inputs[0] in self.q.quantizers.activations
-                codes = self.codes(node.inputs[0]) if rounded else None
-                source = (
-                    (codes.low * codes.scale[0], codes.high * codes.scale[0])
-                    if codes
-                    else (self.ranges.expected(node.inputs[0]))
-                )
-                kernel, bias = self.float_parameters(node)
-                bounds[node.output] = float_bounds(kernel, bias, source)
+                sources = [self._real_ends(tensor) for tensor in node.inputs]
+                if node.op in PRODUCTS:
+                    ends = [self._terms(node) * a * b for a in sources[0] for b in sources[1]]
+                    bounds[node.output] = (min(ends), max(ends))
+                else:
+                    bounds[node.output] = float_bounds(*self.float_parameters(node), sources[0])
                 continue
             if node.op in QUANTIZABLE:
                 layer = integer_layer(self.q, node, self.codes(node.inputs[0]), self.spec)
@@ -255,11 +252,25 @@ class Compiler:
     def product_ends(self, node: Node) -> tuple[tuple[int, int], float]:
         """Return the least and largest sum of a matrix product of codes, and its unit."""
         x, y = (self.codes(tensor) for tensor in node.inputs)
+        ends = [self._terms(node) * a * b for a in ends_of(x) for b in ends_of(y)]
+        return (min(ends), max(ends)), x.scale[0] * y.scale[0]
+
+    def read_in_float(self, tensor: str) -> Format:
+        """Return the format of what a layer in float reads: codes where there are any, else wide numbers."""
+        return self.codes(tensor) if tensor in self.q.quantizers.activations else self.ranges.carry(tensor)
+
+    def _real_ends(self, tensor: str) -> tuple[float, float]:
+        """Return the range of what a layer in float reads."""
+        if tensor not in self.q.quantizers.activations:
+            return self.ranges.expected(tensor)
+        codes = self.codes(tensor)
+        return codes.low * codes.scale[0], codes.high * codes.scale[0]
+
+    def _terms(self, node: Node) -> int:
         terms = self.source.shape(node.inputs[0])[-1]
         if terms is None:
             raise UnsupportedError(f"`{node.name}` ({node.op}) sums over the batch, which has no integer form")
-        ends = [terms * a * b for a in ends_of(x) for b in ends_of(y)]
-        return (min(ends), max(ends)), x.scale[0] * y.scale[0]
+        return terms
 
     def _move(self, node: Node, form: Format) -> str:
         """Do to integers what the node does to real numbers."""

@@ -54,15 +54,9 @@ def code_format(q: QuantizedNetwork, tensor: str, accelerator: Accelerator) -> F
     """Return the format of a feature map's codes.
 
     Raises:
-        GgdjaxError: it is a factor of a product and stays in float, has a step per channel, or codes wider than the
-            accelerator's.
+        GgdjaxError: it has a step per channel, or codes wider than the accelerator's.
     """
-    quantizer = q.quantizers.activations.get(tensor)
-    if quantizer is None:
-        raise GgdjaxError(
-            f"feature map `{tensor}`, a factor of a product, stays in float in `quantized_network`: give it a width to "
-            "compile it"
-        )
+    quantizer = q.quantizers.activations[tensor]
     step = np.asarray(quantizer.step, np.float64)
     if step.ndim:
         raise GgdjaxError(

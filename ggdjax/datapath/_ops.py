@@ -35,23 +35,22 @@ def quantize(x: Float[Array, "..."], *, scale: float, low: int, high: int) -> In
 
 
 def in_float(
-    x: Int[Array, "..."],
-    *,
+    *inputs: Int[Array, "..."],
     layer: str,
-    kernel: Float[Array, "..."],
-    bias: Float[Array, " cout"] | None = None,
-    unit: float,
+    unit: float | tuple[float, ...],
     scale: float,
     low: int,
     high: int,
-    **attrs: Any,
+    **given: Any,
 ) -> Int[Array, "..."]:
-    """Return what a layer that stays in float makes of integers in units of ``unit``, as integers in ``scale``.
+    """Return what a layer or product in float makes of integers in units of ``unit``, as integers in ``scale``.
 
-    The one operation whose integers depend, in their last bits, on the backend.
+    The one operation whose integers depend, in their last bits, on the backend. ``given`` are its parameters and
+    attributes.
     """
-    real = float_ops.OPS[layer](x.astype(jnp.float32) * jnp.float32(unit), kernel=kernel, bias=bias, **attrs)
-    return quantize(real, scale=scale, low=low, high=high)
+    units = unit if isinstance(unit, tuple) else (unit,)
+    real = (x.astype(jnp.float32) * jnp.float32(each) for x, each in zip(inputs, units, strict=True))
+    return quantize(float_ops.OPS[layer](*real, **given), scale=scale, low=low, high=high)
 
 
 def requantize(

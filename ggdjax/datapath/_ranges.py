@@ -101,10 +101,10 @@ class Ranges:
 
 
 def in_float(q: QuantizedNetwork, node: Node) -> bool:
-    """Return whether a convolution or dense layer computes in float: its input or its weights have no quantizer."""
+    """Return whether a layer or product computes in float: a feature map that it reads, or its weights, lack a step."""
     quantizers = q.quantizers
-    missing = quantizers.activations.get(node.inputs[0]) is None or quantizers.weights.get(node.name) is None
-    return node.op in QUANTIZABLE and missing
+    missing = any(quantizers.activations.get(tensor) is None for tensor in node.feature_maps)
+    return missing or (node.op in QUANTIZABLE and quantizers.weights.get(node.name) is None)
 
 
 def float_bounds(kernel: np.ndarray, bias: np.ndarray | float, source: Bounds) -> Bounds:

@@ -15,7 +15,7 @@ from ggdjax.datapath._formats import Format, signed_bits
 from ggdjax.datapath._ops import method_of
 from ggdjax.datapath._ranges import grid, headroom_of, window_of
 from ggdjax.datapath._rounding import Overflow
-from ggdjax.network._ops import QUANTIZABLE, window_counts
+from ggdjax.network._ops import PRODUCTS, QUANTIZABLE, window_counts
 
 if TYPE_CHECKING:
     from ggdjax.datapath._compiler import Compiler
@@ -64,23 +64,22 @@ def _spread(compiler: Compiler, node: Node, source: str, factors: Sequence[int])
 
 
 def _in_float(compiler: Compiler, node: Node) -> Sums:
-    """Compute a layer in float between integers: codes where its input has any, else wide numbers."""
-    source = node.inputs[0]
-    own = compiler.codes(source) if source in compiler.q.quantizers.activations else compiler.ranges.carry(source)
+    """Compute a layer or product in float between integers: codes where an input has any, else wide numbers."""
+    own = [compiler.read_in_float(tensor) for tensor in node.inputs]
     form, keys = compiler.ranges.carry(node.output), [("kernel", f"{node.name}/kernel"), ("bias", f"{node.name}/bias")]
-    arrays = dict(zip(("kernel", "bias"), compiler.float_parameters(node), strict=True))
-    params = tuple((role, key) for role, key in keys if np.ndim(arrays[role]))
+    arrays = {} if node.op in PRODUCTS else dict(zip(("kernel", "bias"), compiler.float_parameters(node), strict=True))
+    params = tuple((role, key) for role, key in keys if np.ndim(arrays.get(role)))
     compiler.params |= {key: arrays[role] for role, key in params}
     tensor = compiler.emit(
         node.output,
         "in_float",
-        (compiler.as_format(source, own),),
+        tuple(compiler.as_format(tensor, each) for tensor, each in zip(node.inputs, own, strict=True)),
         form,
         name=node.name,
         params=params,
         **dict(node.attrs),
         layer=node.op,
-        unit=own.scale[0],
+        unit=own[0].scale[0] if len(own) == 1 else tuple(each.scale[0] for each in own),
         scale=form.scale[0],
         low=form.low,
         high=form.high,

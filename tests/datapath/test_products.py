@@ -86,14 +86,33 @@ def test_both_factors_are_rounded_and_narrow_widths_compile() -> None:
         q = gd.quantize(net, calibration, gd.QuantConfig(scheme="max-abs", activation_bits=bits))
         program = datapath.compile(q, datapath.Accelerator(activation_bits=max(bits, 8)))
         assert datapath.agreement(program, q, [x]).equal_given_inputs > 0.99
-    left = gd.QuantConfig(scheme="max-abs", activation_bits_of={product.inputs[0]: "float"})
-    with pytest.raises(GgdjaxError, match="stays in float"):
-        datapath.compile(gd.quantize(net, calibration, left))
     with pytest.raises(GgdjaxError, match=r"\(matmul\) can reach .* `accumulator_bits` are 12: raise them"):
         datapath.compile(
             gd.quantize(net, calibration, gd.QuantConfig(scheme="max-abs")),
             datapath.Accelerator(accumulator_bits=12, bias_bits=12, overflow="wrap"),
         )
+
+
+@pytest.mark.parametrize("which", ["left", "right", "of the last", "all"])
+def test_products_in_float_compile_and_export(which: str, tmp_path: Path) -> None:
+    """A factor without a width leaves its product in float, between integers."""
+    x = normal(12, 6, 5, 4)
+    net = gd.trace(attention, x[:1])
+    calibration = gd.calibrate(net, [x])
+    first, last = (node for node in net.graph.nodes if node.op == "matmul")
+    tensor = {"left": first.inputs[0], "right": first.inputs[1], "of the last": last.inputs[0], "all": "*"}[which]
+    q = gd.quantize(net, calibration, gd.QuantConfig(scheme="max-abs", activation_bits_of={tensor: "float"}))
+    program = datapath.compile(q)
+    assert (last if which == "of the last" else first).name in program.in_float
+    assert datapath.agreement(program, q, [x]).equal_given_inputs > 0.999
+    np.testing.assert_allclose(program(x), q(x), atol=1e-3 if which == "all" else 0.05)
+    program.save(tmp_path / "program.safetensors")
+    np.testing.assert_array_equal(gd.load(tmp_path / "program.safetensors").integers(x), program.integers(x))
+    export.export_onnx(program, tmp_path / "qdq.onnx")
+    difference = np.abs(run_onnx(tmp_path / "qdq.onnx", x, optimize=False) - q(x))
+    assert np.mean(difference > 1e-3) < 0.01
+    with pytest.raises(UnsupportedError, match=r"form=.qdq"):
+        export.export_onnx(program, tmp_path / "integer.onnx", form="integer")
 
 
 def test_tuning_counts_and_files(tmp_path: Path) -> None:
