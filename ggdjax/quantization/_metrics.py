@@ -100,7 +100,7 @@ def metric(given: str | Metric | Callable[..., Any]) -> Metric:
 
     Example:
         >>> psnr = gd.quantization.metric("psnr(data_range=255)")
-        >>> psnr.function(jnp.zeros((1, 4, 4, 1)), jnp.full((1, 4, 4, 1), 25.5)).tolist()
+        >>> psnr.function(jnp.zeros((1, 4, 4, 1)), jnp.full((1, 4, 4, 1), 25.5)).round(3).tolist()
         [20.0]
     """
     if isinstance(given, Metric):

@@ -41,7 +41,7 @@ OPTIONS = [
     Case("no command", "", "Expected one of | quantize, tune, evaluate | --help"),
     Case("missing option", "train lenet5 --out {place}/run", "--data | --help"),
     Case("two means", Q + " --mean 0.1 0.2", "`--mean` has 2 values | expected 1 or 3"),
-    Case("no mean", Q + " --mean", "`--mean` has 0 values | expected 1 or 3"),
+    Case("no mean", Q + " --mean", "`--mean` is empty | give at least one value"),
     Case("zero deviation", Q + " --std 0", "`--std` is (0.0,) | positive"),
     Case("infinite scale", Q + " --scale inf", "`--scale` is inf | positive number"),
     Case("crop larger than the image", Q + " --resize 4 --crop 6", "`--crop` is 6 | `--resize` = 4 | lower `--crop`"),
